@@ -265,7 +265,10 @@ fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<HistoryWrit
         return Ok(None);
     };
     let history = analytics.metrics.recorder.history().clone();
-    Ok(Some(HistoryWriter::start(address.clone(), "router", history)?))
+    let host = rustix::system::uname();
+    let source = config.history_source(address, &host.nodename().to_string_lossy());
+    let earlier = Config::ONLY_SOURCE;
+    Ok(Some(HistoryWriter::start_renamed(address.clone(), source, earlier, history)?))
 }
 
 /// Returns the name of the storage engine, as in metrics.

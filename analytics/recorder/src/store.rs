@@ -94,6 +94,12 @@ struct NextRows<'s> {
     most: i64,
 }
 
+/// A source whose rows are to get another source.
+struct SourceRename {
+    from: String,
+    to: String,
+}
+
 impl Store {
     fn open(address: &StoreAddress) -> Result<Self, StoreError> {
         match address {
@@ -122,6 +128,13 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.write(rows, forget),
             Self::Postgres(store) => store.write(rows, forget),
+        }
+    }
+
+    fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
+        match self {
+            Self::Sqlite(store) => store.rename(sources),
+            Self::Postgres(store) => store.rename(sources),
         }
     }
 

@@ -4,8 +4,15 @@
 //! name that stands for several routers, such as a headless service of Kubernetes, is resolved
 //! every [`LOOK_EVERY`].
 //!
-//! **Invariant:** a router is dropped only after its name no longer resolves to its address and the
-//! router is unreachable: for another router if there are too many, else after seven days.
+//! A router with an IPv4 and an IPv6 address would count twice, so the routers of a name are those
+//! at its addresses of one family: IPv4, unless only routers at IPv6 addresses answer. The family
+//! stays while a router answers there, or has answered and is still listed.
+//!
+//! **Invariant:** if routers at addresses of both families answer, those at IPv6 addresses are
+//! dropped at the next resolution, even if it fails.
+//! **Invariant:** any other router that has answered is dropped only after its name no longer
+//! resolves to its address and the router is unreachable: for another router if there are too many,
+//! else after seven days.
 //! **Not here:** requests to routers (`collector`).
 
 use std::collections::{BTreeSet, HashSet};
@@ -27,6 +34,36 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const ADDRESSES_USUAL: usize = 8;
 /// Longest time for resolving a name.
 const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Routers of a name at its addresses of one family.
+#[derive(Clone, Copy, Debug, Default)]
+struct Family {
+    /// True if the name has such addresses.
+    is_listed: bool,
+    /// True if any of these routers answers, even if it refuses the service.
+    is_up: bool,
+    /// True if any of these routers has answered since the service started.
+    has_answered: bool,
+    /// True if there are such routers, and the last request to each of them failed.
+    has_failed: bool,
+}
+
+/// Returns the families whose addresses are used, IPv4 first. Both are used only while no router is
+/// known to answer.
+fn used_families(families: [Family; 2]) -> [bool; 2] {
+    let up = families.iter().position(|family| family.is_up);
+    let known = families.iter().position(|family| family.is_listed && family.has_answered);
+    match up.or(known) {
+        Some(place) => [place == 0, place == 1],
+        None => [true, !families[0].is_listed || families[0].has_failed],
+    }
+}
+
+/// Returns the address of a router, if it is one of the addresses of a name.
+fn address_of(member: &Member, name: &Target) -> Option<IpAddr> {
+    let target = &member.target;
+    target.address.filter(|_| target.host == name.host && target.port == name.port)
+}
 
 /// Finds routers and starts collecting from them.
 pub(crate) struct Discovery {
@@ -77,7 +114,8 @@ impl Discovery {
         let lookup = tokio::net::lookup_host((&*name.host, name.port));
         let cause = match tokio::time::timeout(LOOK_MAX, lookup).await {
             Ok(Ok(found)) => {
-                let addresses: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
+                let addresses: BTreeSet<IpAddr> =
+                    found.map(|address| address.ip().to_canonical()).collect();
                 self.reported.remove(&name.host);
                 return self.take(name, &addresses);
             }
@@ -85,21 +123,78 @@ impl Discovery {
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
         // Known routers stay, because a failing name server must not remove them.
+        let listed = self.found.iter().filter(|(member, _)| member.is_listed());
+        let listed: BTreeSet<IpAddr> =
+            listed.filter_map(|(member, _)| address_of(member, name)).collect();
+        self.of_used_families(name, &listed);
         if self.reported.insert(name.host.clone()) {
             tracing::warn!("the addresses of {} are unknown: {cause}", name.host);
         }
     }
 
-    fn take(&mut self, name: &Target, addresses: &BTreeSet<IpAddr>) {
+    /// Returns what is known of the routers of a name at its addresses of one family.
+    fn family(
+        &self,
+        name: &Target,
+        addresses: &BTreeSet<IpAddr>,
+        is_of: fn(&IpAddr) -> bool,
+    ) -> Family {
+        let is_listed = addresses.iter().any(is_of);
+        let mut family = Family { is_listed, has_failed: true, ..Family::default() };
+        let mut has_routers = false;
         for (member, _) in &self.found {
-            let target = &member.target;
-            if let Some(address) =
-                target.address.filter(|_| target.host == name.host && target.port == name.port)
-            {
+            if address_of(member, name).is_none_or(|address| !is_of(&address)) {
+                continue;
+            }
+            let seen = member.seen();
+            family.is_up |= seen.is_up || seen.is_unauthorized;
+            family.has_answered |= seen.at_ms.is_some();
+            family.has_failed &= seen.error.is_some();
+            has_routers = true;
+        }
+        family.has_failed &= has_routers;
+        family
+    }
+
+    /// Returns the addresses at which routers are collected from, and ends collecting from the
+    /// others.
+    fn of_used_families(
+        &mut self,
+        name: &Target,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> BTreeSet<IpAddr> {
+        let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
+        let [has_ipv4, has_ipv6] =
+            used_families(families.map(|is_of| self.family(name, addresses, is_of)));
+        let is_used = |address: &IpAddr| if address.is_ipv4() { has_ipv4 } else { has_ipv6 };
+        let (used, unused): (BTreeSet<_>, BTreeSet<_>) =
+            addresses.iter().copied().partition(is_used);
+        let fleet = &self.fleet;
+        self.found.retain(|(member, task)| {
+            let address = address_of(member, name);
+            let is_unused = address.is_some_and(|address| unused.contains(&address));
+            if is_unused {
+                task.abort();
+                fleet.remove(member);
+                tracing::info!(
+                    router = %member.name,
+                    "not collecting from it: {} leads to its routers by the other family of addresses",
+                    name.host
+                );
+            }
+            !is_unused
+        });
+        used
+    }
+
+    fn take(&mut self, name: &Target, addresses: &BTreeSet<IpAddr>) {
+        let addresses = self.of_used_families(name, addresses);
+        for (member, _) in &self.found {
+            if let Some(address) = address_of(member, name) {
                 member.set_listed(addresses.contains(&address));
             }
         }
-        for address in addresses {
+        for address in &addresses {
             let target = name.at(*address);
             match self.found.iter_mut().find(|(member, _)| member.target == target) {
                 None => self.add(target.label(), target),
@@ -127,5 +222,94 @@ impl Discovery {
         tracing::info!(router = %member.name, "collecting from {}", member.target);
         let task = tokio::spawn(collector::collect(member.clone(), self.collecting.clone()));
         self.found.push((member, task));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router_key::RouterKey;
+
+    /// Starts to find the routers of a name. Tasks of a test do not run until it awaits, so that no
+    /// router is contacted.
+    fn discovery() -> (Discovery, Target) {
+        let name: Target = "http://routers:3000".parse().expect("a target");
+        let address = RouterAddress::EachAddress(name.clone());
+        let source = RouterSource { name: name.label(), address };
+        let router_key = RouterKey::default();
+        let collecting = Collecting { history_writer: None, tls: None, router_key };
+        (Discovery::start(Arc::default(), &[source], collecting), name)
+    }
+
+    fn names(discovery: &Discovery) -> Vec<String> {
+        discovery.fleet.members().iter().map(|member| member.name.clone()).collect()
+    }
+
+    fn find(discovery: &Discovery, name: &str) -> Arc<Member> {
+        discovery.fleet.find(name).expect("a router of this name")
+    }
+
+    fn addresses<const N: usize>(texts: [&str; N]) -> BTreeSet<IpAddr> {
+        texts.map(|text| text.parse::<IpAddr>().expect("an address")).into()
+    }
+
+    #[tokio::test]
+    async fn a_router_with_an_ipv4_and_an_ipv6_address_is_one_router() {
+        let (mut discovery, name) = discovery();
+        let both = addresses(["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"]);
+        discovery.take(&name, &both);
+        assert_eq!(names(&discovery), ["10.0.0.1:3000", "10.0.0.2:3000"]);
+        let first = find(&discovery, "10.0.0.1:3000");
+        first.seen().at_ms = Some(1);
+        // Neither an outage nor a name server without IPv4 addresses adds the routers again.
+        for member in discovery.fleet.members().iter() {
+            member.seen().error = Some("it does not respond".to_owned());
+        }
+        discovery.take(&name, &both);
+        first.seen().is_up = true;
+        discovery.take(&name, &addresses(["fd00::1", "fd00::2"]));
+        discovery.take(&name, &both);
+        assert_eq!(names(&discovery), ["10.0.0.1:3000", "10.0.0.2:3000"]);
+        assert!(first.is_listed());
+    }
+
+    #[tokio::test]
+    async fn routers_that_answer_only_at_ipv6_addresses_are_found_there() {
+        let (mut discovery, name) = discovery();
+        let both = addresses(["127.0.0.1", "::1"]);
+        discovery.take(&name, &both);
+        assert_eq!(names(&discovery), ["127.0.0.1:3000"]);
+        find(&discovery, "127.0.0.1:3000").seen().error = Some("it refuses".to_owned());
+        discovery.take(&name, &both);
+        assert_eq!(names(&discovery), ["127.0.0.1:3000", "[::1]:3000"]);
+        let other = find(&discovery, "[::1]:3000");
+        other.seen().is_up = true;
+        other.seen().at_ms = Some(1);
+        discovery.take(&name, &both);
+        assert_eq!(names(&discovery), ["[::1]:3000"]);
+        other.seen().is_up = false;
+        discovery.take(&name, &both);
+        assert_eq!(names(&discovery), ["[::1]:3000"], "it stays while it is down");
+    }
+
+    #[tokio::test]
+    async fn a_router_that_refuses_the_key_is_listed_once() {
+        let (mut discovery, name) = discovery();
+        let both = addresses(["127.0.0.1", "::1"]);
+        discovery.take(&name, &both);
+        let refusing = find(&discovery, "127.0.0.1:3000");
+        refusing.seen().error = Some("it needs an API key".to_owned());
+        refusing.seen().is_unauthorized = true;
+        for _ in 0..2 {
+            discovery.take(&name, &both);
+            assert_eq!(names(&discovery), ["127.0.0.1:3000"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_with_only_ipv6_addresses_has_its_routers_there() {
+        let (mut discovery, name) = discovery();
+        discovery.take(&name, &addresses(["fd00::1", "fd00::2"]));
+        assert_eq!(names(&discovery), ["[fd00::1]:3000", "[fd00::2]:3000"]);
     }
 }

@@ -127,6 +127,13 @@ impl Fleet {
         true
     }
 
+    /// Removes a router. Only the thread that adds may call this.
+    pub(crate) fn remove(&self, member: &Arc<Member>) {
+        let mut members = Vec::clone(&self.members.load());
+        members.retain(|other| !Arc::ptr_eq(other, member));
+        self.members.store(Arc::new(members));
+    }
+
     /// Removes the routers that have been gone for [`GONE_MAX`], and whose history has nothing of
     /// that time. `unix_s` is the present time, in s since 1970. Only the thread that adds may call
     /// this.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use crate::fake::unused_address;
 use crate::process::{command, refused};
 
 /// Returns the output of `--print-config`.
@@ -144,7 +143,7 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = std::net::TcpListener::bind(unused_address()).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let bind = taken.local_addr().unwrap().to_string();
     let (code, _, stderr) = refused(folder.path(), &["--bind", &bind, "--store", "none"]);
     assert_eq!(code, Some(2));

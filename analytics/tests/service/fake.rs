@@ -12,6 +12,8 @@ use analytics::{
 };
 use serde_json::json;
 
+use crate::free_port::free_port;
+
 /// A request that the fake server has received.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -64,9 +66,9 @@ impl Server {
     }
 }
 
-/// Returns an address without a listener: the port was free a moment ago.
+/// Returns an address without a listener. The system assigns its port to no other program.
 pub(crate) fn unused_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 fn serve(stream: &TcpStream, answer: &dyn Fn(&Request) -> Option<Vec<u8>>) {

@@ -51,8 +51,11 @@ fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
     }
     let slowest = |says: &Value| says["latency_ms"]["max"].as_f64().unwrap();
     assert!(slowest(&fleet) >= slowest(&service.metrics("window=15m&router=south")));
-    let errors = service.get("/api/analytics/errors").json();
-    assert_eq!(errors["errors"].as_array().unwrap().len(), 3, "{errors}");
+    // The counts appear a moment before the errors.
+    let errors = eventually("three errors", || {
+        let errors = service.get("/api/analytics/errors").json();
+        (errors["errors"].as_array().unwrap().len() == 3).then_some(errors)
+    });
     assert_eq!(errors["errors"][0]["router"], "south");
     assert_eq!(errors["errors"][0]["code"], "TSR310");
     let grouped = service.get("/api/analytics/errors?grouped=true&router=south").json();
@@ -117,15 +120,20 @@ fn missed_frames_are_fetched_as_far_back_as_the_router_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     router.change(|reported| {
-        let minutes = (1..=100).map(|n| frame(Step::Minute, ago(60 * (30 + n)), "shard1", 1, 1));
-        let tens = (1..=60).map(|n| frame(Step::TenSeconds, ago(900 + 10 * n), "shard1", 1, 1));
-        let seconds = (1..=300).map(|n| frame(Step::Second, ago(n), "shard1", 1, 1));
+        // One reading of the clock: with several, two frames may be of the same second.
+        let now = ago(0);
+        let minutes = (1..=100).map(|n| frame(Step::Minute, now - 60 * (30 + n), "shard1", 1, 1));
+        let tens = (1..=60).map(|n| frame(Step::TenSeconds, now - 900 - 10 * n, "shard1", 1, 1));
+        let seconds = (1..=300).map(|n| frame(Step::Second, now - n, "shard1", 1, 1));
         reported.frames = minutes.chain(tens).chain(seconds).collect();
         reported.errors = (0..5).map(error).collect();
     });
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 300);
-    assert_eq!(service.get("/api/analytics/errors").json()["total"], 5);
+    // The counts appear a moment before the errors.
+    eventually("five errors", || {
+        (service.get("/api/analytics/errors").json()["total"] == 5).then_some(())
+    });
     router.change(|reported| {
         reported.frames.push(frame(Step::Second, ago(0), "shard1", 1, 1));
         reported.errors.push(error(5));

@@ -27,11 +27,14 @@ fn beside(instead: Instead) -> String {
     honest.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     let figures = service.await_total("window=5m", 17);
     assert_eq!(figures["routers"].as_array().unwrap().len(), 2);
-    assert!(service.said().contains("the router is unreachable"), "{}", service.said());
+    eventually("the warning", || {
+        service.said().contains("the router is unreachable").then_some(())
+    });
     // The faulty router may recover.
     other.change(|reported| reported.instead = None);
     service.await_total("window=5m", 1_017);
-    assert_eq!(service.router("other")["error"], json!(null));
+    // The counts appear a moment before the router's state.
+    eventually("no trouble", || (service.router("other")["error"] == json!(null)).then_some(()));
     trouble
 }
 

@@ -8,6 +8,8 @@ mod clocks;
 mod config;
 mod fake;
 mod fleet;
+#[path = "../../../shard-manager/tests/support/free_port.rs"]
+mod free_port;
 mod garbage;
 mod http;
 #[path = "../../../shard-manager/tests/support/killed_child.rs"]

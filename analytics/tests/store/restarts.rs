@@ -119,6 +119,42 @@ fn serve(address: &StoreAddress, start: u64) {
     HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
 }
 
+#[test]
+fn routers_that_share_a_store_have_a_history_each_and_one_of_them_gets_the_earlier_one() {
+    let (_folder, _, address) = store();
+    let began = now();
+    let start = |recorder: &Recorder, name: &str| {
+        let history = recorder.history().clone();
+        HistoryWriter::start_renamed(address.clone(), name, "router", history).unwrap()
+    };
+    let stored = |name: &str| total(&crate::stored_history(&address, name).0, Step::Second);
+    // An earlier program has stored its history under a name that all routers had.
+    serve(&address, began - 600);
+    let (north, south) = (recorder(began - 200), recorder(began - 200));
+    let north_writer = start(&north, "north:3000");
+    north_writer.flush();
+    let south_writer = start(&south, "south:3000");
+    south_writer.flush();
+    assert_eq!([&north, &south].map(|own| total(own.history(), Step::Second)), [60, 0]);
+    // Both count requests of the same seconds.
+    read(&north, 30, 30);
+    read(&south, 50, 50);
+    north_writer.close();
+    south_writer.close();
+    assert_eq!(["north:3000", "south:3000", "router"].map(stored), [90, 50, 0]);
+    let (history, _) = crate::stored_history(&address, "north:3000");
+    let counted = history.counted_times();
+    assert_eq!(counted.as_slice(), [(began - 600, began - 540), (began - 200, began - 170)]);
+    // The earlier program runs once more. A router with a history of its own keeps only that.
+    serve(&address, began - 400);
+    let again = recorder(began - 100);
+    let writer = start(&again, "north:3000");
+    writer.flush();
+    assert_eq!(total(again.history(), Step::Second), 90);
+    writer.close();
+    assert_eq!(["north:3000", "south:3000", "router"].map(stored), [90, 50, 60]);
+}
+
 /// A clock that was far ahead is corrected: rows written before neither take precedence nor block
 /// new ones.
 #[test]

@@ -5,9 +5,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use analytics::Step;
 use analytics::store::{HistoryWriter, StoreAddress};
+use analytics::{History, Step};
 
 use crate::prerequisites::{Prerequisite, skip};
 use crate::{await_state, frame, history, now, requests, seconds, stored_history};
@@ -34,10 +35,12 @@ fn source(story: &str) -> String {
     format!("{story}-{}-{}", std::process::id(), now())
 }
 
-/// A port that forwards connections to a server, until it is closed.
+/// A port that forwards connections to a server, until it is closed. While it is frozen, it accepts
+/// connections and forwards nothing.
 struct Way {
     port: u16,
     is_closed: Arc<AtomicBool>,
+    is_frozen: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -47,7 +50,13 @@ impl Way {
         let port = listener.local_addr().unwrap().port();
         let (is_closed, open) =
             (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let way = Self { port, is_closed: Arc::clone(&is_closed), open: Arc::clone(&open) };
+        let is_frozen = Arc::new(AtomicBool::new(false));
+        let way = Self {
+            port,
+            is_closed: Arc::clone(&is_closed),
+            is_frozen: Arc::clone(&is_frozen),
+            open: Arc::clone(&open),
+        };
         std::thread::spawn(move || {
             for client in listener.incoming().map(Result::unwrap) {
                 if is_closed.load(Ordering::SeqCst) {
@@ -57,7 +66,8 @@ impl Way {
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     open.lock().unwrap().push(from.try_clone().unwrap());
-                    std::thread::spawn(move || carry(from, to));
+                    let is_frozen = Arc::clone(&is_frozen);
+                    std::thread::spawn(move || carry(from, to, &is_frozen));
                 }
             }
         });
@@ -74,11 +84,18 @@ impl Way {
     fn open(&self) {
         self.is_closed.store(false, Ordering::SeqCst);
     }
+
+    fn freeze(&self, is_frozen: bool) {
+        self.is_frozen.store(is_frozen, Ordering::SeqCst);
+    }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream) {
+fn carry(mut from: TcpStream, mut to: TcpStream, is_frozen: &AtomicBool) {
     let mut bytes = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while is_frozen.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         if to.write_all(&bytes[..count]).is_err() {
             break;
         }
@@ -105,6 +122,26 @@ fn the_history_in_a_database_is_loaded_by_each_of_its_sources() {
 }
 
 #[test]
+fn one_of_two_routers_that_start_at_once_gets_the_earlier_history_in_a_database() {
+    let Some(url) = database() else { return };
+    let earlier = source("earlier");
+    HistoryWriter::start(address(&url), &*earlier, history(seconds(5))).unwrap().close();
+    let names = ["north", "south"].map(source);
+    let histories = [History::new(), History::new()].map(Arc::new);
+    let start = |(name, history): (&String, &Arc<History>)| {
+        HistoryWriter::start_renamed(address(&url), &**name, &*earlier, history.clone()).unwrap()
+    };
+    let writers: Vec<_> = names.iter().zip(&histories).map(start).collect();
+    await_state(&writers[0], |state| state.loaded + writers[1].state().loaded == 5);
+    writers.into_iter().for_each(HistoryWriter::close);
+    let stored = |name: &String| requests(&stored_history(&address(&url), name).0, Step::Second);
+    let mut of_both = names.each_ref().map(stored);
+    of_both.sort();
+    assert_eq!(of_both, [vec![], vec![1, 2, 3, 4, 5]]);
+    assert_eq!(stored(&earlier), [0; 0]);
+}
+
+#[test]
 fn an_unreachable_server_gets_all_intervals_of_the_rings_when_it_is_back() {
     let Some(url) = database() else { return };
     let (before, server) = url.rsplit_once('@').unwrap();
@@ -125,6 +162,74 @@ fn an_unreachable_server_gets_all_intervals_of_the_rings_when_it_is_back() {
     history_writer.close();
     let (read, _) = stored_history(&address(&url), &source);
     assert_eq!(requests(&read, Step::Second), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_frozen_server_is_reported_and_gets_all_intervals_when_it_answers_again() {
+    let Some(url) = database() else { return };
+    let (before, server) = url.rsplit_once('@').unwrap();
+    let (server, name) = server.split_once('/').unwrap();
+    let way = Way::to(server.to_owned());
+    let proxied = format!("{before}@127.0.0.1:{}/{name}", way.port);
+    let source = source("frozen");
+    let history = history(seconds(5));
+    let history_writer =
+        HistoryWriter::start(address(&proxied), &*source, history.clone()).unwrap();
+    await_state(&history_writer, |state| state.written == 5);
+    way.freeze(true);
+    history.absorb(frame(Step::Second, now(), 6));
+    let state = await_state(&history_writer, |state| state.is_unavailable);
+    assert_eq!((state.written, state.store_errors), (5, 1));
+    way.freeze(false);
+    await_state(&history_writer, |state| !state.is_unavailable);
+    history_writer.close();
+    let (read, _) = stored_history(&address(&url), &source);
+    assert_eq!(requests(&read, Step::Second), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Answers the start of a connection and its settings as a server does, until the first simple
+/// query: then it reads on, and never answers again.
+fn serve_until_query(mut client: TcpStream) -> Option<()> {
+    let mut length = [0; 4];
+    client.read_exact(&mut length).ok()?;
+    client.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize - 4]).ok()?;
+    let ready = b"Z\0\0\0\x05I";
+    client.write_all(b"R\0\0\0\x08\0\0\0\0").and_then(|()| client.write_all(ready)).ok()?;
+    let mut is_silent = false;
+    loop {
+        let mut kind = [0];
+        client.read_exact(&mut kind).ok()?;
+        client.read_exact(&mut length).ok()?;
+        client.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize - 4]).ok()?;
+        is_silent |= kind == *b"Q";
+        let answer: &[u8] = match &kind {
+            _ if is_silent => b"",
+            // Parse, Describe, Bind, Execute, Close, Sync.
+            b"P" => b"1\0\0\0\x04",
+            b"D" => b"t\0\0\0\x06\0\0n\0\0\0\x04",
+            b"B" => b"2\0\0\0\x04",
+            b"E" => b"C\0\0\0\x08SET\0",
+            b"C" => b"3\0\0\0\x04",
+            b"S" => ready,
+            other => panic!("an unexpected message: {other:?}"),
+        };
+        client.write_all(answer).ok()?;
+    }
+}
+
+/// The server answers until the history writer wants to migrate.
+#[test]
+fn a_server_that_stops_answering_before_the_migrations_is_reported() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://me@{}/figures", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map(Result::unwrap) {
+            std::thread::spawn(move || serve_until_query(client));
+        }
+    });
+    let history_writer = HistoryWriter::start(address(&url), "x", history(seconds(1))).unwrap();
+    let state = await_state(&history_writer, |state| state.is_unavailable);
+    assert_eq!((state.written, state.store_errors), (0, 1));
 }
 
 #[test]

@@ -3,16 +3,48 @@
 //!
 //! **Not here:** the recording, storing and sending itself.
 
+use std::path::Path;
+
 use analytics::settings::{Origin, Settings};
 use analytics::store::StoreAddress;
 
 use super::sources::spelled;
-use super::{ConfigError, Engine};
+use super::{Config, ConfigError, Engine};
 
 /// True if this build of the router can send traces.
 const HAS_OTLP: bool = cfg!(feature = "otlp");
 /// Name of the store in the folder of embedded shards.
 const FILE: &str = "analytics.db";
+
+impl Config {
+    /// Source of the history in the file of embedded shards. Earlier routers used it in every
+    /// store.
+    pub const ONLY_SOURCE: &str = "router";
+
+    /// Returns the source of the router's history in a store. The file in the folder of embedded
+    /// shards has the history of one router. Any other store may be shared by several routers, each
+    /// of which has a source named after its host and port, which stay the same over restarts. No
+    /// router of the analytics service has such a name, even if both use one store.
+    pub fn history_source(&self, store: &StoreAddress, host: &str) -> String {
+        source(store, &self.engine, (host, self.bind.port()))
+    }
+}
+
+fn source(store: &StoreAddress, engine: &Engine, (host, port): (&str, u16)) -> String {
+    match engine {
+        Engine::Embedded { data_dir } if *store == own_file(data_dir) => {
+            Config::ONLY_SOURCE.to_owned()
+        }
+        // The service names routers after host and port too, and never with a slash.
+        Engine::Embedded { .. } | Engine::Postgres(_) => {
+            format!("{}/{host}:{port}", Config::ONLY_SOURCE)
+        }
+    }
+}
+
+fn own_file(data_dir: &Path) -> StoreAddress {
+    StoreAddress::Sqlite(data_dir.join(FILE))
+}
 
 /// Returns true if requests are recorded.
 pub(super) fn is_on(settings: &mut Settings<'_>) -> Result<bool, ConfigError> {
@@ -44,9 +76,7 @@ pub(super) fn store(
             (address, origin)
         }
         None => match engine {
-            Engine::Embedded { data_dir } => {
-                (Some(StoreAddress::Sqlite(data_dir.join(FILE))), Origin::Default)
-            }
+            Engine::Embedded { data_dir } => (Some(own_file(data_dir)), Origin::Default),
             // With servers, the analytics service stores the metrics of all routers.
             Engine::Postgres(_) => (None, Origin::Default),
         },
@@ -84,4 +114,39 @@ pub(super) fn otlp_endpoint(settings: &mut Settings<'_>) -> Result<Option<String
     };
     settings.show(NAME, shown, origin);
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routers_that_share_a_store_have_sources_of_their_own_that_stay_over_restarts() {
+        let engine = Engine::Embedded { data_dir: "/srv/data".into() };
+        let named = |store: &str, place| {
+            let store = StoreAddress::parse(store).expect("an address").expect("a store");
+            source(&store, &engine, place)
+        };
+        for shared in ["postgres://me@10.0.0.1/figures", "/srv/figures.db"] {
+            assert_eq!(named(shared, ("north", 3000)), "router/north:3000");
+            assert_eq!(named(shared, ("north", 3001)), "router/north:3001");
+            assert_eq!(named(shared, ("south", 3000)), "router/south:3000");
+        }
+        // This file moves with its folder, whatever host and port the router has then.
+        assert_eq!(named("/srv/data/analytics.db", ("north", 3000)), "router");
+        assert_eq!(named("/srv/data/analytics.db", ("south", 3001)), "router");
+    }
+
+    #[test]
+    fn no_router_has_the_source_of_a_router_of_the_analytics_service_in_a_shared_store() {
+        let engine = Engine::Embedded { data_dir: "/srv/data".into() };
+        let store = StoreAddress::parse("postgres://me@10.0.0.1/figures").expect("an address");
+        let store = store.expect("a store");
+        // The names in the service's configuration have no slash, and neither have host and port.
+        for host in ["north", "north.example.com", "127.0.0.1"] {
+            let own = source(&store, &engine, (host, 3000));
+            assert!(own.contains('/'), "{own}");
+            assert!(!own.ends_with("/counted"), "measured intervals have such a source: {own}");
+        }
+    }
 }

@@ -16,6 +16,9 @@ const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
 const NOT_UNIQUE: &str = "send other values, or first change the row that has these";
+const FEWER_ROWS: &str = "send fewer rows in one request, or without tx=per-shard";
+const SMALLER_ROW: &str =
+    "shorten other columns of the row first, or store the value in a row of its own";
 const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
 /// Hint for a discarded row: only the database knows the reason.
 const ASK_OPERATOR: &str =
@@ -127,8 +130,8 @@ impl From<Error> for Problem {
                 problem
             }
             Error::Undone { row, cause } => Self::from(*cause).undone_with_row(row),
-            Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
-                .hint("send fewer rows in one request, or without tx=per-shard"),
+            Error::TransactionTooLarge => Self::new(Code::TSR108, detail).hint(FEWER_ROWS),
+            Error::RowTooLarge => Self::new(Code::TSR108, detail).hint(SMALLER_ROW),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
             Error::NotUnique { .. } => Self::new(Code::TSR304, detail).hint(NOT_UNIQUE),
             Error::Discarded { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),

@@ -109,56 +109,7 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     }
     let tag = hit.header("etag").unwrap();
     let known = || tokenless(router).read_with(Some("k"), &[("if-none-match", tag)], "table=users");
-    assert_eq!((known().status, cache_headers(&known()).0), (304, "hit"));
-}
-
-#[test]
-fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
-    let patient = ["--cache-bound-ms", "30000", "--cache-patience-ms", "1000", "--replicas", "0"];
-    let cached = Cached::start(&patient);
-    let router = &cached.router;
-    for key in ["k", "l", "m"] {
-        tokenless(router).write_user(key, "Ada");
-        assert_eq!(cache_headers(&plain_read(router, key)).0, "miss");
-    }
-    assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was requested once");
-    assert_eq!(cached.counters()["seldom"], 3);
-    assert_eq!(Seen::of(&until_hit(|| plain_read(router, "k"))).names, ["Ada"]);
-    assert_eq!(cached.counters()["errors"], 0);
-}
-
-#[test]
-fn each_question_has_an_answer_of_its_own() {
-    let Cached { router, .. } = &Cached::start(&LONG);
-    let order = |id: &str, amount: i64| json!({"table": "orders", "data": {"order_id": id, "user_id": "u", "amount": amount}});
-    let mut client = tokenless(router);
-    for (id, amount) in [("a", 1), ("b", 2), ("c", 3)] {
-        assert_eq!(
-            client.write_with("u", &[("x-consistency", "all")], &order(id, amount)).status,
-            201
-        );
-    }
-    let queries = [
-        "table=orders",
-        "table=orders&select=order_id",
-        "table=orders&select=id:order_id",
-        "table=orders&select=order_id&order=amount.desc",
-        "table=orders&amount=gt.1",
-        "table=orders&amount=gt.2",
-        "table=orders&limit=3&select=order_id",
-        "table=users",
-        "table=orders&note=is.null&status=not.is.null",
-    ];
-    let ask = |level: &str, query: &str| {
-        tokenless(router).read_with(Some("u"), &[("x-consistency", level)], query)
-    };
-    for query in queries {
-        let cached = until_hit(|| ask("one", query)).json();
-        assert_eq!(cached["data"], ask("all", query).json()["data"], "{query}");
-    }
-    for query in queries {
-        assert_eq!(cache_headers(&ask("one", query)).0, "hit", "{query}");
-    }
+    assert_eq!(until_hit(known).status, 304);
 }
 
 #[test]
@@ -255,11 +206,13 @@ fn a_write_invalidates_the_entries_of_its_key_and_of_no_other() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let router = &cached.router;
     let names = |key| tokenless(router).read_with(Some(key), &[], "table=users&select=name");
+    let keeps_other = || cached.redis.keys().iter().any(|key| key.ends_with(":other"));
     for key in ["k", "other"] {
         tokenless(router).write_user(key, "Ada");
         until_hit(|| plain_read(router, key));
         until_hit(|| names(key));
     }
+    assert!(keeps_other(), "{:?}", cached.redis.keys());
     let change = |body: &Value| tokenless(router).write("k", body);
     assert_eq!(change(&user("k", "Bob")).status, 200);
     until_seen(router, "k", &["Bob"]);
@@ -271,7 +224,7 @@ fn a_write_invalidates_the_entries_of_its_key_and_of_no_other() {
         200
     );
     until_seen(router, "k", &[]);
-    assert_eq!(cache_headers(&plain_read(router, "other")).0, "hit");
+    assert!(keeps_other(), "{:?}", cached.redis.keys());
     assert!(cached.counters()["voids"].as_u64().unwrap() >= 2, "{}", cached.counters());
 }
 
@@ -305,23 +258,6 @@ fn a_bulk_write_voids_all_its_keys() {
             until_hit(|| plain_read(router, key));
         }
     }
-}
-
-#[test]
-fn a_client_limits_the_age_of_a_cached_answer() {
-    let Cached { router, .. } = &Cached::start(&LONG);
-    tokenless(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
-    let ask = |ms: &str| {
-        tokenless(router).read_with(Some("k"), &[("x-max-staleness-ms", ms)], "table=users")
-    };
-    until_hit(|| plain_read(router, "k"));
-    until_hit(|| ask("30000"));
-    for _ in 0..5 {
-        // A response that was read before now is not fresh enough.
-        assert_eq!(cache_headers(&ask("0")).0, "miss");
-    }
-    let stale = router.get("/api/analytics/metrics").json()["metrics"]["cache"]["stale"].clone();
-    assert!(stale.as_u64().unwrap() >= 5, "{stale}");
 }
 
 #[test]
@@ -380,12 +316,10 @@ fn values_under_keys_come_from_the_cache_and_are_never_older_than_their_writer_k
             Some(body.as_bytes()),
         )
     };
-    let settled = |value: &Value| {
-        let headers = [("content-type", "application/json"), ("x-consistency", "all")];
-        let body = value.to_string();
-        router.send("PUT", "/api/kv/a/b", &headers, Some(body.as_bytes()))
-    };
-    assert_eq!(settled(&json!({"n": 0})).status, 201);
+    // This write is awaited on the replicas, whose answer would be kept without it otherwise.
+    let first = json!({"table": "kv", "data": {"key": "a/b", "value": {"n": 0}}});
+    let stored = tokenless(router).write_with("a/b", &[("x-consistency", "all")], &first);
+    assert_eq!(stored.status, 201, "{}", stored.text());
     for path in ["/api/kv/a/b", "/read?key=a/b"] {
         let hit = until_hit(|| get(path));
         assert_eq!((hit.status, cache_headers(&hit)), (200, ("hit", "cache")));
@@ -444,57 +378,4 @@ fn what_is_larger_than_an_entry_may_be_is_not_kept() {
         let reply = plain_read(router, "large");
         assert_eq!((reply.status, cache_headers(&reply).0), (200, "miss"));
     }
-}
-
-#[test]
-fn the_router_s_own_memory_answers_under_the_same_rules() {
-    let near = [&LONG[..], &["--cache-near-bytes", "1000000", "--replicas", "0"]].concat();
-    let cached = Cached::start(&near);
-    let router = &cached.router;
-    let mut writer = tokenless(router);
-    for n in 0..20 {
-        let name = format!("name {n}");
-        writer.write_user("k", &name);
-        assert_eq!(writer.user("k").names, [&*name]);
-        until_seen(router, "k", &[&name]);
-        until_hit(|| plain_read(router, "k"));
-        assert_eq!(cache_headers(&plain_read(router, "k")).0, "hit");
-    }
-    let counted = cached.counters();
-    assert!(counted["near_hits"].as_u64().unwrap() > 0, "{counted}");
-    assert!(counted["hits"].as_u64() >= counted["near_hits"].as_u64(), "{counted}");
-}
-
-#[test]
-fn uses_of_the_cache_are_counted_and_reported() {
-    let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
-    let router = &cached.router;
-    tokenless(router).write_user("k", "Ada");
-    until_hit(|| plain_read(router, "k"));
-    for _ in 0..20 {
-        plain_read(router, "k");
-        tokenless(router).user_at("k", "all");
-    }
-    let counted = cached.counters();
-    let count = |name: &str| counted[name].as_u64().unwrap_or_else(|| panic!("{name}: {counted}"));
-    assert_eq!((&counted["enabled"], &counted["breaker"]), (&json!(true), &json!("closed")));
-    assert!(count("hits") >= 20 && count("bypass") >= 20 && count("misses") >= 1, "{counted}");
-    assert!(count("fills") >= 1 && count("errors") == 0, "{counted}");
-    let rate = counted["hit_rate"].as_f64().unwrap();
-    assert!(rate > 0.5 && rate < 1.0, "{counted}");
-    let scraped = router.get("/metrics").text();
-    for line in [
-        "tessera_cache_enabled 1",
-        "tessera_cache_up 1",
-        "tessera_cache_requests_total{result=\"hit\"}",
-        "tessera_cache_voids_total",
-        "tessera_cache_near_hits_total",
-        "tessera_cache_seldom_total",
-    ] {
-        assert!(scraped.contains(line), "{line}: {scraped}");
-    }
-    assert!(!scraped.contains("canary"));
-    assert_eq!(cached.state(), "ok");
-    let page = router.get("/api/analytics/metrics?window=1m").json();
-    assert!(page["metrics"]["read_from"]["cache"].as_u64().unwrap() >= 20, "{page}");
 }

@@ -301,6 +301,21 @@ fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     }
 }
 
+/// Runs a test of writes that cannot be confirmed with longer and longer deadlines, until none of
+/// them passes before the primary has stored its write. The test returns `None` if one does, as on
+/// a busy machine.
+#[track_caller]
+pub(crate) fn with_time_to_store(test: impl Fn(&str) -> Option<()>) {
+    let is_done = ["1500", "6000", "25000"].into_iter().any(|deadline| test(deadline).is_some());
+    assert!(is_done, "the primary stores no write before its deadline");
+}
+
+/// Returns the response to a write, unless its deadline has passed before the primary has stored
+/// it.
+pub(crate) fn stored_in_time(reply: Reply) -> Option<Reply> {
+    (reply.code() != "TSR004").then_some(reply)
+}
+
 /// Returns a problem's status and code, and the outcome of the write.
 pub(crate) fn refusal(reply: &Reply) -> (u16, String, String) {
     let outcome = reply.json()["outcome"].as_str().unwrap_or("-").to_owned();

@@ -98,7 +98,8 @@ impl Server {
     pub(crate) fn make(&self) -> String {
         let (sender, made) = mpsc::channel();
         self.work.send(Work::Make(sender)).unwrap();
-        made.recv_timeout(PATIENCE)
+        // The databases of several tests may be emptied and created before this one.
+        made.recv_timeout(4 * PATIENCE)
             .expect("a database is made; the server's log has the reason otherwise")
     }
 

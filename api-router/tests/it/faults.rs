@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::backend::{ask_primary, files_only, is_servers, servers_only};
-use crate::client::{lab, set, tokenless, user};
+use crate::client::{lab, set, stored_in_time, tokenless, user, with_time_to_store};
 use crate::harness::{PATIENCE, Reply, Router, command, isolated, refused_start};
 use crate::prerequisites::{Prerequisite, skip};
 
@@ -120,7 +120,10 @@ fn tsr203_when_the_shard_does_not_own_the_slot() {
     let (_folder, data) = folder();
     let router = Router::start_in(&data, &ONE_SHARD);
     meddle(&data, "UPDATE tessera_slots SET state = 'moved'");
-    let body = check(&router.write("ada", &user("ada", "Ada")), 503, "TSR203");
+    // The write waits for the owner of its slot until this deadline.
+    let headers = [("x-shard-key", "ada"), ("x-deadline-ms", "5000")];
+    let refused = router.post("/api/write", &headers, &user("ada", "Ada"));
+    let body = check(&refused, 503, "TSR203");
     assert_eq!(body["outcome"], "rejected");
     meddle(&data, "UPDATE tessera_slots SET state = 'owned'");
     assert_eq!(router.write("ada", &user("ada", "Ada")).status, 201);
@@ -193,13 +196,16 @@ fn a_start_on_a_full_disk_fails_and_names_the_directory() {
 #[test]
 fn tsr205_when_a_row_is_stored_on_fewer_nodes_than_requested() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let router = lab(&["--shards", "1", "--replicas", "1"]);
-    set(&router, "shard1-replica1", "paused");
-    let headers = [("x-consistency", "all"), ("x-deadline-ms", "300")];
-    let reply = tokenless(&router).write_with("ada", &headers, &user("ada", "Ada"));
-    let body = check(&reply, 504, "TSR205");
-    let reported = [&body["outcome"], &body["requested"], &body["achieved"]];
-    assert_eq!(reported, [&json!("committed"), &json!("all"), &json!("one")]);
+    with_time_to_store(|deadline| {
+        let router = lab(&["--shards", "1", "--replicas", "1"]);
+        set(&router, "shard1-replica1", "paused");
+        let headers = [("x-consistency", "all"), ("x-deadline-ms", deadline)];
+        let reply = tokenless(&router).write_with("ada", &headers, &user("ada", "Ada"));
+        let body = check(&stored_in_time(reply)?, 504, "TSR205");
+        let reported = [&body["outcome"], &body["requested"], &body["achieved"]];
+        assert_eq!(reported, [&json!("committed"), &json!("all"), &json!("one")]);
+        Some(())
+    });
 }
 
 #[test]

@@ -151,6 +151,7 @@ fn the_router_lists_groups_with_their_slots_shards_and_tables() {
     }
     let outside = router.post("/api/moves", &[], &json!({"slots": "16384", "to": "shard1"}));
     assert_eq!((outside.status, &*outside.code()), (400, "TSR330"), "{}", outside.text());
+    assert!(outside.text().contains("shard1 is not a shard of group events"), "{}", outside.text());
     let beyond = router.post("/api/moves", &[], &json!({"slots": "49152", "to": "shard1"}));
     assert!(beyond.text().contains("slots are 0 to 49151"), "{}", beyond.text());
     let drained = router.post("/api/shards/shard3/drain", &[], &json!({"dry_run": true}));
@@ -158,6 +159,24 @@ fn the_router_lists_groups_with_their_slots_shards_and_tables() {
     let drained = router.post("/api/shards/shard2/drain", &[], &json!({"dry_run": true}));
     assert_eq!((drained.status, &*drained.code()), (409, "TSR326"), "{}", drained.text());
     assert!(drained.text().contains("group ledger has no other"), "{}", drained.text());
+}
+
+#[test]
+fn a_placement_that_assigns_slots_of_a_group_to_another_shard_begins_nothing() {
+    crate::backend::not_on_citus!("Citus places rows itself, and has no groups");
+    let folder = folders::temporary();
+    let router = start(folder.path(), SETTINGS);
+    for dry_run in [true, false] {
+        let body = json!({
+            "by": "placement", "group": "ledger", "placement": "manual:0-16383=shard1",
+            "dry_run": dry_run,
+        });
+        let refused = router.post("/api/rebalance", &[], &body);
+        assert_eq!((refused.status, &*refused.code()), (400, "TSR335"), "{}", refused.text());
+        let named = "shard1, which is not a shard of group ledger";
+        assert!(refused.text().contains(named), "{}", refused.text());
+    }
+    assert_eq!(router.get("/api/rebalance").json()["rebalances"], json!([]));
 }
 
 #[test]

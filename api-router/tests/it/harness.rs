@@ -22,6 +22,9 @@ use crate::secrets::Secrets;
 
 /// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline of simple reads and writes, which a busy machine does not exceed: nearly as long as the
+/// client waits.
+const PATIENT: (&str, &str) = ("x-deadline-ms", "25000");
 /// Interval between attempts of a test that waits for a state of another process.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(20);
 
@@ -297,9 +300,9 @@ impl Router {
         self.send("POST", path, &all, Some(body.to_string().as_bytes()))
     }
 
-    /// Writes a row under a key.
+    /// Writes a row under a key, with a long deadline.
     pub(crate) fn write(&self, key: &str, body: &Value) -> Reply {
-        self.post("/api/write", &[("x-shard-key", key)], body)
+        self.post("/api/write", &[("x-shard-key", key), PATIENT], body)
     }
 
     /// Writes a user whose id is the key.
@@ -309,9 +312,9 @@ impl Router {
         self.write(key, &serde_json::json!({"table": "users", "data": data}))
     }
 
-    /// Reads with a key.
+    /// Reads with a key, with a long deadline.
     pub(crate) fn read(&self, key: &str, query: &str) -> Reply {
-        self.send("GET", &format!("/api/read?{query}"), &[("x-shard-key", key)], None)
+        self.send("GET", &format!("/api/read?{query}"), &[("x-shard-key", key), PATIENT], None)
     }
 
     /// Returns a bare connection, for bytes that no HTTP client would send.

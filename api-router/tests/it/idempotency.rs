@@ -8,7 +8,8 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::client::{
-    Client, keys_on, lab, refusal, refused, set, set_replicas, settle, tokenless, user, user_op,
+    Client, keys_on, lab, refusal, refused, set, set_replicas, settle, stored_in_time, tokenless,
+    user, user_op, with_time_to_store,
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
@@ -229,29 +230,33 @@ fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
 #[test]
 fn a_write_that_was_not_confirmed_may_be_sent_again() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let router = lab(&["--shards", "1"]);
-    settle(&router);
-    set_replicas(&router, "paused");
-    let body = user_op("insert", "k", "N");
-    let send = |deadline: &str| {
-        let headers =
-            [("idempotency-key", "x"), ("x-consistency", "all"), ("x-deadline-ms", deadline)];
-        tokenless(&router).write_with("k", &headers, &body)
-    };
-    let first = send("1500");
-    assert_eq!((first.status, &*first.code()), (504, "TSR205"), "{}", first.text());
-    // With the token of the response, the row can be read, even while its confirmation is missing.
-    let mut reported = Client::with(&router, first.header("x-session-token").unwrap());
-    let stored = reported.read_with(Some("k"), &[], "table=users").json()["data"][0].clone();
-    assert_eq!(stored["name"], "N");
-    let second = send("1500");
-    assert_eq!((second.status, &*second.code()), (504, "TSR205"), "{}", second.text());
-    assert_eq!(second.json()["outcome"], "committed");
-    set_replicas(&router, "running");
-    let third = send("20000");
-    assert_eq!((third.status, is_replayed(&third)), (201, true), "{}", third.text());
-    assert_eq!(third.json()["version"], stored["version"]);
-    assert_eq!(row(&router, "k"), stored);
+    with_time_to_store(|deadline| {
+        let router = lab(&["--shards", "1"]);
+        settle(&router);
+        set_replicas(&router, "paused");
+        let body = user_op("insert", "k", "N");
+        let send = |deadline: &str| {
+            let headers =
+                [("idempotency-key", "x"), ("x-consistency", "all"), ("x-deadline-ms", deadline)];
+            tokenless(&router).write_with("k", &headers, &body)
+        };
+        let first = stored_in_time(send(deadline))?;
+        assert_eq!((first.status, &*first.code()), (504, "TSR205"), "{}", first.text());
+        // With the token of the response, the row can be read, even while its confirmation is
+        // missing.
+        let mut reported = Client::with(&router, first.header("x-session-token").unwrap());
+        let stored = reported.read_with(Some("k"), &[], "table=users").json()["data"][0].clone();
+        assert_eq!(stored["name"], "N");
+        let second = stored_in_time(send(deadline))?;
+        assert_eq!((second.status, &*second.code()), (504, "TSR205"), "{}", second.text());
+        assert_eq!(second.json()["outcome"], "committed");
+        set_replicas(&router, "running");
+        let third = send("20000");
+        assert_eq!((third.status, is_replayed(&third)), (201, true), "{}", third.text());
+        assert_eq!(third.json()["version"], stored["version"]);
+        assert_eq!(row(&router, "k"), stored);
+        Some(())
+    });
 }
 
 /// A client that repeats a request, perhaps from another machine, reads the row.

@@ -170,6 +170,32 @@ fn a_unique_index_refuses_a_second_row_of_a_shard_key_and_no_row_of_another() {
 }
 
 #[test]
+fn a_write_refused_by_a_unique_index_stays_refused_under_its_idempotency_key() {
+    not_on_citus!(CITUS);
+    let router = Router::start();
+    built(&router, &one_note());
+    assert_eq!(order(&router, "ada", "o1", "taken").status, 201);
+    let data = json!({"order_id": "o2", "user_id": "ada", "amount": 1, "status": "open",
+        "note": "taken"});
+    let body = json!({"table": "orders", "data": data});
+    let send = |idempotency: &str| {
+        let headers = [("x-shard-key", "ada"), ("idempotency-key", idempotency)];
+        router.post("/api/write", &headers, &body)
+    };
+    let first = send("first");
+    assert_eq!(refusal(&first), refused(409, "TSR304"));
+    assert_eq!(first.header("idempotency-replayed"), None);
+    assert_eq!(order(&router, "ada", "o1", "free").status, 200, "the value is no longer taken");
+    for _ in 0..2 {
+        let again = send("first");
+        assert_eq!(refusal(&again), refused(409, "TSR304"));
+        assert_eq!(again.header("idempotency-replayed"), Some("true"));
+        assert_eq!(again.json()["detail"], first.json()["detail"]);
+    }
+    assert_eq!(send("second").status, 201, "another request");
+}
+
+#[test]
 fn an_index_that_rows_do_not_permit_is_on_no_shard_and_reports_the_shard_and_the_reason() {
     not_on_citus!(CITUS);
     let folder = folders::temporary();

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 
 use crate::backend;
-use crate::client::{Client, lab, refusal, refused, set, set_replicas, settle, tokenless};
+use crate::client::{self, Client, lab, refusal, refused, set, set_replicas, settle, tokenless};
 use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -357,15 +357,18 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
 #[test]
 fn a_put_waits_for_the_nodes_of_its_level() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let router = lab(&[]);
-    assert_eq!(put(&router, "k", &[("x-consistency", "all")], b"1").status, 201);
-    set_replicas(&router, "paused");
-    let hasty = [("x-consistency", "all"), ("x-deadline-ms", "100")];
-    let reply = put(&router, "k", &hasty, b"2");
-    assert_eq!(refusal(&reply), (504, "TSR205".to_owned(), "committed".to_owned()));
-    assert_eq!(get(&router, "k").text(), "2");
-    set_replicas(&router, "running");
-    assert_eq!(put(&router, "k", &[("x-consistency", "most")], b"3").code(), "TSR113");
+    client::with_time_to_store(|deadline| {
+        let router = lab(&[]);
+        assert_eq!(put(&router, "k", &[("x-consistency", "all")], b"1").status, 201);
+        set_replicas(&router, "paused");
+        let hasty = [("x-consistency", "all"), ("x-deadline-ms", deadline)];
+        let reply = client::stored_in_time(put(&router, "k", &hasty, b"2"))?;
+        assert_eq!(refusal(&reply), (504, "TSR205".to_owned(), "committed".to_owned()));
+        assert_eq!(get(&router, "k").text(), "2");
+        set_replicas(&router, "running");
+        assert_eq!(put(&router, "k", &[("x-consistency", "most")], b"3").code(), "TSR113");
+        Some(())
+    });
 }
 
 #[test]

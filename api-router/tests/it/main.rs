@@ -21,6 +21,7 @@ mod bulk;
 mod cache;
 mod cache_config;
 mod cache_failures;
+mod cache_in_time;
 mod cache_shared;
 mod citus;
 mod citus_databases;

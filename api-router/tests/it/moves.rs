@@ -12,6 +12,9 @@ use crate::folders;
 use crate::harness::{Reply, Router, eventually};
 
 pub(crate) const OPERATE: &[&str] = &["--operate"];
+/// Deadline of requests that may wait for a fence on a busy machine: nearly as long as the client
+/// waits for a response.
+pub(crate) const PATIENT: (&str, &str) = ("x-deadline-ms", "25000");
 const JSON: (&str, &str) = ("content-type", "application/json");
 const NOWHERE: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
 const WHY: &str = "Citus places rows itself";
@@ -21,9 +24,13 @@ fn post(router: &Router, path: &str, body: Option<&Value>) -> Reply {
     router.send("POST", path, &[JSON], body.as_ref().map(String::as_bytes))
 }
 
+/// Begins a move, once the replicas of both shards follow.
 #[track_caller]
-fn begin(router: &Router, body: &Value) -> Value {
-    let reply = post(router, "/api/moves", Some(body));
+pub(crate) fn begin(router: &Router, body: &Value) -> Value {
+    let reply = eventually("the move begins", || {
+        let reply = post(router, "/api/moves", Some(body));
+        (!reply.text().contains("must follow its primary")).then_some(reply)
+    });
     assert_eq!(reply.status, 202, "{}", reply.text());
     let begun = reply.json();
     let path = format!("/api/moves/{}", begun["id"].as_str().unwrap());
@@ -124,7 +131,7 @@ pub(crate) fn names(router: &Router, key: &str) -> Vec<String> {
     let reply = router.send(
         "GET",
         &format!("/api/read?table=users&shardKey={key}&select=name"),
-        &[("x-consistency", "all")],
+        &[("x-consistency", "all"), PATIENT],
         None,
     );
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -274,7 +281,7 @@ fn slots_move_while_rows_are_written_and_every_write_is_there_afterwards() {
                 written += 1;
                 let body = json!({"table": "users", "op": "upsert", "data":
                     {"user_id": "ada", "name": format!("n{written}"), "email": "e"}});
-                let reply = router.post("/api/write", &[("x-shard-key", "ada")], &body);
+                let reply = router.post("/api/write", &[("x-shard-key", "ada"), PATIENT], &body);
                 assert!(reply.status < 300, "{}", reply.text());
             }
             written
@@ -389,7 +396,10 @@ fn a_move_rests_goes_on_is_cancelled_and_is_begun_again() {
         let reply = order(&router, &begun, late);
         assert_eq!((reply.status, &*reply.code()), (409, "TSR332"), "{}", reply.text());
     }
-    let retried = order(&router, &begun, "retry");
+    let retried = eventually("the move begins again", || {
+        let reply = order(&router, &begun, "retry");
+        (!reply.text().contains("must follow its primary")).then_some(reply)
+    });
     assert_eq!(retried.status, 202, "{}", retried.text());
     let again = retried.json();
     assert_eq!(

@@ -10,18 +10,19 @@ use shard_manager::control::Request;
 use shard_manager::control::client::request_backup;
 
 use crate::backend::files_only;
+use crate::client::user;
 use crate::commands::run;
 use crate::folders;
 use crate::harness::{Router, eventually};
-use crate::moves::{End, OPERATE, begin_slow, names, order, other, place, show, until};
+use crate::moves::{End, OPERATE, PATIENT, begin_slow, names, order, other, place, show, until};
 
 /// Runs without an observer and is never cancelled.
 const ALONE: ProgressObserver<'_> = ProgressObserver { step: &|_| {}, cancelled: &|| false };
 
 /// Number of large rows that [`begin_slow`] writes.
 const LARGE: u64 = 12;
-/// Rate of the copy in MiB/s, so that it lasts for some seconds.
-const RATE: u64 = 4;
+/// Rate of the copy in MiB/s, so that it lasts for several seconds: a backup begins meanwhile.
+const RATE: u64 = 2;
 
 /// Backup, and the number of the last write that was acknowledged before it began.
 struct Saved {
@@ -88,7 +89,8 @@ fn a_backup_made_while_slots_move_has_every_row_and_its_move_goes_on() {
                 if ended.load(Ordering::SeqCst) {
                     break;
                 }
-                let reply = router.write_user("ada", &format!("n{number}"));
+                let row = user("ada", &format!("n{number}"));
+                let reply = router.post("/api/write", &[("x-shard-key", "ada"), PATIENT], &row);
                 assert_eq!(reply.status, 200, "{}", reply.text());
                 acknowledged.store(number, Ordering::SeqCst);
             }

@@ -77,7 +77,9 @@ fn the_metrics_show_a_move_and_count_its_rows_and_its_end() {
     until(&router, &begun, "done");
     let metrics = eventually("the metrics know the end", || {
         let metrics = router.get("/metrics").text();
-        metrics.contains("tessera_move_open 0").then_some(metrics)
+        // The move is counted a moment after the catalog has its end.
+        let known = ["tessera_move_open 0", "tessera_move_ends_total{result=\"done\"} 1"];
+        known.iter().all(|line| metrics.contains(line)).then_some(metrics)
     });
     let value = |name: &str| {
         let line = metrics.lines().find(|line| line.starts_with(name));

@@ -11,7 +11,7 @@ use crate::backend::{files_only, is_servers, not_on_citus};
 use crate::client::refusal;
 use crate::commands::{ask, run};
 use crate::harness::{Reply, Router, command, refused_start};
-use crate::moves::until;
+use crate::moves::{begin, until};
 
 const KEYSPACE: &str = "list(partition_key):A=30,B=20,C=15,D=25,E=10";
 const PLACEMENT: &str = "partitions:A=30>shard1,B=20>shard1,C=15>shard3,D=25>shard2,E=10>shard3";
@@ -349,11 +349,9 @@ fn sample_data_is_where_it_is_read_also_after_a_move_and_a_restart() {
     check(&router, None);
     // A part of the partition D moves to the third shard: reads of D contact both shards.
     let place = router.get("/api/route?key=user_D_7&partition_key=D").json();
-    let draft = json!({"slots": place["slot"].to_string(), "to": "shard3", "keep": 0}).to_string();
-    let json = [("content-type", "application/json")];
-    let begun = router.send("POST", "/api/moves", &json, Some(draft.as_bytes()));
-    assert_eq!(begun.status, 202, "{}", begun.text());
-    until(&router, &begun.json(), "done");
+    let draft = json!({"slots": place["slot"].to_string(), "to": "shard3", "keep": 0});
+    let begun = begin(&router, &draft);
+    until(&router, &begun, "done");
     check(&router, Some("shard3"));
     let read = rows(&router, "&partition_key=eq.D", Some("user_D_7"));
     assert_eq!((&read["count"], &read["shards"]), (&json!(1), &json!(["shard3"])));

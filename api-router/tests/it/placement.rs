@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::Router;
+use crate::harness::{Router, eventually};
 
 /// Slots computed with another implementation (Python's xxhash 3.x): `xxh3_64(key) & 16383`.
 const GOLDEN: [(&str, u64); 9] = [
@@ -126,7 +126,14 @@ fn shards_list_their_nodes_slots_and_rows() {
         .collect();
     let stored =
         router.post("/api/bulk-write", &[], &json!({"table": "users", "records": records})).json();
-    let answer = router.get("/api/shards").json();
+    // A node that answers late is reported as down.
+    let answer = eventually("every node answers in time", || {
+        let answer = router.get("/api/shards").json();
+        let shards = answer["shards"].as_array().unwrap();
+        let mut nodes = shards.iter().flat_map(|shard| shard["nodes"].as_array().unwrap());
+        let is_up = nodes.all(|node| node["up"] == true);
+        is_up.then_some(answer)
+    });
     assert_eq!((&answer["success"], &answer["epoch"]), (&json!(true), &json!(1)));
     let shards = answer["shards"].as_array().unwrap();
     assert_eq!(shards.len(), 3);

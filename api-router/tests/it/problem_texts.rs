@@ -14,9 +14,17 @@ fn without_ids(text: &str) -> String {
     parts.collect()
 }
 
+/// Sends a request that begins moves, until the replicas follow; returns its response.
+fn begin(router: &Router, path: &str, body: &str) -> Reply {
+    eventually("the replicas follow", || {
+        let reply = post(router, path, &[], body);
+        (!reply.text().contains("must follow its primary")).then_some(reply)
+    })
+}
+
 /// Moves the last slot to the first shard, and returns the id of the move, which keeps its source.
 fn move_last_slot(router: &Router) -> String {
-    let begun = post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard1"}"#);
+    let begun = begin(router, "/api/moves", r#"{"slots":"16383","to":"shard1"}"#);
     assert_eq!(begun.status, 202, "{}", begun.text());
     let path = begun.header("location").unwrap().to_owned();
     eventually("the slot has moved", || {
@@ -34,7 +42,7 @@ fn pause_rebalance(router: &Router) -> String {
         Some(br#"{"weight":2}"#),
     );
     assert_eq!(weigh.status, 200, "{}", weigh.text());
-    let begun = post(router, "/api/rebalance", &[], "{}");
+    let begun = begin(router, "/api/rebalance", "{}");
     assert_eq!(begun.status, 202, "{}", begun.text());
     let path = begun.header("location").unwrap().to_owned();
     assert_eq!(post(router, &format!("{path}/pause"), &[], "").status, 200);

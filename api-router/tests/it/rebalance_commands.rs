@@ -130,8 +130,21 @@ fn a_hypothetical_cluster_is_planned_without_a_cluster() {
         assert_eq!(plan[member], value, "{member}: {plan}");
     }
     assert!(plan["bytes"].as_u64() > Some(9_000_000_000), "{plan}");
-    let refused = run(&["rebalance", "--simulate", "shards=0,add=1,bytes=1"], "");
-    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(plan["seconds"].as_f64() > Some(0.0) && plan["skew_planned"].as_f64() > Some(1.0));
+    for (cluster, named) in [
+        ("shards=0,add=1,bytes=1", "shards and add: there may be 1 to 4096 shards, not 0"),
+        ("shards=4096,add=1,bytes=1", "shards and add: there may be 1 to 4096 shards, not 4097"),
+    ] {
+        let refused = run(&["rebalance", "--simulate", cluster], "");
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.err.contains(named), "{refused:?}");
+    }
+    for rate in ["0", "10001"] {
+        let small = ["rebalance", "--simulate", "shards=3,add=1,bytes=30G", "--rate", rate];
+        let refused = run(&small, "");
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.err.contains("rate must be a whole number"), "{refused:?}");
+    }
     let unread = run(&["rebalance", "--simulate", "shards=many"], "");
     assert_eq!(unread.code, Some(2), "{unread:?}");
     assert!(unread.err.contains("shards=1000,add=1,bytes=10T"), "{unread:?}");

@@ -12,7 +12,7 @@ use crate::backend::{files_only, is_servers};
 use crate::client::{
     Seen, keys_on, lab, replicas, set, set_replicas, settle, three_keys, tokenless, user, user_op,
 };
-use crate::harness::{PATIENCE, Reply, Router};
+use crate::harness::{PATIENCE, Reply, Router, eventually};
 
 /// Tables that a new cluster has.
 const TABLES: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
@@ -101,17 +101,23 @@ fn node_health(router: &Router, name: &str) -> Value {
     nodes.find(|node| node["node"] == name).unwrap_or_else(|| panic!("no {name}: {health}"))
 }
 
-/// Repeats the request until health is as expected.
-fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) {
-    let began = Instant::now();
-    loop {
+/// Repeats the request until health is as expected, and returns it.
+fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || {
         let health = router.get("/api/health").json();
-        if is_so(&health) {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "never {what}: {health}");
-        std::thread::yield_now();
-    }
+        is_so(&health).then_some(health)
+    })
+}
+
+/// Waits until these replicas show all changes that were acknowledged before.
+fn await_changes(router: &Router, names: [&str; 2]) {
+    let began = Instant::now();
+    eventually("the replicas show all changes", || {
+        let since = began.elapsed().as_secs_f64() * 1e3;
+        let has_all =
+            |name| node_health(router, name)["lag"].as_f64().is_some_and(|lag| lag < since);
+        names.into_iter().all(has_all).then_some(())
+    });
 }
 
 /// Returns true if a node has all changes, as far as is known. A server is probed from time to
@@ -176,6 +182,7 @@ fn three_at_different_rows() -> Router {
     set(&router, "shard1-replica1", "paused");
     // Three of four nodes: the primary and the two replicas that still follow it.
     write(2, "quorum");
+    await_changes(&router, ["shard1-replica2", "shard1-replica3"]);
     set(&router, "shard1-replica2", "paused");
     write(3, "one");
     let began = Instant::now();
@@ -280,8 +287,12 @@ fn health_reports_every_node_with_its_lag() {
     let router = lab(&["--shards", "2"]);
     settle(&router);
     let key = keys_on(&router, "shard1", 1).remove(0);
-    let health = router.get("/api/health").json();
-    assert_eq!((&health["status"], &health["success"]), (&json!("ok"), &json!(true)));
+    // A node that answers late is reported as down.
+    let health = await_health(&router, "every node is well", |health| {
+        let mut nodes = health["shards"][0]["nodes"].as_array().unwrap().iter();
+        health["status"] == "ok" && nodes.all(is_current)
+    });
+    assert_eq!(health["success"], true);
     assert_eq!(health["health"]["shard1"], json!({"primary": true, "replica": true}));
     let levels = health["levels"].as_str().unwrap();
     assert!(levels.contains("machine") && levels.contains("disk"), "{levels}");
@@ -299,23 +310,24 @@ fn health_reports_every_node_with_its_lag() {
 
     set(&router, "shard1-replica1", "paused");
     tokenless(&router).write_user(&key, "N");
-    await_health(&router, "late", |health| {
-        health["shards"][0]["nodes"][1]["lag"].as_f64().unwrap() > 0.0
+    await_health(&router, "the replica is late", |health| {
+        health["shards"][0]["nodes"][1]["lag"].as_f64().is_some_and(|lag| lag > 0.0)
     });
     assert_eq!(node_health(&router, "shard1-primary")["lag"].as_f64(), Some(0.0));
     assert!(is_current(&node_health(&router, "shard2-replica1")));
 
     set(&router, "shard1-replica1", "cut");
-    let reply = router.get("/api/health");
-    let health = reply.json();
-    assert_eq!((reply.status, &health["status"]), (200, &json!("degraded")), "{health}");
-    assert_eq!(health["health"]["shard1"], json!({"primary": true, "replica": false}));
-    assert_eq!(health["health"]["shard2"], json!({"primary": true, "replica": true}));
+    let health = await_health(&router, "one replica is down", |health| {
+        health["health"]["shard1"] == json!({"primary": true, "replica": false})
+            && health["health"]["shard2"] == json!({"primary": true, "replica": true})
+    });
+    assert_eq!(health["status"], "degraded", "{health}");
+    assert_eq!(router.get("/api/health").status, 200);
     assert_eq!(node_health(&router, "shard1-replica1")["up"], false);
 
     set(&router, "shard1-replica1", "running");
     settle(&router);
-    await_health(&router, "well again", |health| health["status"] == "ok");
+    await_health(&router, "every node is well again", |health| health["status"] == "ok");
     assert!(is_current(&node_health(&router, "shard1-replica1")));
 }
 

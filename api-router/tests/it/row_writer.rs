@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::client::user;
 use crate::harness::Router;
-use crate::moves::End;
+use crate::moves::{End, PATIENT};
 
 /// Writes that are acknowledged before the other work begins.
 const WRITES_BEFORE: usize = 30;
@@ -27,7 +28,9 @@ pub(crate) fn beside_writes<T>(router: &Router, work: impl FnOnce() -> T) -> Bes
                 if ended.load(Ordering::SeqCst) {
                     break;
                 }
-                let reply = router.write_user(&format!("user_{number}"), "n");
+                let key = format!("user_{number}");
+                let headers = [("x-shard-key", &*key), PATIENT];
+                let reply = router.post("/api/write", &headers, &user(&key, "n"));
                 assert_eq!(reply.status, 201, "{}", reply.text());
                 acknowledged.store(number + 1, Ordering::SeqCst);
             }

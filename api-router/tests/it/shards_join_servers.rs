@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::backend::{self, not_on_citus, servers_only, url_of};
+use crate::backend::{self, ask_primary, not_on_citus, servers_only, url_of};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
@@ -57,6 +57,30 @@ fn a_database_joins_through_one_router_and_the_other_follows() {
         });
         assert_eq!(router.get("/api/read?table=users").json()["count"], 2);
     }
+}
+
+#[test]
+fn a_shard_that_the_catalog_has_lost_joins_again_after_a_start_of_the_router() {
+    not_on_citus!("Citus distributes rows itself");
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, FLAGS);
+    let database = NewDatabase::create();
+    let joined = join(&router, "east", &database.url());
+    assert_eq!((joined.status, &joined.json()["number"]), (201, &json!(3)), "{}", joined.text());
+    // A failover to a replica that lacks the join has the same effect.
+    let loss = "BEGIN; DELETE FROM tessera.tessera_shards WHERE name = 'east';
+        UPDATE tessera.tessera_cluster SET epoch = 1; COMMIT";
+    assert!(ask_primary(&data, 0, loss).is_empty());
+    eventually("the shard is lost", || listed(&router, "east").is_none().then_some(()));
+    let refused = join(&router, "east", &database.url());
+    assert_eq!((refused.status, &*refused.code()), (409, "TSR324"), "{}", refused.text());
+    assert!(refused.text().contains("start all routers again"), "{}", refused.text());
+    drop(router);
+    let router = Router::start_in(&data, FLAGS);
+    let joined = join(&router, "east", &database.url());
+    assert_eq!((joined.status, &joined.json()["number"]), (201, &json!(3)), "{}", joined.text());
 }
 
 #[test]

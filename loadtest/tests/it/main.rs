@@ -59,9 +59,38 @@ fn against(behaviour: Behaviour, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text(&output.stdout))
 }
 
+/// Returns exit code and output of the first of several runs whose output has these words. On a
+/// busy machine a run of a second may send too few requests.
+fn against_until(behaviour: Behaviour, more: &[&str], words: &str) -> (Option<i32>, String) {
+    let mut last = String::new();
+    for _ in 0..RUNS_MAX {
+        let (code, stdout) = against(behaviour, more);
+        if stdout.contains(words) {
+            return (code, stdout);
+        }
+        last = stdout;
+    }
+    panic!("no run says: {words}; the last one says: {last}")
+}
+
+/// Returns the result of the first of several runs in which enough has happened: on a busy machine
+/// a run may end before. `run` gets the number of earlier runs, and asserts what every run keeps.
+fn until_enough<T>(run: impl FnMut(u64) -> T, is_enough: impl Fn(&T) -> bool) -> T {
+    let found = (0..RUNS_MAX).map(run).find(is_enough);
+    found.unwrap_or_else(|| panic!("too little happens in each of {RUNS_MAX} runs"))
+}
+
+/// Returns the number of operations that a run with `--verify` has checked.
+fn operations(report: &serde_json::Value) -> u64 {
+    report["verified"]["operations"].as_u64().unwrap()
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
+
+/// Maximum number of runs of a test until enough has happened in one of them.
+const RUNS_MAX: u64 = 5;
 
 /// Number of items that [`for_each`] checks at a time.
 const AT_ONCE: usize = 3;
@@ -98,7 +127,7 @@ fn found(report: &serde_json::Value) -> Vec<&str> {
 
 #[test]
 fn a_router_that_keeps_its_promises_passes() {
-    let (code, stdout) = against(Behaviour::Honest, &[]);
+    let (code, stdout) = against_until(Behaviour::Honest, &[], "shard3 ");
     assert_eq!(code, Some(0), "{stdout}");
     let lines: Vec<_> = stdout.lines().collect();
     assert!(lines[0].contains(
@@ -112,7 +141,8 @@ fn a_router_that_keeps_its_promises_passes() {
 
 #[test]
 fn json_is_all_there_is_on_stdout() {
-    let (code, stdout) = against(Behaviour::DropsSomeWrites, &["--json", "--writes", "50"]);
+    let more = ["--json", "--writes", "50"];
+    let (code, stdout) = against_until(Behaviour::DropsSomeWrites, &more, "no answer");
     assert_eq!(code, Some(1), "{stdout}");
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["passed"], false);
@@ -130,31 +160,30 @@ fn writes_alone_and_reads_alone_pass() {
 
 #[test]
 fn a_refused_write_fails_and_its_code_is_named() {
-    let (code, stdout) = against(Behaviour::RefusesSomeWrites, &[]);
+    let words = "write  503 TSR201: primary of shard3 did not answer";
+    let (code, stdout) = against_until(Behaviour::RefusesSomeWrites, &[], words);
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("write  503 TSR201: primary of shard3 did not answer"), "{stdout}");
     assert!(stdout.contains("\nFAIL: "), "{stdout}");
 }
 
 #[test]
 fn a_row_of_another_user_fails() {
-    let (code, stdout) = against(Behaviour::ReturnsAnotherUsersRow, &[]);
+    let words = "read   200 wrong row: asked for loadtest-v";
+    let (code, stdout) = against_until(Behaviour::ReturnsAnotherUsersRow, &[], words);
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("read   200 wrong row: asked for loadtest-v"), "{stdout}");
 }
 
 #[test]
 fn an_acknowledged_row_that_is_gone_fails() {
-    let (code, stdout) = against(Behaviour::LosesRows, &[]);
+    let words = "read   200 lost row: loadtest-v";
+    let (code, stdout) = against_until(Behaviour::LosesRows, &[], words);
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("read   200 lost row: loadtest-v"), "{stdout}");
 }
 
 #[test]
 fn a_connection_cut_without_an_answer_fails() {
-    let (code, stdout) = against(Behaviour::DropsSomeWrites, &[]);
+    let (code, stdout) = against_until(Behaviour::DropsSomeWrites, &[], "write  no answer: ");
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("write  no answer: "), "{stdout}");
 }
 
 #[test]
@@ -228,11 +257,19 @@ fn against_a_stall(more: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Asserts a rate of 200 requests per second. On a busy machine a run lasts longer, so more are
-/// due.
-fn assert_due(report: &serde_json::Value, requests: f64) {
-    let most = 200.0 * report["elapsed_s"].as_f64().unwrap() + 50.0;
-    assert!((550.0..=most).contains(&requests), "{report}");
+/// Returns the report of a run with a rate of 200 requests per second. On a busy machine a run
+/// lasts longer, so more are due, and fewer are sent if the tester itself does not run at the end.
+fn at_a_rate_against_a_stall(more: &[&str]) -> serde_json::Value {
+    let due = |report: &serde_json::Value| {
+        ["requests", "dropped"].iter().map(|name| report[name].as_f64().unwrap()).sum::<f64>()
+    };
+    let run = |_| {
+        let report = against_a_stall(&[&["--rate", "200"], more].concat());
+        let most = 200.0 * report["elapsed_s"].as_f64().unwrap() + 50.0;
+        assert!(due(&report) <= most, "{report}");
+        report
+    };
+    until_enough(run, |report| due(report) >= 550.0)
 }
 
 #[test]
@@ -245,17 +282,14 @@ fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one()
     assert!(closed["response_ms"]["max"].as_f64().unwrap() > 900.0, "{closed}");
     // A third of the requests were due in that second: half of these waited for half a second or
     // more.
-    let open = against_a_stall(&["--rate", "200"]);
+    let open = at_a_rate_against_a_stall(&[]);
     assert!(p95(&open, "response_ms") > 500.0, "{open}");
-    assert_due(&open, open["requests"].as_f64().unwrap());
 }
 
 #[test]
 fn requests_beyond_the_concurrency_limit_are_dropped_and_counted() {
-    let report = against_a_stall(&["--rate", "200", "--in-flight", "10"]);
-    let dropped = report["dropped"].as_f64().unwrap();
-    assert!(dropped > 100.0, "{report}");
-    assert_due(&report, report["requests"].as_f64().unwrap() + dropped);
+    let report = at_a_rate_against_a_stall(&["--in-flight", "10"]);
+    assert!(report["dropped"].as_f64().unwrap() > 100.0, "{report}");
     assert!(report["warnings"].to_string().contains("due and not sent"), "{report}");
 }
 

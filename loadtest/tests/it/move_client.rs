@@ -12,6 +12,8 @@ use crate::http::{Answer, PATIENCE, try_send, try_send_within};
 
 /// Longest wait until a move goes on after a crash, and on files until it has ended.
 pub(crate) const RESUMED_MAX: Duration = Duration::from_secs(30);
+/// Pause before a request is sent again.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Number of keys in slots that move, and in slots that do not.
 const MOVED_KEYS: usize = 4;
 const OTHER_KEYS: usize = 2;
@@ -49,6 +51,8 @@ pub(crate) struct Key {
     /// Numbers of values without an answer. A router that was frozen may write such a value after
     /// later ones that another router has written.
     unanswered: Vec<u64>,
+    /// Response to the last write that was refused.
+    refusal: Value,
 }
 
 /// A client of a router that moves slots.
@@ -95,9 +99,13 @@ impl MoveClient {
     fn choose_keys(&mut self, prefix: &str) {
         let large = if self.ending == Cancelled { LARGE_KEYS } else { 0 };
         let moved = MOVED_KEYS + large;
+        let began = Instant::now();
         for number in 0.. {
+            assert!(began.elapsed() < RESUMED_MAX, "{}: no keys are found", self.label);
             let name = format!("{prefix}{number}");
-            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
+            // A busy router may respond too late: then the key is not used.
+            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({}));
+            let Some(route) = route.filter(|route| route.status == 200) else { continue };
             let slot = route.body["slot"].as_u64().unwrap();
             if route.body["shard"] != FROM || self.keys.iter().any(|key| key.slot == slot) {
                 continue;
@@ -112,6 +120,7 @@ impl MoveClient {
                 acknowledged: 0,
                 sent: 0,
                 unanswered: Vec::new(),
+                refusal: Value::Null,
             });
             if self.keys.len() == moved + OTHER_KEYS {
                 break;
@@ -132,7 +141,7 @@ impl MoveClient {
             let answer = self.ask("PUT", &format!("/api/kv/{}", key.name), &value);
             match answer {
                 Some(answer) if answer.status < 300 => key.acknowledged = key.sent,
-                Some(_) => {}
+                Some(answer) => key.refusal = answer.body,
                 None => key.unanswered.push(key.sent),
             }
         }
@@ -214,7 +223,13 @@ impl MoveClient {
             assert!(began.elapsed() < patience, "{}: {}", self.label, shown());
             self.write_all(|| false);
         }
-        let shown = self.shown().unwrap();
+        let shown = loop {
+            if let Some(shown) = self.shown() {
+                break shown;
+            }
+            assert!(began.elapsed() < patience, "{}: the move is not shown", self.label);
+            std::thread::sleep(RETRY_AFTER);
+        };
         let phase = match self.ending {
             Done => "done",
             RolledBack => "rolled_back",
@@ -223,12 +238,25 @@ impl MoveClient {
         assert_eq!(shown["phase"], phase, "{}: {shown}", self.label);
     }
 
+    /// Sends a read until the router responds: if it is busy, it may respond too late.
+    fn read(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let began = Instant::now();
+        loop {
+            let answer = try_send(&self.host, ("GET", path), headers, "").ok();
+            if let Some(answer) = answer.filter(|answer| answer.status < 500) {
+                return answer;
+            }
+            assert!(began.elapsed() < RESUMED_MAX, "{}: no response to {path}", self.label);
+            std::thread::sleep(RETRY_AFTER);
+        }
+    }
+
     /// Checks that each key has the last value that was acknowledged, or a later one, on the shard
     /// that should have it, and that it can be written.
     pub(crate) fn check_rows(&mut self) {
         for Key { name, moves, acknowledged, sent, unanswered, .. } in &self.keys {
             let (path, headers) = (format!("/api/kv/{name}"), [("x-consistency", "all")]);
-            let read = try_send(&self.host, ("GET", &path), &headers, "").unwrap();
+            let read = self.read(&path, &headers);
             let number = read.body["number"].as_u64();
             let is_right = number.is_some_and(|number| {
                 (*acknowledged..=*sent).contains(&number) || unanswered.contains(&number)
@@ -238,13 +266,23 @@ impl MoveClient {
                 is_right,
                 "{label}: {name} is {number:?}, not {acknowledged} to {sent} or {unanswered:?}"
             );
-            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
+            let route = self.read(&format!("/api/route?key={name}"), &[]);
             let owner = if *moves && self.ending == Done { TO } else { FROM };
             assert_eq!(route.body["shard"], owner, "{}: {name}", self.label);
         }
-        self.write_all(|| false);
-        for key in self.keys.iter().filter(|key| !key.is_large) {
-            assert_eq!(key.acknowledged, key.sent, "{}: {} is refused", self.label, key.name);
+        // A busy router may respond too late, but no fence is left.
+        for key in &mut self.keys {
+            key.refusal = Value::Null;
+        }
+        let began = Instant::now();
+        loop {
+            self.write_all(|| false);
+            let fenced = self.keys.iter().find(|key| key.refusal["code"] == "TSR203");
+            assert!(fenced.is_none(), "{}: {:?}", self.label, fenced.map(|key| &key.refusal));
+            let is_refused = |key: &&Key| !key.is_large && key.acknowledged != key.sent;
+            let Some(key) = self.keys.iter().find(is_refused) else { return };
+            let Key { name, refusal, .. } = key;
+            assert!(began.elapsed() < RESUMED_MAX, "{}: {name} is refused: {refusal}", self.label);
         }
     }
 }

@@ -2,21 +2,54 @@
 //! shard map names them.
 //!
 //! A replica of the former owner that lags may still show the rows of such a slot, also to other
-//! routers. So a response of the new owner adds a position of the former one to the client's token:
-//! its *home*, at which the slot had moved.
+//! routers. So a response of the new owner adds a position of the former one to the client's token,
+//! at which the slot had moved.
+//!
+//! A failover of the former owner may lose this position, and with it the move of the slot. Then
+//! the redirect is doubted: requests go to the owner in the map again, and what it reports on its
+//! new timeline counts. Tokens get a position of that timeline instead of the lost one. It is at or
+//! after everything that the failover has kept, and no session is refused because of it.
 //!
 //! **Invariant:** a redirect is followed only until the map names an owner with a later epoch than
-//! it did when the redirect was learned, and until the target refuses the slot.
+//! it did when the redirect was learned, until the target refuses the slot (unless the map names
+//! the target as well), and while the positions of the target's former owners are in the histories
+//! of their shards.
 //! **Not here:** the map (`model::shard_map`), the refusals (`model::slot_refusal`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use engine::replication::ReplicationState;
 use model::keyspace::Slot;
 use model::position::Position;
 use model::shard_map::ShardMap;
 use model::topology::ShardNumber;
+
+/// Position of a former owner at which a slot had moved.
+#[derive(Clone, Debug)]
+pub struct FormerPosition {
+    /// The position.
+    pub position: Position,
+    /// Replication of the former owner, whose history may lose the position.
+    pub replication: Arc<ReplicationState>,
+}
+
+impl FormerPosition {
+    /// Returns true if a failover of the former owner has lost the position.
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.replication.timeline().holds(self.position)
+    }
+
+    /// Replaces a lost position by one of the present timeline: the primary had reached it when it
+    /// was found, so it is at or after everything that the timeline has kept.
+    fn renew(&mut self) {
+        // The timeline first: its successor sets the positions before the history.
+        let timeline = self.replication.timeline().id();
+        let sequence = self.replication.primary().committed();
+        self.position = Position { timeline, sequence };
+    }
+}
 
 /// Redirects by slot.
 #[derive(Debug, Default)]
@@ -31,7 +64,7 @@ struct Known {
     by_slot: HashMap<u16, Redirect>,
     /// Positions of former owners at which slots had moved, by the new owner and the former one. A
     /// position stays until there are no redirects.
-    former_owner_positions: BTreeMap<(ShardNumber, ShardNumber), Position>,
+    former_positions: BTreeMap<(ShardNumber, ShardNumber), FormerPosition>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +72,8 @@ struct Redirect {
     to: ShardNumber,
     /// Epoch in which the slot got the owner that the map named when the redirect was learned.
     since: u64,
+    /// True if a former position of the target was lost since: the move may be lost as well.
+    is_doubted: bool,
 }
 
 impl SlotRedirects {
@@ -48,51 +83,74 @@ impl SlotRedirects {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Returns the shard to which a slot has moved; `None` if the map names the owner.
+    /// Returns the shard to which a slot has moved; `None` if the map names the owner, or if a
+    /// failover may have lost the move.
     pub fn find(&self, map: &ShardMap, slot: Slot) -> Option<ShardNumber> {
         if self.is_empty() {
             return None;
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.read();
         let redirect = *known.by_slot.get(&slot.number())?;
+        let is_lost = known.has_lost(redirect.to);
         drop(known);
-        if map.since(slot) <= redirect.since && map.owner(slot) != redirect.to {
-            return Some(redirect.to);
+        if map.since(slot) > redirect.since {
+            self.forget(slot, redirect.to);
+            return None;
         }
-        self.forget(slot, redirect.to);
-        None
+        if is_lost {
+            self.lock().doubt_lost();
+        }
+        (!is_lost && !redirect.is_doubted).then_some(redirect.to)
     }
 
     /// Returns true if a slot is redirected to this shard.
     pub fn contains(&self, slot: Slot, to: ShardNumber) -> bool {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.by_slot.get(&slot.number()).is_some_and(|redirect| redirect.to == to)
+        let known = self.read();
+        let redirect = known.by_slot.get(&slot.number());
+        redirect.is_some_and(|redirect| {
+            redirect.to == to && !redirect.is_doubted && !known.has_lost(to)
+        })
     }
 
-    /// Remembers that a slot has moved from one shard to another. `home` is a position of the
-    /// former owner at which it had moved.
+    /// Remembers that a slot has moved from one shard to another. `former_position` is a position
+    /// of the former owner at which it had moved. A slot that has come back to the owner in the map
+    /// is redirected there too, so that tokens get the position of the shard where it was.
     pub fn remember(
         &self,
         map: &ShardMap,
         slot: Slot,
         (from, to): (ShardNumber, ShardNumber),
-        home: Option<Position>,
+        former_position: Option<&FormerPosition>,
     ) {
         let since = map.since(slot);
         let mut known = self.lock();
-        if map.owner(slot) == to {
-            known.by_slot.remove(&slot.number());
+        known.doubt_lost();
+        let redirect = known.by_slot.get(&slot.number()).copied();
+        let redirect = redirect.filter(|redirect| redirect.since == since);
+        let came_back =
+            former_position.is_some() && redirect.is_some_and(|redirect| redirect.to != to);
+        if map.owner(slot) == to && !came_back {
+            // A repeated report of a slot that came back changes nothing.
+            if redirect.is_none_or(|redirect| redirect.to != to) {
+                known.by_slot.remove(&slot.number());
+            }
         } else {
-            known.by_slot.insert(slot.number(), Redirect { to, since });
-            known.add_positions((from, to), home);
+            known.by_slot.insert(slot.number(), Redirect { to, since, is_doubted: false });
+            known.add_former_positions((from, to), former_position);
         }
         self.update(&mut known);
     }
 
     /// Returns the former owners of slots that are redirected to a shard, each with a position at
-    /// which they had moved.
+    /// which they had moved. No position is one that its shard has lost.
     pub fn former_owner_positions(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.read();
+        if !known.has_lost(to) {
+            return known.positions_of(to);
+        }
+        drop(known);
+        let mut known = self.lock();
+        known.doubt_lost();
         known.positions_of(to)
     }
 
@@ -110,9 +168,13 @@ impl SlotRedirects {
 
     fn update(&self, known: &mut Known) {
         if known.by_slot.is_empty() {
-            known.former_owner_positions.clear();
+            known.former_positions.clear();
         }
         self.count.store(known.by_slot.len(), Ordering::Release);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> RwLockWriteGuard<'_, Known> {
@@ -121,20 +183,61 @@ impl SlotRedirects {
 }
 
 impl Known {
+    /// Returns the former owners of slots that are redirected to a shard, with their positions.
+    fn former_positions_of(
+        &self,
+        to: ShardNumber,
+    ) -> impl Iterator<Item = (ShardNumber, &FormerPosition)> {
+        let former_positions = self.former_positions.range((to, ShardNumber(0))..);
+        let former_positions = former_positions.take_while(move |((owner, _), _)| *owner == to);
+        former_positions.map(|((_, former), former_position)| (*former, former_position))
+    }
+
     fn positions_of(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
-        let first = (to, ShardNumber(0));
-        let positions = self.former_owner_positions.range(first..);
-        let positions = positions.take_while(|((owner, _), _)| *owner == to);
-        positions.map(|((_, former), home)| (*former, *home)).collect()
+        self.former_positions_of(to)
+            .map(|(former, former_position)| (former, former_position.position))
+            .collect()
+    }
+
+    /// Returns true if a former owner of this shard's slots has lost its former position.
+    fn has_lost(&self, to: ShardNumber) -> bool {
+        self.former_positions_of(to).any(|(_, former_position)| former_position.is_lost())
+    }
+
+    /// Renews the former positions that were lost, and doubts the redirects that rely on them.
+    fn doubt_lost(&mut self) {
+        let mut targets = BTreeSet::new();
+        for ((to, _), former_position) in &mut self.former_positions {
+            if former_position.is_lost() {
+                former_position.renew();
+                targets.insert(*to);
+            }
+        }
+        if targets.is_empty() {
+            return;
+        }
+        for redirect in self.by_slot.values_mut() {
+            redirect.is_doubted |= targets.contains(&redirect.to);
+        }
     }
 
     /// Adds the former owner of a slot, and its own former owners, to those of the new owner.
-    fn add_positions(&mut self, (from, to): (ShardNumber, ShardNumber), home: Option<Position>) {
-        let earlier = self.positions_of(from);
-        for (former, home) in home.map(|home| (from, home)).into_iter().chain(earlier) {
-            let known = self.former_owner_positions.entry((to, former)).or_insert(home);
-            if known.sequence < home.sequence {
-                *known = home;
+    fn add_former_positions(
+        &mut self,
+        (from, to): (ShardNumber, ShardNumber),
+        former_position: Option<&FormerPosition>,
+    ) {
+        let earlier = self
+            .former_positions_of(from)
+            .map(|(former, former_position)| (former, former_position.clone()));
+        let mut added: Vec<(ShardNumber, FormerPosition)> = earlier.collect();
+        added.extend(former_position.map(|former_position| (from, former_position.clone())));
+        // A slot may return to a shard that has owned it before.
+        for (former, former_position) in added.into_iter().filter(|(former, _)| *former != to) {
+            let known = self.former_positions.get(&(to, former));
+            if known.is_none_or(|known| known.position.sequence < former_position.position.sequence)
+            {
+                self.former_positions.insert((to, former), former_position);
             }
         }
     }
@@ -144,9 +247,27 @@ impl Known {
 mod tests {
     use model::keyspace::Keyspace;
     use model::placement::Placement;
+    use model::position::TimelineHistory;
     use model::topology::Topology;
 
     use super::*;
+
+    fn position(sequence: u64) -> Position {
+        Position { timeline: 1, sequence }
+    }
+
+    /// Returns a position of a shard of three nodes on timeline 1.
+    fn former_position(sequence: u64) -> FormerPosition {
+        let history = TimelineHistory::new(vec![(1, 0)]).expect("one timeline");
+        let replication = ReplicationState::new(history, sequence, 3).with_shared_writers();
+        FormerPosition { position: position(sequence), replication: Arc::new(replication) }
+    }
+
+    /// Promotes a node that has the changes up to `kept`, and has reached `reached` since.
+    fn promote(former_position: &FormerPosition, kept: u64, reached: u64) {
+        let history = former_position.replication.timeline().history().followed_by(2, kept);
+        former_position.replication.follow(history, reached, 1);
+    }
 
     #[test]
     fn a_redirect_lasts_until_its_target_refuses_the_slot() {
@@ -156,31 +277,77 @@ mod tests {
         let owner = map.owner(slot);
         let other = ShardNumber(1 - owner.0);
         assert_eq!(redirects.find(&map, slot), None);
-        let home = Some(Position { timeline: 1, sequence: 7 });
-        redirects.remember(&map, slot, (owner, other), home);
+        let former_position = former_position(7);
+        redirects.remember(&map, slot, (owner, other), Some(&former_position));
         assert_eq!(redirects.find(&map, slot), Some(other));
         assert!(redirects.contains(slot, other) && !redirects.contains(slot, owner));
         redirects.forget(slot, owner);
         assert_eq!(redirects.find(&map, slot), Some(other), "another shard has refused it");
         redirects.forget(slot, other);
         assert!(redirects.is_empty() && redirects.former_owner_positions(other).is_empty());
-        redirects.remember(&map, slot, (owner, other), home);
-        redirects.remember(&map, slot, (other, owner), home);
-        assert!(redirects.is_empty(), "the slot came back");
+        redirects.remember(&map, slot, (other, owner), Some(&former_position));
+        assert!(redirects.is_empty(), "the map names the owner, and no other was followed");
     }
 
     #[test]
-    fn a_new_owner_has_the_homes_of_all_former_ones() {
+    fn a_slot_that_came_back_is_redirected_to_the_owner_in_the_map() {
+        let topology = Topology::with_weights(&[1, 1]).expect("two shards");
+        let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("a map");
+        let (slot, redirects) = (Slot::new(0).expect("a slot"), SlotRedirects::default());
+        let owner = map.owner(slot);
+        let other = ShardNumber(1 - owner.0);
+        redirects.remember(&map, slot, (owner, other), Some(&former_position(7)));
+        for _ in 0..2 {
+            redirects.remember(&map, slot, (other, owner), Some(&former_position(4)));
+            assert_eq!(redirects.find(&map, slot), Some(owner));
+            assert_eq!(redirects.former_owner_positions(owner), [(other, position(4))]);
+        }
+        redirects.remember(&map, slot, (owner, other), Some(&former_position(9)));
+        assert_eq!(redirects.find(&map, slot), Some(other), "it moved again");
+        assert_eq!(redirects.former_owner_positions(other), [(owner, position(9))]);
+    }
+
+    #[test]
+    fn a_lost_former_position_is_replaced_in_tokens_by_a_position_of_the_new_timeline() {
+        let topology = Topology::with_weights(&[1, 1]).expect("two shards");
+        let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("a map");
+        let redirects = SlotRedirects::default();
+        let owner = map.owner(Slot::new(0).expect("a slot"));
+        let other = ShardNumber(1 - owner.0);
+        let mut slots = (0..).filter_map(Slot::new).filter(|slot| map.owner(*slot) == owner);
+        let [first, second] = [(); 2].map(|()| slots.next().expect("a slot of the owner"));
+        let before = former_position(100);
+        for slot in [first, second] {
+            redirects.remember(&map, slot, (owner, other), Some(&before));
+        }
+        promote(&before, 100, 110);
+        assert_eq!(redirects.former_owner_positions(other), [(owner, position(100))], "it is kept");
+        assert_eq!(redirects.find(&map, first), Some(other));
+        let before = former_position(105);
+        redirects.remember(&map, first, (owner, other), Some(&before));
+        promote(&before, 90, 95);
+        let renewed = Position { timeline: 2, sequence: 95 };
+        assert_eq!(redirects.former_owner_positions(other), [(owner, renewed)]);
+        assert!(before.replication.timeline().holds(renewed));
+        assert!([first, second].iter().all(|slot| redirects.find(&map, *slot).is_none()));
+        let after = FormerPosition { position: Position { timeline: 2, sequence: 96 }, ..before };
+        redirects.remember(&map, first, (owner, other), Some(&after));
+        assert_eq!(redirects.find(&map, first), Some(other));
+        assert_eq!(redirects.find(&map, second), None, "its own move may still be lost");
+    }
+
+    #[test]
+    fn a_new_owner_has_the_positions_of_all_former_ones() {
         let topology = Topology::with_weights(&[1, 1, 1]).expect("three shards");
         let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("a map");
         let (slot, redirects) = (Slot::new(0).expect("a slot"), SlotRedirects::default());
         let [first, second, third] = [0, 1, 2].map(ShardNumber);
-        let home = |sequence| Position { timeline: 1, sequence };
-        redirects.remember(&map, slot, (first, second), Some(home(9)));
-        redirects.remember(&map, slot, (first, second), Some(home(8)));
-        assert_eq!(redirects.former_owner_positions(second), [(first, home(9))]);
-        redirects.remember(&map, slot, (second, third), Some(home(3)));
-        assert_eq!(redirects.former_owner_positions(third), [(first, home(9)), (second, home(3))]);
+        redirects.remember(&map, slot, (first, second), Some(&former_position(9)));
+        redirects.remember(&map, slot, (first, second), Some(&former_position(8)));
+        assert_eq!(redirects.former_owner_positions(second), [(first, position(9))]);
+        redirects.remember(&map, slot, (second, third), Some(&former_position(3)));
+        let former_positions = [(first, position(9)), (second, position(3))];
+        assert_eq!(redirects.former_owner_positions(third), former_positions);
         assert!(redirects.former_owner_positions(first).is_empty());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a slot that has moved before the map names its owner is routed to the shard that
 //! its former owner has named, as soon as a position of the former owner is known, and until the
-//! named shard refuses the slot.
+//! named shard refuses the slot or the former owner loses that position. If the map names that
+//! shard as well, a refusal changes nothing.
 //! **Not here:** the lifetime of a redirect (`slot_redirects`), the wait for an owner (`manager`).
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 
-use crate::slot_redirects::SlotRedirects;
+use crate::slot_redirects::{FormerPosition, SlotRedirects};
 
 /// Routes slots to shards.
 pub struct SlotRouter {
@@ -78,20 +79,34 @@ impl SlotRouter {
     }
 
     /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
-    /// `home` is a position of that shard at which it refused the slot. Without a position, a new
-    /// owner is not remembered: the tokens of its responses would lack the position, and a router
-    /// with the former map could show a session less than it has seen.
-    pub fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal, home: Option<Position>) {
+    /// `former_position` is a position of that shard at which it refused the slot. Without it, a
+    /// new owner is not remembered: the tokens of its responses would lack the position, and a
+    /// router with the former map could show a session less than it has seen. That includes a slot
+    /// that came back to the owner in the map.
+    pub fn learn(
+        &self,
+        refused_by: ShardNumber,
+        refusal: SlotRefusal,
+        former_position: Option<&FormerPosition>,
+    ) {
+        // A report of a timeline that has ended since is not one of the present timeline.
+        let former_position = former_position.filter(|former_position| !former_position.is_lost());
         match refusal.state {
             RefusedState::Moved { to } => {
                 let map = self.map.load();
-                let is_known = map.owner(refusal.slot) == to || !self.is_news(refusal);
-                if home.is_some() || is_known {
-                    self.redirects.remember(&map, refusal.slot, (refused_by, to), home);
+                let is_named = map.owner(refusal.slot) == to
+                    && self.redirects.find(&map, refusal.slot) != Some(refused_by);
+                let is_known = is_named || !self.is_news(refusal);
+                if former_position.is_some() || is_known {
+                    self.redirects.remember(&map, refusal.slot, (refused_by, to), former_position);
                 }
             }
             RefusedState::Importing | RefusedState::Absent => {
-                self.redirects.forget(refusal.slot, refused_by);
+                // A redirect to the owner in the map changes no route: it keeps the positions of
+                // the shards where the slot was, also while the owner is not active yet.
+                if self.map.load().owner(refusal.slot) != refused_by {
+                    self.redirects.forget(refusal.slot, refused_by);
+                }
             }
             RefusedState::Fenced { .. } => {}
         }
@@ -100,27 +115,88 @@ impl SlotRouter {
 
 #[cfg(test)]
 mod tests {
+    use engine::replication::ReplicationState;
     use model::keyspace::Keyspace;
     use model::placement::Placement;
+    use model::position::TimelineHistory;
     use model::topology::Topology;
 
     use super::*;
 
-    #[test]
-    fn a_new_owner_is_followed_only_with_a_position_of_the_former_one() {
+    /// Returns a position of a shard of three nodes on timeline 1.
+    fn former_position(sequence: u64) -> FormerPosition {
+        let history = TimelineHistory::new(vec![(1, 0)]).expect("one timeline");
+        let replication = ReplicationState::new(history, sequence, 3).with_shared_writers();
+        FormerPosition {
+            position: Position { timeline: 1, sequence },
+            replication: Arc::new(replication),
+        }
+    }
+
+    /// Returns the router of two shards, a slot, its owner and the other shard.
+    fn router() -> (SlotRouter, Slot, ShardNumber, ShardNumber) {
         let topology = Topology::with_weights(&[1, 1]).expect("two shards");
         let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("a map");
         let slot = Slot::new(0).expect("a slot");
         let owner = map.owner(slot);
-        let other = ShardNumber(1 - owner.0);
         let router = SlotRouter::new(&Arc::new(PublishedMap::new(map)));
+        (router, slot, owner, ShardNumber(1 - owner.0))
+    }
+
+    #[test]
+    fn a_new_owner_is_followed_only_with_a_position_of_the_former_one() {
+        let (router, slot, owner, other) = router();
         let moved = SlotRefusal { slot, state: RefusedState::Moved { to: other } };
         router.learn(owner, moved, None);
         assert_eq!(router.locate(slot).shard, owner);
         assert!(router.is_news(moved), "the position is requested again");
-        router.learn(owner, moved, Some(Position { timeline: 1, sequence: 7 }));
+        router.learn(owner, moved, Some(&former_position(7)));
         assert_eq!((router.locate(slot).shard, router.is_news(moved)), (other, false));
         router.learn(owner, moved, None);
         assert_eq!(router.locate(slot).shard, other, "it is known already");
+    }
+
+    #[test]
+    fn a_former_owner_that_has_lost_the_position_of_a_move_is_read_again_on_its_new_timeline() {
+        let (router, slot, owner, other) = router();
+        let moved = SlotRefusal { slot, state: RefusedState::Moved { to: other } };
+        let before = former_position(100);
+        router.learn(owner, moved, Some(&before));
+        let timeline = before.replication.timeline();
+        before.replication.follow(timeline.history().followed_by(2, 90), 95, 1);
+        assert_eq!(router.locate(slot).shard, owner, "the move itself may be lost");
+        assert!(router.is_news(moved) && !router.follows_map());
+        for lost in [None, Some(&before)] {
+            router.learn(owner, moved, lost);
+            assert_eq!(router.locate(slot).shard, owner, "the position is requested again");
+            assert!(router.is_news(moved));
+        }
+        let present = Position { timeline: 2, sequence: 97 };
+        let after =
+            FormerPosition { position: present, replication: Arc::clone(&before.replication) };
+        router.learn(owner, moved, Some(&after));
+        assert_eq!((router.locate(slot).shard, router.is_news(moved)), (other, false));
+        assert_eq!(router.former_owner_positions(other), [(owner, present)]);
+        assert!(timeline.holds(present), "a session with this position is not refused");
+    }
+
+    #[test]
+    fn a_slot_that_came_back_before_the_map_named_the_other_owner_has_the_position_of_that_owner() {
+        let (router, slot, owner, other) = router();
+        let moved = |to| SlotRefusal { slot, state: RefusedState::Moved { to } };
+        router.learn(owner, moved(other), Some(&former_position(7)));
+        router.learn(other, moved(owner), None);
+        assert_eq!(router.locate(slot).shard, other, "the position of its way back is not known");
+        router.learn(other, moved(owner), Some(&former_position(5)));
+        for state in [RefusedState::Importing, RefusedState::Absent] {
+            router.learn(owner, SlotRefusal { slot, state }, None);
+            let place = router.locate(slot);
+            assert!(place.since > place.epoch, "the owner is not active yet: {state:?}");
+        }
+        let place = router.locate(slot);
+        assert_eq!(place.shard, owner);
+        assert!(place.since > place.epoch, "no cached row of the time before is shown");
+        let seen = Position { timeline: 1, sequence: 5 };
+        assert_eq!(router.former_owner_positions(owner), [(other, seen)]);
     }
 }

@@ -84,6 +84,19 @@ pub enum NewShardRefusal {
         /// Name of the shard.
         shard: String,
     },
+    /// The database is that of a shard which the catalog does not list, and has slots: the catalog
+    /// has lost the shard in a failover.
+    #[error(
+        "{place} is the database of {shard}, which the catalog has lost in a failover, and it has \
+         slots with their rows: keep it, stop all routers, and enter {shard} in the catalog again, \
+         as `A shard that the catalog has lost` in the chapter PostgreSQL describes"
+    )]
+    Lost {
+        /// Address.
+        place: String,
+        /// Name of the shard.
+        shard: String,
+    },
     /// The engine distributes rows by itself.
     #[error("this cluster distributes its rows itself: add a node to it with its own commands")]
     Unsupported,

@@ -7,6 +7,7 @@
 //! (`model::slot_plan`).
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use model::shard_map::ShardMap;
 use model::slot_plan::{PlanGoal, PlanStep, SlotPlan};
 use model::topology::{ShardNumber, Topology};
 use moves::limits::STALL;
@@ -299,6 +300,18 @@ impl RebalanceView {
             actions: actions(record),
             moves: None,
         }
+    }
+
+    /// Creates the view of a rebalance in a cluster with this map, which names its table group.
+    pub fn in_map(
+        record: &RebalanceRecord,
+        map: &ShardMap,
+        name_of: impl Fn(ShardNumber) -> String,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let group = record.group.map(|group| map.groups().name_of(group).to_owned());
+        let view = Self::of(record, name_of, now);
+        Self { goal: GoalView { group, ..view.goal }, ..view }
     }
 
     /// Adds the moves of the rebalance.

@@ -128,7 +128,8 @@ impl RefusalCode {
             NewShardRefusal::Unsuitable { .. } => Self::DatabaseUnsuitable,
             NewShardRefusal::NotEmpty { .. }
             | NewShardRefusal::OtherCluster { .. }
-            | NewShardRefusal::OtherShard { .. } => Self::DatabaseInUse,
+            | NewShardRefusal::OtherShard { .. }
+            | NewShardRefusal::Lost { .. } => Self::DatabaseInUse,
             NewShardRefusal::Unsupported => Self::PlacedByEngine,
             NewShardRefusal::Failed(_) => return None,
         })

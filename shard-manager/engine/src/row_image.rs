@@ -4,12 +4,19 @@
 //! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
 
 use model::error::Error;
-use model::row_change::{Change, Operation, Precondition, RowError, RowWrite};
+use model::row_change::{
+    Change, Operation, Precondition, ROW_BYTES_MAX, RowError, RowWrite, UNREAD_BYTES_MAX,
+};
 use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::{ColumnType, Value, push_json};
 
 use crate::default_values::value_in_new_row;
+
+/// Highest number of bytes that one byte of a text becomes in JSON: a control character.
+const ESCAPED_BYTES_MAX: usize = 6;
+/// Highest number of bytes of a value in JSON beside those of its text; for a number, all bytes.
+const VALUE_BYTES_MAX: usize = 32;
 
 /// Columns that the server sets in a row.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +59,119 @@ pub fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, E
     }
 }
 
+/// Returns the stored row with the columns of the change.
+///
+/// # Errors
+/// [`Error::RowTooLarge`] if a partial change makes the row larger than [`ROW_BYTES_MAX`]. A row
+/// that is larger already may become smaller, but its large values may not become larger.
+pub fn merged_row(
+    change: &RowWrite,
+    row: Vec<Value>,
+    server_columns: &ServerColumns<'_>,
+) -> Result<Vec<Value>, Error> {
+    if change.is_partial() {
+        check_size(change, &row)?;
+    }
+    Ok(updated_row(change, row, server_columns))
+}
+
+/// Checks the size of the row that a partial change makes of a stored one.
+///
+/// Changes that are not checked never increase the excess of a row, and neither do accepted ones
+/// that leave the row above [`ROW_BYTES_MAX`]. So its excess never exceeds that limit, and the rest
+/// of its values never [`UNREAD_BYTES_MAX`], the shares of all columns.
+fn check_size(change: &RowWrite, row: &[Value]) -> Result<(), Error> {
+    let table = &change.table;
+    let stored = |column: usize| &row[column - table.answered().start];
+    let merged = |column: usize| {
+        let set = change.set.binary_search_by_key(&column, |(set, _)| *set);
+        set.map_or_else(|_| stored(column), |at| &change.set[at].1)
+    };
+    let after = large_row_size(table, merged);
+    if after.bytes <= ROW_BYTES_MAX {
+        return Ok(());
+    }
+    let before = large_row_size(table, stored);
+    let is_larger = after.bytes > before.bytes || after.excess > before.excess;
+    if is_larger { Err(Error::RowTooLarge) } else { Ok(()) }
+}
+
+/// Returns true if an upsert may be stored without reading its row first: none of its values is
+/// larger than the share of a column. However many such changes set columns of a row, they make it
+/// larger by [`UNREAD_BYTES_MAX`] at most, because each column has only its last value.
+pub fn needs_no_size_check(change: &RowWrite) -> bool {
+    if !change.is_partial() {
+        return true;
+    }
+    let table = &change.table;
+    let share = unread_share(table);
+    let ids = table.id().iter().zip(&change.id);
+    let mut values = ids.chain(change.set.iter().map(|(column, value)| (column, value)));
+    let mut json = Vec::new();
+    values.all(|(column, value)| {
+        json_bytes_max(value) <= share
+            || (json_bytes_min(value) <= share
+                && json_bytes(&mut json, table.column(*column).kind, value) <= share)
+    })
+}
+
+/// Size of the own values of a row as JSON.
+#[derive(Clone, Copy, Debug, Default)]
+struct RowSize {
+    /// Bytes of all values.
+    bytes: usize,
+    /// Bytes by which values exceed the share of a column.
+    excess: usize,
+}
+
+/// Returns the size of a row with these values; zero if it is certainly not larger than
+/// [`ROW_BYTES_MAX`].
+fn large_row_size<'v>(table: &Table, value: impl Fn(usize) -> &'v Value) -> RowSize {
+    let mut size = RowSize::default();
+    if table.own().map(|column| json_bytes_max(value(column))).sum::<usize>() <= ROW_BYTES_MAX {
+        return size;
+    }
+    let share = unread_share(table);
+    let mut json = Vec::new();
+    for column in table.own() {
+        let bytes = json_bytes(&mut json, table.column(column).kind, value(column));
+        size.bytes += bytes;
+        size.excess += bytes.saturating_sub(share);
+    }
+    size
+}
+
+/// Returns the share of each own column in [`UNREAD_BYTES_MAX`], less the bytes that a value may
+/// need beside its JSON.
+fn unread_share(table: &Table) -> usize {
+    (UNREAD_BYTES_MAX / table.own().len().max(1)).saturating_sub(VALUE_BYTES_MAX)
+}
+
+/// Returns a number of bytes that a value as JSON never exceeds.
+fn json_bytes_max(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len() * ESCAPED_BYTES_MAX + VALUE_BYTES_MAX,
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_) => VALUE_BYTES_MAX,
+    }
+}
+
+/// Returns a number of bytes that a value has at least as JSON.
+fn json_bytes_min(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len(),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 0,
+    }
+}
+
+/// Returns the size of a value as JSON. The buffer is overwritten with that JSON.
+fn json_bytes(json: &mut Vec<u8>, kind: ColumnType, value: &Value) -> usize {
+    json.clear();
+    push_value(json, kind, value);
+    json.len()
+}
+
 /// Returns the row with the columns of the change.
-pub fn updated_row(
+fn updated_row(
     change: &RowWrite,
     mut row: Vec<Value>,
     server_columns: &ServerColumns<'_>,
@@ -97,10 +215,126 @@ pub fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
         out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
         out.extend_from_slice(column.name.as_bytes());
         out.extend_from_slice(b"\":");
-        match (column.kind, value) {
-            (ColumnType::Json, Value::Text(json)) => out.extend_from_slice(json.as_bytes()),
-            (_, value) => push_json(out, value),
-        }
+        push_value(out, column.kind, value);
     }
     out.push(b'}');
+}
+
+fn push_value(out: &mut Vec<u8>, kind: ColumnType, value: &Value) {
+    match (kind, value) {
+        (ColumnType::Json, Value::Text(json)) => out.extend_from_slice(json.as_bytes()),
+        (_, value) => push_json(out, value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use model::keyspace::Slot;
+    use model::table::Column;
+
+    use super::*;
+
+    const SERVER_COLUMNS: ServerColumns<'static> =
+        ServerColumns { version: 1_000, now: "2026-01-01T00:00:00.000000Z" };
+
+    /// Returns an upsert that sets these of two columns, counted from 1, to this text.
+    fn upsert(columns: &[usize], text: &str) -> RowWrite {
+        upsert_of(2, columns, text)
+    }
+
+    /// Returns an upsert into a table with this number of columns beside the id.
+    fn upsert_of(nullable: usize, columns: &[usize], text: &str) -> RowWrite {
+        let column = |name: &str, nullable| Column::new(name, ColumnType::Text, nullable);
+        let nullable = (1..=nullable).map(|number| column(&format!("text{number}"), true));
+        let own = [column("id", false)].into_iter().chain(nullable).collect();
+        let table = Table::new("things", own, &["id".to_owned()], None);
+        let table = Arc::new(table.expect("a sound table"));
+        let first = table.id()[0];
+        let value = |column: &usize| (first + column, Value::Text(text.to_owned()));
+        RowWrite {
+            set: columns.iter().map(value).collect(),
+            table,
+            operation: Operation::Upsert,
+            slot: Slot::new(1).expect("a slot"),
+            key: "ada".to_owned(),
+            id: vec![Value::Text("ada".to_owned())],
+            precondition: None,
+            idempotency_key: None,
+            wants_row: false,
+        }
+    }
+
+    fn merge(row: &[Value], change: &RowWrite) -> Result<Vec<Value>, Error> {
+        merged_row(change, row.to_vec(), &SERVER_COLUMNS)
+    }
+
+    /// Returns a text of this many bytes fewer than the limit of a row.
+    fn shorter(bytes: usize) -> String {
+        "x".repeat(ROW_BYTES_MAX - bytes)
+    }
+
+    #[test]
+    fn a_partial_change_may_fill_a_row_up_to_its_limit_and_not_beyond() {
+        let row = new_row(&upsert(&[1], &shorter(1_000)), &SERVER_COLUMNS);
+        // The id and the quotes of all three values.
+        let room = 1_000 - "ada".len() - 3 * 2;
+        let full = merge(&row, &upsert(&[2], &"y".repeat(room)));
+        assert!(full.is_ok(), "{:?}", full.map(drop));
+        let refused = merge(&row, &upsert(&[2], &"y".repeat(room + 1)));
+        assert_eq!(refused.map(drop), Err(Error::RowTooLarge));
+        // A quotation mark is two bytes of JSON.
+        let refused = merge(&row, &upsert(&[2], &"\"".repeat(room / 2 + 1)));
+        assert_eq!(refused.map(drop), Err(Error::RowTooLarge));
+    }
+
+    #[test]
+    fn a_row_above_the_limit_may_become_smaller_and_may_be_replaced_as_a_whole() {
+        let row = new_row(&upsert(&[1, 2], &shorter(1_000)), &SERVER_COLUMNS);
+        for text in [shorter(1_000), shorter(1_001), String::new()] {
+            assert!(merge(&row, &upsert(&[1], &text)).is_ok(), "{}", text.len());
+        }
+        assert_eq!(merge(&row, &upsert(&[1], &shorter(999))).map(drop), Err(Error::RowTooLarge));
+        assert!(merge(&row, &upsert(&[1, 2], &shorter(0))).is_ok(), "a row written as a whole");
+    }
+
+    #[test]
+    fn a_partial_change_goes_without_a_size_check_only_if_all_columns_of_its_size_have_room() {
+        assert!(needs_no_size_check(&upsert(&[1, 2], &shorter(0))), "a row written as a whole");
+        assert!(needs_no_size_check(&upsert(&[1], "short")));
+        let columns = 3;
+        let share = UNREAD_BYTES_MAX / columns - VALUE_BYTES_MAX;
+        // The quotes are part of a value.
+        assert!(needs_no_size_check(&upsert(&[1], &"x".repeat(share - 2))));
+        assert!(!needs_no_size_check(&upsert(&[1], &"x".repeat(share - 1))));
+        assert!(needs_no_size_check(&upsert(&[1], &"\"".repeat(share / 2 - 1))));
+        assert!(!needs_no_size_check(&upsert(&[1], &"\"".repeat(share / 2))));
+    }
+
+    #[test]
+    fn a_partial_change_of_many_columns_is_measured_by_its_largest_value() {
+        let columns: Vec<usize> = (1..=100).collect();
+        let mut change = upsert_of(199, &columns, &"x".repeat(5_000));
+        assert!(needs_no_size_check(&change));
+        change.set[99].1 = Value::Text("x".repeat(6_000));
+        assert!(!needs_no_size_check(&change));
+    }
+
+    #[test]
+    fn a_row_that_unread_changes_have_enlarged_takes_no_larger_values_in_exchange_for_small_ones() {
+        let half = "x".repeat(ROW_BYTES_MAX / 2 - 200);
+        let row = new_row(&upsert_of(11, &[1, 2], &half), &SERVER_COLUMNS);
+        let small: Vec<usize> = (3..=11).collect();
+        let share = UNREAD_BYTES_MAX / 12 - VALUE_BYTES_MAX;
+        let unread = upsert_of(11, &small, &"y".repeat(share - 2));
+        assert!(needs_no_size_check(&unread));
+        let row = updated_row(&unread, row, &SERVER_COLUMNS);
+        // The row becomes smaller, but the emptied columns could be filled again.
+        let mut exchange = upsert_of(11, &[1, 3, 4, 5, 6, 7, 8], "");
+        exchange.set[0].1 = Value::Text(format!("{half}{}", "x".repeat(4 * share)));
+        assert_eq!(merge(&row, &exchange).map(drop), Err(Error::RowTooLarge));
+        exchange.set[0].1 = Value::Text(half);
+        assert!(merge(&row, &exchange).is_ok(), "no large value becomes larger");
+    }
 }

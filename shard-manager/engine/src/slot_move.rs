@@ -15,8 +15,11 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use model::error::{Error, Outcome};
+use model::idempotency;
 use model::keyspace::Slot;
 use model::position::Position;
+use model::row_change::{ROW_BYTES_MAX, UNREAD_BYTES_MAX};
+use model::table::Table;
 use moves::applied::{AppliedRows, Feed};
 use moves::identity::MoveId;
 use moves::move_row::{CopyCursor, MoveRow};
@@ -29,8 +32,21 @@ use moves::round::CopyRound;
 use super::EngineFuture;
 use super::row_hashes::{RowHashQuery, RowHashes};
 
-/// Maximum size of the rows of a round in bytes. A mover holds two rounds at most.
+/// Maximum size of the rows of a round in bytes, but for a record of an idempotency key. A mover
+/// holds two rounds at most.
 pub const ROUND_BYTES_MAX: usize = 4 << 20;
+
+// A row into which changes were merged can be moved.
+const _: () = assert!(ROW_BYTES_MAX + UNREAD_BYTES_MAX <= ROUND_BYTES_MAX);
+
+/// Returns the maximum size of a row of this table that is moved, in bytes.
+///
+/// The record of an idempotency key holds a row as a JSON string, in which the quotation marks and
+/// backslashes of the row's JSON are escaped again, and so are control characters of its texts.
+pub fn row_bytes_max(table: &Table) -> usize {
+    let is_record = table.name() == idempotency::TABLE.name();
+    if is_record { 4 * ROUND_BYTES_MAX } else { ROUND_BYTES_MAX }
+}
 
 /// Interfaces through which a shard takes part in moves.
 #[derive(Clone)]
@@ -82,6 +98,20 @@ pub trait MoveReader: Send + Sync {
         query: &'a RowHashQuery,
         deadline: Instant,
     ) -> EngineFuture<'a, RowHashes>;
+
+    /// Returns true if at least `most` changes of some slots are recorded, more than a shard keeps
+    /// for a move. A log that limits itself never has too many.
+    ///
+    /// # Errors
+    /// The error of the primary.
+    fn has_too_many_changes<'a>(
+        &'a self,
+        _slots: &'a Arc<[Slot]>,
+        _most: u64,
+        _deadline: Instant,
+    ) -> EngineFuture<'a, bool> {
+        Box::pin(async { Ok(false) })
+    }
 
     /// Returns the free bytes of the disk on which rows are stored; `None` if the engine cannot
     /// determine them, as is the case for database servers.
@@ -278,8 +308,8 @@ pub enum RoundError {
     /// round, or the log no longer has them.
     #[error("the changes since the last round are not recorded")]
     LostChanges,
-    /// A row is larger than a round can be.
-    #[error("a row of {table} is larger than {ROUND_BYTES_MAX} bytes")]
+    /// A row is larger than [`row_bytes_max`].
+    #[error("a row of {table} is too large for a move")]
     RowTooLarge {
         /// Name of the table.
         table: String,
@@ -324,4 +354,38 @@ pub enum MoveChangeError {
 /// row of the move shows that no changes are recorded.
 pub fn recorded_feed(row: &MoveRow, timeline: u32) -> Option<Feed> {
     row.is_traced.then(|| row.feed(timeline))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::row_change::{Change, Operation, RowDone, RowWrite};
+    use model::value::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_record_of_a_deletion_can_be_moved_whatever_the_row_was() {
+        let change = RowWrite {
+            table: Arc::clone(&idempotency::TABLE),
+            operation: Operation::Delete,
+            slot: Slot::new(1).expect("a slot"),
+            key: "ada".to_owned(),
+            id: vec![Value::Text("ada".to_owned())],
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: Some("once".to_owned()),
+            wants_row: false,
+        };
+        // The largest row of quotation marks, and a CSV row of control characters.
+        let texts = ["\\\"".repeat(ROUND_BYTES_MAX / 2), "\\u0001".repeat(2 << 20)];
+        for text in texts {
+            let json = format!("{{\"text\":\"{text}\"}}").into_bytes();
+            let done = RowDone { change: Change::Removed, version: 1, json, replayed: false };
+            let record = idempotency::record(&change, &Ok(done)).expect("it is stored");
+            let [_, (_, Value::Text(answer))] = &record.set[..] else { panic!("two columns") };
+            let names_and_key = 64 << 10;
+            assert!(answer.len() > ROUND_BYTES_MAX, "larger than other rows");
+            assert!(answer.len() + names_and_key <= row_bytes_max(&record.table));
+        }
+    }
 }

@@ -189,6 +189,14 @@ pub enum LocalError {
         /// Reason.
         cause: &'static str,
     },
+    /// PostgreSQL does not accept the setting.
+    #[error("the setting {name}: PostgreSQL refuses it: {reason}; correct it, or leave it out")]
+    RefusedSetting {
+        /// Name of the setting.
+        name: String,
+        /// Message of the server program.
+        reason: String,
+    },
     /// A program failed.
     #[error("{node}: {program} failed: {output}; correct that, and run the command again")]
     Program {

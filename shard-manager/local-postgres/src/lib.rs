@@ -38,9 +38,11 @@ mod primary_choice;
 mod processes;
 mod programs;
 mod provision;
+mod setting_check;
 mod settings;
 mod shared_env;
 mod standalone;
+mod standby_settings;
 
 pub use error::LocalError;
 pub use local_cluster::LocalCluster;

@@ -26,6 +26,7 @@ use crate::manifest::Manifest;
 use crate::node::{LocalNode, Stop};
 use crate::primary_choice::{node_of, nodes_of};
 use crate::programs::Programs;
+use crate::setting_check::check_accepted;
 use crate::shared_env::{DATABASE_USER, Secret, SharedEnv};
 use crate::{NodeCommands, environment, ports, settings};
 
@@ -197,6 +198,7 @@ fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalClu
     let env =
         Arc::new(SharedEnv { cluster_dir: cluster_dir.clone(), programs, password, settings });
     env.check_reach()?;
+    check_accepted(&env, &spec.settings, manifest.replicas)?;
     manifest.reassign_ports(|entry| {
         let node = node_of(&env, entry, None);
         node.is_running() || ports::check_free(entry.port).is_ok()

@@ -17,6 +17,7 @@ use crate::ports;
 use crate::processes;
 use crate::settings::{lines, quoted};
 use crate::shared_env::{DATABASE_USER, Peer, SharedEnv, error_output};
+use crate::standby_settings::settings_of_standby;
 use model::topology::Role;
 
 /// Time limit of a start, in seconds: the server may have to recover first.
@@ -254,12 +255,8 @@ impl LocalNode {
     pub(super) fn query(&self, sql: &str) -> Result<String, LocalError> {
         let mut command = self.env.client("psql", &self.peer());
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
-        let ended = self.env.output(command.args(["-c", sql]))?;
-        if ended.status.success() {
-            return Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned());
-        }
-        let (node, program) = (self.name.clone(), "psql".to_owned());
-        Err(LocalError::Program { node, program, output: error_output(&ended) })
+        let output = self.env.text(&self.name, command.args(["-c", sql]))?;
+        Ok(output.trim().to_owned())
     }
     /// Returns the connection string by which its server follows another one.
     pub(super) fn conninfo(&self, source: &Peer) -> String {
@@ -280,7 +277,12 @@ impl LocalNode {
             own.push(("primary_slot_name", self.slot()));
         }
         own.extend_from_slice(more);
-        let text = lines(&own, &self.env.settings);
+        let text = if self.dir.is_standby() {
+            let source = self.source.as_ref();
+            lines(&own, &settings_of_standby(&self.env, &self.name, &self.dir, source)?)
+        } else {
+            lines(&own, &self.env.settings)
+        };
         self.env.cluster_dir.write(&self.dir.settings(), &text)
     }
 }

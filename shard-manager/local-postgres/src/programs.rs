@@ -16,8 +16,16 @@ use crate::error::LocalError;
 pub const MAJOR_MIN: u32 = 15;
 /// Environment variable that names the folder of the programs.
 pub const VARIABLE: &str = "TESSERA_PG_BIN";
-const NEEDED: [&str; 7] =
-    ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_rewind", "createdb", "psql"];
+const NEEDED: [&str; 8] = [
+    "postgres",
+    "initdb",
+    "pg_ctl",
+    "pg_basebackup",
+    "pg_controldata",
+    "pg_rewind",
+    "createdb",
+    "psql",
+];
 /// Folders in which packages install them; `*` stands for a version.
 const FOLDERS: [&str; 9] = [
     "/usr/lib/postgresql/*/bin",

@@ -57,8 +57,7 @@ const OWN: [&str; 15] = [
 pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
     for (name, value) in settings {
         let refused = |cause| Err(LocalError::Setting { name: name.clone(), cause });
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-        if name.is_empty() || !name.chars().all(is_name) {
+        if !is_name(name) {
             return refused("this is not a name of a setting");
         }
         if OWN.contains(&name.to_ascii_lowercase().as_str()) {
@@ -69,6 +68,27 @@ pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
         }
     }
     Ok(())
+}
+
+/// Returns whether a configuration file can contain this name: an identifier, or two with a dot
+/// between them for a setting of an extension.
+fn is_name(name: &str) -> bool {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    match name.split_once('.') {
+        Some((extension, setting)) => is_word(extension) && is_word(setting),
+        None => is_word(name),
+    }
+}
+
+/// Returns the value that the file of a server gives to a setting: the last chosen one, else that
+/// of every server, if there is one.
+pub(super) fn value_of<'s>(name: &str, chosen: &'s [(String, String)]) -> Option<&'s str> {
+    let set = chosen.iter().rfind(|(chosen, _)| chosen.eq_ignore_ascii_case(name));
+    let common = || COMMON.iter().find(|(common, _)| *common == name).map(|(_, value)| *value);
+    set.map(|(_, value)| value.as_str()).or_else(common)
 }
 
 /// Returns the configuration lines of one server; of a setting that occurs twice, the last is in
@@ -84,8 +104,8 @@ pub(super) fn lines(own: &[(&str, String)], chosen: &[(String, String)]) -> Stri
 
 /// Returns whether commits wait for the disk.
 pub(super) fn is_synced(chosen: &[(String, String)]) -> bool {
-    let set = chosen.iter().rfind(|(name, _)| name.eq_ignore_ascii_case("fsync"));
-    !set.is_some_and(|(_, value)| ["off", "false", "no", "0"].contains(&value.as_str()))
+    let set = value_of("fsync", chosen);
+    !set.is_some_and(|value| ["off", "false", "no", "0"].contains(&value))
 }
 
 /// Quotes a value for a configuration file or a connection string.
@@ -112,6 +132,23 @@ mod tests {
             assert!(check(&set(directive, "/tmp/more.conf")).is_err(), "{directive}");
         }
         check(&set("shared_buffers", "1GB")).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_no_configuration_file_can_contain_is_refused() {
+        for name in ["1st", "a.1", "a.", ".a", "a..b", "a.b.c", "max-connections"] {
+            assert!(check(&set(name, "1")).is_err(), "{name}");
+        }
+        for name in ["jit", "_x", "auto_explain.log_min_duration", "MAX_connections"] {
+            check(&set(name, "1")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_chosen_value_replaces_that_of_every_server() {
+        assert_eq!(value_of("max_connections", &set("Max_Connections", "7")), Some("7"));
+        assert_eq!(value_of("max_connections", &set("jit", "on")), Some("100"));
+        assert_eq!(value_of("max_worker_processes", &[]), None);
     }
 
     #[test]

@@ -122,9 +122,14 @@ impl SharedEnv {
 
     /// Runs a program and returns an error unless it succeeds.
     pub(super) fn run(&self, node: &str, command: &mut Command) -> Result<(), LocalError> {
+        self.text(node, command).map(drop)
+    }
+
+    /// Runs a program and returns its standard output, or an error unless it succeeds.
+    pub(super) fn text(&self, node: &str, command: &mut Command) -> Result<String, LocalError> {
         let ended = self.output(command)?;
         if ended.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
         }
         let path = PathBuf::from(command.get_program());
         let program = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

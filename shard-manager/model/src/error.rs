@@ -76,6 +76,9 @@ pub enum Error {
     /// The rows of one transaction are larger than one entry of the log may be.
     #[error("the rows of this transaction are together more than {} MiB", crate::row_change::IMAGES_BYTES_MAX >> 20)]
     TransactionTooLarge,
+    /// The columns that the change sets, and those that are stored already, are too large together.
+    #[error("with this change the values of the row are together more than {} MiB", crate::row_change::ROW_BYTES_MAX >> 20)]
+    RowTooLarge,
     /// A constraint of the database (unique, foreign key, check) forbids it.
     #[error("the row breaks a {rule} constraint")]
     Constraint {

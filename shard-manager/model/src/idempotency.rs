@@ -3,8 +3,9 @@
 //! The response is stored in the same transaction as the write, beside the rows of the same shard
 //! key, for at least 24 hours. So the response is stored if and only if the write is. Rejections
 //! that depend on stored rows (exists, no such row, …) are stored as well: a request that was
-//! answered "rejected" must not succeed when a proxy repeats it. The scheme is that of the IETF
-//! draft "The Idempotency-Key HTTP Header Field".
+//! answered "rejected" must not succeed when a proxy repeats it. If the database rolls back the
+//! transaction with the rejection, a second one stores it before it is reported. The scheme is that
+//! of the IETF draft "The Idempotency-Key HTTP Header Field".
 //!
 //! **Invariant:** the fingerprint depends on the meaning of a request, not on its spelling.
 //! **Not here:** looking up and storing records (`batch/idempotency` of `postgres` and of
@@ -74,6 +75,7 @@ enum Answer<'a> {
     MissingColumn {
         column: String,
     },
+    RowTooLarge,
     /// The row was refused only because of another row of the same transaction.
     Undone {
         row: usize,
@@ -132,6 +134,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::VersionDiffers => Some(Answer::VersionDiffers),
         Error::Constraint { rule } => Some(Answer::Constraint { rule: (*rule).to_owned() }),
         Error::NotUnique { index } => Some(Answer::NotUnique { index: index.clone() }),
+        Error::RowTooLarge => Some(Answer::RowTooLarge),
         Error::Row(RowError::MissingColumn { column, .. }) => {
             Some(Answer::MissingColumn { column: column.clone() })
         }
@@ -194,6 +197,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
         | Answer::Constraint { .. }
         | Answer::NotUnique { .. }
         | Answer::MissingColumn { .. }
+        | Answer::RowTooLarge
         | Answer::Undone { .. }) => {
             Err(Error::Remembered(Box::new(rejected_for(change, &rejected))))
         }
@@ -208,6 +212,7 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
         Answer::VersionDiffers => Error::VersionDiffers,
         Answer::Constraint { rule } => Error::Constraint { rule: crate::error::rule(rule) },
         Answer::NotUnique { index } => Error::NotUnique { index: index.clone() },
+        Answer::RowTooLarge => Error::RowTooLarge,
         Answer::MissingColumn { column } => {
             let (table, column) = (change.table.name().to_owned(), column.clone());
             Error::Row(RowError::MissingColumn { table, column })
@@ -241,4 +246,44 @@ fn fingerprint(change: &RowWrite) -> String {
         precondition.append_to_fingerprint(&mut text);
     }
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::keyspace::Slot;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_depends_on_stored_rows_is_returned_again_from_its_record() {
+        let change = RowWrite {
+            table: Arc::clone(&TABLE),
+            operation: Operation::Update,
+            slot: Slot::new(1).expect("a slot"),
+            key: "ada".to_owned(),
+            id: vec![Value::Text("ada".to_owned())],
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: Some("once".to_owned()),
+            wants_row: true,
+        };
+        let (table, column) = (TABLE.name().to_owned(), "answer".to_owned());
+        for error in [
+            Error::Exists,
+            Error::NoSuchRow,
+            Error::VersionDiffers,
+            Error::Constraint { rule: "check" },
+            Error::NotUnique { index: "one_note".to_owned() },
+            Error::RowTooLarge,
+            Error::Row(RowError::MissingColumn { table, column }),
+            Error::Undone { row: 3, cause: Box::new(Error::RowTooLarge) },
+        ] {
+            let record = record(&change, &Err(error.clone())).expect("it is stored");
+            let [(_, Value::Text(fingerprint)), (_, Value::Text(answer))] = &record.set[..] else {
+                panic!("{record:?}")
+            };
+            let again = replay(&change, fingerprint, answer);
+            assert_eq!(again, Err(Error::Remembered(Box::new(error))));
+        }
+    }
 }

@@ -19,6 +19,14 @@ use crate::value::{ColumnType, TypeMismatch, Value, push_json_number};
 /// in its response. Both hold whole rows, and a small change may touch many.
 pub const IMAGES_BYTES_MAX: usize = 16 << 20;
 
+/// Highest size of the values of a row as JSON, if a change sets some of them and the others are
+/// stored already. Rows that are written as a whole are limited by the bodies of their requests:
+/// JSON bodies are smaller. (A CSV row of control characters may be larger as JSON.)
+pub const ROW_BYTES_MAX: usize = 3 << 20;
+
+/// Bytes by which changes whose rows are not read may together exceed [`ROW_BYTES_MAX`].
+pub const UNREAD_BYTES_MAX: usize = 1 << 20;
+
 /// Operation on a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -218,7 +226,7 @@ impl RowWrite {
     pub fn builds_on_stored(&self) -> bool {
         let is_merged = match self.operation {
             // Only the server sets the version and the times.
-            Operation::Upsert => self.set.len() + self.id.len() < self.table.own().len(),
+            Operation::Upsert => self.is_partial(),
             Operation::Update => true,
             Operation::Insert | Operation::Delete => false,
         };
@@ -266,10 +274,14 @@ impl RowWrite {
         })
     }
 
+    /// Returns true if the change has no value for some own columns: a stored row keeps them.
+    pub fn is_partial(&self) -> bool {
+        self.set.len() + self.id.len() < self.table.own().len()
+    }
+
     /// Returns true if a new row would get defaults.
     pub fn needs_defaults(&self) -> bool {
-        self.set.len() + self.id.len() < self.table.own().len()
-            && self.absent().any(|index| self.table.column(index).default.is_some())
+        self.is_partial() && self.absent().any(|index| self.table.column(index).default.is_some())
     }
 
     /// Returns the first column that a new row needs and for which the change has no value.

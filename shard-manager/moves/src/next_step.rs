@@ -9,6 +9,8 @@ mod after_commit;
 mod before_commit;
 mod without_source;
 
+pub mod without_destination;
+
 use crate::beginning::NewMoveRow;
 use crate::identity::{MoveLeg, MoveRole, MoveSide, MoveTicket};
 use crate::move_row::MoveRow;

@@ -129,6 +129,9 @@ pub struct MoveProgress {
     /// True once this mover has sent a commit in its term, even if the outcome is known: the same
     /// request may arrive again.
     pub sends_commit: bool,
+    /// True if the source has recorded more changes than it keeps, until this mover begins the next
+    /// recording. The request that ends one may be lost, or find a lock taken.
+    pub has_too_many_changes: bool,
     /// Sides on which this mover has raised its term.
     pub raised: [bool; 2],
 }
@@ -141,6 +144,15 @@ impl MoveProgress {
             matches!(request, MoveRequest::CopyAgain(_) | MoveRequest::Discard(_));
         self.forgets |= matches!(request, MoveRequest::Forget(_));
         self.sends_commit |= matches!(request, MoveRequest::Commit(..));
+        self.has_too_many_changes &= !matches!(request, MoveRequest::Trace(_));
+    }
+
+    /// Records that a shard could not be read. A source that has crashed may give numbers of lost
+    /// transactions again, whose changes the copy then seems to have: another round and another
+    /// comparison show that.
+    pub fn note_outage(&mut self) {
+        // A fence of before the outage does not excuse the comparison.
+        self.note_fence_end();
     }
 
     /// Records that a fence of this mover has ended without a commit. Clients may have written

@@ -66,7 +66,8 @@ pub enum MoveRule {
     /// The activation is confirmed before publication, cleaning or the next leg. Otherwise a
     /// failover of the target could leave the slots without an owner.
     ActivationConfirmed,
-    /// A move has ended once the absence of its rows is confirmed on both shards.
+    /// A move has ended once the absence of its rows is confirmed on both shards. A leg that is
+    /// cancelled may end on its origin alone: [`crate::next_step::without_destination`].
     EndConfirmed,
     /// A term that a failover has lost is raised again. Otherwise the mover's requests would be
     /// refused for ever.

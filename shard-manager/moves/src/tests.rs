@@ -342,6 +342,49 @@ fn a_move_that_is_given_up_leaves_nothing() {
 }
 
 #[test]
+fn a_recording_that_is_too_long_ends_and_the_copy_begins_again() {
+    let (mut pair, _) = before_the_commit();
+    pair.progress.has_too_many_changes = true;
+    let MoveStep::Send(side, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
+    assert!(side == MoveSide::Origin && matches!(*request, MoveRequest::Lift(_)));
+    pair.progress.note_sending(&request);
+    pair.send(side, &request);
+    assert!(pair.progress.has_too_many_changes, "the request may have been lost");
+    assert_eq!(pair.shards[0].slots, owner().slots);
+    let MoveStep::Send(side, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
+    assert!(side == MoveSide::Origin && matches!(*request, MoveRequest::Trace(_)));
+    pair.progress.note_sending(&request);
+    assert!(!pair.progress.has_too_many_changes);
+}
+
+#[test]
+fn a_copy_is_followed_and_compared_again_after_its_source_may_have_crashed() {
+    let (mut pair, _) = before_the_commit();
+    let MoveStep::Send(_, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
+    assert!(matches!(*request, MoveRequest::Commit(..)));
+    pair.progress.note_outage();
+    let round = MoveStep::CopyRound { from: MoveSide::Origin };
+    assert_eq!(pair.step(MoveGoal::Forward), round);
+    assert_eq!(pair.progress.verified, None);
+}
+
+/// A destination could not be read while its move was cancelled, so only the origin has ended it.
+#[test]
+fn a_destination_that_comes_back_after_a_cancellation_without_it_discards_its_copy() {
+    let (mut pair, commit) = before_the_commit();
+    let ticket = MoveTicket { id: MoveId(7), leg: MoveLeg::FIRST, term: term(2) };
+    pair.send(MoveSide::Origin, &MoveRequest::Raise { id: MoveId(7), term: term(2) });
+    pair.send(MoveSide::Origin, &MoveRequest::Lift(ticket));
+    let refusal = commit.apply(&mut pair.shards[0].clone(), &CONTEXT);
+    assert_eq!(refusal, Err(MoveRefusal::UnknownMove), "a late commit");
+    assert_eq!(pair.states(), [SlotsState::Owned, SlotsState::Importing]);
+    (pair.term, pair.progress) = (term(3), MoveProgress::default());
+    assert_eq!(pair.run(MoveGoal::Back), MoveStep::End(Some(MoveSide::Origin)));
+    assert_eq!(pair.shards[0].slots, owner().slots);
+    assert!(pair.shards[1].slots.is_empty() && pair.rows == [true, false]);
+}
+
+#[test]
 fn slots_are_in_one_move_and_within_bounds() {
     let mut shard = owner();
     let trace = |slots, id| MoveRequest::Trace(new_row(slots, id));

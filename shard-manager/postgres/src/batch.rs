@@ -134,6 +134,31 @@ impl Batch {
         Ok(done)
     }
 
+    /// Returns the results of the changes of an operation that the database has refused for this
+    /// reason: it is stored under their idempotency keys. A repetition gets its first result. If a
+    /// slot takes no writes by now, nothing is stored.
+    pub(super) fn refuse(
+        &mut self,
+        operation: &WriteGroup<'_>,
+        (barred, versions): (Barred, Vec<i64>),
+        reason: &Error,
+    ) -> Vec<Result<RowDone, Error>> {
+        (self.barred, self.versions) = (barred, versions.into_iter());
+        let changes = operation.rows;
+        let barred = |(at, change)| Some((at, self.barred.refusal(change)?));
+        let barred = changes.iter().enumerate().find_map(barred);
+        let verdict = |at: usize| match &barred {
+            None => reason.clone(),
+            Some((culprit, error)) => {
+                let places = operation.atomic_rows;
+                let place = places.and_then(|places| places.get(*culprit)).unwrap_or(culprit);
+                undone_error(error, at == *culprit, *place)
+            }
+        };
+        let numbered = changes.iter().enumerate();
+        numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+    }
+
     /// Returns true if several changes have written a row that the database may alter: the database
     /// shows only the last of them.
     fn hides_a_step(&self, row: &Row) -> bool {
@@ -244,7 +269,7 @@ impl Batch {
         let server_columns = ServerColumns { version, now: &self.now };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => row_image::updated_row(change, row, &server_columns),
+            (Change::Changed, Some(row)) => row_image::merged_row(change, row, &server_columns)?,
             (Change::Created | Change::Changed | Change::Removed, _) => {
                 row_image::new_row(change, &server_columns)
             }

@@ -2,7 +2,8 @@
 //!
 //! The server must meet the requirements that a router checks when it starts, and the database must
 //! be empty. A database that was claimed for the same shard passes, so that an interrupted join can
-//! be repeated.
+//! be repeated. So does the database of a shard that the catalog has lost in a failover, if it has
+//! no slots.
 //!
 //! **Invariant:** nothing is changed on the servers; no password is sent to a host that is not in
 //! the settings of the router.
@@ -23,7 +24,7 @@ use super::node_address::{ClusterAddress, NodeAddress, NodeAddressError, ServerE
 use super::requirements;
 use super::session::Session;
 use super::shard_addresses;
-use super::shard_database::signature;
+use super::shard_database::{has_rows, signature};
 use super::statement::{Statement, load};
 
 /// Query for the names of some tables, views and sequences that belong neither to PostgreSQL nor to
@@ -39,6 +40,12 @@ const CONTENTS: &str = "SELECT n.nspname || '.' || c.relname
 /// True if a router has begun to prepare the database for a shard.
 const IS_BEGUN: &str = "SELECT to_regnamespace('tessera') IS NOT NULL
     AND to_regclass('tessera.tessera_cluster') IS NULL";
+
+/// True if a shard owns slots.
+const OWNS_SLOTS: &str =
+    "SELECT EXISTS (SELECT FROM tessera.tessera_slots WHERE state IN ('owned', 'fenced'))";
+/// True if a shard owns or imports slots.
+const HAS_SLOTS: &str = "SELECT EXISTS (SELECT FROM tessera.tessera_slots WHERE state <> 'moved')";
 
 /// Cluster that a shard is to join.
 pub(super) struct JoinedCluster<'c> {
@@ -86,7 +93,7 @@ pub(super) async fn check(
     for session in &mut sessions {
         check_node(session, replicas).await?;
     }
-    check_contents(&sessions[0], name, (known, cluster.cluster_id)).await?;
+    check_contents(&sessions[0], name, (known, cluster)).await?;
     let hosts = sessions.iter().flat_map(|session| session.address.hosts.iter().cloned());
     Ok(NodeAddress { hosts: hosts.collect(), ..location.clone() }.location())
 }
@@ -117,6 +124,12 @@ impl JoinedCluster<'_> {
             }
         }
         Ok(known)
+    }
+
+    /// Returns true if a shard of this name has retired.
+    fn has_retired(&self, name: &str) -> bool {
+        let mut shards = self.stored.map.topology().shards().iter();
+        shards.any(|shard| shard.name == name && shard.state == ShardState::Retired)
     }
 
     fn address_of(&self, number: ShardNumber) -> Option<NodeAddress> {
@@ -227,22 +240,19 @@ async fn check_node(session: &mut Session, replicas: usize) -> Result<(), NewSha
 async fn check_contents(
     session: &Session,
     name: &str,
-    (known, cluster_id): (Option<ShardState>, &str),
+    (known, cluster): (Option<ShardState>, &JoinedCluster<'_>),
 ) -> Result<(), NewShardRefusal> {
     let (connection, place) = (&session.connection, session.address.to_string());
     let failed = |error| unsuitable(session, error);
     match signature(connection).await.map_err(failed)? {
-        Some((cluster, _)) if cluster != cluster_id => {
+        Some((signed, _)) if signed != cluster.cluster_id => {
             return Err(NewShardRefusal::OtherCluster { place });
         }
         Some((_, shard)) if shard != name => {
             return Err(NewShardRefusal::OtherShard { place, shard });
         }
         Some(_) if known.is_some() => return Ok(()),
-        Some((_, shard)) => {
-            let contents = format!("it was the database of {shard}, which has retired");
-            return Err(NewShardRefusal::NotEmpty { place, contents });
-        }
+        Some((_, shard)) => return check_unlisted(session, shard, cluster).await,
         None => {}
     }
     // An interrupted claim leaves tables without rows.
@@ -260,8 +270,45 @@ async fn check_contents(
     Err(NewShardRefusal::NotEmpty { place, contents })
 }
 
+/// Checks the database of a shard of this cluster that the catalog does not list: the shard has
+/// retired, or the catalog has lost it in a failover. A lost shard without slots may join again.
+async fn check_unlisted(
+    session: &Session,
+    shard: String,
+    cluster: &JoinedCluster<'_>,
+) -> Result<(), NewShardRefusal> {
+    let place = session.address.to_string();
+    let has_retired = cluster.has_retired(&shard);
+    let found = is_needed(&session.connection, has_retired).await;
+    if found.map_err(|error| unsuitable(session, error))? {
+        return Err(NewShardRefusal::Lost { place, shard });
+    }
+    if has_retired {
+        let contents = format!("it was the database of {shard}, which has retired");
+        return Err(NewShardRefusal::NotEmpty { place, contents });
+    }
+    tracing::warn!(shard, place, "the catalog has lost a shard without slots: it joins again");
+    Ok(())
+}
+
+/// Returns true if the cluster needs a shard that the catalog does not list: the shard owns slots,
+/// or, if no shard of its name has retired, imports slots or takes part in a move. A copy that a
+/// move has left on a shard that has retired is not needed.
+async fn is_needed(connection: &AsyncPgConnection, has_retired: bool) -> QueryResult<bool> {
+    if !has_retired && has_rows(connection, "tessera_slot_moves").await? {
+        return Ok(true);
+    }
+    let sql = if has_retired { OWNS_SLOTS } else { HAS_SLOTS };
+    Ok(has_rows(connection, "tessera_slots").await? && is_true(connection, sql).await?)
+}
+
 async fn is_begun(connection: &AsyncPgConnection) -> QueryResult<bool> {
-    let rows = load(connection, Statement { sql: IS_BEGUN, binds: &[], cached: false }).await?;
+    is_true(connection, IS_BEGUN).await
+}
+
+/// Returns the result of a query for one boolean.
+async fn is_true(connection: &AsyncPgConnection, sql: &str) -> QueryResult<bool> {
+    let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
     Ok(rows.first().and_then(|row| row.boolean(0)) == Some(true))
 }
 

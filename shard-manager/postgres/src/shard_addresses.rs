@@ -98,7 +98,8 @@ pub(super) async fn find(
         let cause = "the catalog is damaged: it lists no shards";
         return Err(OpenError::node("the catalog", cause));
     }
-    let mut choice = Choice::new((&known.cluster_id, known.ready), &members, &left_out);
+    let others = (&*left_out, &*known.retired);
+    let mut choice = Choice::new((&known.cluster_id, known.ready), &members, others);
     choice.take_listed(&listed)?;
     let shards = choice.complete(address)?;
     let strays = choice.strays;
@@ -185,6 +186,8 @@ struct Choice<'k> {
     members: &'k [KnownShard],
     /// Members that are not opened.
     left_out: &'k [KnownShard],
+    /// Names of the shards that have retired.
+    retired: &'k [String],
     /// Address of each member, by its index in `members`.
     chosen: Vec<Option<ShardAddress>>,
     /// Databases that are listed and belong to no shard.
@@ -196,10 +199,10 @@ impl<'k> Choice<'k> {
     fn new(
         (cluster_id, ready): (&'k str, bool),
         members: &'k [KnownShard],
-        left_out: &'k [KnownShard],
+        (left_out, retired): (&'k [KnownShard], &'k [String]),
     ) -> Self {
         let (chosen, strays, differences) = (vec![None; members.len()], Vec::new(), Vec::new());
-        Self { cluster_id, ready, members, left_out, chosen, strays, differences }
+        Self { cluster_id, ready, members, left_out, retired, chosen, strays, differences }
     }
 
     /// Assigns the addresses of the settings: first those whose databases name their shard.
@@ -222,12 +225,7 @@ impl<'k> Choice<'k> {
                 None if self.left_out.iter().any(|member| member.name == *name) => {
                     self.leave_out(shard, &format!("is the database of {name}, which is joining"));
                 }
-                None => self.leave_out(
-                    shard,
-                    &format!(
-                        "is the database of {name}, which the cluster has retired: leave it out"
-                    ),
-                ),
+                None => self.leave_out(shard, &self.remedy_of_unlisted(name)),
             }
         }
         // If the creation of a cluster was interrupted, the database of its first shard may hold
@@ -260,6 +258,20 @@ impl<'k> Choice<'k> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the remedy for the database of a shard that the catalog does not list.
+    fn remedy_of_unlisted(&self, name: &str) -> String {
+        if self.retired.iter().any(|retired| retired == name) {
+            return format!(
+                "is the database of {name}, which the cluster has retired: leave it out"
+            );
+        }
+        format!(
+            "is the database of {name}, which the catalog has lost in a failover: `shard-manager \
+             shard add {name} --database URL` lets it join again if it has no slots, and else says \
+             what to do"
+        )
     }
 
     /// Returns the place of a shard whose database does not name it: the database does not answer,

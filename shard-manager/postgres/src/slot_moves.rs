@@ -52,6 +52,9 @@ use super::term::timeline_id;
 /// Interval of searches for triggers that no move needs, because the process that should have
 /// disabled them may have ended.
 const TIDY: Duration = Duration::from_secs(30);
+/// Number of rounds of this task between two searches for recorded changes that are left over: they
+/// read the whole table.
+const LEFT_EVERY: u32 = 20;
 /// Attempts to enable the triggers of all tables while clients create tables.
 const ENABLE_TRIES: usize = 3;
 
@@ -160,8 +163,8 @@ impl PgMoves {
         self.read(rows)
     }
 
-    /// Carries out a change: rows that are left over are deleted in batches first, and triggers
-    /// that record changes are enabled before the transaction that needs them.
+    /// Carries out a change: rows and recorded changes that are left over are deleted in batches
+    /// first, and triggers that record changes are enabled before the transaction that needs them.
     async fn carry_out(
         &self,
         change: &MoveChange,
@@ -170,6 +173,9 @@ impl PgMoves {
         let (mut enabled, mut displaces) = (0, false);
         loop {
             if enabled == 0 && recording::is_needed_by(&change.request) {
+                if recording::deletes_left_before(&change.request) {
+                    delete_left_changes(self, deadline).await?;
+                }
                 self.enable_recording(deadline).await?;
                 enabled += 1;
             }
@@ -253,18 +259,23 @@ impl PgMoves {
         }
     }
 
-    /// Disables the triggers if no move needs them. A failed attempt is repeated later.
-    async fn disable_recording(&self) {
+    /// Disables the triggers if no move needs them, and if `deletes_left`, deletes recorded changes
+    /// that are left over. Returns false if that failed: it is repeated later.
+    async fn end_recording(&self, deletes_left: bool) -> bool {
         let deadline = Instant::now() + TIDY;
-        let Ok(mut taken) = self.sessions.take(deadline).await else { return };
-        let disabled = recording::disable(&mut taken.session);
-        let disabled = self.sessions.in_time(taken.term, deadline, disabled).await;
-        if let Err(error) = self
-            .finish(taken, disabled)
-            .and_then(|disabled| disabled.map_err(|error| self.failed(&error)))
-        {
-            tracing::debug!(shard = %self.shard, %error, "triggers of moves are still enabled");
+        let Ok(mut taken) = self.sessions.take(deadline).await else { return false };
+        let session = &mut taken.session;
+        let ended = async {
+            recording::disable(session).await?;
+            if deletes_left { recording::delete_all_left(session).await } else { Ok(()) }
+        };
+        let ended = self.sessions.in_time(taken.term, deadline, ended).await;
+        let ended =
+            self.finish(taken, ended).and_then(|ended| ended.map_err(|error| self.failed(&error)));
+        if let Err(error) = &ended {
+            tracing::debug!(shard = %self.shard, %error, "a recording of moves has not ended yet");
         }
+        ended.is_ok()
     }
 
     fn timeline_id(&self, timeline: u32) -> u32 {
@@ -272,20 +283,55 @@ impl PgMoves {
     }
 }
 
-/// Disables triggers that no move needs, as long as the shard is open.
+/// Disables triggers that no move needs, and deletes the changes that recordings have left, as long
+/// as the shard is open. They are looked for at the start, after each recording that this router
+/// has ended, and sometimes, because another router may have failed to delete its own.
 async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<PrimaryTracker>) {
+    let (mut round, mut deletes_left) = (0_u32, true);
     loop {
         let Some(open) = moves.upgrade() else { return };
-        open.disable_recording().await;
+        deletes_left |= round.is_multiple_of(LEFT_EVERY);
+        round = round.wrapping_add(1);
+        deletes_left &= !open.end_recording(deletes_left).await;
         // A router without moves keeps no session for them.
         open.sessions.close_idle();
         drop(open);
         tokio::select! {
             () = tokio::time::sleep(TIDY) => {}
-            () = has_ended.notified() => {}
+            () = has_ended.notified() => deletes_left = true,
             () = tracker.terms().retired() => return,
         }
     }
+}
+
+/// Deletes recorded changes of slots that are not followed, in batches.
+async fn delete_left_changes(moves: &PgMoves, deadline: Instant) -> Result<(), MoveChangeError> {
+    loop {
+        let mut taken = moves.sessions.take(deadline).await.map_err(rejected)?;
+        let deleted = recording::delete_left(&mut taken.session);
+        let deleted = moves.sessions.in_time(taken.term, deadline, deleted).await;
+        let deleted = moves.finish(taken, deleted);
+        if !moves.read(deleted).map_err(rejected)? {
+            return Ok(());
+        }
+        if deadline <= Instant::now() {
+            let holder = "the deletion of recorded changes that were left over".to_owned();
+            return Err(MoveChangeError::Busy { holder });
+        }
+    }
+}
+
+/// Returns true if at least so many changes of the slots are recorded.
+async fn read_limit(
+    moves: &PgMoves,
+    limit: (&[Slot], u64),
+    deadline: Instant,
+) -> Result<bool, Error> {
+    let mut taken = moves.sessions.take(deadline).await?;
+    let found = recording::has_too_many_changes(&mut taken.session, limit);
+    let found = moves.sessions.in_time(taken.term, deadline, found).await;
+    let found = moves.finish(taken, found);
+    moves.read(found)
 }
 
 /// Converts a failure before the change was sent.
@@ -324,6 +370,15 @@ impl MoveReader for PgMoves {
         deadline: Instant,
     ) -> EngineFuture<'a, RowHashes> {
         Box::pin(self.read_row_hashes(query, deadline))
+    }
+
+    fn has_too_many_changes<'a>(
+        &'a self,
+        slots: &'a Arc<[Slot]>,
+        most: u64,
+        deadline: Instant,
+    ) -> EngineFuture<'a, bool> {
+        Box::pin(read_limit(self, (slots, most), deadline))
     }
 
     /// The disk is the server's.

@@ -11,7 +11,7 @@
 
 use diesel::QueryResult;
 use engine::WriteGroup;
-use model::error::Outcome;
+use model::error::{Error, Outcome};
 use model::value::{ColumnType, Value};
 
 use super::batch::{self, Barred, Batch, TooLarge};
@@ -51,6 +51,25 @@ pub(super) async fn apply(
     } else {
         store(session, &batch, &groups.iter().collect::<Vec<_>>()).await?
     };
+    Ok(Stored { rows, position })
+}
+
+/// Stores the reason for which the database has refused an operation under the idempotency keys of
+/// its changes, as one transaction. With `alone`, no other router may write meanwhile.
+pub(super) async fn remember_refusal(
+    session: &mut LaneSession,
+    operation: &WriteGroup<'_>,
+    reason: &Error,
+    alone: bool,
+) -> Result<Stored, TransactionError> {
+    let writes = std::slice::from_ref(operation);
+    let parts = session.citus.as_ref().map(|citus| citus.parts());
+    let mut batch = Batch::new(writes, parts.as_deref());
+    let groups = groups(&batch, &mut session.statements);
+    let (barred, versions) = enter(session, &mut batch, &groups, writes, alone).await?;
+    let rows = batch.refuse(operation, (barred, versions), reason);
+    let records = groups.iter().filter(|group| group.is_idempotency_records());
+    let position = store(session, &batch, &records.collect::<Vec<_>>()).await?;
     Ok(Stored { rows, position })
 }
 

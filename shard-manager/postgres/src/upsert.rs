@@ -5,8 +5,8 @@
 //! server as arrays, one statement for each table and set of columns. A row occurs once in a
 //! statement; a later change of it goes into a later statement.
 //!
-//! **Invariant:** the responses and the stored rows are those that `transaction` would produce.
-//! **Not here:** all other changes (`transaction`).
+//! **Invariant:** responses and stored rows are those of `transaction`, but for the limit of a row.
+//! **Not here:** all other changes, such as large ones of single columns (`transaction`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use chrono::Utc;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
-use engine::WriteGroup;
+use engine::{WriteGroup, row_image};
 use model::error::{Error, Outcome};
 use model::row_change::{Change, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
@@ -47,14 +47,14 @@ struct Group<'u> {
     locked: Vec<(usize, &'u RowWrite)>,
 }
 
-/// Returns true if a change is a plain upsert: a new row would have exactly the values of the
-/// change.
+/// Returns true for a plain upsert: a new row would have exactly the values of the change.
 fn is_plain(change: &RowWrite) -> bool {
     change.operation == Operation::Upsert
         && change.precondition.is_none()
         && change.idempotency_key.is_none()
         && change.missing().is_none()
         && !change.needs_defaults()
+        && row_image::needs_no_size_check(change)
 }
 
 /// Groups these writes into statements; `None` if they contain other changes than plain upserts.

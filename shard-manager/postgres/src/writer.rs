@@ -5,7 +5,8 @@
 //! transaction open.
 //!
 //! **Invariant:** a connection in doubt is closed and never used again; a batch is retried only if
-//! nothing of it was stored.
+//! nothing of it was stored; a refusal that an idempotency key repeats is stored before it is
+//! reported.
 //! **Not here:** the contents of a transaction (`transaction`, `upsert`), waiting for one (`lane`).
 
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use engine::replication::{ReplicationState, presumed_lost};
 use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::slot_move::{MoveChange, MoveChangeError};
 use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
-use model::error::Outcome;
+use model::error::{Error, Outcome};
+use model::idempotency;
 use model::position::Position;
 use model::value::{ColumnType, Value};
 use moves::request_context::MoveEffect;
@@ -117,13 +119,19 @@ impl PgWriter {
         tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
 
+    /// Applies a batch, or, if it is an operation that the database has refused, remembers the
+    /// reason.
     async fn apply_once(
         &mut self,
         groups: &[WriteGroup<'_>],
+        refusal: Option<&Error>,
         alone: bool,
     ) -> Result<(Stored, u32), TransactionError> {
         let (mut session, term) = self.session().await?;
         let applied = async {
+            if let (Some(reason), [operation]) = (refusal, groups) {
+                return transaction::remember_refusal(&mut session, operation, reason, alone).await;
+            }
             if !alone
                 && !self.tracker.hazards().current().affects(groups)
                 && let Some(stored) = upsert::apply(&mut session, groups).await
@@ -197,9 +205,10 @@ impl PgWriter {
         }
         self.forget_old().await;
         let mut tries = 0;
+        let mut refusal: Option<Error> = None;
         loop {
             tries += 1;
-            let failed = match self.apply_once(groups, tries > 1).await {
+            let failed = match self.apply_once(groups, refusal.as_ref(), tries > 1).await {
                 Ok((Stored { rows, position }, timeline_id)) => {
                     return Ok(BatchDone { rows, position: self.stored(timeline_id, position) });
                 }
@@ -219,9 +228,16 @@ impl PgWriter {
                 | DbErrorKind::Promoted
                 | DbErrorKind::Other => false,
             };
-            if !is_conflict || failed.outcome != Outcome::Rejected || tries == TRIES_MAX {
-                return Err(self.failure(&failed.about(groups)));
+            if is_conflict && failed.outcome == Outcome::Rejected && tries < TRIES_MAX {
+                continue;
             }
+            let failure = self.failure(&failed.about(groups));
+            if refusal.is_some() || !is_remembered(groups, &failure) {
+                return Err(failure);
+            }
+            // The refused transaction was rolled back, and the record of its keys with it. Until a
+            // second one has stored the record, the refusal is not reported.
+            (refusal, tries) = (Some(failure.error), 0);
         }
     }
 
@@ -328,6 +344,16 @@ impl AsyncWriter for PgWriter {
             }
         })
     }
+}
+
+/// Returns true if the failure of a batch is to be stored under idempotency keys: the batch is one
+/// operation that is not split, and was refused because of stored rows.
+fn is_remembered(groups: &[WriteGroup<'_>], failure: &BatchFailure) -> bool {
+    let [operation] = groups else { return false };
+    let is_whole = operation.rows.len() == 1 || operation.atomic_rows.is_some();
+    let outcome = Err(failure.error.clone());
+    let has_record = |change| idempotency::record(change, &outcome).is_some();
+    is_whole && failure.outcome == Outcome::Rejected && operation.rows.iter().any(has_record)
 }
 
 /// Removes records of idempotency keys that are too old, and returns their number.

@@ -211,7 +211,10 @@ impl<'t> Batch<'t> {
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
             (Change::Changed, Some(row)) => {
-                row_image::updated_row(change, row, &self.server_columns())
+                match row_image::merged_row(change, row, &self.server_columns()) {
+                    Ok(row) => row,
+                    Err(refused) => return Ok(Err(refused)),
+                }
             }
             (Change::Created | Change::Changed | Change::Removed, _) => {
                 row_image::new_row(change, &self.server_columns())

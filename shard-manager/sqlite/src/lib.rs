@@ -47,6 +47,7 @@ pub mod move_reader;
 pub mod move_traces;
 mod moving_rows;
 mod node_view;
+pub mod offline_lists;
 pub mod offline_view;
 pub mod open;
 pub mod open_file_check;

@@ -31,6 +31,9 @@ use super::file_watch::FileChecks;
 use super::intents::unavailable;
 use super::threads::run_to_end;
 
+pub(super) use rebalances::{find as find_rebalance, read as read_rebalances};
+pub(super) use tables::{find as find_move, read as read_moves};
+
 /// Lists of moves, rebalances and indexes in the catalog of an open cluster.
 #[derive(Clone)]
 pub(super) struct FileMoves {

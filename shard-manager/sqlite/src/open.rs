@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use engine::OpenedCluster;
@@ -166,19 +166,28 @@ fn open_files(
     Ok(OpenedShards { catalog, registry, opener, shards })
 }
 
-/// Waits until the replicas follow, so that they can serve reads from the start, but no longer than
-/// [`REPLICAS_WAIT`].
+/// Waits until the replicas follow, so that they can serve reads from the start, but not for those
+/// that cannot be read, and no longer than for [`LOOKS_MAX`] looks at them.
 fn wait_for_replicas(shards: &[FileShard]) {
-    let deadline = Instant::now() + REPLICAS_WAIT;
     let follows = |shard: &FileShard| {
         shard.replicas.iter().enumerate().all(|(index, replica)| {
             shard.opened.replication.replicas().state(index) == ReplicaState::Following
-                && replica.is_reachable()
+                || !replica.is_reachable()
         })
     };
-    while !shards.iter().all(follows) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_micros(200));
+    look_until(|| shards.iter().all(follows), LOOKS_MAX);
+}
+
+/// Looks until something is so, at most this many times, with a pause after each look. Returns the
+/// number of looks at which it was not so.
+fn look_until(mut is_so: impl FnMut() -> bool, looks_max: usize) -> usize {
+    for looks in 0..looks_max {
+        if is_so() {
+            return looks;
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
+    looks_max
 }
 
 /// Action on a file that is found damaged.
@@ -249,8 +258,12 @@ impl Drop for FileShards {
     }
 }
 
-/// Longest time that a start waits for its replicas. Those of a small cluster are created in less.
-const REPLICAS_WAIT: Duration = Duration::from_secs(1);
+/// Pause after each look of a start at its replicas.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// Maximum number of looks of a start at its replicas: a second on an idle machine, in which those
+/// of a small cluster are created. Looks are counted instead of time, because a process without CPU
+/// time does not create its replicas either.
+const LOOKS_MAX: usize = 4_000;
 
 /// Opens or creates the files of every shard, and finishes interrupted table changes. No timeline
 /// begins before every file was checked, so that refused starts leave no trace, however many there
@@ -301,4 +314,29 @@ fn read_intents(data_dir: &DataDir, intents: &mut IntentTable) -> Result<Vec<Int
         tracing::warn!(table = table.name(), ?state, "an interrupted table change is finished");
     }
     Ok(pending)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_looks_at_its_replicas_until_they_follow_and_else_a_fixed_number_of_times() {
+        let mut looks = 0;
+        let found = look_until(
+            || {
+                looks += 1;
+                looks == 3
+            },
+            LOOKS_MAX,
+        );
+        assert_eq!((found, looks), (2, 3));
+        let mut looks = 0;
+        let never = || {
+            looks += 1;
+            false
+        };
+        assert_eq!(look_until(never, 5), 5);
+        assert_eq!(looks, 5);
+    }
 }

@@ -12,6 +12,10 @@ use tempfile::TempDir;
 use crate::free_port::free_port;
 use crate::prerequisites::{Prerequisite, skip};
 
+/// Longest wait of a read for Redis: longer than operators may set, and than a busy machine stands
+/// still.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Waits until a condition holds. The limit is generous: a test that reaches it has found a defect.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -40,7 +44,7 @@ fn settings(port: u16, password: Option<&str>) -> CacheSettings {
     let address = format!("redis://{user}127.0.0.1:{port}/0");
     let mut settings = CacheSettings::at(address.parse::<CacheAddress>().unwrap());
     // Generous, because the machine may be busy; tests of wait limits set their own.
-    settings.patience = CacheSettings::PATIENCE_MAX;
+    settings.patience = PATIENCE;
     // Caches from the first read, so that the second one is a hit.
     settings.min_uses = CacheSettings::MIN_USES_LEAST;
     settings

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 
-use crate::cluster::{Cluster, file, meddle, open, run_in, write, write_users};
+use crate::cluster::{Cluster, await_replicas, file, meddle, open, run_in, write, write_users};
 
 #[test]
 fn a_healthy_cluster_passes_while_it_runs_and_when_stopped() {
@@ -114,6 +114,13 @@ fn assert_noted(dir: &Path, says: &str) {
     }
 }
 
+/// Starts a router, which looks after the replicas, and stops it when they follow.
+fn start_and_stop(home: &Path) {
+    let manager = open(home, 3, 1);
+    await_replicas(&manager);
+    manager.close();
+}
+
 #[test]
 fn missing_and_lagging_replicas_of_a_stopped_cluster_are_noted_but_no_fault() {
     let dir = tempfile::tempdir().unwrap();
@@ -122,14 +129,14 @@ fn missing_and_lagging_replicas_of_a_stopped_cluster_are_noted_but_no_fault() {
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     run_in(&home, &["generate", "--users", "60", "--data-dir", &text(&home)]).expect(0);
     assert_noted(&home, "has not been made yet; the next start of the router makes it");
-    open(&home, 3, 1).close();
+    start_and_stop(&home);
     assert!(notes(&home).concat().is_empty(), "a start has looked after them");
     run_in(&home, &["generate", "--users", "80", "--data-dir", &text(&home)]).expect(0);
     assert_noted(&home, "the next start of the router brings it up");
     run_in(&home, &["backup", "--to", &text(&copy)]).expect(0);
     run_in(&restored, &["restore", "--from", &text(&copy)]).expect(0);
     assert_noted(&restored, "the next start of the router makes it");
-    open(&home, 3, 1).close();
+    start_and_stop(&home);
     assert!(notes(&home).concat().is_empty(), "a start has looked after them");
 }
 

@@ -27,6 +27,9 @@ use crate::scratch;
 /// Longest wait for connections that are being closed, on a busy machine.
 const CLOSING_MAX: Duration = Duration::from_secs(20);
 
+/// Longest wait for replicas, on a busy machine.
+const FOLLOWING_MAX: Duration = Duration::from_secs(60);
+
 /// A running cluster. Its folder is removed with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
@@ -132,10 +135,11 @@ impl Cluster {
         Self { manager: open(dir.path(), shards, replicas), dir }
     }
 
-    /// Three shards with a replica each, and sixty users.
+    /// Three shards with a replica each, and sixty users, which all replicas have.
     pub(crate) fn filled() -> Self {
         let cluster = Self::new(3, 1);
         write_users(&cluster.manager, 0..60);
+        await_replicas(&cluster.manager);
         cluster
     }
 
@@ -149,6 +153,20 @@ impl Cluster {
         drop(self.manager);
         await_closed_files(self.dir.path());
         self.dir
+    }
+}
+
+/// Waits until every replica has what its primary has. A stop waits for replicas too, but not for
+/// long.
+pub(crate) fn await_replicas(manager: &Manager) {
+    let is_current = || {
+        let mut nodes = manager.status().stats().into_iter().flat_map(|shard| shard.nodes);
+        nodes.all(|node| node.up && node.behind == Some(0))
+    };
+    let begun = Instant::now();
+    while !is_current() {
+        assert!(begun.elapsed() < FOLLOWING_MAX, "a replica does not follow");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -192,7 +210,7 @@ pub(crate) fn write_long_users(manager: &Manager, count: usize, bytes: usize) {
     write(manager, "users", rows);
 }
 
-/// Writes rows by their keys, all at once, and waits for the replicas.
+/// Writes rows by their keys, all at once, and waits until the primaries have them.
 pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (String, String)>) {
     let table = manager.schema(Rights::ALL).table(table).expect("the table is there");
     let map = manager.map();
@@ -213,6 +231,14 @@ pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (
 /// Path of the file of a node.
 pub(crate) fn file(dir: &Path, node: &str) -> PathBuf {
     dir.join(format!("{node}.db"))
+}
+
+/// Returns the contents of the catalog and of the files of all nodes, by path.
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let files = paths.filter(|path| path.extension().is_some_and(|extension| extension == "db"));
+    files.map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
 }
 
 /// Runs SQL on a file behind the cluster's back.

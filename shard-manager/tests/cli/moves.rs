@@ -1,14 +1,10 @@
 //! Tests of the commands that move slots: their options, and how they follow a move of a router.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use diesel::prelude::*;
-use diesel::sql_types::BigInt;
-use diesel::sqlite::SqliteConnection;
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use shard_manager::engine::move_record::{MovePhase, NewMove, move_name};
@@ -19,19 +15,13 @@ use shard_manager::slot_set::SlotSet;
 use shard_manager::topology::ShardNumber;
 
 use crate::begun_move::begin;
-use crate::cluster::{Cluster, Ended, block_on, file, open, program, run, run_in, serve};
+use crate::cluster::{Cluster, Ended, block_on, contents, open, program, run, run_in, serve};
 
 /// Longest wait for the end of a move.
 const ENDED_MAX: Duration = Duration::from_secs(60);
 
 const ID: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
 const GONE: &str = "0a8f5b1f-6c1e-4f7a-9b53-5f0c1c1e2d4e";
-
-#[derive(QueryableByName)]
-struct Timelines {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
-}
 
 fn shown(phase: &str, goal: &str) -> Value {
     json!({
@@ -144,27 +134,24 @@ fn a_stopped_cluster_stores_orders_for_a_move_and_the_next_router_carries_them_o
     run_in(dir.path(), &["move", "pause", &name]).refused("the move has ended (cancelled)");
 }
 
-/// Returns the number of timelines of a shard.
-fn timelines(dir: &Path) -> i64 {
-    let path = file(dir, "shard1-primary");
-    let connection = SqliteConnection::establish(&path.to_string_lossy());
-    let sql = "SELECT count(*) AS count FROM tessera_timelines";
-    let found = diesel::sql_query(sql).get_result(&mut connection.expect("the file opens"));
-    let Timelines { count } = found.expect("a number");
-    count
-}
-
 #[test]
-fn move_wait_on_a_stopped_cluster_reads_its_files_once_and_ends() {
+fn commands_that_show_moves_and_shards_leave_the_files_of_a_stopped_cluster_unchanged() {
     let cluster = Cluster::filled();
     let name = move_name(block_on(planned(&cluster.manager)));
     let dir = cluster.stop();
     let dir = dir.path();
-    let before = timelines(dir);
-    run_in(dir, &["move", "show", &name]).expect(0);
-    let one = timelines(dir) - before;
+    let before = contents(dir);
+    assert_eq!(before.len(), 7, "the catalog and six nodes: {:?}", before.keys());
+    let shown = run_in(dir, &["move", "show", &name, "--json"]).expect(0).json();
+    assert_eq!((&shown["from"], &shown["to"]), (&json!("shard1"), &json!("shard2")));
+    assert_eq!(shown["actions"], json!(["pause", "cancel"]));
+    let listed = run_in(dir, &["move", "list", "--json"]).expect(0).json();
+    assert_eq!(listed, json!({"moves": [shown]}));
     run_in(dir, &["move", "wait", &name]).refused("no router serves");
-    assert!(timelines(dir) - before <= 2 * one, "it looks only once");
+    run_in(dir, &["move", "show", GONE]).refused("TSR331");
+    run_in(dir, &["shard", "list"]).expect(0);
+    run_in(dir, &["rebalance", "list"]).expect(0);
+    assert!(contents(dir) == before, "no file has changed");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
 use shard_manager::engine::rebalance_view::RebalanceBegun;
 use shard_manager::manager::Rebalances;
 
-use crate::cluster::{Cluster, Ended, block_on, program, run, run_in, serve};
+use crate::cluster::{Cluster, Ended, block_on, contents, program, run, run_in, serve};
 
 const ID: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 /// Commands that wait for a rebalance, without the URL.
@@ -78,7 +78,7 @@ fn a_wait_for_a_rebalance_ends_with_it_and_its_exit_code_is_the_outcome() {
 }
 
 #[test]
-fn rebalance_wait_on_a_stopped_cluster_reads_its_files_once_and_ends() {
+fn commands_that_show_rebalances_leave_the_files_of_a_stopped_cluster_unchanged() {
     let cluster = Cluster::new(2, 0);
     let draft = RebalanceDraft::drain("shard2".to_owned(), &DraftMembers::default());
     let draft = draft.expect("within bounds");
@@ -88,8 +88,21 @@ fn rebalance_wait_on_a_stopped_cluster_reads_its_files_once_and_ends() {
         panic!("a drain retires its shard")
     };
     let dir = cluster.stop();
-    run_in(dir.path(), &["rebalance", "show", &begun.id]).expect(0);
-    run_in(dir.path(), &["rebalance", "wait", &begun.id]).refused("no router serves");
+    let dir = dir.path();
+    let before = contents(dir);
+    let shown = run_in(dir, &["rebalance", "show", &begun.id, "--json"]).expect(0).json();
+    assert_eq!((&shown["by"], &shown["shard"]), (&json!("drain"), &json!("shard2")));
+    let moves = shown["moves"].as_array().expect("its moves");
+    assert_eq!(Some(moves.len() as u64), shown["move_count"].as_u64());
+    let listed = run_in(dir, &["rebalance", "list", "--json"]).expect(0).json();
+    let listed = listed["rebalances"].as_array().expect("rebalances");
+    assert_eq!((listed.len(), &listed[0]["id"]), (1, &shown["id"]));
+    assert_eq!(listed[0].get("moves"), None, "a list has no moves");
+    run_in(dir, &["rebalance", "wait", &begun.id]).refused("no router serves");
+    for id in [ID, "no-id"] {
+        run_in(dir, &["rebalance", "show", id]).refused("TSR336");
+    }
+    assert!(contents(dir) == before, "no file has changed");
 }
 
 #[test]

@@ -199,9 +199,12 @@ fn a_client_with_a_token_never_sees_less_than_it_has_seen() {
 
 #[test]
 fn without_a_token_and_a_level_replicas_show_older_rows_so_the_checker_can_fail() {
-    let (events, went_back) = run(Level::One, false);
-    assert!(contradiction(&events).is_some(), "replicas that stand still are never behind?");
-    assert!(!went_back.is_empty());
+    // On a busy machine the thread that pauses replicas may get its turn only after the clients.
+    let is_found = (0..5).any(|_| {
+        let (events, went_back) = run(Level::One, false);
+        contradiction(&events).is_some() && !went_back.is_empty()
+    });
+    assert!(is_found, "replicas that stand still are never behind?");
 }
 
 #[test]

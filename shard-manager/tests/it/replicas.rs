@@ -10,7 +10,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
-use shard_manager::error::{Error, Outcome};
+use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
@@ -88,6 +88,13 @@ async fn caught_up(cluster: &Cluster) {
     {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Stops a cluster once every replica has caught up. A stop waits for replicas too, but not for
+/// long.
+pub(crate) async fn stopped_in_step(cluster: Cluster) -> tempfile::TempDir {
+    caught_up(&cluster).await;
+    cluster.stop()
 }
 
 #[tokio::test]
@@ -216,21 +223,32 @@ async fn cut(cluster: &Cluster, count: usize) {
     }
 }
 
+/// Writes at level `all` while replicas stand still, until the row is stored and the others confirm
+/// it before the deadline. On a busy machine, that needs a later one.
+async fn unconfirmed(cluster: &Cluster, n: i64, confirmed: Level) -> Failure {
+    for millis in [150, 1_500, 15_000] {
+        let (place, row) = cluster.prepare("users", Upsert, "ada", &user(n));
+        let soon = Instant::now() + Duration::from_millis(millis);
+        let options = RequestOptions { deadline: soon, ..at(Level::All) };
+        let written = cluster.manager.data(Rights::ALL).write(place, row, &options).await;
+        let failed = written.expect_err("one stands still");
+        let is_late = if let Error::NotConfirmed { achieved, .. } = &failed.error {
+            *achieved < confirmed
+        } else {
+            matches!(failed.error, Error::DeadlinePassed | Error::WritesStalled { .. })
+        };
+        if !is_late || millis == 15_000 {
+            return failed;
+        }
+    }
+    unreachable!("the last deadline returns")
+}
+
 #[tokio::test]
 async fn a_write_that_replicas_do_not_confirm_reports_its_real_outcome() {
     let cluster = Cluster::with(with_replicas(1, 2));
     hold(&cluster.manager, "shard1-replica2", NodeMode::Paused);
-    let (place, row) = cluster.prepare("users", Upsert, "ada", &user(1));
-    let soon = || RequestOptions {
-        deadline: Instant::now() + Duration::from_millis(150),
-        ..at(Level::All)
-    };
-    let failed = cluster
-        .manager
-        .data(Rights::ALL)
-        .write(place, row, &soon())
-        .await
-        .expect_err("one stands still");
+    let failed = unconfirmed(&cluster, 1, Level::Quorum).await;
     assert_eq!(failed.outcome, Outcome::Committed);
     let Error::NotConfirmed { requested, achieved, .. } = failed.error else {
         panic!("{:?}", failed.error);
@@ -240,13 +258,7 @@ async fn a_write_that_replicas_do_not_confirm_reports_its_real_outcome() {
     session.see(ShardNumber(0), failed.seen.expect("it is stored"));
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
     hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
-    let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let failed = cluster
-        .manager
-        .data(Rights::ALL)
-        .write(place, row, &soon())
-        .await
-        .expect_err("both stand still");
+    let failed = unconfirmed(&cluster, 2, Level::One).await;
     assert!(matches!(failed.error, Error::NotConfirmed { achieved: Level::One, .. }));
 }
 

@@ -9,4 +9,5 @@ mod refusals;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod servers;
+mod settings;
 mod standalone;

@@ -206,22 +206,30 @@ fn a_frozen_node_can_be_stopped_started_and_destroyed() {
     let mut cluster = shard(&place, 1);
     // Each wait for a frozen server lasts ten seconds or more.
     let at_once = Duration::from_secs(9);
-    cluster.commands().freeze(PRIMARY).unwrap();
-    let began = Instant::now();
-    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
-    assert!(began.elapsed() < at_once, "it took {:?}", began.elapsed());
-    cluster.commands().start(PRIMARY).unwrap();
+    // A busy machine may delay one attempt, but not each.
+    let is_stopped_at_once = (0..3).any(|_| {
+        cluster.commands().freeze(PRIMARY).unwrap();
+        let began = Instant::now();
+        cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
+        let took = began.elapsed();
+        cluster.commands().start(PRIMARY).unwrap();
+        took < at_once
+    });
+    assert!(is_stopped_at_once, "each stop waits for the frozen server");
     cluster.commands().freeze(FIRST).unwrap();
-    let cluster = place.up(1, 1);
-    assert!(cluster.nodes().iter().all(|node| node.state() == NodeState::Running));
-    for node in cluster.nodes() {
-        node.freeze().unwrap();
-    }
-    let began = Instant::now();
-    let (code, _, err) = run(&["cluster", "destroy", "--yes"], &place.dir());
-    assert_eq!(code, 0, "{err}");
-    assert!(began.elapsed() < at_once, "it took {:?}", began.elapsed());
-    assert!(!place.dir().exists());
+    let is_destroyed_at_once = (0..3).any(|_| {
+        let cluster = place.up(1, 1);
+        assert!(cluster.nodes().iter().all(|node| node.state() == NodeState::Running));
+        for node in cluster.nodes() {
+            node.freeze().unwrap();
+        }
+        let began = Instant::now();
+        let (code, _, err) = run(&["cluster", "destroy", "--yes"], &place.dir());
+        assert_eq!(code, 0, "{err}");
+        assert!(!place.dir().exists());
+        began.elapsed() < at_once
+    });
+    assert!(is_destroyed_at_once, "each removal waits for a frozen server");
 }
 
 #[test]

@@ -33,6 +33,14 @@ impl ClusterFolder {
         LocalSpec { shards, replicas, settings, ..LocalSpec::new(self.dir()) }
     }
 
+    /// A cluster of one shard with these additional settings.
+    pub(crate) fn with_settings(&self, replicas: usize, more: &[(&str, &str)]) -> LocalSpec {
+        let mut wanted = self.wanted(1, replicas);
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        wanted.settings.extend(more);
+        wanted
+    }
+
     #[track_caller]
     pub(crate) fn up(&self, shards: usize, replicas: usize) -> LocalCluster {
         LocalCluster::up(&self.wanted(shards, replicas)).expect("the cluster starts")

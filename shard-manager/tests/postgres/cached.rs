@@ -95,6 +95,11 @@ fn after_a_failover_no_earlier_entry_is_served() {
         let written = put(&manager, "k", &at(Level::All)).await.unwrap();
         let version = written.row.version;
         until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
+        // However long the promotion takes, the entry does not expire.
+        for key in redis.keys() {
+            let mut direct = redis.direct_connection();
+            let () = redis::cmd("PERSIST").arg(&key).query(&mut direct).unwrap();
+        }
         let promoting = tokio::task::spawn_blocking(move || {
             trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
             trio.cluster.commands().promote_best("shard1").unwrap();

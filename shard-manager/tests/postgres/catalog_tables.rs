@@ -52,7 +52,11 @@ const OF_CATALOG: [Reverted; 6] = [
 ];
 
 /// The migrations of a shard that can be reverted, the latest first.
-const OF_SHARD: [Reverted; 4] = [
+const OF_SHARD: [Reverted; 5] = [
+    (
+        "20261126000008",
+        include_str!("../../../migrations/postgres/shard/2026-11-26-000008_left_changes/down.sql"),
+    ),
     (
         "20261126000007",
         include_str!("../../../migrations/postgres/shard/2026-11-26-000007_activation/down.sql"),

@@ -11,7 +11,7 @@ use shard_manager::store::postgres::session::{self, NodeRole};
 use crate::certificates::Authority;
 use crate::cluster::{cluster_of, connect};
 use crate::log;
-use crate::read_write_steps::{at, get, put, until_replicas, within};
+use crate::read_write_steps::{at, get, put, put_fails, until_replicas, within};
 use crate::server::{ADMIN, Server, patient, runtime};
 
 /// Access rules: TLS is required, except for local connections and replication.
@@ -132,7 +132,7 @@ fn a_promoted_node_with_an_invalid_certificate_gets_no_write_until_it_is_replace
     proven.fail_over();
     runtime().block_on(async {
         for level in [Level::One, Level::Quorum] {
-            let failure = put(&manager, "after", &within(1_500, level)).await.unwrap_err();
+            let failure = put_fails(&manager, "after", 1_500, level).await;
             assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
             assert_eq!(failure.outcome, Outcome::Rejected);
         }

@@ -203,3 +203,30 @@ async fn an_idempotency_key_holds_across_routers() {
         );
     }
 }
+
+/// Each router finds the row refused for itself, and stores the refusal under the same key.
+#[tokio::test]
+async fn a_refusal_by_a_constraint_that_routers_remember_at_the_same_time_is_one_refusal() {
+    let (_databases, managers, mut direct) = two().await;
+    direct.run("ALTER TABLE users ADD CONSTRAINT closed CHECK (name <> 'n')").await;
+    let insert = async |manager: &Manager, n: i32| {
+        let (place, mut row) = user(manager, Insert, &format!("k{n}"));
+        row.idempotency_key = Some("once".to_owned());
+        manager.data(Rights::ALL).write(place, row, &options()).await.unwrap_err()
+    };
+    let first = Error::Constraint { rule: "check" };
+    let again = Error::Remembered(Box::new(first.clone()));
+    for n in 0..20 {
+        let callers = (0..2).flat_map(|_| &managers).map(async |manager| insert(manager, n).await);
+        for failure in join_all(callers).await {
+            assert!([&first, &again].contains(&&failure.error), "{failure:?}");
+            assert_eq!(failure.outcome, Outcome::Rejected);
+        }
+    }
+    direct.run("ALTER TABLE users DROP CONSTRAINT closed").await;
+    for n in 0..20 {
+        for manager in &managers {
+            assert_eq!(insert(manager, n).await.error, again);
+        }
+    }
+}

@@ -13,6 +13,7 @@ use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{NodeRole, Session, connect, identify};
 use shard_manager::topology::Role;
 
+use crate::free_port::free_port;
 use crate::server::{ADMIN, Server, patient, refusal, run};
 
 const PASSWORD_ONLY: &str = "local all all trust\nhost all admin 127.0.0.1/32 trust\n\
@@ -178,9 +179,8 @@ fn refused(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String)
 
 #[test]
 fn a_refused_connection_is_reported() {
-    let (listener, address) = listener();
-    drop(listener);
-    let (error, said) = refused(&address, &patient());
+    let address = format!("postgres://u:canary@127.0.0.1:{}/shard1", free_port());
+    let (error, said) = refused(&address.parse().unwrap(), &patient());
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
     assert!(said.contains("refused") && said.contains("is the server running"), "{said}");
     let nowhere: NodeAddress = "postgres://u:canary@no-such-host.invalid/x".parse().unwrap();
@@ -218,10 +218,7 @@ fn a_server_of_another_kind_is_not_taken_for_a_database() {
 
 #[test]
 fn if_all_hosts_fail_each_reason_is_reported() {
-    let (one, _) = listener();
-    let (two, _) = listener();
-    let places = [&one, &two].map(|l| l.local_addr().unwrap().to_string());
-    drop((one, two));
+    let places = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
     let text = format!("postgres://u:canary@{}/shard1", places.join(","));
     let error = refusal(&text.parse().unwrap(), NodeRole::Primary, &patient());
     let said = error.to_string();

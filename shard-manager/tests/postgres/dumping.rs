@@ -227,7 +227,7 @@ fn a_server_that_freezes_during_a_dump_does_not_block_other_shards() {
         assert!(!reported.status.success() && said.contains("shard2 could not be asked"), "{said}");
 
         // The dump does not even connect to a server that was frozen before: no writes wait for it.
-        let ended = dumping(&[("PGCONNECT_TIMEOUT", "2")]);
+        let ended = dumping(&[("PGCONNECT_TIMEOUT", "5")]);
         while !ended.is_finished() {
             assert_eq!(first.text(HELD).await, "0");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;

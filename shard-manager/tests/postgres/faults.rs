@@ -2,20 +2,23 @@
 //! servers that are restarted.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use shard_manager::access::rights::Rights;
+use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
-use shard_manager::manager::{Manager, RequestOptions};
+use shard_manager::manager::Manager;
 use shard_manager::query::{OrderBy, ReadQuery};
 use shard_manager::row_change::Operation::{self, Insert, Upsert};
+use shard_manager::row_change::RowDone;
 use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, SideSession, connect, mortal};
-use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
+use crate::read_write_steps::put_fails;
+use crate::rows::{RowOutcome, acknowledged_rows, options, prepare, rows, write, write_all};
 use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -124,6 +127,40 @@ async fn a_transaction_with_a_row_that_breaks_a_constraint_stores_nothing() {
     let outcomes = write_all(&manager, rows.into(), true).await;
     assert!(outcomes.iter().all(|row| matches!(row, Err((_, Outcome::Rejected)))), "{outcomes:?}");
     assert_eq!(direct.text("SELECT count(*)::text AS value FROM users").await, "0");
+}
+
+/// Inserts users with these emails at once, each with an idempotency key.
+async fn insert_keyed(manager: &Manager, emails: &[&str], whole: bool) -> Vec<RowOutcome> {
+    let rows = emails.iter().enumerate().map(|(n, email)| {
+        let (place, mut row) = user(manager, Insert, &format!("k{n}"), email);
+        row.idempotency_key = Some(format!("once {n}"));
+        (place, row)
+    });
+    write_all(manager, rows.collect(), whole).await
+}
+
+#[tokio::test]
+async fn a_refusal_by_a_constraint_is_repeated_under_its_key_although_the_constraint_is_gone() {
+    for whole in [false, true] {
+        let (_databases, manager, mut direct) = one_shard().await;
+        direct.run("ALTER TABLE users ADD CONSTRAINT good CHECK (email <> 'bad')").await;
+        let emails = ["a", "bad", "c"];
+        let first = insert_keyed(&manager, &emails, whole).await;
+        let check = Err((Error::Constraint { rule: "check" }, Outcome::Rejected));
+        let is_refused: Vec<bool> = first.iter().map(|row| *row == check).collect();
+        assert_eq!(is_refused, [whole, true, whole], "{first:?}");
+        direct.run("ALTER TABLE users DROP CONSTRAINT good").await;
+        let repeated = |row: RowOutcome| match row {
+            Ok(done) => Ok(RowDone { replayed: true, ..done }),
+            Err((error, outcome)) => Err((Error::Remembered(Box::new(error)), outcome)),
+        };
+        let expected: Vec<RowOutcome> = first.into_iter().map(repeated).collect();
+        for _ in 0..2 {
+            assert_eq!(insert_keyed(&manager, &emails, whole).await, expected);
+        }
+        let stored = direct.text("SELECT count(*)::text AS value FROM users").await;
+        assert_eq!(stored, if whole { "0" } else { "2" });
+    }
 }
 
 #[tokio::test]
@@ -239,9 +276,7 @@ async fn restart_and_read(node: &LocalNode) {
             let failure = failed.unwrap_err();
             assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
         }
-        let (place, row) = prepare(&manager, "users", Insert, "v", USER);
-        let soon = RequestOptions::by(Instant::now() + Duration::from_millis(200));
-        let failure = manager.data(Rights::ALL).write(place, row, &soon).await.unwrap_err();
+        let failure = put_fails(&manager, "v", 200, Level::One).await;
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
         assert_eq!(failure.outcome, Outcome::Rejected);
         node.start().unwrap();
@@ -294,5 +329,5 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
     let (_, (primary, replica)): (_, (u32, u32)) = tokio::join!(join_all(callers), looked);
     assert!((1..=8).contains(&primary) && (1..=8).contains(&replica), "{primary}, {replica}");
     assert_eq!(direct.text(&backends("lane", "")).await, "1");
-    assert_eq!(rows(&manager, "users", None).await.len(), 300);
+    assert_eq!(acknowledged_rows(&manager, "users", None).await.len(), 300);
 }

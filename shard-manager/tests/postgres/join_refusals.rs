@@ -133,8 +133,15 @@ async fn a_database_with_contents_or_of_another_cluster_or_shard_is_refused() {
         matches!(&refused, Refusal::OtherShard { shard, .. } if shard == "shard2"),
         "{refused:?}"
     );
+    // The catalog has lost that shard. It may join again only as long as it has no slots.
+    check(&router, "shard2", &good).await.unwrap();
+    direct.run("CREATE TABLE tessera.tessera_slots (slot integer, state text)").await;
+    direct.run("INSERT INTO tessera.tessera_slots VALUES (7, 'moved')").await;
+    check(&router, "shard2", &good).await.unwrap();
+    direct.run("INSERT INTO tessera.tessera_slots VALUES (8, 'fenced')").await;
     let refused = refusal(&router, "shard2", &good).await;
-    assert!(refused.to_string().contains("shard2, which has retired"), "{refused}");
+    assert!(matches!(&refused, Refusal::Lost { shard, .. } if shard == "shard2"), "{refused:?}");
+    assert!(refused.to_string().contains("keep it, stop all routers"), "{refused}");
 }
 
 #[tokio::test]

@@ -60,6 +60,11 @@ async fn count(manager: &Manager) -> usize {
     manager.data(Rights::ALL).read(query, None, &options()).await.unwrap().rows.len()
 }
 
+/// Number of these rows that a read returns: on a busy machine a join lasts for many writes.
+fn shown(rows: usize) -> usize {
+    rows.min(ReadQuery::LIMIT_MAX as usize)
+}
+
 #[tokio::test]
 async fn a_shard_joins_beside_requests_and_every_router_serves_it() {
     let (databases, managers, empty, url) = two_routers().await;
@@ -70,7 +75,7 @@ async fn a_shard_joins_beside_requests_and_every_router_serves_it() {
         while !has_joined.load(Ordering::Relaxed) {
             write(one, "users", Insert, &format!("k{written}"), USER).await.unwrap();
             written += 1;
-            assert_eq!(count(other).await, written);
+            assert_eq!(count(other).await, shown(written));
         }
         written
     };
@@ -107,7 +112,7 @@ async fn a_shard_joins_beside_requests_and_every_router_serves_it() {
     assert_eq!(direct.text(tables).await, "2");
     managers.iter().for_each(Manager::close);
     let again = connect(&databases.address());
-    assert_eq!((members(&again), count(&again).await), (3, written + 1));
+    assert_eq!((members(&again), count(&again).await), (3, shown(written + 1)));
     again.close();
 }
 

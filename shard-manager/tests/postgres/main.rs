@@ -52,6 +52,7 @@ mod lag;
 mod listed_moves;
 mod log;
 mod lost_epochs;
+mod lost_shards;
 mod meddling;
 #[path = "../support/move_clients.rs"]
 mod move_clients;
@@ -61,6 +62,7 @@ mod move_contract;
 mod move_steps;
 mod moved_slots;
 mod moves;
+mod moves_without_target;
 #[path = "../support/nested_conditions.rs"]
 mod nested_conditions;
 mod network;
@@ -73,6 +75,7 @@ mod random_reads;
 mod read_write_steps;
 #[path = "../support/rebalance_contract.rs"]
 mod rebalance_contract;
+mod recorded_changes;
 #[path = "../cache/redis_server.rs"]
 #[expect(dead_code, reason = "other stories need more of it")]
 mod redis_server;

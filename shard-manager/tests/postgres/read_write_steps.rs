@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
-use shard_manager::error::Failure;
+use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, RequestOptions, WriteReceipt};
 use shard_manager::query::ReadQuery;
@@ -40,6 +40,35 @@ pub(crate) async fn get(
 ) -> Result<ReadDone, Failure> {
     let query = ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap());
     manager.data(Rights::ALL).read(query, Some(ShardKey::parse(key).unwrap()), options).await
+}
+
+/// Writes until a write fails with the reason why none is accepted. A machine that stands still may
+/// let a deadline pass before the router has noticed anything.
+pub(crate) async fn put_fails(manager: &Manager, key: &str, millis: u64, level: Level) -> Failure {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let written = put(manager, key, &within(millis, level)).await;
+        let failure = written.expect_err("no write succeeds");
+        if !is_only_late(&failure) || Instant::now() > limit {
+            return failure;
+        }
+    }
+}
+
+/// Reads until a read fails with the reason why none is answered, like [`put_fails`].
+pub(crate) async fn get_fails(manager: &Manager, key: &str, millis: u64, level: Level) -> Failure {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let read = get(manager, key, &within(millis, level)).await;
+        let failure = read.expect_err("no read succeeds");
+        if !is_only_late(&failure) || Instant::now() > limit {
+            return failure;
+        }
+    }
+}
+
+fn is_only_late(failure: &Failure) -> bool {
+    matches!(failure.error, Error::DeadlinePassed | Error::WritesStalled { .. })
 }
 
 /// Session token of a client that received this answer.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use shard_manager::access::rights::Rights;
+use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
@@ -114,10 +115,29 @@ pub(crate) async fn write_all_by(
 
 /// The rows of a table, up to a thousand of them, as returned.
 pub(crate) async fn rows(manager: &Manager, table: &str, key: Option<&str>) -> Vec<String> {
+    rows_by(manager, table, key, &options()).await
+}
+
+/// The rows of a table like [`rows`], with every acknowledged write, whichever node answers.
+pub(crate) async fn acknowledged_rows(
+    manager: &Manager,
+    table: &str,
+    key: Option<&str>,
+) -> Vec<String> {
+    let options = RequestOptions { level: Level::Quorum, ..options() };
+    rows_by(manager, table, key, &options).await
+}
+
+async fn rows_by(
+    manager: &Manager,
+    table: &str,
+    key: Option<&str>,
+    options: &RequestOptions,
+) -> Vec<String> {
     let table = manager.schema(Rights::ALL).table(table).unwrap();
     let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };
     let key = key.map(|key| ShardKey::parse(key).unwrap());
-    let read = manager.data(Rights::ALL).read(query, key, &options()).await.unwrap();
+    let read = manager.data(Rights::ALL).read(query, key, options).await.unwrap();
     (0..read.rows.len())
         .map(|row| String::from_utf8(read.rows.row(row).to_vec()).unwrap())
         .collect()

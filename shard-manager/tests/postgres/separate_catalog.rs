@@ -113,7 +113,7 @@ fn the_failover_of_a_catalog_is_followed_without_a_notice_of_its_old_primary() {
         // The catalog's old primary is frozen, with all its sessions open; reading and writing rows
         // does not need it.
         trio.cluster.commands().freeze(old).unwrap();
-        put(&one, "k", &within(5_000, Level::One)).await.unwrap();
+        put(&one, "k", &within(20_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
         one.schema(Rights::ALL).create_table(notes_table("never"), late).await.unwrap_err();
         let promoting = tokio::task::spawn_blocking(move || {
@@ -121,7 +121,7 @@ fn the_failover_of_a_catalog_is_followed_without_a_notice_of_its_old_primary() {
             trio
         });
         while !promoting.is_finished() {
-            put(&one, "k", &within(5_000, Level::One)).await.unwrap();
+            put(&one, "k", &within(20_000, Level::One)).await.unwrap();
             assert_eq!(get(&one, "k", &at(Level::All)).await.unwrap().rows.len(), 1);
         }
         let mut trio = promoting.await.unwrap();

@@ -99,11 +99,15 @@ async fn a_killed_restore_of_servers_serves_the_old_state_the_new_one_or_no_rout
     saved.run(&["save", "new"]).expect(0);
     let new = saved.rows().await;
     let mut ends = BTreeMap::<&str, u32>::new();
-    for round in 0..3 {
+    // On a busy machine, a restore may get past its middle before the kill; then more are tried.
+    for round in 0..15 {
+        if round >= 3 && ends.contains_key("refused") {
+            break;
+        }
         saved.write(round..round + 50).await;
         let old = saved.rows().await;
         assert_ne!(old, new);
-        kill_in_the_middle(&saved, round == 2).await;
+        kill_in_the_middle(&saved, round % 3 == 2).await;
         match try_open(&saved) {
             Some(reported) => {
                 assert!(reported.contains("run the restore again"), "{reported}");

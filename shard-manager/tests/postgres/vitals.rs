@@ -55,9 +55,11 @@ fn grouped_writes_are_counted_as_the_batches_that_they_formed() {
         // All were queued at once: they share transactions.
         assert!(lane.batches < 105 && lane.largest_batch >= 2, "{lane:?}");
 
-        let nodes = until(&manager, |nodes| nodes[1].behind == Some(0)).await;
+        let nodes = until(&manager, |nodes| {
+            nodes[1].behind == Some(0) && nodes.iter().all(|node| node.up && node.lag.is_some())
+        })
+        .await;
         assert_eq!(nodes[0].role, Role::Primary);
-        assert!(nodes.iter().all(|node| node.up && node.lag.is_some()), "{nodes:?}");
         get(&manager, "a1", &options).await.unwrap();
         let nodes = until(&manager, |nodes| nodes.iter().all(|node| node.pool.in_use == 0)).await;
         // Two connections for short reads and two for long ones; a primary is read rarely.

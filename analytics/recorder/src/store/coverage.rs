@@ -23,6 +23,11 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Rows read at once.
 const PAGE: i64 = 100;
 
+/// Returns the name of the source whose row has the measured intervals of a source.
+pub(super) fn row_source(source: &str) -> String {
+    format!("{source}/counted")
+}
+
 /// Measured intervals of one source in the store.
 pub(super) struct Coverage {
     /// Name of the source of the row.
@@ -36,7 +41,7 @@ pub(super) struct Coverage {
 impl Coverage {
     /// Creates the coverage of a source. No router can have the name of its row.
     pub(super) fn of(source: &str) -> Self {
-        Self { source: format!("{source}/counted"), written: None, last: 0 }
+        Self { source: row_source(source), written: None, last: 0 }
     }
 
     /// Treats the written intervals as unknown, because the store may have lost them.

@@ -15,11 +15,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::coverage::Coverage;
+use super::coverage::{Coverage, row_source};
 use super::ring_index::{RingIndex, ring_s, seconds_of};
 use super::rollup::RollUp;
 use super::row::{Row, SHAPE, packed, unpacked};
-use super::{NextRows, Store, StoreAddress, StoreError, unix_now};
+use super::{NextRows, SourceRename, Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
 use crate::history::{History, take_forgotten};
 
@@ -94,7 +94,26 @@ impl HistoryWriter {
         history: Arc<History>,
     ) -> Result<Self, StoreError> {
         let history_writer = Self::open(address)?;
-        history_writer.command(source.into(), history, true, Box::new(|| ()));
+        let source = Source::new(source.into(), history);
+        history_writer.command(Source { is_recorded: true, ..source });
+        Ok(history_writer)
+    }
+
+    /// Starts like [`HistoryWriter::start`], and before that gives the stored history of `earlier`
+    /// to `source` if nothing is stored of `source` yet. If several sources name the same earlier
+    /// one, the first gets all of it, so that nothing is counted twice.
+    ///
+    /// # Errors
+    /// Fails like [`HistoryWriter::start`].
+    pub fn start_renamed(
+        address: StoreAddress,
+        source: impl Into<String>,
+        earlier: impl Into<String>,
+        history: Arc<History>,
+    ) -> Result<Self, StoreError> {
+        let history_writer = Self::open(address)?;
+        let (source, earlier) = (Source::new(source.into(), history), Some(earlier.into()));
+        history_writer.command(Source { is_recorded: true, earlier, ..source });
         Ok(history_writer)
     }
 
@@ -130,20 +149,11 @@ impl HistoryWriter {
         history: Arc<History>,
         then: impl FnOnce() + Send + 'static,
     ) {
-        self.command(source.into(), history, false, Box::new(then));
+        let source = Source::new(source.into(), history);
+        self.command(Source { then: Some(Box::new(then)), ..source });
     }
 
-    fn command(&self, name: String, history: Arc<History>, is_recorded: bool, then: OnLoaded) {
-        let source = Source {
-            coverage: Coverage::of(&name),
-            name,
-            history,
-            is_recorded,
-            then: Some(then),
-            is_loaded: false,
-            kept: None,
-            is_held: true,
-        };
+    fn command(&self, source: Source) {
         // A thread that has ended needs no command.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
     }
@@ -199,6 +209,9 @@ struct WriterThread {
 
 struct Source {
     name: String,
+    /// Source whose stored history this one gets if nothing is stored of it; `None` once that has
+    /// been checked.
+    earlier: Option<String>,
     history: Arc<History>,
     /// True if this process finishes the frames of the source; false if they come from elsewhere.
     is_recorded: bool,
@@ -295,6 +308,9 @@ impl WriterThread {
         let failed = |error: diesel::result::Error| format!("{}: {error}", self.address);
         for source in &mut self.sources {
             source.is_held = Arc::strong_count(&source.history) > 1;
+            if source.earlier.is_some() {
+                source.take_earlier(store).map_err(failed)?;
+            }
             if source.kept.is_none() {
                 source.read_indexes(store, now).map_err(failed)?;
             }
@@ -319,6 +335,31 @@ impl WriterThread {
 }
 
 impl Source {
+    /// Creates a source whose frames come from elsewhere.
+    fn new(name: String, history: Arc<History>) -> Self {
+        Self {
+            coverage: Coverage::of(&name),
+            name,
+            earlier: None,
+            history,
+            is_recorded: false,
+            then: None,
+            is_loaded: false,
+            kept: None,
+            is_held: true,
+        }
+    }
+
+    /// Gives this source what is stored of the earlier one, unless this one has stored anything.
+    fn take_earlier(&mut self, store: &mut Store) -> diesel::QueryResult<()> {
+        let Some(from) = self.earlier.clone() else { return Ok(()) };
+        let to = self.name.clone();
+        let counted = SourceRename { from: row_source(&from), to: row_source(&to) };
+        store.rename(&[SourceRename { from, to }, counted])?;
+        self.earlier = None;
+        Ok(())
+    }
+
     /// Lists the frames in the store. Frames that start in the future are left out, because they
     /// were written while a clock was wrong.
     fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {

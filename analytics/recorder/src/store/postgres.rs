@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
 use diesel::upsert::excluded;
@@ -19,15 +20,15 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::address::PostgresAddress;
 use super::row::Row;
 use super::schema::tessera_history::dsl;
-use super::{NextRows, StoreError};
+use super::{NextRows, SourceRename, StoreError};
 use crate::tls_roots;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/analytics");
 
 /// Longest time for connecting.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Longest time for one transaction: longer than the server's limit for a statement, so that the
-/// server reports the cause.
+/// Longest time for one transaction, and for all migrations: longer than the server's limit for a
+/// statement, so that the server reports the cause.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
 /// Limit of the server for one statement.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ const STATEMENT_MAX: Duration = Duration::from_secs(10);
 /// Advisory lock that allows one program at a time to migrate.
 const LOCK: &str = "SELECT pg_advisory_lock(1950, 5)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock(1950, 5)";
+/// The same lock, until the end of the transaction.
+const TRANSACTION_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 5)";
 
 /// A connection, and the thread that drives it.
 pub(super) struct PostgresStore {
@@ -48,17 +51,14 @@ impl PostgresStore {
         // Migrations block one thread while another drives the connection.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| StoreError::server(address, error))?;
-        let opened = runtime.block_on(async {
-            let limit = tokio::time::timeout(CONNECT_MAX, connect(address)).await;
-            let connection = limit.map_err(|_| {
-                StoreError::server(
-                    address,
-                    format!("no connection within {} s", CONNECT_MAX.as_secs()),
-                )
-            })??;
-            prepare(connection).await.map_err(|cause| StoreError::server(address, cause))
-        })?;
-        Ok(Self { connection: opened, runtime })
+        match runtime.block_on(open_connection(address)) {
+            Ok(connection) => Ok(Self { connection, runtime }),
+            Err(error) => {
+                // A thread that waits for the server ends with its connection, which ends now.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     /// Returns the step, the start and the size of each stored frame of a source.
@@ -102,6 +102,30 @@ impl PostgresStore {
         bounded(&self.runtime, written)
     }
 
+    /// Gives the rows of each source to another one, unless one of these has rows already. Programs
+    /// that do this at the same time do it one after the other, so that rows of one source are not
+    /// divided.
+    pub(super) fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
+        let renamed = self.connection.transaction(async |connection| {
+            connection.batch_execute(TRANSACTION_LOCK).await?;
+            let [frames, counted] = sources;
+            let is_own = dsl::source.eq(&*frames.to).or(dsl::source.eq(&*counted.to));
+            let own = dsl::tessera_history.filter(is_own);
+            let is_stored: bool = diesel::select(exists(own)).get_result(connection).await?;
+            if is_stored {
+                return Ok(());
+            }
+            for SourceRename { from, to } in sources {
+                diesel::update(dsl::tessera_history.filter(dsl::source.eq(from)))
+                    .set(dsl::source.eq(to))
+                    .execute(connection)
+                    .await?;
+            }
+            Ok(())
+        });
+        bounded(&self.runtime, renamed)
+    }
+
     /// Removes rows of a source and step that are newer than `after`.
     pub(super) fn forget_new(&mut self, source: &str, step: i32, after: i64) -> QueryResult<()> {
         let new = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after));
@@ -127,6 +151,22 @@ fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -
     };
     let limited = runtime.block_on(async { tokio::time::timeout(ANSWER_MAX, answer).await });
     limited.map_err(|_| late()).and_then(|answer| answer)
+}
+
+/// Connects within [`CONNECT_MAX`], and migrates within [`ANSWER_MAX`]: a server may accept a
+/// connection and never answer.
+async fn open_connection(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreError> {
+    let late = |lacks: &str, limit: Duration| {
+        StoreError::server(address, format!("no {lacks} within {} s", limit.as_secs()))
+    };
+    let connected = tokio::time::timeout(CONNECT_MAX, connect(address)).await;
+    let connection = connected.map_err(|_| late("connection", CONNECT_MAX))??;
+    // Migrations block their thread. On this thread they would block the timer of the limit, too.
+    let prepared = tokio::spawn(prepare(connection));
+    let prepared = tokio::time::timeout(ANSWER_MAX, prepared).await;
+    let prepared = prepared.map_err(|_| late("answer", ANSWER_MAX))?;
+    let prepared = prepared.map_err(|error| StoreError::server(address, error))?;
+    prepared.map_err(|cause| StoreError::server(address, cause))
 }
 
 async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreError> {

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use diesel::connection::SimpleConnection;
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
@@ -20,7 +21,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::row::Row;
 use super::schema::tessera_history::dsl;
-use super::{NextRows, StoreError};
+use super::{NextRows, SourceRename, StoreError};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite/analytics");
 
@@ -116,6 +117,25 @@ impl SqliteStore {
             for (source, step, before) in forget {
                 let old = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.lt(before));
                 diesel::delete(dsl::tessera_history.filter(old)).execute(connection)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives the rows of each source to another one, unless one of these has rows already.
+    pub(super) fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
+        self.0.immediate_transaction(|connection| {
+            let [frames, counted] = sources;
+            let is_own = dsl::source.eq(&*frames.to).or(dsl::source.eq(&*counted.to));
+            let own = dsl::tessera_history.filter(is_own);
+            let is_stored: bool = diesel::select(exists(own)).get_result(connection)?;
+            if is_stored {
+                return Ok(());
+            }
+            for SourceRename { from, to } in sources {
+                diesel::update(dsl::tessera_history.filter(dsl::source.eq(from)))
+                    .set(dsl::source.eq(to))
+                    .execute(connection)?;
             }
             Ok(())
         })

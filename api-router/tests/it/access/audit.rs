@@ -343,7 +343,11 @@ fn metrics_count_lines_and_losses() {
     let audited = Audited::start("on", &[]);
     audited.send("one", "GET", "/api/shards", Some(powerless().reveal()), None);
     audited.lines(&["one"]);
-    let metrics = audited.guarded.send("GET", "/metrics", Some(admin().reveal())).text();
+    // A line is counted after it was written.
+    let metrics = eventually("the line is counted", || {
+        let metrics = audited.guarded.send("GET", "/metrics", Some(admin().reveal())).text();
+        (!metrics.contains("tessera_audit_lines_total{} 0\n")).then_some(metrics)
+    });
     for line in ["tessera_audit_lines_total{} 1\n", "tessera_audit_dropped_total{} 0\n"] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

@@ -166,8 +166,11 @@ fn a_streamed_body_that_waits_for_its_rate_ends_when_its_key_is_revoked() {
     let (id, body) = (&key[4..16], users(5_000));
     let lines: String = body.iter().map(|user| format!("{user}\n")).collect();
     let mut stream = begin(&guarded, &key, "POST /api/bulk-write?table=users HTTP/1.1");
-    let head =
-        format!("content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n", lines.len());
+    // The router waits for the rest of the body until this deadline, as nothing more is sent.
+    let head = format!(
+        "content-type: application/x-ndjson\r\nx-deadline-ms: 60000\r\ncontent-length: {}\r\n\r\n",
+        lines.len()
+    );
     stream.write_all(head.as_bytes()).unwrap();
     // The rest is never sent, because a fast router would read a small body completely.
     stream.write_all(&lines.as_bytes()[..lines.len() / 10]).unwrap();

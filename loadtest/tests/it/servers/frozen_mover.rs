@@ -52,7 +52,7 @@ fn ask(router: &Router, method: &str, path: &str, body: &Value) -> Option<(u16, 
 /// Returns a shard, another one, and keys of the first one, each with its slot.
 fn choose_keys(router: &Router, turn: usize) -> (String, String, Vec<(String, u64)>) {
     let route = |key: &str| {
-        let route = ask(router, "GET", &format!("/api/route?key={key}"), &json!({})).unwrap().1;
+        let route = read(router, &format!("/api/route?key={key}"));
         (route["shard"].as_str().unwrap().to_owned(), route["slot"].as_u64().unwrap())
     };
     let (from, _) = route("frozen");
@@ -82,6 +82,15 @@ fn eventually<T>(what: &str, mut step: impl FnMut() -> Option<T>) -> T {
         assert!(began.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Returns the body of a response to a read. A busy router may respond late, or not in time.
+#[track_caller]
+fn read(router: &Router, path: &str) -> Value {
+    eventually("the router responds", || {
+        let (status, body) = ask(router, "GET", path, &json!({}))?;
+        (status < 500).then_some(body)
+    })
 }
 
 /// Begins a move on a router that then freezes itself, and returns a second router once that has
@@ -130,7 +139,7 @@ fn play(environment: &Path, turn: usize, stop: &str) {
     for ((key, _), LastWrites { acknowledged, sent }) in keys.iter().zip(&written) {
         assert!(*acknowledged > 0, "{stop}: {key}");
         for router in [&first, &second] {
-            let (_, read) = ask(router, "GET", &format!("/api/kv/{key}"), &json!({})).unwrap();
+            let read = read(router, &format!("/api/kv/{key}"));
             let number = read["number"].as_u64();
             let is_right = number.is_some_and(|number| (*acknowledged..=*sent).contains(&number));
             assert!(is_right, "{stop}: {key} is {read}, not {acknowledged} to {sent}");

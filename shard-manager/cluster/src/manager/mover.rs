@@ -10,6 +10,7 @@
 //! **Not here:** the steps of one move (`move_run`), the decision about a step
 //! (`moves::next_step`), the orders of an operator (`moves`).
 
+mod copy_cleaner;
 mod copy_difference;
 mod copy_forecast;
 mod copy_lag;
@@ -17,6 +18,9 @@ mod copy_pace;
 mod copy_rate;
 mod copy_steps;
 mod fence_clock;
+mod left_copies;
+mod lone_origin;
+mod move_answers;
 mod move_limits;
 mod move_reports;
 mod move_round;
@@ -25,11 +29,12 @@ mod move_sides;
 mod move_steps;
 mod phases;
 mod publication;
+mod recorded_changes;
 mod trim_waits;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::move_catalog::{MoveCatalog, MoveReport};
 use engine::move_record::{MovePhase, MoveProgressReport, MoveRecord};
@@ -38,6 +43,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use moves::identity::MoveId;
 
 use self::fence_clock::FenceTimes;
+use self::left_copies::{LeftCopies, Remains};
 use self::move_limits::MoveLimits;
 use self::move_run::MoveRun;
 use super::Manager;
@@ -58,6 +64,7 @@ pub(super) async fn carry_out(manager: &Manager) {
         running: BTreeSet::new(),
         events: FuturesUnordered::new(),
         fences: Arc::default(),
+        left_copies: LeftCopies::default(),
     };
     mover.run().await;
 }
@@ -70,6 +77,8 @@ struct Mover<'m> {
     running: BTreeSet<MoveId>,
     events: FuturesUnordered<BoxFuture<'m, Event>>,
     fences: Arc<FenceTimes>,
+    /// Moves that ended on their origin and may have left something.
+    left_copies: LeftCopies,
 }
 
 /// End of a task of the mover.
@@ -80,6 +89,8 @@ enum Event {
     Ended(MoveId, bool),
     /// The attempt to report why a move waits has ended.
     Postponed,
+    /// The attempt to delete what ended moves have left has ended, with what may still be there.
+    Deleted(Vec<(MoveId, Remains)>),
 }
 
 /// Result of a query of the catalog.
@@ -103,6 +114,7 @@ impl<'m> Mover<'m> {
                             self.manager.move_status.list(&records);
                             self.manager.move_announcements.set_leading(true);
                             self.start(&records);
+                            self.delete_left_copies(&records);
                         }
                         Look::Follows => {
                             self.manager.move_status.list(&[]);
@@ -121,6 +133,7 @@ impl<'m> Mover<'m> {
                     }
                 }
                 Event::Postponed => {}
+                Event::Deleted(found) => self.left_copies.settle(found, Instant::now()),
             }
         }
     }
@@ -142,7 +155,14 @@ impl<'m> Mover<'m> {
             tracing::info!("another process carries the moves out from now on");
             self.running.clear();
             self.events.clear();
+            self.left_copies = LeftCopies::default();
         }
+    }
+
+    /// Deletes what ended moves have left on their shards, if an attempt is due.
+    fn delete_left_copies(&mut self, records: &[MoveRecord]) {
+        let Some(due) = self.left_copies.due(records, Instant::now()) else { return };
+        self.events.push(copy_cleaner::delete(self.manager, due).map(Event::Deleted).boxed());
     }
 
     /// Starts a run for each open move that has none and need not wait.

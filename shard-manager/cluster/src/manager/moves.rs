@@ -317,11 +317,11 @@ impl<'m> Moves<'m> {
             let wait = deadline.min(Instant::now() + UPDATE_MAX);
             let _ = self.0.backend.update_map(expected, wait).await;
         }
-        let (map, epoch) = (shards.newest_map(), shards.newest_map().epoch());
-        if epoch == expected {
+        let map = shards.newest_map();
+        if map.epoch() == expected {
             return Ok(map);
         }
-        Err(MoveListError::Stale { expected, epoch }.into())
+        Err(MoveListError::Stale { expected, epoch: map.epoch() }.into())
     }
 
     /// Returns a move as responses and commands show it.

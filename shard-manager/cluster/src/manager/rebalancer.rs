@@ -26,7 +26,7 @@ use model::error::Error;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
 use model::slot_plan::PlanGoal;
-use model::topology::{ShardNumber, ShardState};
+use model::topology::{ShardNumber, ShardSpec, ShardState};
 
 use self::decision::Decision;
 use self::next_steps::{NextSteps, refusing_shard};
@@ -129,11 +129,13 @@ impl<'m> Rebalancer<'m> {
     /// not possible yet.
     async fn prepare_drain(self, record: &RebalanceRecord, map: &ShardMap) -> Option<String> {
         let shard = record.drained().filter(|_| record.state == RebalanceState::Running)?;
-        let state = map.topology().shards()[shard.index()].state;
-        if state != ShardState::Serving {
-            return None;
+        match listed_shard(map, shard) {
+            None => Some(not_listed(shard)),
+            Some(spec) if spec.state == ShardState::Serving => {
+                self.set_state(shard, ShardState::Draining, map).await.err()
+            }
+            Some(_) => None,
         }
-        self.set_state(shard, ShardState::Draining, map).await.err()
     }
 
     /// Begins the moves of the next steps. If one shard cannot take part in a move, other steps are
@@ -208,7 +210,7 @@ impl<'m> Rebalancer<'m> {
             _ => None,
         };
         report.end = Some(RebalanceEnd { skew, has_failed: failure.is_some() });
-        report.reason = failure.or_else(|| decision.failure());
+        report.reason = reason_of_end(failure, decision.failure());
     }
 
     /// Retires a shard that was emptied, or lets it serve again after a cancellation.
@@ -219,9 +221,10 @@ impl<'m> Rebalancer<'m> {
         moves: &[MoveRecord],
     ) -> Drained {
         let map = self.0.shards().newest_map();
-        let name = map.topology().name(shard).to_owned();
-        let state = map.topology().shards()[shard.index()].state;
-        let next = match (record.state, state) {
+        let Some(ShardSpec { name, state, .. }) = listed_shard(&map, shard) else {
+            return Drained::Waits(not_listed(shard));
+        };
+        let next = match (record.state, *state) {
             (RebalanceState::Cancelling, ShardState::Draining) => ShardState::Serving,
             (RebalanceState::Cancelling, ShardState::Retired) => {
                 return Drained::Ended(Some(format!("{name} had retired already")));
@@ -291,6 +294,25 @@ impl<'m> Rebalancer<'m> {
                 Err(format!("the state of the shard is not changed yet: {error}"))
             }
         }
+    }
+}
+
+/// Returns a shard as a map lists it, also a retired one; `None` if the map lacks it: the shard has
+/// joined by another router, and this process has not read a later map yet.
+fn listed_shard(map: &ShardMap, shard: ShardNumber) -> Option<&ShardSpec> {
+    map.topology().shards().get(shard.index())
+}
+
+/// Returns the reason why the work on such a shard waits.
+fn not_listed(shard: ShardNumber) -> String {
+    format!("this router has not read a shard map with the shard of number {} yet", shard.0)
+}
+
+/// Returns the reason with which a rebalance ends: that of its drain, and that of its moves.
+fn reason_of_end(drain: Option<String>, moves: Option<String>) -> Option<String> {
+    match (drain, moves) {
+        (Some(drain), Some(moves)) => Some(format!("{drain}; {moves}")),
+        (drain, moves) => drain.or(moves),
     }
 }
 

@@ -22,7 +22,7 @@ use engine::node_distributor::{DistributorError, NodeDistributor};
 use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError};
 use engine::rebalance_draft::RebalanceDraft;
 use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
-use engine::rebalance_view::{GoalView, PlanView, RebalanceBegun, RebalanceView};
+use engine::rebalance_view::{PlanView, RebalanceBegun, RebalanceView};
 use engine::refusal_code::RefusalCode;
 use model::advice::{KeyLoad, SlotLoad};
 use model::error::{Error, Outcome};
@@ -296,10 +296,8 @@ impl<'m> Rebalances<'m> {
 
     /// Returns a rebalance as lists show it, without its moves.
     pub fn summary(self, record: &RebalanceRecord) -> RebalanceView {
-        let view = RebalanceView::of(record, |shard| self.name(shard), Utc::now());
         let map = self.0.shards().newest_map();
-        let group = record.group.map(|group| map.groups().name_of(group).to_owned());
-        RebalanceView { goal: GoalView { group, ..view.goal }, ..view }
+        RebalanceView::in_map(record, &map, |shard| self.name(shard), Utc::now())
     }
 
     /// Returns a rebalance as responses and commands show it.

@@ -36,7 +36,7 @@ impl Sessions<'_> {
         // A shard that was removed has no position to check.
         let shards = self.0.shards.load();
         let shard = shards.get(shard);
-        shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
+        shard.is_none_or(|shard| shard.replication.timeline().holds(position))
     }
 
     /// Returns the text of a session token, for the client to keep.
@@ -58,7 +58,9 @@ impl Sessions<'_> {
         if !self.0.router.follows_map() {
             // A lagging replica of a former owner may show older rows than the client has seen.
             let positions = self.0.router.former_owner_positions(shard);
-            positions.into_iter().for_each(|(former, home)| self.see(session, former, home));
+            positions
+                .into_iter()
+                .for_each(|(former, former_position)| self.see(session, former, former_position));
         }
         let epoch = self.0.map.load().epoch();
         session.see_epoch(epoch, |shard, position| self.holds(shard, position));

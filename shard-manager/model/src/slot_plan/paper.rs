@@ -24,7 +24,7 @@ pub struct HypotheticalCluster {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PaperFault {
     /// There are no shards, or too many.
-    #[error(transparent)]
+    #[error("shards and add: {0}")]
     Shards(#[from] TopologyError),
     /// There is no plan.
     #[error(transparent)]

@@ -1,5 +1,5 @@
 //! Steps while the source owns the slots: prepare, copy, follow, verify, fence, drain, commit; or
-//! cancel.
+//! cancel, or end a recording that has become too long.
 
 use model::sabotage::{Mutation, is_on};
 
@@ -14,7 +14,8 @@ use crate::rules::MoveRule;
 use crate::step::{MoveStep, WaitReason};
 
 pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
-    if !pair.is_wanted() {
+    // After too many changes, the source begins another recording, and the copy begins again.
+    if !pair.is_wanted() || pair.seen.progress.has_too_many_changes {
         return pair.to_source(MoveRequest::Lift);
     }
     if pair.seen.is_paused {

@@ -309,6 +309,7 @@ fn learn(
         MoveRequest::Raise { .. } if is_done => progress.raised[side.index()] = true,
         MoveRequest::Fence(_) => progress.is_fenced = is_done,
         MoveRequest::Commit(..) if !is_done => progress.note_fence_end(),
+        MoveRequest::Lift(_) if is_done => progress.note_fence_end(),
         MoveRequest::Trim(_, applied) => progress.trimmed = Some(applied.round),
         MoveRequest::Store(_, round) if is_done => {
             progress.short_rounds = progress.short_rounds.saturating_add(1);

@@ -102,7 +102,7 @@ impl Inventory {
         }
         if self.left_changes > 0 {
             let note = format!(
-                "{shard} has {} recorded changes that no move follows; the next move deletes them",
+                "{shard} has {} recorded changes that no move follows; a router deletes them within ten minutes",
                 self.left_changes
             );
             audit.report.notes.push(note);

@@ -22,6 +22,8 @@ pub struct KnownShards {
     pub ready: bool,
     /// The shards that are not retired, by number; else a description of the damage.
     pub members: Result<Vec<KnownShard>, String>,
+    /// Names of the shards that have retired.
+    pub retired: Vec<String>,
     /// Name of the shard whose database holds the catalog, if it is that of a shard.
     pub held_by: Option<String>,
 }
@@ -54,22 +56,30 @@ impl KnownShards {
         let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let Some((cluster_id, column)) = row.text(0).zip(row.text(1)) else { return Ok(None) };
-        let members = if column == IN_OWN_TABLES {
-            let sql = "SELECT name, address, state FROM tessera.tessera_shards
-                WHERE state <> 'retired' ORDER BY number";
+        let (members, retired) = if column == IN_OWN_TABLES {
+            let sql = "SELECT name, address, state FROM tessera.tessera_shards ORDER BY number";
             let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
-            Ok(rows.iter().filter_map(member).collect())
+            let (retired, members): (Vec<&RowView>, Vec<&RowView>) =
+                rows.iter().partition(|row| is_in(row, ShardState::Retired));
+            let retired = retired.into_iter().filter_map(|row| row.text(0)).collect();
+            (Ok(members.into_iter().filter_map(member).collect()), retired)
         } else {
             let unlocated = |name| KnownShard { name, location: None, is_joining: false };
-            listed_names(&column).map(|names| names.into_iter().map(unlocated).collect())
+            let members = listed_names(&column);
+            (members.map(|names| names.into_iter().map(unlocated).collect()), Vec::new())
         };
         let ready = row.bigint(2) == Some(1);
-        Ok(Some(Self { cluster_id, ready, members, held_by }))
+        Ok(Some(Self { cluster_id, ready, members, retired, held_by }))
     }
 }
 
 fn member(row: &RowView) -> Option<KnownShard> {
     let location = row.text(1).and_then(|address| NodeAddress::parse_location(&address).ok());
-    let is_joining = row.text(2).as_deref() == Some(ShardState::Joining.name());
+    let is_joining = is_in(row, ShardState::Joining);
     Some(KnownShard { name: row.text(0)?, location, is_joining })
+}
+
+/// Returns true if the shard of a row is in this state.
+fn is_in(row: &RowView, state: ShardState) -> bool {
+    row.text(2).as_deref() == Some(state.name())
 }

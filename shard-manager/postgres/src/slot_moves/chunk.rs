@@ -6,7 +6,7 @@
 
 use diesel::QueryResult;
 use engine::copy_key::{CopyKey, format_key};
-use engine::slot_move::{ROUND_BYTES_MAX, RoundBudget, RoundError};
+use engine::slot_move::{RoundBudget, RoundError, row_bytes_max};
 use model::keyspace::Slot;
 use model::table::Table;
 use model::value::Value;
@@ -105,7 +105,7 @@ impl<'c> Chunk<'c> {
                 return Ok(());
             }
             let bytes = rows.push_row(row);
-            is_too_large = bytes > ROUND_BYTES_MAX;
+            is_too_large = bytes > row_bytes_max(table);
             count += 1;
             *read = (read.0 + 1, read.1 + bytes);
             budget.rows = budget.rows.saturating_sub(1);

@@ -3,24 +3,33 @@
 //! The triggers are enabled before the first slot is followed, each table in a transaction of its
 //! own, and disabled after the last one. A trigger records nothing while no slot is followed.
 //!
+//! Writes wait while a recording ends, so the changes that it leaves are deleted later, in batches.
+//!
 //! **Invariant:** while a slot is followed, the triggers of all tables are enabled: the transaction
 //! that begins to follow it checks them, and excludes transactions that create tables or disable
 //! triggers.
 //! **Not here:** the triggers (`migrations`), recorded changes (`round`).
 
+use std::time::Instant;
+
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use model::idempotency;
+use model::keyspace::Slot;
 use model::table::Table;
 use model::value::ColumnType;
 use moves::move_row::CopyCursor;
 use moves::request::MoveRequest;
 
+use super::move_metadata::slot_bind;
 use super::move_session::MoveSession;
 use super::statements;
 use crate::db_error::unreadable;
 use crate::declarations;
 use crate::statement::{Bind, Statement, load, run};
+
+/// Number of recorded changes that one transaction deletes after the end of a recording.
+const LEFT_TOGETHER: i64 = 10_000;
 
 /// Returns true if the triggers must be enabled before a change, or soon after it. The target needs
 /// them when it activates the slots, while writes wait, so they are enabled earlier, with the round
@@ -30,6 +39,13 @@ pub(super) fn is_needed_by(request: &MoveRequest) -> bool {
         return round.cursor == CopyCursor::Whole && round.base_cursor != CopyCursor::Whole;
     }
     begins(request)
+}
+
+/// Returns true if recorded changes that an earlier move has left are deleted before a change: the
+/// transaction that begins to record deletes the rest while writes wait. Before an activation they
+/// wait already, so those changes are deleted with the triggers' early enabling.
+pub(super) fn deletes_left_before(request: &MoveRequest) -> bool {
+    is_needed_by(request) && !matches!(request, MoveRequest::Activate(_))
 }
 
 /// Returns true if changes of slots are recorded after a change.
@@ -105,6 +121,19 @@ pub(crate) async fn drop_recording(
     run(connection, &format!("DROP FUNCTION IF EXISTS tessera.tessera_record_{name}()")).await
 }
 
+/// Returns true if at least so many changes of the slots are recorded.
+pub(super) async fn has_too_many_changes(
+    session: &mut MoveSession,
+    (slots, most): (&[Slot], u64),
+) -> QueryResult<bool> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let binds = [slot_bind(slots), Bind::bigint(most)];
+    let sql = statements::HAS_TOO_MANY_CHANGES;
+    let statement = Statement { sql, binds: &binds, cached: true };
+    let found = load(&session.connection, statement).await?;
+    Ok(found.first().and_then(|row| row.boolean(0)) == Some(true))
+}
+
 /// Returns the parameters of [`statements::ENABLE_RECORDING`].
 fn enabling(table: &Table) -> [Bind; 3] {
     let names = table.id().iter().map(|column| table.column(*column).name.as_str());
@@ -119,6 +148,14 @@ fn enabling(table: &Table) -> [Bind; 3] {
     [Bind::text(table.name()), Bind::texts(names), Bind::text(&settings)]
 }
 
+/// Deletes a batch of the recorded changes of slots that are not followed. Returns false if there
+/// are no more.
+pub(super) async fn delete_left(session: &mut MoveSession) -> QueryResult<bool> {
+    let (sql, binds) = (statements::DELETE_LEFT_CHANGES, [Bind::bigint(LEFT_TOGETHER)]);
+    let found = load(&session.connection, Statement { sql, binds: &binds, cached: true }).await?;
+    Ok(found.first().and_then(|row| row.bigint(0)).unwrap_or(0) >= LEFT_TOGETHER)
+}
+
 /// Disables the triggers of all tables if no slot is followed.
 pub(super) async fn disable(session: &mut MoveSession) -> QueryResult<()> {
     let enabled = Statement { sql: statements::NEEDLESSLY_RECORDED, binds: &[], cached: true };
@@ -128,4 +165,52 @@ pub(super) async fn disable(session: &mut MoveSession) -> QueryResult<()> {
         load(&session.connection, Statement { sql, binds: &binds, cached: true }).await?;
     }
     Ok(())
+}
+
+/// Deletes the recorded changes of all slots that are not followed. Rests after each batch as long
+/// as it took, for other work of the server.
+pub(super) async fn delete_all_left(session: &mut MoveSession) -> QueryResult<()> {
+    loop {
+        let begun = Instant::now();
+        if !delete_left(session).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(begun.elapsed()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::position::Position;
+    use moves::applied::AppliedRows;
+    use moves::cutover::SlotActivation;
+    use moves::identity::{MoveId, MoveLeg, MoveTerm, MoveTicket};
+    use moves::round::CopyRound;
+
+    use super::*;
+
+    #[test]
+    fn left_changes_are_deleted_before_a_recording_but_not_while_writes_wait_for_an_activation() {
+        let id = MoveId(7);
+        let term = MoveTerm { number: 1, mover: 0 };
+        let ticket = MoveTicket { id, leg: MoveLeg::FIRST, term };
+        let position = Position { timeline: 1, sequence: 1 };
+        let store = |base_cursor| {
+            let (base, next) = (AppliedRows::begin(1), AppliedRows::begin(1));
+            let cursor = CopyCursor::Whole;
+            let round = CopyRound { base, base_cursor, next, cursor, is_comparison: false };
+            MoveRequest::Store(ticket, round)
+        };
+        assert!(deletes_left_before(&store(CopyCursor::Empty)), "the copy is complete");
+        assert!(!deletes_left_before(&store(CopyCursor::Whole)), "it was complete before");
+        let activation = MoveRequest::Activate(SlotActivation {
+            id,
+            leg: MoveLeg::FIRST,
+            begun: position,
+            version: 0,
+            signpost_min_position: position,
+        });
+        assert!(is_needed_by(&activation) && !deletes_left_before(&activation));
+        assert!(!deletes_left_before(&MoveRequest::Lift(ticket)));
+    }
 }

@@ -4,7 +4,8 @@
 //! and the copy has reached it. Rows beyond the cursor come with the chunk that reaches them.
 //!
 //! If too many keys have changed for one round, it covers only the changes of transactions before a
-//! certain one, all of which have ended, and has no chunk.
+//! certain one, and has no chunk. Transactions before it that are still open belong to a later
+//! round.
 //!
 //! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
 //! cursor; every later change is in a later round.
@@ -35,7 +36,7 @@ use crate::db_error::unreadable;
 use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
 
-/// Maximum number of bytes of the rows of changed keys.
+/// Maximum number of bytes of changed keys and their rows.
 const CHANGED_BYTES_MAX: usize = 2 << 20;
 /// Maximum number of changed keys of a round, unless one transaction has changed more.
 const KEYS_MAX: usize = 5_000;
@@ -45,6 +46,9 @@ const KEYS_OF_ONE_MAX: usize = 100_000;
 /// Changes that are counted to find those of a round. Counting all of them would take longer the
 /// more a copy is behind.
 const CHANGES_COUNTED: usize = 4 * KEYS_MAX;
+/// Maximum number of bytes of the keys and rows that one transaction may have changed. Beyond it,
+/// copying again costs less memory.
+const BYTES_OF_ONE_MAX: usize = 64 << 20;
 /// Keys whose rows are read together.
 const KEYS_TOGETHER: usize = 500;
 
@@ -66,7 +70,7 @@ async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundRes
     let mut reading = RoundReading::begin(session, query).await?;
     let mut mark = present.clone();
     if !base.is_empty() {
-        if base.feed != feed {
+        if base.feed != feed || snapshot_mark::is_beyond(&base.mark, &present) {
             return Ok(Err(RoundError::LostChanges));
         }
         match reading.read_changes(&base.mark, &present).await? {
@@ -129,6 +133,12 @@ struct ChangedKey {
     ids: Vec<String>,
 }
 
+impl ChangedKey {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.ids.iter().map(String::len).sum::<usize>()
+    }
+}
+
 /// Rows of one table.
 #[derive(Default)]
 struct TableRows {
@@ -180,10 +190,13 @@ impl<'r> RoundReading<'r> {
                 Ok(until) => until,
                 Err(error) => return Ok(Err(error)),
             };
-            if self.read_changed_rows(&seen, until, keys_max <= 1).await? {
-                return Ok(Ok(
-                    until.map_or(present.clone(), |until| snapshot_mark::advanced(base, until))
-                ));
+            let is_single = keys_max <= 1;
+            if self.read_changed_rows(&seen, until, is_single).await? {
+                let advanced = |until| snapshot_mark::advanced(base, until, present);
+                return Ok(Ok(until.map_or(present.clone(), advanced)));
+            }
+            if is_single {
+                return Ok(Err(RoundError::LostChanges));
             }
             keys_max /= 8;
         }
@@ -203,8 +216,8 @@ impl<'r> RoundReading<'r> {
         Ok(ChangedBy { transactions, is_whole })
     }
 
-    /// Reads the changed keys of transactions before `until`, and their rows. Returns false, and
-    /// has read nothing, if the rows are too large, unless `is_single`.
+    /// Reads the changed keys of transactions before `until`, and their rows. Returns false if they
+    /// are too large for a round, or if `is_single`, for one transaction.
     async fn read_changed_rows(
         &mut self,
         seen: &str,
@@ -216,15 +229,20 @@ impl<'r> RoundReading<'r> {
         let statement = Statement { sql: statements::CHANGED_KEYS, binds: &binds, cached: true };
         let keys = load(&self.session.connection, statement).await?;
         (self.found, self.bytes, self.changes) = (BTreeMap::new(), 0, keys.len());
+        let bytes_max = if is_single { BYTES_OF_ONE_MAX } else { CHANGED_BYTES_MAX };
         let mut changed: BTreeMap<String, Vec<ChangedKey>> = BTreeMap::new();
         for row in &keys {
             let table = row.text(0).unwrap_or_default();
-            changed.entry(table).or_default().push(changed_key(row)?);
+            let key = changed_key(row)?;
+            self.bytes += key.bytes();
+            if self.bytes > bytes_max {
+                return Ok(false);
+            }
+            changed.entry(table).or_default().push(key);
         }
-        let bytes_max = if is_single { usize::MAX } else { CHANGED_BYTES_MAX };
         for (name, keys) in changed {
             for keys in keys.chunks(KEYS_TOGETHER) {
-                self.read_keys(&name, keys).await?;
+                self.read_keys((name.as_str(), keys), bytes_max).await?;
                 if self.bytes > bytes_max {
                     return Ok(false);
                 }
@@ -233,8 +251,13 @@ impl<'r> RoundReading<'r> {
         Ok(true)
     }
 
-    /// Reads the rows of some keys of a table.
-    async fn read_keys(&mut self, name: &str, keys: &[ChangedKey]) -> QueryResult<()> {
+    /// Reads the rows of some keys of a table, until all rows of the round have more bytes than
+    /// these.
+    async fn read_keys(
+        &mut self,
+        (name, keys): (&str, &[ChangedKey]),
+        bytes_max: usize,
+    ) -> QueryResult<()> {
         let Self { session, tables, copied_to, found, bytes, query, .. } = self;
         let ids = keys.first().map_or(0, |key| key.ids.len());
         let mut sought = ColumnArrays::of_keys(ids);
@@ -262,7 +285,9 @@ impl<'r> RoundReading<'r> {
         let statement = Statement { sql: &sql, binds: &binds, cached: true };
         let rows = table_rows.rows.get_or_insert_with(|| ColumnArrays::of_table(table));
         for_each_row(&session.connection, statement, |row| {
-            *bytes += rows.push_row(row);
+            if *bytes <= bytes_max {
+                *bytes += rows.push_row(row);
+            }
             Ok(())
         })
         .await
@@ -314,26 +339,27 @@ impl<'r> RoundReading<'r> {
 }
 
 /// Returns the transaction before which the changes of a round end, so that it has few enough of
-/// them; `None` if it has all. All transactions before it have ended in the present snapshot.
+/// them; `None` if it has all. A round has the changes of one transaction at least.
+///
+/// Transactions of a server from which the database was restored may have numbers that the present
+/// one has not given yet. No round ends before such a number: it would seem to have the changes of
+/// later transactions.
 fn last_transaction(
     changed_by: &[(u64, usize)],
     present: &Mark,
     keys_max: usize,
 ) -> Result<Option<u64>, RoundError> {
-    let first_open = snapshot_mark::first_open(present);
-    let (mut keys, mut end) = (0_usize, None);
+    let mut keys = 0_usize;
     for (index, (transaction, count)) in changed_by.iter().enumerate() {
-        let is_first = index == 0;
         keys = keys.saturating_add(*count);
-        if keys > keys_max && !is_first && *transaction <= first_open {
-            end = Some(*transaction);
-            break;
+        if keys > keys_max && index > 0 && *transaction < snapshot_mark::end(present) {
+            return Ok(Some(*transaction));
         }
         if keys > KEYS_OF_ONE_MAX.max(keys_max) {
             return Err(RoundError::LostChanges);
         }
     }
-    Ok(end)
+    Ok(None)
 }
 
 fn changed_key(row: &RowView) -> QueryResult<ChangedKey> {
@@ -350,36 +376,55 @@ fn changed_key(row: &RowView) -> QueryResult<ChangedKey> {
 mod tests {
     use super::*;
 
-    fn present(end: u64, running: &[u64]) -> Mark {
-        Mark::Snapshot { end, running: running.into() }
+    fn present(end: u64) -> Mark {
+        Mark::Snapshot { end, running: [].into() }
     }
 
     #[test]
     fn a_round_with_few_changes_has_all_of_them() {
         let changed = [(10, 3), (11, 4)];
-        assert_eq!(last_transaction(&changed, &present(12, &[]), 7), Ok(None));
-        assert_eq!(last_transaction(&[], &present(12, &[]), 7), Ok(None));
+        assert_eq!(last_transaction(&changed, &present(12), 7), Ok(None));
+        assert_eq!(last_transaction(&[], &present(12), 7), Ok(None));
     }
 
     #[test]
     fn a_round_with_too_many_changes_ends_between_two_transactions() {
         let changed = [(10, 3), (11, 4), (12, 1)];
-        assert_eq!(last_transaction(&changed, &present(13, &[]), 6), Ok(Some(11)));
-        assert_eq!(last_transaction(&changed, &present(13, &[]), 1), Ok(Some(11)));
+        assert_eq!(last_transaction(&changed, &present(13), 6), Ok(Some(11)));
+        assert_eq!(last_transaction(&changed, &present(13), 1), Ok(Some(11)));
     }
 
     #[test]
-    fn a_round_never_ends_after_a_transaction_that_is_still_open() {
+    fn a_transaction_that_is_still_open_does_not_make_a_round_larger() {
         let changed = [(10, 3), (12, 4), (13, 1)];
-        assert_eq!(last_transaction(&changed, &present(14, &[11]), 3), Ok(None));
+        let base = Mark::Snapshot { end: 10, running: [].into() };
+        let present = Mark::Snapshot { end: 14, running: [11].into() };
+        assert_eq!(last_transaction(&changed, &present, 3), Ok(Some(12)));
+        let mark = snapshot_mark::advanced(&base, 12, &present);
+        assert_eq!(mark, Mark::Snapshot { end: 12, running: [11].into() });
+        let covered: Vec<u64> = (9..15).filter(|change| mark.covers(*change)).collect();
+        assert_eq!(covered, [9, 10], "the open transaction and the later ones are left");
+    }
+
+    #[test]
+    fn the_keys_of_a_round_count_with_all_columns_of_their_ids() {
+        let ids = vec!["12".to_owned(), "345".to_owned()];
+        let key = ChangedKey { slot: 7, key: "ada".to_owned(), ids };
+        assert_eq!(key.bytes(), 8);
+    }
+
+    #[test]
+    fn a_round_never_ends_at_a_transaction_of_a_former_server() {
+        let changed = [(10, 3), (4_000_000_000, 4)];
+        assert_eq!(last_transaction(&changed, &present(14), 3), Ok(None));
     }
 
     #[test]
     fn changes_that_are_too_many_for_any_round_are_lost() {
         let lost = Err(RoundError::LostChanges);
         let one = [(10, KEYS_OF_ONE_MAX + 1)];
-        assert_eq!(last_transaction(&one, &present(14, &[]), KEYS_MAX), lost);
+        assert_eq!(last_transaction(&one, &present(14), KEYS_MAX), lost);
         let many = [(10, 1), (12, KEYS_OF_ONE_MAX)];
-        assert_eq!(last_transaction(&many, &present(14, &[11]), KEYS_MAX), lost);
+        assert_eq!(last_transaction(&many, &present(14), KEYS_MAX), Ok(Some(12)));
     }
 }

@@ -56,25 +56,43 @@ pub(super) fn parse(text: &str) -> Result<Mark, DamagedMove> {
     Ok(Mark::Snapshot { end: number(end)?, running: running.collect::<Result<_, _>>()? })
 }
 
-/// Returns the first transaction that may not have ended in a snapshot.
-pub(super) fn first_open(mark: &Mark) -> u64 {
+/// Returns a mark that covers what `base` covers, and the transactions before `until` that have
+/// ended in the present snapshot.
+pub(super) fn advanced(base: &Mark, until: u64, present: &Mark) -> Mark {
+    let open = open_transactions(present);
+    match base {
+        Mark::Snapshot { end, running } if *end > until => {
+            let is_left = |transaction: &u64| *transaction >= until || open.contains(transaction);
+            let running = running.iter().copied().filter(is_left);
+            Mark::Snapshot { end: *end, running: running.collect() }
+        }
+        Mark::Snapshot { .. } | Mark::Nothing | Mark::Entry(_) => {
+            let running = open.iter().copied().filter(|transaction| *transaction < until);
+            Mark::Snapshot { end: until, running: running.collect() }
+        }
+    }
+}
+
+/// Returns the first transaction that had not begun in a snapshot.
+pub(super) fn end(mark: &Mark) -> u64 {
     match mark {
-        Mark::Snapshot { end, running } => running.first().copied().unwrap_or(*end),
+        Mark::Snapshot { end, .. } => *end,
         Mark::Nothing | Mark::Entry(_) => 0,
     }
 }
 
-/// Returns a mark that covers what `base` covers and all transactions before `until`, which have
-/// ended.
-pub(super) fn advanced(base: &Mark, until: u64) -> Mark {
-    match base {
-        Mark::Snapshot { end, running } if *end > until => {
-            let running = running.iter().copied().filter(|transaction| *transaction >= until);
-            Mark::Snapshot { end: *end, running: running.collect() }
-        }
-        Mark::Snapshot { .. } | Mark::Nothing | Mark::Entry(_) => {
-            Mark::Snapshot { end: until, running: [].into() }
-        }
+/// Returns true if a mark has transactions that had not begun in the present snapshot. A crash has
+/// then lost the numbers of transactions that were not committed, and the server gives them again:
+/// the mark would cover changes that are yet to come.
+pub(super) fn is_beyond(mark: &Mark, present: &Mark) -> bool {
+    end(mark) > end(present)
+}
+
+/// Returns the transactions that had begun and not ended in a snapshot.
+fn open_transactions(mark: &Mark) -> &[u64] {
+    match mark {
+        Mark::Snapshot { running, .. } => running,
+        Mark::Nothing | Mark::Entry(_) => &[],
     }
 }
 
@@ -104,15 +122,28 @@ mod tests {
         assert_eq!((text(&Mark::Nothing), shown(&Mark::Nothing)), (None, Some("3:3:".to_owned())));
     }
 
+    #[test]
+    fn a_mark_is_beyond_a_snapshot_only_after_the_numbers_of_transactions_went_back() {
+        let present = snapshot(10, [8]);
+        assert!(is_beyond(&snapshot(11, []), &present));
+        assert!(!is_beyond(&snapshot(10, []), &present) && !is_beyond(&present, &present));
+        assert!(!is_beyond(&Mark::Nothing, &present), "a way back begins with it");
+    }
+
     proptest! {
         #[test]
-        fn an_advanced_mark_covers_what_it_has_covered_and_everything_before(
+        fn an_advanced_mark_covers_what_it_has_covered_and_what_has_ended_before(
             end in 50_u64..60, running in btree_set(40_u64..50, 0..5), until in 40_u64..70,
+            (begun, left) in (btree_set(60_u64..70, 0..5), 0_usize..6),
         ) {
-            let base = snapshot(end, running);
-            let advanced = advanced(&base, until);
+            let base = snapshot(end, running.iter().copied());
+            // What the base shows has ended for ever.
+            let open = running.into_iter().take(left).chain(begun);
+            let present = snapshot(75, open);
+            let advanced = advanced(&base, until, &present);
             for transaction in 0..100 {
-                let is_covered = base.covers(transaction) || transaction < until;
+                let has_ended = transaction < until && present.covers(transaction);
+                let is_covered = base.covers(transaction) || has_ended;
                 prop_assert_eq!(advanced.covers(transaction), is_covered, "{}", transaction);
             }
             prop_assert_eq!(text(&advanced).map(|text| parse(&text)), Some(Ok(advanced)));

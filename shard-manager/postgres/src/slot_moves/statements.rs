@@ -81,6 +81,16 @@ pub(super) const DISABLE_RECORDING: &str = "SELECT tessera_disable_recording($1)
 /// Begins (`$2`) or ends the recording of changes of the slots `$1`.
 pub(super) const FOLLOW: &str = "SELECT tessera_follow($1,$2)";
 
+/// Deletes at most `$1` recorded changes of slots that are not followed, and returns how many it
+/// has found. A concurrent transaction that begins to follow slots makes no changes that the
+/// snapshot of the statement shows, so none of its changes are deleted. Another session may delete
+/// the same ones meanwhile: so they are counted before the deletion. The concatenation decompresses
+/// the bits once instead of for each change.
+pub(super) const DELETE_LEFT_CHANGES: &str = "WITH left_over AS MATERIALIZED (SELECT ctid AS place \
+    FROM tessera_changes WHERE get_bit((SELECT bits||''::bytea FROM tessera_followed \
+    WHERE id=1),slot)=0 LIMIT $1),gone AS (DELETE FROM tessera_changes WHERE ctid=ANY(ARRAY(SELECT place \
+    FROM left_over))) SELECT count(*) FROM left_over";
+
 /// Deletes recorded changes of the slots `$1` that the snapshot `$2` shows.
 pub(super) const TRIM: &str = "DELETE FROM tessera_changes \
     WHERE slot=ANY($1) AND xid<pg_snapshot_xmax($2::text::pg_snapshot) \
@@ -117,6 +127,13 @@ pub(super) const REMOVE_MOVE: &str = "DELETE FROM tessera_slot_moves WHERE id=$1
 /// Selects two flags: there are rows of the slots `$1`, and a change of them is recorded that the
 /// snapshot `$2` does not show.
 pub(super) const FACTS: &str = "SELECT tessera_has_rows($1),tessera_has_change($1,$2)";
+
+/// Selects true if at least `$2` changes of the slots `$1` are recorded. They are counted only if
+/// the statistics of the server, which cost nothing to read, show that many changes of all slots.
+pub(super) const HAS_TOO_MANY_CHANGES: &str = "SELECT CASE WHEN \
+    pg_stat_get_live_tuples('tessera.tessera_changes'::regclass)<$2::bigint THEN false ELSE \
+    (SELECT count(*) FROM (SELECT FROM tessera_changes WHERE slot=ANY($1) LIMIT $2::bigint) \
+    AS first)>=$2::bigint END";
 
 /// Snapshot of the transaction.
 pub(super) const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text";

@@ -24,12 +24,18 @@ use super::tables::CATALOG;
 use crate::connection::DbErrorKind;
 use crate::declarations::unreadable;
 
-/// Reads the rebalances. Older ones than the last [`ENDED_MAX`] are not stored.
+/// Reads the rebalances, as [`read`] does.
 pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<RebalanceRecord>, Error> {
-    let rows = listed::tessera_rebalances.select(RebalanceRow::as_select()).load(connection);
-    let records =
-        rows.and_then(|rows| rebalance_records(rows).map_err(|damage| unreadable(&damage)));
-    records.map_err(|error| failed(&error))
+    read(connection).map_err(|error| failed(&error))
+}
+
+/// Reads the rebalances. Older ones than the last [`ENDED_MAX`] are not stored.
+pub(in super::super) fn read(
+    connection: &mut SqliteConnection,
+) -> QueryResult<Vec<RebalanceRecord>> {
+    let rows: Vec<RebalanceRow> =
+        listed::tessera_rebalances.select(RebalanceRow::as_select()).load(connection)?;
+    rebalance_records(rows).map_err(|damage| unreadable(&damage))
 }
 
 /// Reads the rebalance that has not ended.
@@ -105,7 +111,8 @@ fn order_moves(
     Ok(())
 }
 
-fn find(
+/// Finds a rebalance.
+pub(in super::super) fn find(
     connection: &mut SqliteConnection,
     id: RebalanceId,
 ) -> QueryResult<Option<RebalanceRecord>> {

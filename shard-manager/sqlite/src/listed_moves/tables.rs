@@ -26,10 +26,15 @@ use crate::declarations::unreadable;
 /// Name of the catalog in errors, in place of a shard.
 pub(super) const CATALOG: &str = "the catalog";
 
+/// Reads the moves, as [`read`] does.
+pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<MoveRecord>, Error> {
+    read(connection).map_err(|error| failed(&error))
+}
+
 /// Reads the moves that have not ended, the last ones that have, and those that the rebalance in
 /// progress has given up, as of one moment.
-pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<MoveRecord>, Error> {
-    let read = connection.transaction(|connection| {
+pub(in super::super) fn read(connection: &mut SqliteConnection) -> QueryResult<Vec<MoveRecord>> {
+    connection.transaction(|connection| {
         let open = listed::tessera_listed_moves.filter(listed::ended_at.is_null());
         let mut rows = open.select(ListedMoveRow::as_select()).load(connection)?;
         let ended = listed::tessera_listed_moves.filter(listed::ended_at.is_not_null());
@@ -38,8 +43,7 @@ pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<MoveRecord>,
         rows.extend(ended.select(ListedMoveRow::as_select()).load(connection)?);
         rows.extend(given_up(connection)?);
         listed_records(rows).map_err(|damage| unreadable(&damage))
-    });
-    read.map_err(|error| failed(&error))
+    })
 }
 
 /// Reads a move.
@@ -102,7 +106,11 @@ pub(super) fn change(
     changed.map_err(error_of)
 }
 
-fn find(connection: &mut SqliteConnection, id: MoveId) -> QueryResult<Option<MoveRecord>> {
+/// Finds a move.
+pub(in super::super) fn find(
+    connection: &mut SqliteConnection,
+    id: MoveId,
+) -> QueryResult<Option<MoveRecord>> {
     let row = listed::tessera_listed_moves.find(move_name(id));
     let row = row.select(ListedMoveRow::as_select()).first(connection).optional()?;
     row.map(ListedMoveRow::record).transpose().map_err(|damage| unreadable(&damage))

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use diesel::QueryResult;
 use engine::copy_key::{CopyKey, format_key};
 use engine::slot_move::{
-    ROUND_BYTES_MAX, RoundBudget, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable,
+    RoundBudget, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable, row_bytes_max,
 };
 use model::keyspace::Slot;
 use model::row_change::Change;
@@ -264,7 +264,7 @@ impl Chunk {
             push_row(&mut round.rows, (table, slot, &key), row)?;
             round.row_count += 1;
             let bytes = round.rows.len() - begun;
-            too_large = bytes > ROUND_BYTES_MAX;
+            too_large = bytes > row_bytes_max(table);
             let RoundBudget { rows, bytes: left } = &mut self.budget;
             (*rows, *left) = (rows.saturating_sub(1), left.saturating_sub(bytes));
             if *rows == 0 || *left == 0 {

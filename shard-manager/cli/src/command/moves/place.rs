@@ -9,7 +9,6 @@
 use std::path::{Path, PathBuf};
 
 use assembly::EmbeddedCluster;
-use cluster::manager::{Manager, MovesError};
 use engine::cluster_spec::ClusterSpec;
 use engine::move_record::{MoveOrder, parse_move_name};
 use engine::move_view::MoveView;
@@ -18,6 +17,7 @@ use moves::identity::MoveId;
 use serde_json::{Value, json};
 use sqlite::control::client::{ControlError, command_moves};
 use sqlite::control::move_command::MoveCommand;
+use sqlite::offline_lists::{move_of_dir, moves_of_dir};
 use sqlite::offline_view::DirView;
 
 use super::super::access::with_runtime;
@@ -46,8 +46,8 @@ impl MovePlace {
         self.one(MoveCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a move as the router shows it. The files of a stopped cluster stay closed, because
-    /// each opening of them begins a timeline.
+    /// Returns a move as the router shows it. A stopped cluster is an error, because no move in it
+    /// goes on.
     pub(super) fn poll(&self, id: &str) -> Result<MoveView, CommandError> {
         let command = MoveCommand::Show { id: id.to_owned() };
         let moves = self.request(command, |data_dir, _| Err(no_router(data_dir)))?;
@@ -61,7 +61,7 @@ impl MovePlace {
 
     /// Sends a request, and returns the moves that it concerns.
     pub(super) fn send(&self, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
-        self.request(command, change_stopped)
+        self.request(command, answer_stopped)
     }
 
     /// Sends a request to the router, or calls `stopped` if the cluster has none.
@@ -171,32 +171,28 @@ fn stored_order(name: &str) -> Option<MoveOrder> {
     }
 }
 
-/// Reads or orders the moves of a data directory that no router holds.
-fn change_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
+/// Reads or orders the moves of a data directory that no router holds. Only an order opens the
+/// shards, which begins a timeline of each.
+fn answer_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
     // Opening a folder without a cluster would create one.
     DirView::open(data_dir)?;
-    let Some(request) = StoppedRequest::of(command)? else {
-        return Err(no_router(data_dir));
-    };
-    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
-    let manager = assembly::open_primaries(&cluster)?;
-    let views = with_runtime(async {
-        let views = answer_stopped(&manager, &request).await;
-        views.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
-    });
-    manager.close();
-    views
+    match StoppedRequest::of(command)? {
+        None => Err(no_router(data_dir)),
+        Some(StoppedRequest::List) => Ok(moves_of_dir(data_dir)?),
+        Some(StoppedRequest::Show(id)) => Ok(move_of_dir(data_dir, id)?.into_iter().collect()),
+        Some(StoppedRequest::Order(id, order)) => Ok(vec![order_stopped(data_dir, id, order)?]),
+    }
 }
 
-async fn answer_stopped(
-    manager: &Manager,
-    request: &StoppedRequest,
-) -> Result<Vec<MoveView>, MovesError> {
-    let moves = manager.moves();
-    let records = match request {
-        StoppedRequest::List => moves.list().await?,
-        StoppedRequest::Show(id) => vec![moves.get(*id).await?],
-        StoppedRequest::Order(id, order) => vec![moves.order(*id, *order).await?],
-    };
-    Ok(records.iter().map(|record| moves.view(record)).collect())
+/// Stores an order for a move of a data directory that no router holds.
+fn order_stopped(data_dir: &Path, id: MoveId, order: MoveOrder) -> Result<MoveView, CommandError> {
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
+    let manager = assembly::open_primaries(&cluster)?;
+    let ordered = with_runtime(async {
+        let ordered = manager.moves().order(id, order).await;
+        let shown = ordered.map(|record| manager.moves().view(&record));
+        shown.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
+    });
+    manager.close();
+    ordered
 }

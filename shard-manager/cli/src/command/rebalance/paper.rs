@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use engine::move_record::{RATE_MAX, RATE_MIN};
+use engine::rebalance_draft::DraftFault;
 use indicatif::HumanBytes;
 use model::slot_plan::SlotPlan;
 use model::slot_plan::pace::MovePace;
@@ -74,12 +76,15 @@ fn bytes(text: &str) -> Option<u64> {
     }
 }
 
-/// Shows the plan of a cluster on paper.
+/// Shows the plan of a cluster on paper, with copies at this rate in MiB/s.
 pub(super) fn run(
     cluster: HypotheticalCluster,
     rate: Option<u32>,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
+    if rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate)) {
+        return Err(CommandError::Refused(DraftFault::Rate.to_string()));
+    }
     let plan = cluster.plan(SLOTS_MAX);
     let plan = plan.map_err(|fault| CommandError::Refused(fault.to_string()))?;
     let paper = PaperPlan::of(cluster, &plan, MovePace::of(rate, MOVES_MAX));

@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assembly::EmbeddedCluster;
-use cluster::manager::{Manager, Rebalances, RebalancesError, StoppedPlans};
+use cluster::manager::StoppedPlans;
 use engine::cluster_spec::ClusterSpec;
-use engine::rebalance_catalog::RebalanceListError;
+use engine::rebalance_record::RebalanceId;
 use engine::rebalance_view::{PlanView, RebalanceView};
 use engine::refusal_code::with_code;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlite::control::client::{ControlError, command_rebalances};
 use sqlite::control::rebalance_command::{RebalanceCommand, RebalanceWish};
+use sqlite::offline_lists::{rebalance_of_dir, rebalances_of_dir};
 use sqlite::offline_view::DirView;
 
 pub(super) use sqlite::control::client::RebalanceAnswer;
@@ -60,8 +61,8 @@ impl RebalancePlace {
         self.one(RebalanceCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a rebalance as the router shows it. The files of a stopped cluster stay closed,
-    /// because each opening of them begins a timeline.
+    /// Returns a rebalance as the router shows it. A stopped cluster is an error, because no
+    /// rebalance in it goes on.
     pub(super) fn poll(&self, id: &str) -> Result<RebalanceView, CommandError> {
         let command = RebalanceCommand::Show { id: id.to_owned() };
         first(self.request(command, |data_dir, _| Err(no_router(data_dir)))?)
@@ -202,45 +203,38 @@ fn path(id: &str) -> Result<String, CommandError> {
     Ok(format!("/api/rebalance/{id}"))
 }
 
-/// Reads or plans the rebalances of a data directory that no router holds.
+/// Reads or plans the rebalances of a data directory that no router holds. Only a plan opens the
+/// shards, which begins a timeline of each.
 fn read_stopped(
     data_dir: &Path,
     command: &RebalanceCommand,
 ) -> Result<RebalanceAnswer, CommandError> {
     // Opening a folder without a cluster would create one.
     DirView::open(data_dir)?;
-    if matches!(command, RebalanceCommand::Begin(_) | RebalanceCommand::Order { .. }) {
-        return Err(no_router(data_dir));
-    }
-    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
-    let manager = assembly::open_primaries(&cluster)?;
-    let answer = with_runtime(answer_stopped(&manager, command));
-    manager.close();
-    answer
-}
-
-async fn answer_stopped(
-    manager: &Manager,
-    command: &RebalanceCommand,
-) -> Result<RebalanceAnswer, CommandError> {
-    let refused = |error: RebalancesError| CommandError::Refused(with_code(&error, error.code()));
-    let rebalances = Rebalances::of(manager);
-    if let RebalanceCommand::Plan(wish) = command {
-        let draft = wish.draft().map_err(CommandError::Refused)?;
-        let plans = StoppedPlans::of(manager);
-        let plan = plans.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;
-        return Ok(RebalanceAnswer::Plan(Box::new(plan.map_err(refused)?)));
-    }
     let views = match command {
-        RebalanceCommand::Show { id } => match rebalances.get(id).await {
-            Ok(view) => vec![view],
-            Err(RebalancesError::List(RebalanceListError::NoRebalance)) => Vec::new(),
-            Err(error) => return Err(refused(error)),
+        RebalanceCommand::Begin(_) | RebalanceCommand::Order { .. } => {
+            return Err(no_router(data_dir));
+        }
+        RebalanceCommand::Plan(wish) => return plan_stopped(data_dir, wish),
+        RebalanceCommand::List => rebalances_of_dir(data_dir)?,
+        RebalanceCommand::Show { id } => match RebalanceId::parse(id) {
+            Some(id) => rebalance_of_dir(data_dir, id)?.into_iter().collect(),
+            None => Vec::new(),
         },
-        RebalanceCommand::Plan(_)
-        | RebalanceCommand::Begin(_)
-        | RebalanceCommand::Order { .. }
-        | RebalanceCommand::List => rebalances.list().await.map_err(refused)?,
     };
     Ok(RebalanceAnswer::Rebalances(views))
+}
+
+/// Plans a rebalance of a data directory that no router holds.
+fn plan_stopped(data_dir: &Path, wish: &RebalanceWish) -> Result<RebalanceAnswer, CommandError> {
+    let draft = wish.draft().map_err(CommandError::Refused)?;
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
+    let manager = assembly::open_primaries(&cluster)?;
+    let plan = with_runtime(async {
+        let plans = StoppedPlans::of(&manager);
+        let plan = plans.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;
+        plan.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
+    });
+    manager.close();
+    Ok(RebalanceAnswer::Plan(Box::new(plan?)))
 }

@@ -255,7 +255,7 @@ async fn write_by_lane(
     for WrittenPart { part, refused } in join_all(parts).await {
         let whole = &mut done.part;
         whole.rows.extend(part.rows);
-        let holds = |one| shard.replication.timeline().history().holds(one);
+        let holds = |one| shard.replication.timeline().holds(one);
         whole.seen = later(whole.seen, part.seen, holds);
         whole.times = whole.times.slower(part.times);
         done.refused.extend(refused);

@@ -105,9 +105,10 @@ impl RowReader<'_> {
             return Ok(KeyAnswer::of(read().await?, None));
         };
         // The entries of a slot that has moved are those of its former owner, until the map names
-        // the new one.
-        let is_moved = !self.data.manager.router.follows_map()
-            && self.data.manager.map.load().owner(place.slot) != place.shard;
+        // the new one. A redirected slot has an epoch that the map may give to another owner.
+        let is_moved = place.since > place.epoch
+            || (!self.data.manager.router.follows_map()
+                && self.data.manager.map.load().owner(place.slot) != place.shard);
         if self.options.level != Level::One || !cache.keeps(query) || is_moved {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }

@@ -30,10 +30,7 @@ impl ShardParts {
                 known.rows.extend(part.rows);
                 let open = manager.shards().find(shard);
                 let holds = |one| {
-                    let history = |shard: &crate::shard::Shard| {
-                        shard.replication.timeline().history().holds(one)
-                    };
-                    open.as_deref().is_none_or(history)
+                    open.as_deref().is_none_or(|shard| shard.replication.timeline().holds(one))
                 };
                 known.seen = later(known.seen, part.seen, holds);
                 known.times = known.times.and_then(part.times);

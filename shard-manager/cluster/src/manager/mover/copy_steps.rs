@@ -21,7 +21,7 @@ use moves::request::MoveRequest;
 use super::copy_difference::CopyDifference;
 use super::copy_pace::RoundTime;
 use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
-use super::move_run::{MoveRun, RETRY, RunContinuation};
+use super::move_run::{MoveRun, RETRY, RunContinuation, end_flow_back};
 use super::move_sides::{MoveSides, SeenMove};
 use super::move_steps::flow_back_interval;
 
@@ -70,8 +70,7 @@ impl MoveRun<'_> {
         (from, receiver): (MoveSide, &mut MoveRow),
         verifies: bool,
     ) -> RunContinuation {
-        let to = from.other();
-        let begun = Instant::now();
+        let (to, begun) = (from.other(), Instant::now());
         let others = sides.other_writes();
         let budget = self.copy_pace.budget(others, begun);
         let query = move_round::query(&self.plan, receiver, budget);
@@ -80,12 +79,7 @@ impl MoveRun<'_> {
         let TimedRound { read, begun_at } = match read {
             Ok(read) => read,
             Err(RoundFailure::LostChanges) if seen.is_committed() => {
-                let id = self.reports.record().name();
-                tracing::info!(
-                    id,
-                    "changes no longer flow back: a rollback would copy all rows again"
-                );
-                self.follows_back = false;
+                end_flow_back(self).await;
                 return RunContinuation::AtOnce;
             }
             Err(RoundFailure::LostChanges) => {
@@ -94,6 +88,7 @@ impl MoveRun<'_> {
             }
             Err(RoundFailure::Impossible(reason)) => return self.fail(reason).await,
             Err(RoundFailure::Transient(reason)) => {
+                self.progress.note_outage();
                 return RunContinuation::After(RETRY, Some(reason));
             }
         };
@@ -104,7 +99,8 @@ impl MoveRun<'_> {
         let query = move_round::query_after(&query, &round, has_all);
         let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
         let mut ahead = RoundAhead::default();
-        let (sent, ()) = tokio::join!(self.send(sides, to, change), ahead.read(sides, from, query));
+        let sent = self.send((sides.shard(to), to), change);
+        let (sent, ()) = tokio::join!(sent, ahead.read(sides, from, query));
         if let Err(continuation) = sent {
             return continuation;
         }

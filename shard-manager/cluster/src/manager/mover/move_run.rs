@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use engine::move_catalog::{MoveCatalog, MoveListError};
-use engine::move_record::{MovePhase, MoveRecord};
+use engine::move_record::{MoveOrder, MovePhase, MoveRecord};
 use moves::identity::{MoveLeg, MoveSide, MoveTerm};
 use moves::next_step::next;
 use moves::observation::{MoveGoal, MoveObservation, MovePlan, MoveProgress, SlotsState};
@@ -26,21 +26,27 @@ use moves::step::MoveStep;
 use super::copy_lag::CopyLag;
 use super::copy_pace::CopyPace;
 use super::fence_clock::{FenceClock, FenceTimes};
+use super::lone_origin;
 use super::move_reports::{MoveReports, Superseded};
 use super::move_round::{RoundAhead, RoundPace};
-use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
+use super::move_sides::{CALL_MAX, MoveSides, SeenMove, look_at};
 use super::phases::phase_of;
 use super::publication::published;
+use super::recorded_changes::RecordedChanges;
 use super::trim_waits::TrimWaits;
 use crate::manager::Manager;
 use crate::manager::move_announcements::{KeptRun, MoveWatch};
 
+/// Wait after a lock was not free, or a request was refused.
+pub(super) const BUSY_WAIT: Duration = Duration::from_millis(25);
+/// Interval at which a move that waits for something else is looked at.
+pub(super) const REST: Duration = Duration::from_secs(1);
 /// Wait before a failed request is repeated.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// Wait before a shard that cannot be reached is looked at again.
 const REOPEN: Duration = Duration::from_millis(500);
 /// Longest wait for replicas to confirm a position, before both shards are looked at again.
-const CONFIRM_MAX: Duration = Duration::from_millis(500);
+pub(super) const CONFIRM_MAX: Duration = Duration::from_millis(500);
 /// Highest number of positions that a run waits for before it looks at both shards again.
 const CONFIRMATIONS: usize = 4;
 
@@ -80,10 +86,10 @@ pub(super) struct MoveRun<'m> {
     /// Counts the run once it keeps its source.
     pub(super) kept: Option<KeptRun>,
     /// Leg that the last look has found.
-    leg: MoveLeg,
+    pub(super) leg: MoveLeg,
     /// True if a round found that changes which the copy lacks are no longer recorded.
     pub(super) must_copy_again: bool,
-    /// False if the kept source no longer receives changes: a rollback would copy everything again.
+    /// False if the kept source no longer receives changes: it is kept no longer.
     pub(super) follows_back: bool,
     pub(super) failure: Option<MoveFailure>,
     /// True if the slots are back, so that the copy of the other side is deleted.
@@ -91,6 +97,9 @@ pub(super) struct MoveRun<'m> {
     /// True if the next step may wait for replicas.
     awaits_replicas: bool,
     trims: TrimWaits,
+    pub(super) recorded: RecordedChanges,
+    /// Time of the first look at the origin alone since both shards were last read.
+    pub(super) destination_lost_at: Option<Instant>,
 }
 
 impl<'m> MoveRun<'m> {
@@ -101,13 +110,11 @@ impl<'m> MoveRun<'m> {
         record: MoveRecord,
         fences: Arc<FenceTimes>,
     ) -> Self {
-        // The highest bit is 0, because catalogs and shards store a signed number.
-        let mover = RandomState::new().build_hasher().finish() >> 1;
         Self {
             manager,
             catalog,
             plan: record.plan(),
-            term: MoveTerm { number: record.term, mover },
+            term: MoveTerm { number: record.term, mover: random_mover() },
             progress: MoveProgress::default(),
             fences: FenceClock::new(fences),
             copy_pace: CopyPace::new(record.new.rate),
@@ -124,6 +131,8 @@ impl<'m> MoveRun<'m> {
             deletes_other_copy: false,
             awaits_replicas: false,
             trims: TrimWaits::default(),
+            recorded: RecordedChanges::default(),
+            destination_lost_at: None,
         }
     }
 
@@ -138,11 +147,11 @@ impl<'m> MoveRun<'m> {
         loop {
             let is_urgent = match self.advance().await {
                 RunContinuation::AtOnce => {
-                    self.reports.explain(None);
+                    self.reports.explain(self.recorded.repetition());
                     false
                 }
                 RunContinuation::After(time, reason) => {
-                    self.reports.explain(reason);
+                    self.reports.explain(reason.or_else(|| self.recorded.repetition()));
                     self.watch.rest(time).await
                 }
                 RunContinuation::Ended => return true,
@@ -159,7 +168,7 @@ impl<'m> MoveRun<'m> {
         }
     }
 
-    /// Takes the next term, above all that the catalog and both shards know.
+    /// Takes the next term, above all that the catalog knows, and the shards that can be read.
     pub(super) async fn take_over(&mut self) -> Result<(), Superseded> {
         loop {
             match known_term(self.manager, &self.plan, self.leg).await {
@@ -194,7 +203,7 @@ impl<'m> MoveRun<'m> {
     async fn advance(&mut self) -> RunContinuation {
         let sides = match MoveSides::find(self.manager, &self.plan) {
             Ok(sides) => sides,
-            Err(reason) => return RunContinuation::After(REOPEN, Some(reason)),
+            Err(reason) => return lone_origin::carry_on(self, reason, REOPEN).await,
         };
         // Replicas of files sync only on request.
         let both = [MoveSide::Origin, MoveSide::Destination];
@@ -204,12 +213,17 @@ impl<'m> MoveRun<'m> {
         let (looked_at, begun) = (Utc::now(), Instant::now());
         let mut seen = match sides.look(&self.plan, self.leg).await {
             Ok(seen) => seen,
-            Err(reason) => return RunContinuation::After(RETRY, Some(reason)),
+            Err(reason) => {
+                self.progress.note_outage();
+                return lone_origin::carry_on(self, reason, RETRY).await;
+            }
         };
+        self.destination_lost_at = None;
         tracing::debug!(ms = begun.elapsed().as_millis(), "a mover looked at both shards");
         self.note(&seen);
         self.reports.lag = self.lag.look(&seen, looked_at, self.follows_back);
         self.trims.await_confirmation(&sides, &mut seen, &mut self.progress).await;
+        limit_recording(self, &sides, &seen).await;
         for _ in 0..CONFIRMATIONS {
             let step = self.decide(&seen);
             let MoveStep::AwaitConfirmation(side) = step else {
@@ -237,6 +251,10 @@ impl<'m> MoveRun<'m> {
             self.leg = seen.leg;
             self.progress.short_rounds = 0;
             self.progress.verified = None;
+            self.progress.has_too_many_changes = false;
+        }
+        if seen.is_committed() || self.progress.short_rounds > 0 {
+            self.recorded.note_closeness();
         }
         let now = Instant::now();
         let target = seen.shard(seen.leg.target());
@@ -246,21 +264,17 @@ impl<'m> MoveRun<'m> {
             }
             return;
         }
-        if self.fences.has_run_out(now) {
-            self.reports.note_hold(self.fences.end(true, now));
-            self.progress.note_fence_end();
-        }
+        note_fence_that_ran_out(self, now);
         if let Some(copy) = target.row.as_ref().filter(|_| self.progress.is_fenced) {
-            // Deleting recorded changes would only prolong the fence. The commit deletes them all.
+            // Deleting recorded changes would only prolong the fence. They are all deleted after
+            // the commit.
             self.progress.trimmed = Some(copy.applied.round);
         }
     }
 
     /// Returns the next step.
     fn decide(&mut self, seen: &SeenMove) -> MoveStep {
-        let failed = self.failure.as_ref().map(|failure| failure.goal);
-        let goal = failed.unwrap_or_else(|| self.reports.record().goal);
-        let goal = if self.deletes_other_copy { MoveGoal::Settle } else { goal };
+        let goal = goal_of(self);
         let published = published(self.manager, &self.plan, seen);
         let [origin, destination] = &seen.shards;
         let step = next(&MoveObservation {
@@ -288,9 +302,77 @@ impl<'m> MoveRun<'m> {
     }
 }
 
-/// Returns the highest term that a shard knows.
+/// Returns the goal that the run follows.
+pub(super) fn goal_of(run: &MoveRun<'_>) -> MoveGoal {
+    if run.deletes_other_copy {
+        return MoveGoal::Settle;
+    }
+    let failed = run.failure.as_ref().map(|failure| failure.goal);
+    failed.unwrap_or_else(|| run.reports.record().goal)
+}
+
+/// Records the end of a fence that has run out while its shard still owns the slots.
+pub(super) fn note_fence_that_ran_out(run: &mut MoveRun<'_>, now: Instant) {
+    if run.fences.has_run_out(now) {
+        run.reports.note_hold(run.fences.end(true, now));
+        run.progress.note_fence_end();
+    }
+}
+
+/// Returns a number that distinguishes a mover from others with the same term number.
+pub(super) fn random_mover() -> u64 {
+    // The highest bit is 0, because catalogs and shards store a signed number.
+    RandomState::new().build_hasher().finish() >> 1
+}
+
+/// Returns the highest term that a shard knows. While the destination cannot be read, the origin is
+/// enough: a destination that knows a higher term stops the run later.
 async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<u64, String> {
-    let seen = MoveSides::find(manager, plan)?.look(plan, leg).await?;
-    let rows = seen.shards.iter().filter_map(|shard| shard.row.as_ref());
+    let looked = match MoveSides::find(manager, plan) {
+        Ok(sides) => sides.look(plan, leg).await,
+        Err(reason) => Err(reason),
+    };
+    let shards = match looked {
+        Ok(seen) => Vec::from(seen.shards),
+        Err(reason) => {
+            let origin = manager.shards().find(plan.shards[MoveSide::Origin.index()]);
+            let Some(origin) = origin else { return Err(reason) };
+            vec![look_at(&origin, plan).await.map_err(|_| reason)?]
+        }
+    };
+    let rows = shards.iter().filter_map(|shard| shard.row.as_ref());
     Ok(rows.map(|row| row.term.number).max().unwrap_or_default())
+}
+
+/// Counts the changes that the sending side has recorded, if that is due, and ends the recording if
+/// they are too many. While writes wait, nothing is counted.
+async fn limit_recording(run: &mut MoveRun<'_>, sides: &MoveSides, seen: &SeenMove) {
+    let (source, target) = (seen.leg.source(), seen.leg.target());
+    let slots = &run.plan.slots;
+    if seen.is_committed() {
+        let record = run.reports.record();
+        let is_kept = record.owned_at.is_some() && record.goal == MoveGoal::Forward;
+        if is_kept && run.recorded.count(sides.shard(target), slots).await {
+            end_flow_back(run).await;
+        }
+    } else if seen.shard(source).row.is_some()
+        && !run.progress.is_fenced
+        && run.recorded.are_too_many(sides.shard(source), slots).await
+    {
+        run.progress.has_too_many_changes = true;
+        run.progress.short_rounds = 0;
+    }
+}
+
+/// Ends the flow of changes back to a source that is kept, and with it the time of keeping. The
+/// owner would otherwise record all later changes, and the source keep its rows, for a rollback
+/// that would copy all rows again: a move back does the same.
+pub(super) async fn end_flow_back(run: &mut MoveRun<'_>) {
+    let id = run.reports.record().name();
+    tracing::warn!(id, "changes no longer flow back to the source of a move: it is kept no longer");
+    run.follows_back = false;
+    if run.reports.record().goal == MoveGoal::Forward {
+        // If the catalog does not store it now, the next look at the kept source repeats it.
+        run.reports.order(MoveOrder::Settle).await;
+    }
 }

@@ -94,9 +94,7 @@ impl MoveSides {
     /// # Errors
     /// A sentence, if the engine distributes rows by itself.
     pub(super) fn reader(&self, side: MoveSide) -> Result<&Arc<dyn MoveReader>, String> {
-        let shard = self.shard(side);
-        let missing = || format!("{} distributes its rows itself", shard.name());
-        shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
+        reader_of(self.shard(side))
     }
 
     /// Returns the writes of the clients of this process on both shards.
@@ -184,22 +182,48 @@ impl MoveSides {
         side: MoveSide,
         copied: Option<AppliedRows>,
     ) -> Result<MoveFacts, String> {
-        let query = FactsQuery { id: plan.id, slots: plan.slots.clone(), copied };
-        let facts = self.reader(side)?.facts(&query, Instant::now() + CALL_MAX).await;
-        facts.map_err(|error| format!("{} cannot be read: {error}", self.shard(side).name()))
+        facts_of(self.shard(side), plan, copied).await
     }
 
     fn observe(&self, side: MoveSide, facts: MoveFacts) -> ShardObservation {
-        let majority = self.majority(side);
-        let MoveFacts { position, row, slots, has_rows, .. } = facts;
-        ShardObservation {
-            position,
-            row,
-            slots,
-            is_confirmed: majority.has_confirmed(position),
-            has_majority: majority.follows(),
-            has_rows,
-        }
+        observed(self.shard(side), facts)
+    }
+}
+
+/// Reads one shard of a move.
+///
+/// # Errors
+/// A sentence that names the shard.
+pub(super) async fn look_at(shard: &Shard, plan: &MovePlan) -> Result<ShardObservation, String> {
+    let facts = facts_of(shard, plan, None).await?;
+    Ok(observed(shard, facts))
+}
+
+fn reader_of(shard: &Shard) -> Result<&Arc<dyn MoveReader>, String> {
+    let missing = || format!("{} distributes its rows itself", shard.name());
+    shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
+}
+
+async fn facts_of(
+    shard: &Shard,
+    plan: &MovePlan,
+    copied: Option<AppliedRows>,
+) -> Result<MoveFacts, String> {
+    let query = FactsQuery { id: plan.id, slots: plan.slots.clone(), copied };
+    let facts = reader_of(shard)?.facts(&query, Instant::now() + CALL_MAX).await;
+    facts.map_err(|error| format!("{} cannot be read: {error}", shard.name()))
+}
+
+fn observed(shard: &Shard, facts: MoveFacts) -> ShardObservation {
+    let majority = Majority::of(shard);
+    let MoveFacts { position, row, slots, has_rows, .. } = facts;
+    ShardObservation {
+        position,
+        row,
+        slots,
+        is_confirmed: majority.has_confirmed(position),
+        has_majority: majority.follows(),
+        has_rows,
     }
 }
 

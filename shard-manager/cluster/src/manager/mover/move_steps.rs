@@ -1,40 +1,34 @@
-//! Move steps: carries out the steps of a move, and remembers what a mover must know of them.
+//! Move steps: carries out the steps of a move.
 //!
-//! **Invariant:** a mover draws the same conclusions from a response as its simulation (`moves`),
-//! and none from a lost response: the next look at the shards shows what has happened.
-//! **Not here:** the loop (`move_run`), the decision (`moves::next_step`), rounds (`copy_steps`).
+//! **Not here:** the loop (`move_run`), the decision (`moves::next_step`), rounds (`copy_steps`),
+//! the conclusions from a response (`move_answers`).
 
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use engine::move_record::{MoveOrder, MovePhase};
-use engine::slot_move::{MoveChange, MoveChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError, ROUND_BYTES_MAX};
 use model::sabotage::{Mutation, StopTime, is_on, reach};
 use moves::identity::MoveSide;
 use moves::limits::FENCE_HOLD;
 use moves::move_row::CopyCursor;
-use moves::observation::{MoveGoal, MoveProgress};
-use moves::refusal::MoveRefusal;
+use moves::observation::MoveGoal;
 use moves::request::MoveRequest;
 use moves::step::{MoveStep, WaitReason};
 
 use super::copy_steps::{FLOW_BACK, copy};
-use super::fence_clock::FenceClock;
-use super::move_reports::MoveReports;
-use super::move_run::{MoveFailure, MoveRun, RETRY, RunContinuation};
+use super::move_answers::{after_refusal, is_rejected, learn, note_hold};
+use super::move_run::{BUSY_WAIT, MoveFailure, MoveRun, REST, RETRY, RunContinuation};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
+use crate::shard::Shard;
 
-/// Wait after a lock was not free, or a request was refused.
-const BUSY_WAIT: Duration = Duration::from_millis(25);
 /// Number of batches of a cleaning that are deleted before both shards are looked at again.
 const BATCHES_OF_A_LOOK: usize = 10;
 /// Longest interval at which changes flow back, as a multiple of [`FLOW_BACK`]: it grows with the
 /// number of sources that are kept.
 const FLOW_BACK_PARTS: usize = 10;
-/// Interval at which a move that waits for something else is looked at.
-const REST: Duration = Duration::from_secs(1);
-/// Time limit of a request that deletes all rows of the slots, in batches.
+/// Time limit of a request that deletes all rows of the slots, in batches, or stores very many.
 const EMPTY_MAX: Duration = Duration::from_secs(30);
 
 impl MoveRun<'_> {
@@ -88,7 +82,7 @@ impl MoveRun<'_> {
                 let reason = "the shards disagree: one of the primaries was replaced";
                 RunContinuation::After(RETRY, Some(reason.to_owned()))
             }
-            MoveStep::End(owner) => self.end(owner).await,
+            MoveStep::End(owner) => self.end(owner, None).await,
         }
     }
 
@@ -123,7 +117,7 @@ impl MoveRun<'_> {
                 Err(continuation) => continuation,
             };
         }
-        match self.send(sides, side, request.into()).await {
+        match self.send((sides.shard(side), side), request.into()).await {
             Ok(()) => RunContinuation::AtOnce,
             Err(continuation) => continuation,
         }
@@ -148,8 +142,7 @@ impl MoveRun<'_> {
     /// Sends a change, and evaluates the response. The error is the continuation of the run.
     pub(super) async fn send(
         &mut self,
-        sides: &MoveSides,
-        side: MoveSide,
+        (shard, side): (&Shard, MoveSide),
         change: MoveChange,
     ) -> Result<(), RunContinuation> {
         let request = change.request.clone();
@@ -162,9 +155,8 @@ impl MoveRun<'_> {
             self.must_copy_again = false;
             self.reports.begin_copy();
         }
-        let shard = sides.shard(side);
         let begun = Instant::now();
-        let deadline = begun + time_of(&request);
+        let deadline = begun + time_of_change(&change);
         reach(StopTime::Before, request.name());
         let answer = match shard.primary().moves() {
             Some(moves) => moves.change(change, deadline).await,
@@ -190,10 +182,7 @@ impl MoveRun<'_> {
         };
         let name = shard.name();
         Err(match error {
-            MoveChangeError::Refused(MoveRefusal::Superseded { .. }) => RunContinuation::Superseded,
-            MoveChangeError::Refused(refusal) => {
-                RunContinuation::After(BUSY_WAIT, Some(format!("{name} refused a step: {refusal}")))
-            }
+            MoveChangeError::Refused(refusal) => after_refusal(name, refusal),
             MoveChangeError::Busy { holder } => {
                 RunContinuation::After(BUSY_WAIT, Some(format!("{holder} of {name} holds a lock")))
             }
@@ -208,7 +197,8 @@ impl MoveRun<'_> {
         })
     }
 
-    /// Waits until the time of keeping is over; `pause` is the time until the next look.
+    /// Waits until the time of keeping is over; `pause` is the time until the next look. It is over
+    /// at once if changes no longer flow back.
     pub(super) async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> RunContinuation {
         let record = self.reports.record();
         if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
@@ -223,7 +213,7 @@ impl MoveRun<'_> {
         let keep = TimeDelta::from_std(record.new.keep).unwrap_or(TimeDelta::MAX);
         let left = owned_at.checked_add_signed(keep).map(|end| end - Utc::now());
         let left = left.map_or(Duration::MAX, |left| left.to_std().unwrap_or(Duration::ZERO));
-        if left.is_zero() {
+        if left.is_zero() || !self.follows_back {
             self.reports.order(MoveOrder::Settle).await;
             return RunContinuation::After(BUSY_WAIT, None);
         }
@@ -249,15 +239,19 @@ impl MoveRun<'_> {
         RunContinuation::After(Duration::ZERO, Some(reason))
     }
 
-    /// Reports the end of the move.
-    async fn end(&mut self, owner: Option<MoveSide>) -> RunContinuation {
+    /// Reports the end of the move, with a note for the operator if its slots stay where they were.
+    pub(super) async fn end(
+        &mut self,
+        owner: Option<MoveSide>,
+        note: Option<String>,
+    ) -> RunContinuation {
         let is_moved = self.reports.record().owned_at.is_some();
         let failure = self.failure.as_ref().map(|failure| failure.reason.clone());
         let (phase, reason) = match (failure, owner) {
             (Some(reason), _) => (MovePhase::Failed, Some(reason)),
             (None, Some(MoveSide::Destination)) => (MovePhase::Done, None),
             (None, Some(MoveSide::Origin)) if is_moved => (MovePhase::RolledBack, None),
-            (None, Some(MoveSide::Origin)) => (MovePhase::Cancelled, None),
+            (None, Some(MoveSide::Origin)) => (MovePhase::Cancelled, note),
             (None, None) => {
                 let reason = "none of its shards owns the slots".to_owned();
                 (MovePhase::Failed, Some(reason))
@@ -298,46 +292,21 @@ async fn delete(
     request: MoveRequest,
 ) -> Result<Duration, RunContinuation> {
     let begun = Instant::now();
-    run.send(sides, side, request.into()).await?;
+    run.send((sides.shard(side), side), request.into()).await?;
     run.reports.count_batch();
     let now = Instant::now();
     Ok(run.copy_pace.rest_of_deletion(sides.other_writes(), now - begun, now))
 }
 
-/// Records the time for which writes waited, if the response to a request ends a fence.
-fn note_hold(
-    reports: &mut MoveReports<'_>,
-    fences: &mut FenceClock,
-    request: &MoveRequest,
-    answer: &Result<(), MoveChangeError>,
-) {
-    let is_done = answer.is_ok();
-    match request {
-        MoveRequest::Activate(_) if is_done => {
-            reports.note_hold(fences.end(false, Instant::now()));
-        }
-        MoveRequest::Lift(_) if is_done => reports.note_hold(fences.end(true, Instant::now())),
-        MoveRequest::Fence(_) if is_rejected(answer) => fences.withdraw(Instant::now()),
-        MoveRequest::Prepare(_)
-        | MoveRequest::Trace(_)
-        | MoveRequest::Raise { .. }
-        | MoveRequest::Store(..)
-        | MoveRequest::CopyAgain(_)
-        | MoveRequest::Trim(..)
-        | MoveRequest::Fence(_)
-        | MoveRequest::Commit(..)
-        | MoveRequest::Activate(_)
-        | MoveRequest::Reverse(_)
-        | MoveRequest::Lift(_)
-        | MoveRequest::Discard(_)
-        | MoveRequest::BeginCleaning(_)
-        | MoveRequest::Clean(_)
-        | MoveRequest::Forget(_) => {}
-    }
+/// Returns the time limit of a change. A round with the changes of one large transaction has more
+/// rows than others, and takes longer to store.
+fn time_of_change(change: &MoveChange) -> Duration {
+    let is_large = change.rows.bytes() > 2 * ROUND_BYTES_MAX as u64;
+    if is_large { EMPTY_MAX } else { time_of(&change.request) }
 }
 
 /// Returns the time limit of a request.
-fn time_of(request: &MoveRequest) -> Duration {
+pub(super) fn time_of(request: &MoveRequest) -> Duration {
     let empties = match request {
         MoveRequest::Discard(_) => true,
         MoveRequest::Store(_, round) => round.base_cursor == CopyCursor::Empty,
@@ -358,80 +327,27 @@ fn time_of(request: &MoveRequest) -> Duration {
     if empties { EMPTY_MAX } else { CALL_MAX }
 }
 
-/// Returns true if a request is known to have changed nothing.
-fn is_rejected(answer: &Result<(), MoveChangeError>) -> bool {
-    matches!(answer, Err(MoveChangeError::Refused(_) | MoveChangeError::Busy { .. }))
-}
-
-/// Records the conclusions from a response for later decisions of the mover.
-fn learn(
-    progress: &mut MoveProgress,
-    side: MoveSide,
-    request: &MoveRequest,
-    answer: &Result<(), MoveChangeError>,
-) {
-    let is_done = answer.is_ok();
-    let is_refused = matches!(answer, Err(MoveChangeError::Refused(_)));
-    match request {
-        MoveRequest::Raise { .. } if is_done => progress.raised[side.index()] = true,
-        MoveRequest::Fence(_) => progress.is_fenced = is_done,
-        MoveRequest::Commit(..) if is_refused => progress.note_fence_end(),
-        // If a lock was not free, the request is repeated only after a further round.
-        MoveRequest::Trim(_, applied) => progress.trimmed = Some(applied.round),
-        MoveRequest::Prepare(_)
-        | MoveRequest::Trace(_)
-        | MoveRequest::Raise { .. }
-        | MoveRequest::Store(..)
-        | MoveRequest::CopyAgain(_)
-        | MoveRequest::Commit(..)
-        | MoveRequest::Activate(_)
-        | MoveRequest::Reverse(_)
-        | MoveRequest::Lift(_)
-        | MoveRequest::Discard(_)
-        | MoveRequest::BeginCleaning(_)
-        | MoveRequest::Clean(_)
-        | MoveRequest::Forget(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use model::position::Position;
-    use moves::applied::{AppliedRows, Feed};
-    use moves::cutover::SlotCommit;
+    use engine::slot_move::RoundTable;
+    use moves::applied::AppliedRows;
     use moves::identity::{MoveId, MoveLeg, MoveTerm, MoveTicket};
+    use moves::round::CopyRound;
 
     use super::*;
 
-    fn fenced() -> MoveProgress {
-        let verified = Some((Feed::default(), 0));
-        MoveProgress { short_rounds: 3, verified, is_fenced: true, ..MoveProgress::default() }
-    }
-
-    fn commit() -> MoveRequest {
+    #[test]
+    fn a_round_of_one_large_transaction_has_more_time_to_be_stored_than_others() {
         let term = MoveTerm { number: 1, mover: 0 };
         let ticket = MoveTicket { id: MoveId(7), leg: MoveLeg::FIRST, term };
-        let commit = SlotCommit {
-            applied: AppliedRows::default(),
-            signpost_min_position: Position { timeline: 1, sequence: 1 },
-            way_back: Feed::default(),
-        };
-        MoveRequest::Commit(ticket, commit)
-    }
-
-    #[test]
-    fn the_copy_is_compared_again_after_a_refused_commit() {
-        let mut progress = fenced();
-        let refused = Err(MoveChangeError::Refused(MoveRefusal::MissingChanges));
-        learn(&mut progress, MoveSide::Origin, &commit(), &refused);
-        assert_eq!(progress, MoveProgress::default());
-    }
-
-    #[test]
-    fn a_commit_for_which_a_lock_was_not_free_is_sent_again_beneath_the_same_fence() {
-        let mut progress = fenced();
-        let busy = Err(MoveChangeError::Busy { holder: "a write".to_owned() });
-        learn(&mut progress, MoveSide::Origin, &commit(), &busy);
-        assert_eq!(progress, fenced());
+        let (base, next) = (AppliedRows::begin(1), AppliedRows::begin(1));
+        let (base_cursor, cursor) = (CopyCursor::Whole, CopyCursor::Whole);
+        let round = CopyRound { base, base_cursor, next, cursor, is_comparison: false };
+        let mut change = MoveChange::from(MoveRequest::Store(ticket, round));
+        let rows = vec![0; 2 * ROUND_BYTES_MAX];
+        change.rows.tables.push(RoundTable { rows, ..RoundTable::default() });
+        assert_eq!(time_of_change(&change), CALL_MAX);
+        change.rows.tables.push(RoundTable { removed: vec![0], ..RoundTable::default() });
+        assert_eq!(time_of_change(&change), EMPTY_MAX);
     }
 }

@@ -19,7 +19,9 @@ pub(super) fn phase_of(
     (goal, is_fenced, published): (MoveGoal, bool, MoveSide),
 ) -> MovePhase {
     let (source, target) = (seen.shard(seen.leg.source()), seen.shard(seen.leg.target()));
-    if cleans(step) || goal == MoveGoal::Settle {
+    // A leg that goes on gives up a recording of changes only to begin another one.
+    let begins_again = is_lift(step) && goal.agrees_with(seen.leg);
+    if (cleans(step) && !begins_again) || goal == MoveGoal::Settle {
         return MovePhase::Cleaning;
     }
     if seen.is_committed() {
@@ -51,6 +53,10 @@ fn keeping() -> MoveStep {
 
 fn is_fence(step: &MoveStep) -> bool {
     matches!(step, MoveStep::Send(_, request) if matches!(**request, MoveRequest::Fence(_)))
+}
+
+fn is_lift(step: &MoveStep) -> bool {
+    matches!(step, MoveStep::Send(_, request) if matches!(**request, MoveRequest::Lift(_)))
 }
 
 fn cleans(step: &MoveStep) -> bool {

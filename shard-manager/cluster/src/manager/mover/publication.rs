@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use engine::catalog_rows::MapChangeError;
 use model::map_change::MapChange;
 use model::position::Position;
+use model::shard_map::ShardMap;
 use model::slot_set::SlotSet;
 use moves::identity::MoveSide;
 use moves::observation::{MovePlan, SlotsState};
@@ -20,10 +21,7 @@ use crate::manager::shards::epoch_to_retry;
 /// slots, returns the side that does not own them, so that the other one is published.
 pub(super) fn published(manager: &Manager, plan: &MovePlan, seen: &SeenMove) -> MoveSide {
     let map = manager.shards().newest_map();
-    let owns = |side: MoveSide| {
-        let shard = plan.shards[side.index()];
-        plan.slots.iter().all(|slot| map.owner(*slot) == shard)
-    };
+    let owns = |side: MoveSide| is_named_owner(&map, plan, side);
     let has_arrived = || {
         let state = seen.shard(MoveSide::Destination).slots;
         matches!(state, SlotsState::Owned | SlotsState::Fenced)
@@ -33,6 +31,12 @@ pub(super) fn published(manager: &Manager, plan: &MovePlan, seen: &SeenMove) -> 
     } else {
         MoveSide::Origin
     }
+}
+
+/// Returns true if a map names a side as owner of all slots.
+pub(super) fn is_named_owner(map: &ShardMap, plan: &MovePlan, side: MoveSide) -> bool {
+    let shard = plan.shards[side.index()];
+    plan.slots.iter().all(|slot| map.owner(*slot) == shard)
 }
 
 /// Names a side as owner in the catalog's map.

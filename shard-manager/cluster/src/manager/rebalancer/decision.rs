@@ -14,7 +14,7 @@ use engine::rebalance_record::{
 use model::keyspace::Slot;
 use model::shard_map::ShardMap;
 use model::slot_plan::{PlanGoal, PlanStep};
-use model::slot_set::SlotSet;
+use model::slot_set::{SlotSet, check_known};
 use model::topology::{ShardNumber, ShardState};
 
 use super::next_steps::NextSteps;
@@ -129,7 +129,8 @@ fn not_begun(
 ) -> StepStatus {
     let ended =
         |state, reason: String| StepStatus { state, reason: Some(reason), ..StepStatus::PLANNED };
-    if plan.slots.iter().all(|slot| map.owner(slot) == plan.to) {
+    let is_known = check_known(&plan.slots, map.groups().slot_count()).is_ok();
+    if is_known && plan.slots.iter().all(|slot| map.owner(slot) == plan.to) {
         return StepStatus { state: StepState::Moved, ..StepStatus::PLANNED };
     }
     if gives_up {
@@ -139,13 +140,18 @@ fn not_begun(
     if let Some(target) = target.filter(|target| target.state == ShardState::Retired) {
         return ended(StepState::Skipped, format!("{} has retired", target.name));
     }
+    let source = map.topology().shards().get(plan.from.index());
+    let Some(source) = source.filter(|_| is_known) else {
+        // Another router has added the shard or the table group: the map that lists it comes soon.
+        return StepStatus::PLANNED;
+    };
     // The source may be about to get the slots by another move.
     let is_foreign = |slot: &Slot| planned[slot.index()] != plan.from;
     let foreign: SlotSet = plan.slots.iter().filter(is_foreign).collect();
     if foreign.is_empty() {
         return StepStatus::PLANNED;
     }
-    let name = map.topology().name(plan.from);
+    let name = &source.name;
     ended(StepState::Skipped, format!("{name} does not own the slots {foreign} any more"))
 }
 

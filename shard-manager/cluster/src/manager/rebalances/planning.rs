@@ -71,7 +71,8 @@ pub struct PlannedSlots {
 }
 
 impl PlannedSlots {
-    /// Derives the owners from a map and the listed moves.
+    /// Derives the owners from a map and the listed moves. A slot that moves to a shard which the
+    /// map does not list stays with its owner.
     pub fn of(map: &ShardMap, moves: &[MoveRecord]) -> Self {
         let mut owners: Vec<ShardNumber> = map.owners().map(|owner| owner.shard).collect();
         let mut moving = SlotSet::empty();
@@ -80,10 +81,16 @@ impl PlannedSlots {
                 MoveGoal::Forward | MoveGoal::Settle => open.new.target,
                 MoveGoal::Back => open.new.source,
             };
+            // Another router may have added the shard or the table group, which only a later map
+            // lists.
+            let is_listed = owner.index() < map.topology().len();
             for slot in open.new.slots.iter() {
-                owners[slot.index()] = owner;
+                let Some(planned) = owners.get_mut(slot.index()) else { continue };
+                if is_listed {
+                    *planned = owner;
+                }
+                moving.insert(slot);
             }
-            moving.unite(&open.new.slots);
         }
         Self { owners, moving }
     }
@@ -353,5 +360,38 @@ impl<'m> RebalancePlans<'m> {
                 Some(by_group::slot_skew(&map, groups().map(|(number, _)| number)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::Utc;
+    use engine::move_record::NewMove;
+    use model::keyspace::{Keyspace, SLOT_COUNT, Slot};
+    use model::placement::Placement;
+    use model::topology::Topology;
+
+    use super::*;
+
+    #[test]
+    fn moves_of_shards_and_slots_that_the_map_does_not_list_yet_are_planned_around() {
+        let shards = Topology::with_weights(&[1; 2]).expect("good shards");
+        let map = ShardMap::first(Keyspace::Hash, Placement::Even, shards).expect("it fits");
+        let listed = |slot: u16, target: u16| {
+            let slots: SlotSet = Slot::new(slot).into_iter().collect();
+            let (source, target) = (ShardNumber(0), ShardNumber(target));
+            let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+            MoveRecord::begin(new, Utc::now())
+        };
+        // A move to a shard of the map, one to a later shard, one of a later table group.
+        let slots = PlannedSlots::of(&map, &[listed(0, 1), listed(1, 2), listed(SLOT_COUNT, 1)]);
+        assert_eq!(slots.owners.len(), usize::from(SLOT_COUNT));
+        assert_eq!(slots.owners[..3], [ShardNumber(1), ShardNumber(0), ShardNumber(0)]);
+        let moving: Vec<u16> = slots.moving.iter().map(Slot::number).collect();
+        assert_eq!(moving, [0, 1]);
+        let plan = plan_by_slots(&slots.scene(&map, &[]));
+        assert!(plan.is_ok(), "every owner is a shard of the map");
     }
 }

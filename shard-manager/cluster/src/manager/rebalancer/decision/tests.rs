@@ -155,6 +155,19 @@ fn a_step_whose_target_has_retired_is_skipped() {
 }
 
 #[test]
+fn a_step_with_a_shard_or_slot_that_the_map_does_not_list_yet_waits_for_a_later_map() {
+    let of_later_shard = PlanStep { from: ShardNumber(5), ..step(0, 1, 1) };
+    // The slot of the second step is the first one of a second table group.
+    let mut record = rebalance(vec![step(0, 4, 0), step(4, 0, 0), of_later_shard]);
+    for state in [RebalanceState::Running, RebalanceState::Paused] {
+        record.state = state;
+        assert_eq!(states(&Decision::of(&record, &[], &map())), [StepState::Planned; 3]);
+    }
+    record.state = RebalanceState::Cancelling;
+    assert_eq!(states(&Decision::of(&record, &[], &map())), [StepState::Cancelled; 3]);
+}
+
+#[test]
 fn the_state_of_a_step_is_that_of_its_latest_move() {
     let record = rebalance(vec![step(0, 3, 0)]);
     for (phase, state) in [

@@ -1,0 +1,183 @@
+//! Left copies: the moves that ended on their origin and may have left something on their shards.
+//!
+//! A destination that could not be read at the end still has its copy. A request that arrives after
+//! the end may create a row on either shard, so both are looked at for some time.
+//!
+//! **Invariant:** a move that may have left something is not forgotten when the catalog ceases to
+//! list it, up to a bound. A move that is open is left to its mover.
+//! **Not here:** the deletion (`copy_cleaner`), the end without the destination (`lone_origin`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use engine::move_record::{MovePhase, MoveRecord};
+use moves::identity::MoveId;
+
+/// Pause before shards that could not be read are looked at again.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Pause before the shards of a move that has left nothing are looked at again.
+const LONG_PAUSE: Duration = Duration::from_secs(60);
+/// Highest number of moves that are looked at: as many as a catalog stores.
+const LEFT_MAX: usize = 1_000;
+
+/// Moves that may have left something on their shards.
+#[derive(Debug, Default)]
+pub(super) struct LeftCopies {
+    /// Moves to look at. The catalog may no longer list them.
+    left: BTreeMap<MoveId, LeftCopy>,
+    /// Listed moves that have left nothing.
+    settled: BTreeSet<MoveId>,
+    is_busy: bool,
+}
+
+/// Move that may have left something.
+#[derive(Debug)]
+struct LeftCopy {
+    record: MoveRecord,
+    /// Time of the next look at its shards.
+    next: Instant,
+}
+
+/// Parts of a move that has ended, as its shards were last seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remains {
+    /// There may be some.
+    Possible,
+    /// There are none, but a late request may still create one.
+    NoneYet,
+    /// There are none.
+    Nothing,
+}
+
+impl LeftCopies {
+    /// Returns the moves whose shards are to be looked at now; `None` if there are none, or the
+    /// last attempt goes on.
+    pub(super) fn due(&mut self, records: &[MoveRecord], now: Instant) -> Option<Vec<MoveRecord>> {
+        self.note(records, now);
+        if self.is_busy {
+            return None;
+        }
+        let due = self.left.values().filter(|left| left.next <= now);
+        let due: Vec<MoveRecord> = due.map(|left| left.record.clone()).collect();
+        self.is_busy = !due.is_empty();
+        self.is_busy.then_some(due)
+    }
+
+    /// Records the moves that the catalog lists.
+    fn note(&mut self, records: &[MoveRecord], now: Instant) {
+        let has_ended = |phase| matches!(phase, MovePhase::Cancelled | MovePhase::Failed);
+        let ended = records.iter().filter(|record| has_ended(record.phase));
+        let listed: BTreeSet<MoveId> = ended.map(|record| record.id).collect();
+        self.settled.retain(|id| listed.contains(id));
+        for record in records {
+            if !listed.contains(&record.id) {
+                // A failover of the catalog may have lost the end of a move: it has a mover again.
+                self.left.remove(&record.id);
+            } else if !self.settled.contains(&record.id) && self.left.len() < LEFT_MAX {
+                let new = || LeftCopy { record: record.clone(), next: now };
+                self.left.entry(record.id).or_insert_with(new);
+            }
+        }
+    }
+
+    /// Records the result of an attempt.
+    pub(super) fn settle(&mut self, found: Vec<(MoveId, Remains)>, now: Instant) {
+        self.is_busy = false;
+        for (id, remains) in found {
+            let pause = match remains {
+                Remains::Possible => PAUSE,
+                Remains::NoneYet => LONG_PAUSE,
+                Remains::Nothing => {
+                    if self.left.remove(&id).is_some() {
+                        self.settled.insert(id);
+                    }
+                    continue;
+                }
+            };
+            if let Some(left) = self.left.get_mut(&id) {
+                left.next = now + pause;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use engine::move_record::NewMove;
+    use model::slot_set::SlotSet;
+    use model::topology::ShardNumber;
+
+    use super::*;
+
+    fn record(id: u128, phase: MovePhase) -> MoveRecord {
+        let new = NewMove {
+            slots: SlotSet::empty(),
+            source: ShardNumber(0),
+            target: ShardNumber(1),
+            rate: None,
+            keep: Duration::ZERO,
+        };
+        MoveRecord { id: MoveId(id), phase, ..MoveRecord::begin(new, Utc::now()) }
+    }
+
+    fn ids(due: Option<Vec<MoveRecord>>) -> Vec<u128> {
+        due.unwrap_or_default().iter().map(|record| record.id.0).collect()
+    }
+
+    #[test]
+    fn shards_of_moves_that_ended_on_their_origin_are_looked_at_until_nothing_is_left() {
+        let now = Instant::now();
+        let records = [
+            record(1, MovePhase::Cancelled),
+            record(2, MovePhase::Failed),
+            record(3, MovePhase::Done),
+            record(4, MovePhase::RolledBack),
+            record(5, MovePhase::Cleaning),
+        ];
+        let mut left = LeftCopies::default();
+        assert_eq!(ids(left.due(&records, now)), [1, 2]);
+        assert_eq!(left.due(&records, now).map(|due| due.len()), None, "one attempt at a time");
+        left.settle(vec![(MoveId(1), Remains::Nothing), (MoveId(2), Remains::Possible)], now);
+        assert_eq!(left.due(&records, now).map(|due| due.len()), None, "it pauses");
+        assert_eq!(ids(left.due(&records, now + PAUSE)), [2]);
+        left.settle(vec![(MoveId(2), Remains::NoneYet)], now);
+        assert_eq!(left.due(&records, now + PAUSE).map(|due| due.len()), None, "a longer pause");
+        assert_eq!(ids(left.due(&records, now + LONG_PAUSE)), [2]);
+        left.settle(vec![(MoveId(2), Remains::Nothing)], now);
+        assert_eq!(ids(left.due(&records, now + LONG_PAUSE)), [] as [u128; 0]);
+    }
+
+    #[test]
+    fn a_left_copy_is_remembered_after_the_catalog_has_ceased_to_list_its_move() {
+        let (mut left, now) = (LeftCopies::default(), Instant::now());
+        assert_eq!(ids(left.due(&[record(1, MovePhase::Cancelled)], now)), [1]);
+        left.settle(vec![(MoveId(1), Remains::Possible)], now);
+        assert_eq!(ids(left.due(&[], now + PAUSE)), [1]);
+        left.settle(vec![(MoveId(1), Remains::Nothing)], now);
+        assert_eq!(ids(left.due(&[], now + PAUSE)), [] as [u128; 0]);
+        assert!(left.left.is_empty());
+        left.note(&[], now);
+        assert!(left.settled.is_empty());
+    }
+
+    #[test]
+    fn a_move_whose_end_was_lost_is_left_to_its_mover() {
+        let (mut left, now) = (LeftCopies::default(), Instant::now());
+        let ended = [1, 2].map(|id| record(id, MovePhase::Cancelled));
+        assert_eq!(ids(left.due(&ended, now)), [1, 2]);
+        let open = [1, 2].map(|id| record(id, MovePhase::Copying));
+        left.note(&open, now);
+        left.settle(vec![(MoveId(1), Remains::Nothing), (MoveId(2), Remains::Possible)], now);
+        assert_eq!(ids(left.due(&open, now + PAUSE)), [] as [u128; 0]);
+        assert_eq!(ids(left.due(&ended, now + PAUSE)), [1, 2], "both have ended again");
+    }
+
+    #[test]
+    fn the_number_of_moves_that_are_looked_at_is_bounded() {
+        let (mut left, now) = (LeftCopies::default(), Instant::now());
+        let cancelled = |id: usize| record(id as u128, MovePhase::Cancelled);
+        let records: Vec<MoveRecord> = (0..LEFT_MAX + 5).map(cancelled).collect();
+        assert_eq!(ids(left.due(&records, now)).len(), LEFT_MAX);
+    }
+}

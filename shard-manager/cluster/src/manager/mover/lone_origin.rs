@@ -1,0 +1,121 @@
+//! Lone origin: carries on a move while its destination cannot be read, if it is to be cancelled or
+//! the origin has recorded more changes than it keeps.
+//!
+//! ```text
+//!   raise the term ──▶ lift the fence, end the recording ──▶ wait for the destination
+//!                                                               └──▶ end, if it is cancelled
+//! ```
+//! A destination that is gone for good would otherwise keep its move open, the origin recording
+//! changes, and the slots in no other move.
+//!
+//! **Invariant:** the end is reported only once the loss of the origin's row is confirmed.
+//! **Not here:** the decision (`moves::next_step::without_destination`), the rows that the
+//! destination still has when it comes back (`left_copies`).
+
+use std::time::{Duration, Instant};
+
+use engine::move_record::MovePhase;
+use moves::identity::{MoveLeg, MoveSide};
+use moves::next_step::without_destination::{
+    OriginObservation, OriginStep, next_without_destination,
+};
+use moves::observation::{MoveGoal, ShardObservation, SlotsState};
+
+use super::move_run::{CONFIRM_MAX, MoveRun, RunContinuation, goal_of, note_fence_that_ran_out};
+use super::move_sides::look_at;
+use super::publication::is_named_owner;
+use crate::shard::{Majority, Shard};
+
+/// Time for which the destination is waited for, so that its copy is deleted before the move ends:
+/// most failovers and restarts are shorter.
+const DESTINATION_WAIT: Duration = Duration::from_secs(10);
+
+/// Takes the next step of a move whose shards cannot both be read, for this reason. The run looks
+/// at them again after `wait` if there is nothing to do on the origin alone.
+pub(super) async fn carry_on(
+    run: &mut MoveRun<'_>,
+    reason: String,
+    wait: Duration,
+) -> RunContinuation {
+    // It no longer waits for other moves.
+    run.reports.begin();
+    let number = run.plan.shards[MoveSide::Origin.index()];
+    let Some(origin) = run.manager.shards().find(number) else {
+        return RunContinuation::After(wait, Some(reason));
+    };
+    let Ok(mut seen) = look_at(&origin, &run.plan).await else {
+        return RunContinuation::After(wait, Some(reason));
+    };
+    if matches!(seen.slots, SlotsState::Owned | SlotsState::Fenced) {
+        // The response to the request that lifted it may have been lost.
+        note_fence_that_ran_out(run, Instant::now());
+    }
+    let lost_at = *run.destination_lost_at.get_or_insert_with(Instant::now);
+    if seen.row.is_some() {
+        let (recorded, slots) = (&mut run.recorded, &run.plan.slots);
+        run.progress.has_too_many_changes |= recorded.are_too_many(&origin, slots).await;
+    }
+    let is_given_up = lost_at.elapsed() >= DESTINATION_WAIT;
+    let mut step = decide(run, &seen, is_given_up);
+    if step == OriginStep::AwaitConfirmation {
+        let limit = Instant::now() + CONFIRM_MAX;
+        if !Majority::of(&origin).await_confirmation(seen.position, limit).await {
+            let shard = origin.name();
+            let reason = format!("it waits until a majority of {shard} has its changes");
+            return RunContinuation::After(wait, Some(reason));
+        }
+        seen.is_confirmed = true;
+        step = decide(run, &seen, is_given_up);
+    }
+    match step {
+        OriginStep::Send(request) => {
+            if goal_of(run) == MoveGoal::Back {
+                run.reports.enter(MovePhase::Cleaning);
+            }
+            run.reports.lag = None;
+            let shard: &Shard = &origin;
+            match run.send((shard, MoveSide::Origin), (*request).into()).await {
+                Ok(()) => RunContinuation::AtOnce,
+                Err(continuation) => continuation,
+            }
+        }
+        OriginStep::AwaitConfirmation => RunContinuation::AtOnce,
+        OriginStep::AwaitDestination => {
+            let reason = if seen.row.is_none() { run.recorded.explain(reason) } else { reason };
+            RunContinuation::After(wait, Some(reason))
+        }
+        OriginStep::Superseded => RunContinuation::Superseded,
+        OriginStep::End => end(run, reason).await,
+    }
+}
+
+/// Ends the move without its destination, which could not be reached for this reason.
+async fn end(run: &mut MoveRun<'_>, reason: String) -> RunContinuation {
+    let number = run.plan.shards[MoveSide::Destination.index()];
+    let destination = run.manager.shard_name(number);
+    let note = format!(
+        "{destination} could not be reached: what it has of the copy is deleted when it is back"
+    );
+    let continuation = run.end(Some(MoveSide::Origin), Some(note)).await;
+    if matches!(continuation, RunContinuation::Ended) {
+        let id = run.reports.record().name();
+        tracing::warn!(id, destination, reason, "a move has ended without its target");
+    }
+    continuation
+}
+
+fn decide(run: &MoveRun<'_>, seen: &ShardObservation, is_given_up: bool) -> OriginStep {
+    let map = run.manager.shards().newest_map();
+    next_without_destination(&OriginObservation {
+        id: run.plan.id,
+        goal: goal_of(run),
+        term: run.term,
+        origin: seen,
+        has_too_many_changes: run.progress.has_too_many_changes,
+        is_published: is_named_owner(&map, &run.plan, MoveSide::Origin),
+        is_given_up,
+        // Only the first leg ends by the deletion of the origin's row.
+        has_reached_destination: run.leg != MoveLeg::FIRST
+            || run.reports.record().owned_at.is_some(),
+    })
+}

@@ -1,0 +1,58 @@
+//! Tests of moves whose target cannot be reached.
+
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
+use shard_manager::local::Stop;
+
+use crate::cluster::{Databases, SideSession, Trio, connect};
+use crate::move_steps::{SOURCE, TARGET, begin, kept_up, order, owners, slow, store_large, until};
+
+/// Rows of moves, recorded changes and followed slots in a shard's database.
+const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
+    (SELECT count(*) FROM tessera.tessera_slot_moves),
+    (SELECT count(*) FROM tessera.tessera_changes),
+    (SELECT coalesce(sum(bit_count(bits)), 0) FROM tessera.tessera_followed)) AS value";
+/// Rows of moves, and slots that are imported.
+const IMPORTED: &str = "SELECT concat_ws(' ',
+    (SELECT count(*) FROM tessera.tessera_slot_moves),
+    (SELECT count(*) FROM tessera.tessera_slots WHERE state = 'importing'),
+    (SELECT count(*) FROM kv)) AS value";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_move_ends_without_its_target_whose_copy_is_deleted_when_it_is_back() {
+    let mut trio = Trio::start();
+    let database = Databases::new(1).await;
+    let (mut shards, other) = (trio.address(), database.address().shards.remove(0));
+    shards.shards.insert(SOURCE.index(), other);
+    let manager = tokio::task::spawn_blocking(move || connect(&shards)).await.unwrap();
+    let slots = store_large(&manager, 60).await;
+    let mut source = database.direct_session(0).await;
+    kept_up(&manager, async {
+        let id = begin(&manager, slow(&slots)).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        let stopping = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+            trio
+        });
+        let mut trio = stopping.await.unwrap();
+        order(&manager, id, MoveOrder::Cancel).await;
+        let ended = until(&manager, id, &[MovePhase::Cancelled]).await;
+        let reason = ended.progress.reason.unwrap();
+        assert!(reason.contains("could not be reached"), "{reason}");
+        assert_eq!(owners(&manager, &slots), [SOURCE]);
+        source.until(LEFT_BEHIND, "0 0 0").await;
+
+        let starting = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().start("shard1-primary").unwrap();
+            trio
+        });
+        let trio = starting.await.unwrap();
+        let mut target = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        target.until(IMPORTED, "0 0 0").await;
+        // The slots may move again.
+        let id = begin(&manager, slow(&slots)).await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        assert_eq!(owners(&manager, &slots), [TARGET]);
+    })
+    .await;
+    tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
+}
