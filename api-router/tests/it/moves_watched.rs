@@ -115,6 +115,10 @@ fn a_move_and_the_metrics_report_the_lag_of_its_copy() {
     // The source follows the target, until the move is paused.
     lag(&|changes, lag| changes == 0 && lag == 0.0);
     assert_eq!(order(&router, &begun, "pause").status, 200);
+    // Until its next report the mover lets changes flow back.
+    eventually("the mover rests", || {
+        (show(&router, &begun)["reason"] == "it is paused").then_some(())
+    });
     assert_eq!(router.write_user("ada", "Lovelace").status, 200);
     let behind = lag(&|changes, lag| changes >= 1 && lag > 0.0)["lag_ms"].as_f64().unwrap();
     lag(&|_, lag| lag > behind);
