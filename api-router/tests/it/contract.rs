@@ -11,10 +11,16 @@ use crate::python::{SCHEMATHESIS, program, text};
 /// The one path with an endless response, which has its own tests (`metrics_live`).
 const ENDLESS: &str = "/api/analytics/stream";
 
-/// Serializer for bodies of lines, which schemathesis does not have.
+/// Serializer for bodies of lines, which schemathesis does not have, and the check that no response
+/// has a status of 500 or more, other than 504: on a busy machine, a request with the shortest
+/// deadline may be late.
 const LINES: &str = r#"
 import json
 import schemathesis
+
+@schemathesis.check
+def is_late_or_no_server_error(context, response, case):
+    assert response.status_code < 500 or response.status_code == 504, "a server error"
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(context, value):
@@ -40,7 +46,7 @@ fn every_answer_is_one_that_the_document_declares() {
     let folder = crate::folders::temporary();
     std::fs::write(folder.path().join("lines.py"), LINES).unwrap();
     let mut checks = vec![
-        "not_a_server_error",
+        "is_late_or_no_server_error",
         "status_code_conformance",
         "content_type_conformance",
         "response_headers_conformance",
