@@ -94,7 +94,7 @@ struct NextRows<'s> {
     most: i64,
 }
 
-/// A source whose rows are to get another source.
+/// New name of a source of stored rows.
 struct SourceRename {
     from: String,
     to: String,

@@ -1,5 +1,5 @@
-//! Worker: records the requests of one thread. It takes no lock and allocates nothing unless its
-//! queue is full.
+//! Worker: records the requests of one thread. It takes no lock and allocates nothing unless one of
+//! its queues is full.
 //!
 //! A worker puts entries and details into its own bounded queues, from which the recorder's thread
 //! takes them. If a queue is full, the worker drains it itself, so that every request is counted
@@ -74,7 +74,7 @@ impl Worker {
     }
 
     /// Records an answered request; `now` is the time at which the response was known. Takes no
-    /// lock and allocates nothing unless the queue is full.
+    /// lock and allocates nothing unless a queue is full.
     pub fn record(&self, sample: &Sample<'_>, now: Instant) {
         let state = &*self.state;
         let ms = state.clock.ms(now);
@@ -115,8 +115,8 @@ impl Worker {
 
     #[cold]
     fn empty_details(&self, own: &mut Own, detail: Detail) {
-        // Without this, the recorder's thread, which sleeps up to a second when there were no
-        // requests, would take only the first details of a burst.
+        // Otherwise the recorder's thread, which sleeps for up to a second after a time without
+        // requests, would get only the first details of a burst.
         self.state.drain(own.latest_ms);
         let pushed = own.details.push(detail);
         assert!(pushed.is_ok(), "a drained queue has room");

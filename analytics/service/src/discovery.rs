@@ -48,8 +48,8 @@ struct Family {
     has_failed: bool,
 }
 
-/// Returns the families whose addresses are used, IPv4 first. Both are used only while no router is
-/// known to answer.
+/// Returns, for IPv4 and then IPv6, true if the addresses of the family are used. Both are used
+/// only while no router is known to answer.
 fn used_families(families: [Family; 2]) -> [bool; 2] {
     let up = families.iter().position(|family| family.is_up);
     let known = families.iter().position(|family| family.is_listed && family.has_answered);
@@ -156,8 +156,7 @@ impl Discovery {
         family
     }
 
-    /// Returns the addresses at which routers are collected from, and ends collecting from the
-    /// others.
+    /// Returns the addresses of the used families, and ends collecting from routers at the others.
     fn of_used_families(
         &mut self,
         name: &Target,
@@ -261,7 +260,7 @@ mod tests {
         assert_eq!(names(&discovery), ["10.0.0.1:3000", "10.0.0.2:3000"]);
         let first = find(&discovery, "10.0.0.1:3000");
         first.seen().at_ms = Some(1);
-        // Neither an outage nor a name server without IPv4 addresses adds the routers again.
+        // Neither an outage nor an answer without IPv4 addresses adds the routers again.
         for member in discovery.fleet.members().iter() {
             member.seen().error = Some("it does not respond".to_owned());
         }

@@ -167,7 +167,7 @@ fn an_unreachable_store_stops_nothing_and_is_logged_once() {
     assert_eq!(warned(), 1);
 }
 
-/// The connections wait in the queue of the listener.
+/// The listener never accepts: the connections wait in its queue.
 #[test]
 fn a_store_that_accepts_connections_and_never_answers_is_logged_once_and_counted() {
     let folder = tempfile::tempdir().unwrap();

@@ -17,13 +17,13 @@ const HAS_OTLP: bool = cfg!(feature = "otlp");
 const FILE: &str = "analytics.db";
 
 impl Config {
-    /// Source of the history in the file of embedded shards. Earlier routers used it in every
+    /// Source of the history in the file of embedded shards. Earlier versions used it in every
     /// store.
     pub const ONLY_SOURCE: &str = "router";
 
     /// Returns the source of the router's history in a store. The file in the folder of embedded
     /// shards has the history of one router. Any other store may be shared by several routers, each
-    /// of which has a source named after its host and port, which stay the same over restarts. No
+    /// of which has a source named after its host and port, which stay the same across restarts. No
     /// router of the analytics service has such a name, even if both use one store.
     pub fn history_source(&self, store: &StoreAddress, host: &str) -> String {
         source(store, &self.engine, (host, self.bind.port()))
@@ -142,7 +142,7 @@ mod tests {
         let engine = Engine::Embedded { data_dir: "/srv/data".into() };
         let store = StoreAddress::parse("postgres://me@10.0.0.1/figures").expect("an address");
         let store = store.expect("a store");
-        // The names in the service's configuration have no slash, and neither have host and port.
+        // The names in the service's configuration have no slash, and neither do hosts and ports.
         for host in ["north", "north.example.com", "127.0.0.1"] {
             let own = source(&store, &engine, (host, 3000));
             assert!(own.contains('/'), "{own}");

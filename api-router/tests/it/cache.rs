@@ -316,7 +316,7 @@ fn values_under_keys_come_from_the_cache_and_are_never_older_than_their_writer_k
             Some(body.as_bytes()),
         )
     };
-    // This write is awaited on the replicas, whose answer would be kept without it otherwise.
+    // This write is awaited on the replicas: otherwise an answer that lacks it might be kept.
     let first = json!({"table": "kv", "data": {"key": "a/b", "value": {"n": 0}}});
     let stored = tokenless(router).write_with("a/b", &[("x-consistency", "all")], &first);
     assert_eq!(stored.status, 201, "{}", stored.text());

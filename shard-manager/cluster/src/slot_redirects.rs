@@ -41,10 +41,10 @@ impl FormerPosition {
         !self.replication.timeline().holds(self.position)
     }
 
-    /// Replaces a lost position by one of the present timeline: the primary had reached it when it
-    /// was found, so it is at or after everything that the timeline has kept.
+    /// Replaces a lost position by the one that the primary of the present timeline has reached. So
+    /// it is at or after everything that this timeline has kept.
     fn renew(&mut self) {
-        // The timeline first: its successor sets the positions before the history.
+        // The timeline is read first, because a promotion sets the positions before the history.
         let timeline = self.replication.timeline().id();
         let sequence = self.replication.primary().committed();
         self.position = Position { timeline, sequence };
@@ -72,7 +72,8 @@ struct Redirect {
     to: ShardNumber,
     /// Epoch in which the slot got the owner that the map named when the redirect was learned.
     since: u64,
-    /// True if a former position of the target was lost since: the move may be lost as well.
+    /// True if a former owner of the target's slots has lost its position since: the move may be
+    /// lost as well.
     is_doubted: bool,
 }
 
@@ -142,7 +143,7 @@ impl SlotRedirects {
     }
 
     /// Returns the former owners of slots that are redirected to a shard, each with a position at
-    /// which they had moved. No position is one that its shard has lost.
+    /// which they had moved. A position that its shard has lost is renewed first.
     pub fn former_owner_positions(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
         let known = self.read();
         if !known.has_lost(to) {

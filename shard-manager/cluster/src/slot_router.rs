@@ -81,15 +81,15 @@ impl SlotRouter {
     /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
     /// `former_position` is a position of that shard at which it refused the slot. Without it, a
     /// new owner is not remembered: the tokens of its responses would lack the position, and a
-    /// router with the former map could show a session less than it has seen. That includes a slot
-    /// that came back to the owner in the map.
+    /// router with the former map could show a session less than it has seen. The same applies to a
+    /// slot that came back to the owner in the map.
     pub fn learn(
         &self,
         refused_by: ShardNumber,
         refusal: SlotRefusal,
         former_position: Option<&FormerPosition>,
     ) {
-        // A report of a timeline that has ended since is not one of the present timeline.
+        // A report from a timeline that has ended does not show what the present one has kept.
         let former_position = former_position.filter(|former_position| !former_position.is_lost());
         match refusal.state {
             RefusedState::Moved { to } => {
@@ -102,8 +102,8 @@ impl SlotRouter {
                 }
             }
             RefusedState::Importing | RefusedState::Absent => {
-                // A redirect to the owner in the map changes no route: it keeps the positions of
-                // the shards where the slot was, also while the owner is not active yet.
+                // A redirect to the owner in the map changes no route, but keeps the positions of
+                // the shards where the slot was, also while the owner has not activated it yet.
                 if self.map.load().owner(refusal.slot) != refused_by {
                     self.redirects.forget(refusal.slot, refused_by);
                 }

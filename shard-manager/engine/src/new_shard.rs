@@ -84,8 +84,8 @@ pub enum NewShardRefusal {
         /// Name of the shard.
         shard: String,
     },
-    /// The database is that of a shard which the catalog does not list, and has slots: the catalog
-    /// has lost the shard in a failover.
+    /// The database is that of a shard that the catalog has lost in a failover, and the cluster
+    /// still needs it, because the shard has slots or takes part in a move.
     #[error(
         "{place} is the database of {shard}, which the catalog has lost in a failover, and it has \
          slots with their rows: keep it, stop all routers, and enter {shard} in the catalog again, \

@@ -13,9 +13,9 @@ use model::value::{ColumnType, Value, push_json};
 
 use crate::default_values::value_in_new_row;
 
-/// Highest number of bytes that one byte of a text becomes in JSON: a control character.
+/// Highest number of bytes that one byte of a text becomes in JSON, as a control character does.
 const ESCAPED_BYTES_MAX: usize = 6;
-/// Highest number of bytes of a value in JSON beside those of its text; for a number, all bytes.
+/// Highest number of bytes of a value in JSON beside those of its text; for a number, of all bytes.
 const VALUE_BYTES_MAX: usize = 32;
 
 /// Columns that the server sets in a row.
@@ -77,9 +77,9 @@ pub fn merged_row(
 
 /// Checks the size of the row that a partial change makes of a stored one.
 ///
-/// Changes that are not checked never increase the excess of a row, and neither do accepted ones
-/// that leave the row above [`ROW_BYTES_MAX`]. So its excess never exceeds that limit, and the rest
-/// of its values never [`UNREAD_BYTES_MAX`], the shares of all columns.
+/// Changes that are not checked never increase the [`RowSize::excess`] of a row, and neither do
+/// accepted ones that leave the row above [`ROW_BYTES_MAX`]. So its excess never exceeds that
+/// limit, and the rest of its values never [`UNREAD_BYTES_MAX`], the shares of all columns.
 fn check_size(change: &RowWrite, row: &[Value]) -> Result<(), Error> {
     let table = &change.table;
     let stored = |column: usize| &row[column - table.answered().start];
@@ -96,9 +96,10 @@ fn check_size(change: &RowWrite, row: &[Value]) -> Result<(), Error> {
     if is_larger { Err(Error::RowTooLarge) } else { Ok(()) }
 }
 
-/// Returns true if an upsert may be stored without reading its row first: none of its values is
-/// larger than the share of a column. However many such changes set columns of a row, they make it
-/// larger by [`UNREAD_BYTES_MAX`] at most, because each column has only its last value.
+/// Returns true if an upsert may be stored without reading its row first: it sets all columns, or
+/// none of its values is larger than the share of a column. However many such changes set columns
+/// of a row, they make it larger by [`UNREAD_BYTES_MAX`] at most, because each column has only its
+/// last value.
 pub fn needs_no_size_check(change: &RowWrite) -> bool {
     if !change.is_partial() {
         return true;
@@ -155,7 +156,7 @@ fn json_bytes_max(value: &Value) -> usize {
     }
 }
 
-/// Returns a number of bytes that a value has at least as JSON.
+/// Returns a number of bytes that a value as JSON has at least.
 fn json_bytes_min(value: &Value) -> usize {
     match value {
         Value::Text(text) => text.len(),
@@ -270,7 +271,7 @@ mod tests {
         merged_row(change, row.to_vec(), &SERVER_COLUMNS)
     }
 
-    /// Returns a text of this many bytes fewer than the limit of a row.
+    /// Returns a text that is this many bytes shorter than the limit of a row.
     fn shorter(bytes: usize) -> String {
         "x".repeat(ROW_BYTES_MAX - bytes)
     }

@@ -32,7 +32,7 @@ use moves::round::CopyRound;
 use super::EngineFuture;
 use super::row_hashes::{RowHashQuery, RowHashes};
 
-/// Maximum size of the rows of a round in bytes, but for a record of an idempotency key. A mover
+/// Maximum size of the rows of a round in bytes, except for a record of an idempotency key. A mover
 /// holds two rounds at most.
 pub const ROUND_BYTES_MAX: usize = 4 << 20;
 
@@ -308,7 +308,7 @@ pub enum RoundError {
     /// round, or the log no longer has them.
     #[error("the changes since the last round are not recorded")]
     LostChanges,
-    /// A row is larger than [`row_bytes_max`].
+    /// A row is larger than [`row_bytes_max`] permits.
     #[error("a row of {table} is too large for a move")]
     RowTooLarge {
         /// Name of the table.

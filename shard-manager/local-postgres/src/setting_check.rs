@@ -42,14 +42,14 @@ pub(super) fn check_accepted(
         }
     }
     let is_combined = |name: &str| COMBINED.iter().any(|known| known.eq_ignore_ascii_case(name));
-    // An earlier setting may not fit more replicas, or settings that are removed now.
+    // An earlier setting may not fit additional replicas, or the removal of another setting.
     if chosen.iter().chain(&env.settings).any(|(name, _)| is_combined(name)) {
         return check_combinations(env, replicas);
     }
     Ok(())
 }
 
-/// Checks the settings of the environment for combinations that no server starts with.
+/// Checks the settings of the environment for combinations with which no server starts.
 fn check_combinations(env: &SharedEnv, replicas: usize) -> Result<(), LocalError> {
     let refused =
         |name: &str, reason| Err(LocalError::RefusedSetting { name: name.to_owned(), reason });

@@ -70,7 +70,7 @@ pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// Returns whether a configuration file can contain this name: an identifier, or two with a dot
+/// Returns true if a configuration file can contain this name: an identifier, or two with a dot
 /// between them for a setting of an extension.
 fn is_name(name: &str) -> bool {
     let is_word = |word: &str| {
@@ -83,8 +83,8 @@ fn is_name(name: &str) -> bool {
     }
 }
 
-/// Returns the value that the file of a server gives to a setting: the last chosen one, else that
-/// of every server, if there is one.
+/// Returns the value that the file of a server gives to a setting: the last chosen one, else the
+/// one that all servers get, if there is one.
 pub(super) fn value_of<'s>(name: &str, chosen: &'s [(String, String)]) -> Option<&'s str> {
     let set = chosen.iter().rfind(|(chosen, _)| chosen.eq_ignore_ascii_case(name));
     let common = || COMMON.iter().find(|(common, _)| *common == name).map(|(_, value)| *value);

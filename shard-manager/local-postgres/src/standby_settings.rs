@@ -1,8 +1,8 @@
 //! Standby settings: lets a standby start after settings of its primary were lowered.
 //!
-//! PostgreSQL starts a standby only if a few settings are at least those that its primary had in
-//! the log that the standby has replayed; the control file of the standby holds them. So a standby
-//! keeps the higher value until it has replayed the log of a primary that was started with the
+//! PostgreSQL starts a standby only if a few settings are not lower than those of its primary in
+//! the WAL that the standby has replayed; the control file of the standby holds them. So a standby
+//! keeps the higher value until it has replayed the WAL of a primary that was started with the
 //! lower one. The next start of the standby lowers it too. A replica that still has the higher
 //! value may be promoted, so a standby also has at least the values with which its source runs.
 //!
@@ -14,8 +14,8 @@ use crate::setting_check::number;
 use crate::settings::value_of;
 use crate::shared_env::{Peer, SharedEnv};
 
-/// Settings that a standby must not have lower than its primary: the name, the name in the output
-/// of `pg_controldata`, and the default of PostgreSQL.
+/// Settings that must not be lower on a standby than on its primary: the name, the name in the
+/// output of `pg_controldata`, and the default of PostgreSQL.
 const BOUND: [(&str, &str, u64); 5] = [
     ("max_connections", "max_connections setting", 100),
     ("max_worker_processes", "max_worker_processes setting", 8),
@@ -30,8 +30,8 @@ const RUNNING_VALUES: &str = "SELECT name || ': ' || setting FROM pg_settings WH
 /// Time limit for a connection to the source, in seconds.
 const CONNECT_SECONDS: &str = "2";
 
-/// Returns the chosen settings of a standby, of which none is lower than its data and the server
-/// that it follows permit.
+/// Returns the chosen settings of a standby, raised to what its data and the server that it follows
+/// require.
 pub(super) fn settings_of_standby(
     env: &SharedEnv,
     node: &str,
@@ -40,7 +40,7 @@ pub(super) fn settings_of_standby(
 ) -> Result<Vec<(String, String)>, LocalError> {
     let mut command = env.command("pg_controldata");
     let listed = env.text(node, command.arg("-D").arg(dir.data()))?;
-    // One that does not answer is expected to start later, with the chosen settings.
+    // A source that does not answer is expected to start later, with the chosen settings.
     let of_source = source.and_then(|source| running_values(env, node, source));
     Ok(raised(&with_plain_numbers(env)?, &listed, &of_source.unwrap_or_default()))
 }
@@ -66,7 +66,7 @@ fn with_plain_numbers(env: &SharedEnv) -> Result<Vec<(String, String)>, LocalErr
     Ok(chosen)
 }
 
-/// Adds the values to the chosen settings that the output of `pg_controldata` and the running
+/// Adds to the chosen settings the values that the output of `pg_controldata` and the running
 /// values of the source require.
 fn raised(chosen: &[(String, String)], listed: &str, of_source: &str) -> Vec<(String, String)> {
     let mut settings = chosen.to_vec();

@@ -147,11 +147,11 @@ impl MoveProgress {
         self.has_too_many_changes &= !matches!(request, MoveRequest::Trace(_));
     }
 
-    /// Records that a shard could not be read. A source that has crashed may give numbers of lost
-    /// transactions again, whose changes the copy then seems to have: another round and another
-    /// comparison show that.
+    /// Records that a shard could not be read. A source that has crashed may assign the ids of lost
+    /// transactions again, and the copy then seems to have the changes of the new ones: another
+    /// round and another comparison show that.
     pub fn note_outage(&mut self) {
-        // A fence of before the outage does not excuse the comparison.
+        // A fence from before the outage does not make the comparison unnecessary.
         self.note_fence_end();
     }
 

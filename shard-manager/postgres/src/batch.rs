@@ -135,8 +135,8 @@ impl Batch {
     }
 
     /// Returns the results of the changes of an operation that the database has refused for this
-    /// reason: it is stored under their idempotency keys. A repetition gets its first result. If a
-    /// slot takes no writes by now, nothing is stored.
+    /// reason, which is stored under their idempotency keys. A repeated change gets its first
+    /// result. If a slot no longer takes writes, nothing is stored.
     pub(super) fn refuse(
         &mut self,
         operation: &WriteGroup<'_>,

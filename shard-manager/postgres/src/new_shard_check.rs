@@ -2,8 +2,8 @@
 //!
 //! The server must meet the requirements that a router checks when it starts, and the database must
 //! be empty. A database that was claimed for the same shard passes, so that an interrupted join can
-//! be repeated. So does the database of a shard that the catalog has lost in a failover, if it has
-//! no slots.
+//! be repeated. So does the database of a shard that the catalog has lost in a failover, if the
+//! shard has no slots and takes part in no move.
 //!
 //! **Invariant:** nothing is changed on the servers; no password is sent to a host that is not in
 //! the settings of the router.
@@ -41,10 +41,10 @@ const CONTENTS: &str = "SELECT n.nspname || '.' || c.relname
 const IS_BEGUN: &str = "SELECT to_regnamespace('tessera') IS NOT NULL
     AND to_regclass('tessera.tessera_cluster') IS NULL";
 
-/// True if a shard owns slots.
+/// Selects true if a shard owns slots.
 const OWNS_SLOTS: &str =
     "SELECT EXISTS (SELECT FROM tessera.tessera_slots WHERE state IN ('owned', 'fenced'))";
-/// True if a shard owns or imports slots.
+/// Selects true if a shard owns or imports slots.
 const HAS_SLOTS: &str = "SELECT EXISTS (SELECT FROM tessera.tessera_slots WHERE state <> 'moved')";
 
 /// Cluster that a shard is to join.

@@ -52,8 +52,8 @@ use super::term::timeline_id;
 /// Interval of searches for triggers that no move needs, because the process that should have
 /// disabled them may have ended.
 const TIDY: Duration = Duration::from_secs(30);
-/// Number of rounds of this task between two searches for recorded changes that are left over: they
-/// read the whole table.
+/// Number of these searches for each search for recorded changes that are left over, which reads
+/// the whole table.
 const LEFT_EVERY: u32 = 20;
 /// Attempts to enable the triggers of all tables while clients create tables.
 const ENABLE_TRIES: usize = 3;
@@ -259,8 +259,8 @@ impl PgMoves {
         }
     }
 
-    /// Disables the triggers if no move needs them, and if `deletes_left`, deletes recorded changes
-    /// that are left over. Returns false if that failed: it is repeated later.
+    /// Disables the triggers if no move needs them, and with `deletes_left` deletes recorded
+    /// changes that are left over. Returns false if that failed: it is repeated later.
     async fn end_recording(&self, deletes_left: bool) -> bool {
         let deadline = Instant::now() + TIDY;
         let Ok(mut taken) = self.sessions.take(deadline).await else { return false };
@@ -284,8 +284,9 @@ impl PgMoves {
 }
 
 /// Disables triggers that no move needs, and deletes the changes that recordings have left, as long
-/// as the shard is open. They are looked for at the start, after each recording that this router
-/// has ended, and sometimes, because another router may have failed to delete its own.
+/// as the shard is open. Such changes are looked for at the start, after each recording that this
+/// router has ended, and from time to time, because another router may have failed to delete its
+/// own.
 async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<PrimaryTracker>) {
     let (mut round, mut deletes_left) = (0_u32, true);
     loop {
@@ -321,7 +322,7 @@ async fn delete_left_changes(moves: &PgMoves, deadline: Instant) -> Result<(), M
     }
 }
 
-/// Returns true if at least so many changes of the slots are recorded.
+/// Returns true if at least this many changes of the slots are recorded.
 async fn read_limit(
     moves: &PgMoves,
     limit: (&[Slot], u64),

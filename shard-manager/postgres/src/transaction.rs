@@ -54,8 +54,8 @@ pub(super) async fn apply(
     Ok(Stored { rows, position })
 }
 
-/// Stores the reason for which the database has refused an operation under the idempotency keys of
-/// its changes, as one transaction. With `alone`, no other router may write meanwhile.
+/// Stores the reason for which the database has refused an operation, in one transaction, under the
+/// idempotency keys of its changes. With `alone`, no other router may write meanwhile.
 pub(super) async fn remember_refusal(
     session: &mut LaneSession,
     operation: &WriteGroup<'_>,

@@ -5,8 +5,8 @@
 //! server as arrays, one statement for each table and set of columns. A row occurs once in a
 //! statement; a later change of it goes into a later statement.
 //!
-//! **Invariant:** responses and stored rows are those of `transaction`, but for the limit of a row.
-//! **Not here:** all other changes, such as large ones of single columns (`transaction`).
+//! **Invariant:** responses and stored rows are those of `transaction`, but rows may be larger.
+//! **Not here:** all other changes, such as large ones of some columns (`transaction`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;

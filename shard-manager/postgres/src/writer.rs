@@ -119,7 +119,7 @@ impl PgWriter {
         tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
 
-    /// Applies a batch, or, if it is an operation that the database has refused, remembers the
+    /// Applies a batch or, if it is an operation that the database has refused, remembers the
     /// reason.
     async fn apply_once(
         &mut self,

@@ -86,7 +86,7 @@ fn shown_rebalance(view: &DirView, record: &RebalanceRecord) -> RebalanceView {
     RebalanceView::in_map(record, &view.map, |shard| name_of(view, shard), Utc::now())
 }
 
-/// Returns the name of a shard; empty for a number that was never given.
+/// Returns the name of a shard; empty for a number that no shard has had.
 fn name_of(view: &DirView, shard: ShardNumber) -> String {
     let spec = view.map.topology().shards().get(shard.index());
     spec.map(|spec| spec.name.clone()).unwrap_or_default()

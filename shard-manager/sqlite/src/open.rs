@@ -260,9 +260,9 @@ impl Drop for FileShards {
 
 /// Pause after each look of a start at its replicas.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
-/// Maximum number of looks of a start at its replicas: a second on an idle machine, in which those
-/// of a small cluster are created. Looks are counted instead of time, because a process without CPU
-/// time does not create its replicas either.
+/// Maximum number of looks of a start at its replicas: about a second on an idle machine, in which
+/// those of a small cluster are created. Looks are counted instead of time, because a process
+/// without CPU time does not create its replicas either.
 const LOOKS_MAX: usize = 4_000;
 
 /// Opens or creates the files of every shard, and finishes interrupted table changes. No timeline

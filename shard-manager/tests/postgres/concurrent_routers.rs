@@ -204,7 +204,7 @@ async fn an_idempotency_key_holds_across_routers() {
     }
 }
 
-/// Each router finds the row refused for itself, and stores the refusal under the same key.
+/// Each router has the row refused by the database, and stores the refusal under the same key.
 #[tokio::test]
 async fn a_refusal_by_a_constraint_that_routers_remember_at_the_same_time_is_one_refusal() {
     let (_databases, managers, mut direct) = two().await;

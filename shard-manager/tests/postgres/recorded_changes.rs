@@ -28,7 +28,7 @@ use crate::slot_router::SlotRouter;
 /// Number of recorded changes in a shard's database.
 const RECORDED: &str = "SELECT count(*)::text AS value FROM tessera.tessera_changes";
 
-/// Returns the statement that records so many changes of a slot.
+/// Returns the statement that records this many changes of a slot.
 fn record(slot: u16, count: u32) -> String {
     format!(
         "INSERT INTO tessera.tessera_changes
@@ -208,7 +208,7 @@ async fn a_copy_whose_source_gives_numbers_of_transactions_again_begins_again() 
     .await;
     let key = target.text("SELECT min(shard_key) AS value FROM kv").await;
     target.run(BEYOND).await;
-    // Its transaction has a number that the mark seems to have.
+    // Its transaction has an id that the mark seems to have.
     let later = format!("UPDATE kv SET value = '\"later\"' WHERE shard_key = '{key}'");
     source.run(&later).await;
     kept_up(&manager, async {

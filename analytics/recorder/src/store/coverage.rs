@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Rows read at once.
 const PAGE: i64 = 100;
 
-/// Returns the name of the source whose row has the measured intervals of a source.
+/// Returns the source under which the measured intervals of a source are stored.
 pub(super) fn row_source(source: &str) -> String {
     format!("{source}/counted")
 }

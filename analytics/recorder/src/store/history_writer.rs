@@ -100,8 +100,8 @@ impl HistoryWriter {
     }
 
     /// Starts like [`HistoryWriter::start`], and before that gives the stored history of `earlier`
-    /// to `source` if nothing is stored of `source` yet. If several sources name the same earlier
-    /// one, the first gets all of it, so that nothing is counted twice.
+    /// to `source` if `source` has none yet. If several sources name the same earlier one, the
+    /// first gets all of it, so that nothing is counted twice.
     ///
     /// # Errors
     /// Fails like [`HistoryWriter::start`].
@@ -209,8 +209,8 @@ struct WriterThread {
 
 struct Source {
     name: String,
-    /// Source whose stored history this one gets if nothing is stored of it; `None` once that has
-    /// been checked.
+    /// Source whose stored history this one gets if it has none itself; `None` once that has been
+    /// checked.
     earlier: Option<String>,
     history: Arc<History>,
     /// True if this process finishes the frames of the source; false if they come from elsewhere.
@@ -350,7 +350,7 @@ impl Source {
         }
     }
 
-    /// Gives this source what is stored of the earlier one, unless this one has stored anything.
+    /// Gives this source the stored history of the earlier one, unless it has one itself.
     fn take_earlier(&mut self, store: &mut Store) -> diesel::QueryResult<()> {
         let Some(from) = self.earlier.clone() else { return Ok(()) };
         let to = self.name.clone();

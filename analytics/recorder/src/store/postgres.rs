@@ -36,7 +36,7 @@ const STATEMENT_MAX: Duration = Duration::from_secs(10);
 /// Advisory lock that allows one program at a time to migrate.
 const LOCK: &str = "SELECT pg_advisory_lock(1950, 5)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock(1950, 5)";
-/// The same lock, until the end of the transaction.
+/// Advisory lock of [`LOCK`], held until the end of the transaction.
 const TRANSACTION_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 5)";
 
 /// A connection, and the thread that drives it.
@@ -102,9 +102,9 @@ impl PostgresStore {
         bounded(&self.runtime, written)
     }
 
-    /// Gives the rows of each source to another one, unless one of these has rows already. Programs
-    /// that do this at the same time do it one after the other, so that rows of one source are not
-    /// divided.
+    /// Gives the rows of each source its new name, unless rows have one of the new names already.
+    /// Programs that do this at the same time wait for each other, so that the rows of a source are
+    /// not divided among them.
     pub(super) fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
         let renamed = self.connection.transaction(async |connection| {
             connection.batch_execute(TRANSACTION_LOCK).await?;

@@ -122,7 +122,7 @@ impl SqliteStore {
         })
     }
 
-    /// Gives the rows of each source to another one, unless one of these has rows already.
+    /// Gives the rows of each source its new name, unless rows have one of the new names already.
     pub(super) fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
         self.0.immediate_transaction(|connection| {
             let [frames, counted] = sources;

@@ -39,7 +39,7 @@ fn keys_and_roles_are_read_again_while_the_router_runs() {
     write_private(&file, format!("{without}\n{}\n", line(&new, "reader", &[], None)));
     await_status(&guarded, reader.reveal(), 401);
     await_status(&guarded, new.reveal(), 200);
-    // Keys whose role is gone lose their rights. An earlier signal may still have the files read.
+    // Keys whose role is gone lose their rights. An earlier signal may still get the files read.
     let path = "/api/read?table=users&shardKey=acme";
     assert_eq!(guarded.send("GET", path, Some(bound().reveal())).status, 200);
     write_private(

@@ -1,5 +1,5 @@
--- Begins or ends the recording of changes of slots. Records of them that are left over are removed when it begins. A
--- long recording may have millions, and writes wait while it ends: those are deleted afterwards, in batches.
+-- Begins or ends the recording of changes of slots. Recorded changes that are left over are deleted when a recording
+-- begins. A long recording may leave millions, and writes wait while it ends, so those are deleted afterwards, in batches.
 CREATE OR REPLACE FUNCTION tessera_follow(asked INTEGER[], is_followed BOOLEAN) RETURNS VOID
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

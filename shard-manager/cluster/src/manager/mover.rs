@@ -89,7 +89,7 @@ enum Event {
     Ended(MoveId, bool),
     /// The attempt to report why a move waits has ended.
     Postponed,
-    /// The attempt to delete what ended moves have left has ended, with what may still be there.
+    /// The attempt to delete what ended moves have left is over, and this may still be there.
     Deleted(Vec<(MoveId, Remains)>),
 }
 

@@ -298,17 +298,17 @@ impl<'m> Rebalancer<'m> {
 }
 
 /// Returns a shard as a map lists it, also a retired one; `None` if the map lacks it: the shard has
-/// joined by another router, and this process has not read a later map yet.
+/// joined through another router, and this process has not read a later map yet.
 fn listed_shard(map: &ShardMap, shard: ShardNumber) -> Option<&ShardSpec> {
     map.topology().shards().get(shard.index())
 }
 
-/// Returns the reason why the work on such a shard waits.
+/// Returns the reason why the work on a shard waits that the map does not list.
 fn not_listed(shard: ShardNumber) -> String {
     format!("this router has not read a shard map with the shard of number {} yet", shard.0)
 }
 
-/// Returns the reason with which a rebalance ends: that of its drain, and that of its moves.
+/// Returns the reason with which a rebalance ends: that of its drain, then that of its moves.
 fn reason_of_end(drain: Option<String>, moves: Option<String>) -> Option<String> {
     match (drain, moves) {
         (Some(drain), Some(moves)) => Some(format!("{drain}; {moves}")),

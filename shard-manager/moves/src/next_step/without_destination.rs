@@ -28,7 +28,7 @@ pub struct OriginObservation<'a> {
     pub has_too_many_changes: bool,
     /// True if the catalog names the origin as owner of the slots.
     pub is_published: bool,
-    /// True once the destination could not be read for so long that the move ends without it.
+    /// True once the destination has not been readable for so long that the move ends without it.
     pub is_given_up: bool,
     /// True if the slots have been on the destination: it may have more of the move than a copy.
     pub has_reached_destination: bool,

@@ -42,8 +42,8 @@ pub(super) fn is_needed_by(request: &MoveRequest) -> bool {
 }
 
 /// Returns true if recorded changes that an earlier move has left are deleted before a change: the
-/// transaction that begins to record deletes the rest while writes wait. Before an activation they
-/// wait already, so those changes are deleted with the triggers' early enabling.
+/// transaction that begins to record deletes the rest while writes wait. Before an activation
+/// writes wait already, so those changes are deleted earlier, when the triggers are enabled.
 pub(super) fn deletes_left_before(request: &MoveRequest) -> bool {
     is_needed_by(request) && !matches!(request, MoveRequest::Activate(_))
 }
@@ -121,7 +121,7 @@ pub(crate) async fn drop_recording(
     run(connection, &format!("DROP FUNCTION IF EXISTS tessera.tessera_record_{name}()")).await
 }
 
-/// Returns true if at least so many changes of the slots are recorded.
+/// Returns true if at least this many changes of the slots are recorded.
 pub(super) async fn has_too_many_changes(
     session: &mut MoveSession,
     (slots, most): (&[Slot], u64),
@@ -167,8 +167,8 @@ pub(super) async fn disable(session: &mut MoveSession) -> QueryResult<()> {
     Ok(())
 }
 
-/// Deletes the recorded changes of all slots that are not followed. Rests after each batch as long
-/// as it took, for other work of the server.
+/// Deletes the recorded changes of all slots that are not followed. Rests after each batch for as
+/// long as it took, to leave the server time for other work.
 pub(super) async fn delete_all_left(session: &mut MoveSession) -> QueryResult<()> {
     loop {
         let begun = Instant::now();

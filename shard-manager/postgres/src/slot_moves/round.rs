@@ -217,7 +217,7 @@ impl<'r> RoundReading<'r> {
     }
 
     /// Reads the changed keys of transactions before `until`, and their rows. Returns false if they
-    /// are too large for a round, or if `is_single`, for one transaction.
+    /// are too large for a round or, with `is_single`, for one transaction.
     async fn read_changed_rows(
         &mut self,
         seen: &str,
@@ -251,8 +251,8 @@ impl<'r> RoundReading<'r> {
         Ok(true)
     }
 
-    /// Reads the rows of some keys of a table, until all rows of the round have more bytes than
-    /// these.
+    /// Reads the rows of some keys of a table, until the keys and rows of the round have more than
+    /// `bytes_max` bytes.
     async fn read_keys(
         &mut self,
         (name, keys): (&str, &[ChangedKey]),
@@ -339,11 +339,11 @@ impl<'r> RoundReading<'r> {
 }
 
 /// Returns the transaction before which the changes of a round end, so that it has few enough of
-/// them; `None` if it has all. A round has the changes of one transaction at least.
+/// them; `None` if it has all. A round has the changes of at least one transaction.
 ///
-/// Transactions of a server from which the database was restored may have numbers that the present
-/// one has not given yet. No round ends before such a number: it would seem to have the changes of
-/// later transactions.
+/// Transactions of a server from which the database was restored may have ids that the present
+/// server has not assigned yet. No round ends before such an id: it would seem to have the changes
+/// of later transactions.
 fn last_transaction(
     changed_by: &[(u64, usize)],
     present: &Mark,

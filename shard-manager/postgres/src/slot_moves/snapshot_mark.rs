@@ -81,9 +81,9 @@ pub(super) fn end(mark: &Mark) -> u64 {
     }
 }
 
-/// Returns true if a mark has transactions that had not begun in the present snapshot. A crash has
-/// then lost the numbers of transactions that were not committed, and the server gives them again:
-/// the mark would cover changes that are yet to come.
+/// Returns true if a mark has transactions that had not begun in the present snapshot. Then a crash
+/// has lost the ids of transactions that were not committed, and the server assigns them again: the
+/// mark would cover changes that are yet to come.
 pub(super) fn is_beyond(mark: &Mark, present: &Mark) -> bool {
     end(mark) > end(present)
 }
@@ -137,7 +137,7 @@ mod tests {
             (begun, left) in (btree_set(60_u64..70, 0..5), 0_usize..6),
         ) {
             let base = snapshot(end, running.iter().copied());
-            // What the base shows has ended for ever.
+            // Transactions that have ended in the base snapshot have ended in every later one.
             let open = running.into_iter().take(left).chain(begun);
             let present = snapshot(75, open);
             let advanced = advanced(&base, until, &present);

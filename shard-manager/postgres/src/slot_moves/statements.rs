@@ -82,10 +82,10 @@ pub(super) const DISABLE_RECORDING: &str = "SELECT tessera_disable_recording($1)
 pub(super) const FOLLOW: &str = "SELECT tessera_follow($1,$2)";
 
 /// Deletes at most `$1` recorded changes of slots that are not followed, and returns how many it
-/// has found. A concurrent transaction that begins to follow slots makes no changes that the
-/// snapshot of the statement shows, so none of its changes are deleted. Another session may delete
-/// the same ones meanwhile: so they are counted before the deletion. The concatenation decompresses
-/// the bits once instead of for each change.
+/// has found. If a concurrent transaction begins to follow slots, the snapshot of the statement
+/// shows none of the changes that are recorded from then on, so none of these is deleted. Another
+/// session may delete the same changes meanwhile, so they are counted before the deletion. The
+/// concatenation decompresses the bits once instead of for each change.
 pub(super) const DELETE_LEFT_CHANGES: &str = "WITH left_over AS MATERIALIZED (SELECT ctid AS place \
     FROM tessera_changes WHERE get_bit((SELECT bits||''::bytea FROM tessera_followed \
     WHERE id=1),slot)=0 LIMIT $1),gone AS (DELETE FROM tessera_changes WHERE ctid=ANY(ARRAY(SELECT place \

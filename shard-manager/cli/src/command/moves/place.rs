@@ -171,8 +171,8 @@ fn stored_order(name: &str) -> Option<MoveOrder> {
     }
 }
 
-/// Reads or orders the moves of a data directory that no router holds. Only an order opens the
-/// shards, which begins a timeline of each.
+/// Reads the moves of a data directory that no router holds, or stores an order for one. Only an
+/// order opens the shards, which begins a timeline of each.
 fn answer_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
     // Opening a folder without a cluster would create one.
     DirView::open(data_dir)?;

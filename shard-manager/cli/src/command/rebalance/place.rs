@@ -203,8 +203,8 @@ fn path(id: &str) -> Result<String, CommandError> {
     Ok(format!("/api/rebalance/{id}"))
 }
 
-/// Reads or plans the rebalances of a data directory that no router holds. Only a plan opens the
-/// shards, which begins a timeline of each.
+/// Reads the rebalances of a data directory that no router holds, or plans one. Only a plan opens
+/// the shards, which begins a timeline of each.
 fn read_stopped(
     data_dir: &Path,
     command: &RebalanceCommand,

@@ -105,7 +105,7 @@ impl RowReader<'_> {
             return Ok(KeyAnswer::of(read().await?, None));
         };
         // The entries of a slot that has moved are those of its former owner, until the map names
-        // the new one. A redirected slot has an epoch that the map may give to another owner.
+        // the new one. A redirected slot has an epoch in which the map may yet name another owner.
         let is_moved = place.since > place.epoch
             || (!self.data.manager.router.follows_map()
                 && self.data.manager.map.load().owner(place.slot) != place.shard);

@@ -2,7 +2,7 @@
 //! as these can be read.
 //!
 //! **Invariant:** only requests are sent that a cancelled move sends, in a term that no mover has.
-//! A copy is deleted only if the origin has no row of the move, or is retired and owns no slots.
+//! A copy is deleted only if the origin has no row of the move, or has retired and owns no slots.
 //! **Not here:** the moves and the times at which they are looked at (`left_copies`), the decision
 //! for both shards (`moves::next_step`).
 
@@ -36,8 +36,8 @@ use crate::shard::{Majority, Shard};
 
 /// Time after the end of a move in which a request of it may still arrive.
 const LATE_MAX: Duration = Duration::from_secs(15 * 60);
-/// Highest number of steps for one move in sequence. It takes five if nothing fails: a raised term,
-/// a confirmation, the deletion, the next term and the end.
+/// Highest number of steps for one move in an attempt. Five are enough if nothing fails: a raised
+/// term, a confirmation, the deletion, the next term and the end.
 const STEPS_MAX: usize = 20;
 
 /// Deletes what these moves have left on their shards, and returns what may still be there.
@@ -60,7 +60,7 @@ struct Cleaner<'m> {
 /// State of a shard of a move that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndedSide {
-    /// The shard is retired: it owns no slots, and is not opened any more.
+    /// The shard has retired: it owns no slots, and is no longer opened.
     Retired,
     /// The shard cannot be read, or what was read is not confirmed.
     Unreadable,
@@ -219,7 +219,7 @@ async fn delete_alone(
 }
 
 /// Returns the next request that deletes the part of one side of a move that has ended; `None` if
-/// there is nothing to delete, or that needs the other side.
+/// there is nothing to delete, or the deletion needs the other side.
 fn request_alone(
     side: MoveSide,
     (id, term): (MoveId, MoveTerm),
@@ -275,8 +275,9 @@ struct Deletion<'m> {
 }
 
 impl Deletion<'_> {
-    /// Takes the next step. Returns true once nothing is left, false if the move needs other steps
-    /// than those of a cancellation.
+    /// Takes the next step. Returns true once nothing is left, and false if the attempt is over
+    /// before that: a majority lacks changes, or the move needs steps that a cancellation does not
+    /// have.
     async fn advance(&mut self, sides: &MoveSides) -> Result<Option<bool>, String> {
         let mut seen = sides.look(&self.plan, MoveLeg::FIRST).await?;
         let rows = seen.shards.iter().filter_map(|shard| shard.row.as_ref());
@@ -315,7 +316,7 @@ impl Deletion<'_> {
 
     fn decide(&self, seen: &SeenMove) -> MoveStep {
         let [origin, destination] = &seen.shards;
-        // The leg that is found is the one to give up.
+        // The leg that was found is the one to give up.
         let goal = match seen.leg.target() {
             MoveSide::Origin => MoveGoal::Forward,
             MoveSide::Destination => MoveGoal::Back,

@@ -3,8 +3,8 @@
 //! A destination that could not be read at the end still has its copy. A request that arrives after
 //! the end may create a row on either shard, so both are looked at for some time.
 //!
-//! **Invariant:** a move that may have left something is not forgotten when the catalog ceases to
-//! list it, up to a bound. A move that is open is left to its mover.
+//! **Invariant:** a move that may have left something is remembered even after the catalog ceases
+//! to list it, up to a bound. A move that is open is left to its mover.
 //! **Not here:** the deletion (`copy_cleaner`), the end without the destination (`lone_origin`).
 
 use std::collections::{BTreeMap, BTreeSet};

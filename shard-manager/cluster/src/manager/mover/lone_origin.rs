@@ -5,10 +5,10 @@
 //!   raise the term ──▶ lift the fence, end the recording ──▶ wait for the destination
 //!                                                               └──▶ end, if it is cancelled
 //! ```
-//! A destination that is gone for good would otherwise keep its move open, the origin recording
-//! changes, and the slots in no other move.
+//! Otherwise a destination that is gone for good would keep its move open, keep the origin
+//! recording changes, and keep the slots out of other moves.
 //!
-//! **Invariant:** the end is reported only once the loss of the origin's row is confirmed.
+//! **Invariant:** the end is reported only once the deletion of the origin's row is confirmed.
 //! **Not here:** the decision (`moves::next_step::without_destination`), the rows that the
 //! destination still has when it comes back (`left_copies`).
 
@@ -30,14 +30,14 @@ use crate::shard::{Majority, Shard};
 /// most failovers and restarts are shorter.
 const DESTINATION_WAIT: Duration = Duration::from_secs(10);
 
-/// Takes the next step of a move whose shards cannot both be read, for this reason. The run looks
-/// at them again after `wait` if there is nothing to do on the origin alone.
+/// Takes the next step of a move of which one shard or both cannot be read, for this reason. The
+/// run looks at them again after `wait` if there is nothing to do on the origin alone.
 pub(super) async fn carry_on(
     run: &mut MoveRun<'_>,
     reason: String,
     wait: Duration,
 ) -> RunContinuation {
-    // It no longer waits for other moves.
+    // The move no longer waits for other moves.
     run.reports.begin();
     let number = run.plan.shards[MoveSide::Origin.index()];
     let Some(origin) = run.manager.shards().find(number) else {
@@ -47,7 +47,7 @@ pub(super) async fn carry_on(
         return RunContinuation::After(wait, Some(reason));
     };
     if matches!(seen.slots, SlotsState::Owned | SlotsState::Fenced) {
-        // The response to the request that lifted it may have been lost.
+        // The response to the request that lifted the fence may have been lost.
         note_fence_that_ran_out(run, Instant::now());
     }
     let lost_at = *run.destination_lost_at.get_or_insert_with(Instant::now);

@@ -89,7 +89,7 @@ pub(super) struct MoveRun<'m> {
     pub(super) leg: MoveLeg,
     /// True if a round found that changes which the copy lacks are no longer recorded.
     pub(super) must_copy_again: bool,
-    /// False if the kept source no longer receives changes: it is kept no longer.
+    /// False if changes no longer flow back to the kept source, which is then no longer kept.
     pub(super) follows_back: bool,
     pub(super) failure: Option<MoveFailure>,
     /// True if the slots are back, so that the copy of the other side is deleted.
@@ -168,7 +168,7 @@ impl<'m> MoveRun<'m> {
         }
     }
 
-    /// Takes the next term, above all that the catalog knows, and the shards that can be read.
+    /// Takes the next term, above all that the catalog and the shards that can be read know.
     pub(super) async fn take_over(&mut self) -> Result<(), Superseded> {
         loop {
             match known_term(self.manager, &self.plan, self.leg).await {
@@ -364,15 +364,15 @@ async fn limit_recording(run: &mut MoveRun<'_>, sides: &MoveSides, seen: &SeenMo
     }
 }
 
-/// Ends the flow of changes back to a source that is kept, and with it the time of keeping. The
-/// owner would otherwise record all later changes, and the source keep its rows, for a rollback
-/// that would copy all rows again: a move back does the same.
+/// Ends the flow of changes back to a source that is kept, and with it the time of keeping.
+/// Otherwise the owner would record all later changes, and the source would keep its rows, for a
+/// rollback that would copy all rows again: a move back does the same.
 pub(super) async fn end_flow_back(run: &mut MoveRun<'_>) {
     let id = run.reports.record().name();
     tracing::warn!(id, "changes no longer flow back to the source of a move: it is kept no longer");
     run.follows_back = false;
     if run.reports.record().goal == MoveGoal::Forward {
-        // If the catalog does not store it now, the next look at the kept source repeats it.
+        // If the catalog cannot store the order now, the next look at the kept source repeats it.
         run.reports.order(MoveOrder::Settle).await;
     }
 }

@@ -197,8 +197,8 @@ impl MoveRun<'_> {
         })
     }
 
-    /// Waits until the time of keeping is over; `pause` is the time until the next look. It is over
-    /// at once if changes no longer flow back.
+    /// Waits until the time of keeping is over; `pause` is the time until the next look. The time
+    /// of keeping is over at once if changes no longer flow back.
     pub(super) async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> RunContinuation {
         let record = self.reports.record();
         if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {

@@ -33,7 +33,7 @@ pub(super) fn published(manager: &Manager, plan: &MovePlan, seen: &SeenMove) -> 
     }
 }
 
-/// Returns true if a map names a side as owner of all slots.
+/// Returns true if a map names a side as owner of all slots of the move.
 pub(super) fn is_named_owner(map: &ShardMap, plan: &MovePlan, side: MoveSide) -> bool {
     let shard = plan.shards[side.index()];
     plan.slots.iter().all(|slot| map.owner(*slot) == shard)

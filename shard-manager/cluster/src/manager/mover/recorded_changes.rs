@@ -4,7 +4,7 @@
 //! Before the commit the source records, and its copy begins again. After it the new owner records
 //! for a rollback, and the time of keeping ends.
 //!
-//! **Invariant:** a shard that does not answer has not recorded too many: the next count decides.
+//! **Invariant:** a failed count ends no recording: the next one decides.
 //! **Not here:** the count (the engines), the end of the recording (`move_run`,
 //! `moves::next_step`).
 
@@ -15,9 +15,9 @@ use model::keyspace::Slot;
 
 use crate::shard::{PrimaryMoves, Shard};
 
-/// Number of recorded changes of the slots of a move that are too many: on a server about 1 GB with
-/// the index. A target that cannot be reached or follows too slowly, or a move that is paused for
-/// long, would otherwise fill the disk.
+/// Number of recorded changes of the slots of a move that is too high: they take about 1 GB on a
+/// server, with the index. Otherwise a target that cannot be reached or follows too slowly, or a
+/// move that is paused for long, would fill the disk of the source.
 const RECORDED_MAX: u64 = 5_000_000;
 /// Interval of the counts: near its limit, a count reads all recorded changes.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -65,7 +65,8 @@ impl RecordedChanges {
         })
     }
 
-    /// Records that the copy follows its source closely, so that it no longer begins again.
+    /// Records that the copy follows its source closely, so that its new beginning is no longer
+    /// reported.
     pub(super) fn note_closeness(&mut self) {
         self.were_too_many = false;
     }

@@ -142,7 +142,7 @@ fn not_begun(
     }
     let source = map.topology().shards().get(plan.from.index());
     let Some(source) = source.filter(|_| is_known) else {
-        // Another router has added the shard or the table group: the map that lists it comes soon.
+        // Another router has added the shard or the table group, which the next map lists.
         return StepStatus::PLANNED;
     };
     // The source may be about to get the slots by another move.
