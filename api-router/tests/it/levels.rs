@@ -10,12 +10,6 @@ use crate::client::{
 };
 use crate::harness::{Reply, Router};
 
-/// Returns the headers of a write that is refused at once, with a deadline that a busy machine does
-/// not exceed.
-fn patient(level: &str) -> [(&str, &str); 2] {
-    [("x-consistency", level), ("x-deadline-ms", "20000")]
-}
-
 fn write_at(router: &Router, level: &str, key: &str, name: &str) -> Reply {
     tokenless(router).write_with(key, &[("x-consistency", level)], &user(key, name))
 }
@@ -147,16 +141,20 @@ fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
 #[test]
 fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let router = lab(&["--shards", "1"]);
-    assert_eq!(write_at(&router, "all", "k", "N").status, 201);
-    set_replicas(&router, "paused");
-    for level in ["one", "quorum", "all"] {
-        let mut client = tokenless(&router);
-        let reply = client.write_with("k", &patient(level), &user_op("insert", "k", "no"));
-        assert_eq!(refusal(&reply), refused(409, "TSR301"), "{level}");
-        let reply = client.write_with("x", &patient(level), &user_op("update", "x", "no"));
-        assert_eq!(refusal(&reply), refused(404, "TSR302"), "{level}");
-    }
+    with_time_to_store(|deadline| {
+        let router = lab(&["--shards", "1"]);
+        assert_eq!(write_at(&router, "all", "k", "N").status, 201);
+        set_replicas(&router, "paused");
+        for level in ["one", "quorum", "all"] {
+            let mut client = tokenless(&router);
+            let within = [("x-consistency", level), ("x-deadline-ms", deadline)];
+            let reply = client.write_with("k", &within, &user_op("insert", "k", "no"));
+            assert_eq!(refusal(&stored_in_time(reply)?), refused(409, "TSR301"), "{level}");
+            let reply = client.write_with("x", &within, &user_op("update", "x", "no"));
+            assert_eq!(refusal(&stored_in_time(reply)?), refused(404, "TSR302"), "{level}");
+        }
+        Some(())
+    });
 }
 
 #[test]
