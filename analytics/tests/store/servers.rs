@@ -126,7 +126,7 @@ fn one_of_two_routers_that_start_at_once_gets_the_earlier_history_in_a_database(
     let Some(url) = database() else { return };
     let earlier = source("earlier");
     HistoryWriter::start(address(&url), &*earlier, history(seconds(5))).unwrap().close();
-    let names = ["north", "south"].map(source);
+    let names = ["one", "other"].map(source);
     let histories = [History::new(), History::new()].map(Arc::new);
     let start = |(name, history): (&String, &Arc<History>)| {
         HistoryWriter::start_renamed(address(&url), &**name, &*earlier, history.clone()).unwrap()
