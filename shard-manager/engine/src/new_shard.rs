@@ -87,9 +87,9 @@ pub enum NewShardRefusal {
     /// The database is that of a shard that the catalog has lost in a failover, and the cluster
     /// still needs it, because the shard has slots or takes part in a move.
     #[error(
-        "{place} is the database of {shard}, which the catalog has lost in a failover, and it has \
-         slots with their rows: keep it, stop all routers, and enter {shard} in the catalog again, \
-         as `A shard that the catalog has lost` in the chapter PostgreSQL describes"
+        "{place} is the database of {shard}, which the catalog has lost in a failover and which \
+         still has slots or a part of a move: keep it, stop all routers, and enter {shard} in the \
+         catalog again: see `A shard that the catalog has lost` in the chapter PostgreSQL"
     )]
     Lost {
         /// Address.

@@ -76,6 +76,17 @@ pub enum DraftFault {
     Keep,
 }
 
+impl DraftFault {
+    /// Checks a rate, in MiB/s.
+    ///
+    /// # Errors
+    /// [`DraftFault::Rate`].
+    pub fn check_rate(rate: Option<u32>) -> Result<(), Self> {
+        let is_wrong = rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate));
+        if is_wrong { Err(Self::Rate) } else { Ok(()) }
+    }
+}
+
 impl RebalanceDraft {
     /// Reads a description.
     ///
@@ -109,9 +120,7 @@ impl RebalanceDraft {
 
     fn bounded(goal: DraftGoal, members: &DraftMembers<'_>) -> Result<Self, DraftFault> {
         let DraftMembers { rate, keep, group, .. } = *members;
-        if rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate)) {
-            return Err(DraftFault::Rate);
-        }
+        DraftFault::check_rate(rate)?;
         if keep.is_some_and(|keep| keep > KEEP_MAX.as_secs()) {
             return Err(DraftFault::Keep);
         }

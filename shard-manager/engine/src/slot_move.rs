@@ -99,7 +99,7 @@ pub trait MoveReader: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'a, RowHashes>;
 
-    /// Returns true if at least `most` changes of some slots are recorded, more than a shard keeps
+    /// Returns true if at least `limit` changes of some slots are recorded, more than a shard keeps
     /// for a move. A log that limits itself never has too many.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ pub trait MoveReader: Send + Sync {
     fn has_too_many_changes<'a>(
         &'a self,
         _slots: &'a Arc<[Slot]>,
-        _most: u64,
+        _limit: u64,
         _deadline: Instant,
     ) -> EngineFuture<'a, bool> {
         Box::pin(async { Ok(false) })

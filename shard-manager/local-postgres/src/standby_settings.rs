@@ -23,10 +23,9 @@ const BOUND: [(&str, &str, u64); 5] = [
     ("max_prepared_transactions", "max_prepared_xacts setting", 0),
     ("max_locks_per_transaction", "max_locks_per_xact setting", 64),
 ];
-/// Query for the values of these settings with which a server runs.
-const RUNNING_VALUES: &str = "SELECT name || ': ' || setting FROM pg_settings WHERE name IN \
-                              ('max_connections', 'max_worker_processes', 'max_wal_senders', \
-                              'max_prepared_transactions', 'max_locks_per_transaction')";
+/// Query for the values of all settings with which a server runs, in the form of
+/// `pg_controldata`.
+const RUNNING_VALUES: &str = "SELECT name || ': ' || setting FROM pg_settings";
 /// Time limit for a connection to the source, in seconds.
 const CONNECT_SECONDS: &str = "2";
 

@@ -145,8 +145,7 @@ impl Batch {
     ) -> Vec<Result<RowDone, Error>> {
         (self.barred, self.versions) = (barred, versions.into_iter());
         let changes = operation.rows;
-        let barred = |(at, change)| Some((at, self.barred.refusal(change)?));
-        let barred = changes.iter().enumerate().find_map(barred);
+        let barred = self.first_barred(changes);
         let verdict = |at: usize| match &barred {
             None => reason.clone(),
             Some((culprit, error)) => {
@@ -157,6 +156,12 @@ impl Batch {
         };
         let numbered = changes.iter().enumerate();
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+    }
+
+    /// Returns the first change whose slot or table takes no writes, and the reason.
+    fn first_barred(&self, changes: &[RowWrite]) -> Option<(usize, Error)> {
+        let barred = |(at, change)| Some((at, self.barred.refusal(change)?));
+        changes.iter().enumerate().find_map(barred)
     }
 
     /// Returns true if several changes have written a row that the database may alter: the database
@@ -209,8 +214,7 @@ impl Batch {
         let mut done = Vec::with_capacity(changes.len());
         // If a slot takes no writes, none of the changes is tried: an earlier row that is refused
         // for its state would store the outcome of all rows, also in that slot.
-        let barred = |(at, change)| Some((at, self.barred.refusal(change)?));
-        let mut refused = changes.iter().enumerate().find_map(barred);
+        let mut refused = self.first_barred(changes);
         let tried = if refused.is_none() { changes } else { &[] };
         for (at, change) in tried.iter().enumerate() {
             let row = self.apply_owned(change);

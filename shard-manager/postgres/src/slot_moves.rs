@@ -259,23 +259,18 @@ impl PgMoves {
         }
     }
 
-    /// Disables the triggers if no move needs them, and with `deletes_left` deletes recorded
-    /// changes that are left over. Returns false if that failed: it is repeated later.
-    async fn end_recording(&self, deletes_left: bool) -> bool {
+    /// Disables the triggers if no move needs them. A failed attempt is repeated later.
+    async fn disable_recording(&self) {
         let deadline = Instant::now() + TIDY;
-        let Ok(mut taken) = self.sessions.take(deadline).await else { return false };
-        let session = &mut taken.session;
-        let ended = async {
-            recording::disable(session).await?;
-            if deletes_left { recording::delete_all_left(session).await } else { Ok(()) }
-        };
-        let ended = self.sessions.in_time(taken.term, deadline, ended).await;
-        let ended =
-            self.finish(taken, ended).and_then(|ended| ended.map_err(|error| self.failed(&error)));
-        if let Err(error) = &ended {
-            tracing::debug!(shard = %self.shard, %error, "a recording of moves has not ended yet");
+        let Ok(mut taken) = self.sessions.take(deadline).await else { return };
+        let disabled = recording::disable(&mut taken.session);
+        let disabled = self.sessions.in_time(taken.term, deadline, disabled).await;
+        if let Err(error) = self
+            .finish(taken, disabled)
+            .and_then(|disabled| disabled.map_err(|error| self.failed(&error)))
+        {
+            tracing::debug!(shard = %self.shard, %error, "triggers of moves are still enabled");
         }
-        ended.is_ok()
     }
 
     fn timeline_id(&self, timeline: u32) -> u32 {
@@ -288,42 +283,56 @@ impl PgMoves {
 /// router has ended, and from time to time, because another router may have failed to delete its
 /// own.
 async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<PrimaryTracker>) {
-    let (mut round, mut deletes_left) = (0_u32, true);
+    let (mut round, mut may_be_left) = (0_u32, true);
     loop {
         let Some(open) = moves.upgrade() else { return };
-        deletes_left |= round.is_multiple_of(LEFT_EVERY);
+        open.disable_recording().await;
+        may_be_left |= round.is_multiple_of(LEFT_EVERY);
         round = round.wrapping_add(1);
-        deletes_left &= !open.end_recording(deletes_left).await;
-        // A router without moves keeps no session for them.
-        open.sessions.close_idle();
+        let (begun, mut rest) = (Instant::now(), TIDY);
+        if may_be_left && let Ok(are_left) = delete_left_batch(&open, begun + TIDY).await {
+            may_be_left = are_left;
+            if are_left {
+                // Each batch is followed by a rest of its length, for other work of the server.
+                rest = begun.elapsed();
+            }
+        }
+        if rest == TIDY {
+            // A router without moves keeps no session for them.
+            open.sessions.close_idle();
+        }
         drop(open);
         tokio::select! {
-            () = tokio::time::sleep(TIDY) => {}
-            () = has_ended.notified() => deletes_left = true,
+            () = tokio::time::sleep(rest) => {}
+            () = has_ended.notified() => may_be_left = true,
             () = tracker.terms().retired() => return,
         }
     }
 }
 
-/// Deletes recorded changes of slots that are not followed, in batches.
+/// Deletes a batch of recorded changes of slots that are not followed. Returns false if there are
+/// no more.
+async fn delete_left_batch(moves: &PgMoves, deadline: Instant) -> Result<bool, Error> {
+    let mut taken = moves.sessions.take(deadline).await?;
+    let deleted = recording::delete_left(&mut taken.session);
+    let deleted = moves.sessions.in_time(taken.term, deadline, deleted).await;
+    let deleted = moves.finish(taken, deleted);
+    moves.read(deleted)
+}
+
+/// Deletes all recorded changes of slots that are not followed.
 async fn delete_left_changes(moves: &PgMoves, deadline: Instant) -> Result<(), MoveChangeError> {
-    loop {
-        let mut taken = moves.sessions.take(deadline).await.map_err(rejected)?;
-        let deleted = recording::delete_left(&mut taken.session);
-        let deleted = moves.sessions.in_time(taken.term, deadline, deleted).await;
-        let deleted = moves.finish(taken, deleted);
-        if !moves.read(deleted).map_err(rejected)? {
-            return Ok(());
-        }
+    while delete_left_batch(moves, deadline).await.map_err(rejected)? {
         if deadline <= Instant::now() {
-            let holder = "the deletion of recorded changes that were left over".to_owned();
+            let holder = "a deletion of old recorded changes".to_owned();
             return Err(MoveChangeError::Busy { holder });
         }
     }
+    Ok(())
 }
 
 /// Returns true if at least this many changes of the slots are recorded.
-async fn read_limit(
+async fn read_has_too_many_changes(
     moves: &PgMoves,
     limit: (&[Slot], u64),
     deadline: Instant,
@@ -379,7 +388,7 @@ impl MoveReader for PgMoves {
         most: u64,
         deadline: Instant,
     ) -> EngineFuture<'a, bool> {
-        Box::pin(read_limit(self, (slots, most), deadline))
+        Box::pin(read_has_too_many_changes(self, (slots, most), deadline))
     }
 
     /// The disk is the server's.

@@ -4,8 +4,6 @@
 //! timeline.
 //! **Not here:** the lists of an open cluster (`listed_moves`).
 
-use std::path::Path;
-
 use chrono::Utc;
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
@@ -26,45 +24,41 @@ use super::read_only::open_read_only;
 /// Returns the moves that have not ended and the latest ones that have.
 ///
 /// # Errors
-/// [`OpenError`] if the catalog is missing or cannot be read.
-pub fn moves_of_dir(data_dir: &Path) -> Result<Vec<MoveView>, OpenError> {
-    let view = DirView::open(data_dir)?;
-    let records = read(&view, read_moves)?;
-    Ok(records.iter().map(|record| shown_move(&view, record)).collect())
+/// [`OpenError`] if the catalog cannot be read.
+pub fn listed_moves(view: &DirView) -> Result<Vec<MoveView>, OpenError> {
+    let records = read(view, read_moves)?;
+    Ok(records.iter().map(|record| shown_move(view, record)).collect())
 }
 
 /// Returns a move; `None` if the catalog has none with this identity.
 ///
 /// # Errors
-/// [`OpenError`] if the catalog is missing or cannot be read.
-pub fn move_of_dir(data_dir: &Path, id: MoveId) -> Result<Option<MoveView>, OpenError> {
-    let view = DirView::open(data_dir)?;
-    let record = read(&view, |connection| find_move(connection, id))?;
-    Ok(record.map(|record| shown_move(&view, &record)))
+/// [`OpenError`] if the catalog cannot be read.
+pub fn listed_move(view: &DirView, id: MoveId) -> Result<Option<MoveView>, OpenError> {
+    let record = read(view, |connection| find_move(connection, id))?;
+    Ok(record.map(|record| shown_move(view, &record)))
 }
 
 /// Returns the rebalance in progress and the latest ones that have ended, without their moves.
 ///
 /// # Errors
-/// [`OpenError`] if the catalog is missing or cannot be read.
-pub fn rebalances_of_dir(data_dir: &Path) -> Result<Vec<RebalanceView>, OpenError> {
-    let view = DirView::open(data_dir)?;
-    let records = read(&view, read_rebalances)?;
-    Ok(records.iter().map(|record| shown_rebalance(&view, record)).collect())
+/// [`OpenError`] if the catalog cannot be read.
+pub fn listed_rebalances(view: &DirView) -> Result<Vec<RebalanceView>, OpenError> {
+    let records = read(view, read_rebalances)?;
+    Ok(records.iter().map(|record| shown_rebalance(view, record)).collect())
 }
 
 /// Returns a rebalance with its moves; `None` if the catalog has none with this identity.
 ///
 /// # Errors
-/// [`OpenError`] if the catalog is missing or cannot be read.
-pub fn rebalance_of_dir(
-    data_dir: &Path,
+/// [`OpenError`] if the catalog cannot be read.
+pub fn listed_rebalance(
+    view: &DirView,
     id: RebalanceId,
 ) -> Result<Option<RebalanceView>, OpenError> {
-    let view = DirView::open(data_dir)?;
-    let record = read(&view, |connection| find_rebalance(connection, id))?;
+    let record = read(view, |connection| find_rebalance(connection, id))?;
     let shown = |record: RebalanceRecord| {
-        shown_rebalance(&view, &record).with_moves(&record, |shard| name_of(&view, shard))
+        shown_rebalance(view, &record).with_moves(&record, |shard| name_of(view, shard))
     };
     Ok(record.map(shown))
 }

@@ -149,14 +149,14 @@ impl<'m> Mover<'m> {
         self.events.push(look.boxed());
     }
 
-    /// Drops all runs.
+    /// Drops all runs, and the attempt to delete left copies.
     fn stop(&mut self) {
         if !self.running.is_empty() {
             tracing::info!("another process carries the moves out from now on");
-            self.running.clear();
-            self.events.clear();
-            self.left_copies = LeftCopies::default();
         }
+        self.running.clear();
+        self.events.clear();
+        self.left_copies = LeftCopies::default();
     }
 
     /// Deletes what ended moves have left on their shards, if an attempt is due.

@@ -10,8 +10,6 @@
 //! triggers.
 //! **Not here:** the triggers (`migrations`), recorded changes (`round`).
 
-use std::time::Instant;
-
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use model::idempotency;
@@ -124,10 +122,10 @@ pub(crate) async fn drop_recording(
 /// Returns true if at least this many changes of the slots are recorded.
 pub(super) async fn has_too_many_changes(
     session: &mut MoveSession,
-    (slots, most): (&[Slot], u64),
+    (slots, limit): (&[Slot], u64),
 ) -> QueryResult<bool> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let binds = [slot_bind(slots), Bind::bigint(most)];
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let binds = [slot_bind(slots), Bind::bigint(limit)];
     let sql = statements::HAS_TOO_MANY_CHANGES;
     let statement = Statement { sql, binds: &binds, cached: true };
     let found = load(&session.connection, statement).await?;
@@ -165,18 +163,6 @@ pub(super) async fn disable(session: &mut MoveSession) -> QueryResult<()> {
         load(&session.connection, Statement { sql, binds: &binds, cached: true }).await?;
     }
     Ok(())
-}
-
-/// Deletes the recorded changes of all slots that are not followed. Rests after each batch for as
-/// long as it took, to leave the server time for other work.
-pub(super) async fn delete_all_left(session: &mut MoveSession) -> QueryResult<()> {
-    loop {
-        let begun = Instant::now();
-        if !delete_left(session).await? {
-            return Ok(());
-        }
-        tokio::time::sleep(begun.elapsed()).await;
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use moves::identity::MoveId;
 use serde_json::{Value, json};
 use sqlite::control::client::{ControlError, command_moves};
 use sqlite::control::move_command::MoveCommand;
-use sqlite::offline_lists::{move_of_dir, moves_of_dir};
+use sqlite::offline_lists::{listed_move, listed_moves};
 use sqlite::offline_view::DirView;
 
 use super::super::access::with_runtime;
@@ -175,11 +175,11 @@ fn stored_order(name: &str) -> Option<MoveOrder> {
 /// order opens the shards, which begins a timeline of each.
 fn answer_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
     // Opening a folder without a cluster would create one.
-    DirView::open(data_dir)?;
+    let view = DirView::open(data_dir)?;
     match StoppedRequest::of(command)? {
         None => Err(no_router(data_dir)),
-        Some(StoppedRequest::List) => Ok(moves_of_dir(data_dir)?),
-        Some(StoppedRequest::Show(id)) => Ok(move_of_dir(data_dir, id)?.into_iter().collect()),
+        Some(StoppedRequest::List) => Ok(listed_moves(&view)?),
+        Some(StoppedRequest::Show(id)) => Ok(listed_move(&view, id)?.into_iter().collect()),
         Some(StoppedRequest::Order(id, order)) => Ok(vec![order_stopped(data_dir, id, order)?]),
     }
 }

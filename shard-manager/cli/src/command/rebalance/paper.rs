@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use engine::move_record::{RATE_MAX, RATE_MIN};
 use engine::rebalance_draft::DraftFault;
 use indicatif::HumanBytes;
 use model::slot_plan::SlotPlan;
@@ -82,9 +81,7 @@ pub(super) fn run(
     rate: Option<u32>,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
-    if rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate)) {
-        return Err(CommandError::Refused(DraftFault::Rate.to_string()));
-    }
+    DraftFault::check_rate(rate).map_err(|fault| CommandError::Refused(fault.to_string()))?;
     let plan = cluster.plan(SLOTS_MAX);
     let plan = plan.map_err(|fault| CommandError::Refused(fault.to_string()))?;
     let paper = PaperPlan::of(cluster, &plan, MovePace::of(rate, MOVES_MAX));

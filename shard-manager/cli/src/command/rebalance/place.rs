@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlite::control::client::{ControlError, command_rebalances};
 use sqlite::control::rebalance_command::{RebalanceCommand, RebalanceWish};
-use sqlite::offline_lists::{rebalance_of_dir, rebalances_of_dir};
+use sqlite::offline_lists::{listed_rebalance, listed_rebalances};
 use sqlite::offline_view::DirView;
 
 pub(super) use sqlite::control::client::RebalanceAnswer;
@@ -210,15 +210,15 @@ fn read_stopped(
     command: &RebalanceCommand,
 ) -> Result<RebalanceAnswer, CommandError> {
     // Opening a folder without a cluster would create one.
-    DirView::open(data_dir)?;
+    let view = DirView::open(data_dir)?;
     let views = match command {
         RebalanceCommand::Begin(_) | RebalanceCommand::Order { .. } => {
             return Err(no_router(data_dir));
         }
         RebalanceCommand::Plan(wish) => return plan_stopped(data_dir, wish),
-        RebalanceCommand::List => rebalances_of_dir(data_dir)?,
+        RebalanceCommand::List => listed_rebalances(&view)?,
         RebalanceCommand::Show { id } => match RebalanceId::parse(id) {
-            Some(id) => rebalance_of_dir(data_dir, id)?.into_iter().collect(),
+            Some(id) => listed_rebalance(&view, id)?.into_iter().collect(),
             None => Vec::new(),
         },
     };

@@ -53,7 +53,7 @@ pub(super) async fn carry_on(
     let lost_at = *run.destination_lost_at.get_or_insert_with(Instant::now);
     if seen.row.is_some() {
         let (recorded, slots) = (&mut run.recorded, &run.plan.slots);
-        run.progress.has_too_many_changes |= recorded.are_too_many(&origin, slots).await;
+        run.progress.has_too_many_changes |= recorded.note_too_many(&origin, slots).await;
     }
     let is_given_up = lost_at.elapsed() >= DESTINATION_WAIT;
     let mut step = decide(run, &seen, is_given_up);

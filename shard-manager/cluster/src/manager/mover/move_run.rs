@@ -352,12 +352,12 @@ async fn limit_recording(run: &mut MoveRun<'_>, sides: &MoveSides, seen: &SeenMo
     if seen.is_committed() {
         let record = run.reports.record();
         let is_kept = record.owned_at.is_some() && record.goal == MoveGoal::Forward;
-        if is_kept && run.recorded.count(sides.shard(target), slots).await {
+        if is_kept && run.recorded.has_too_many(sides.shard(target), slots).await {
             end_flow_back(run).await;
         }
     } else if seen.shard(source).row.is_some()
         && !run.progress.is_fenced
-        && run.recorded.are_too_many(sides.shard(source), slots).await
+        && run.recorded.note_too_many(sides.shard(source), slots).await
     {
         run.progress.has_too_many_changes = true;
         run.progress.short_rounds = 0;

@@ -39,8 +39,8 @@ pub(super) struct RecordedChanges {
 impl RecordedChanges {
     /// Returns true if a count was due, and the source has recorded more changes of the slots than
     /// it keeps.
-    pub(super) async fn are_too_many(&mut self, source: &Shard, slots: &Arc<[Slot]>) -> bool {
-        let are_too_many = self.count(source, slots).await;
+    pub(super) async fn note_too_many(&mut self, source: &Shard, slots: &Arc<[Slot]>) -> bool {
+        let are_too_many = self.has_too_many(source, slots).await;
         if are_too_many {
             self.were_too_many = true;
             tracing::warn!(
@@ -52,7 +52,7 @@ impl RecordedChanges {
     }
 
     /// Returns true if a count was due, and the shard has recorded too many changes.
-    pub(super) async fn count(&mut self, shard: &Shard, slots: &Arc<[Slot]>) -> bool {
+    pub(super) async fn has_too_many(&mut self, shard: &Shard, slots: &Arc<[Slot]>) -> bool {
         let now = Instant::now();
         if !self.is_due(now) {
             return false;
