@@ -12,8 +12,8 @@ use crate::client::{Client, Seen, tokenless};
 use crate::harness::{PATIENCE, Router};
 use crate::redis::{PASSWORD, Redis};
 
-/// Flags with which a read would wait for Redis so long that it cannot be taken for the work of a
-/// busy machine.
+/// Flags with which a read that waits for Redis takes 1 s: far longer than one that does not, also
+/// on a busy machine.
 const PATIENT: [&str; 2] = ["--cache-patience-ms", "1000"];
 /// Maximum of the median response time in ms while Redis is not used, far below that patience.
 const AWAY_MS_MAX: u128 = 500;

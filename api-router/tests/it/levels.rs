@@ -261,17 +261,21 @@ fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
 
 /// Sends a bulk write of two rows on each of two shards, of which the second has no replica that
 /// can confirm.
-fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<String>) {
+fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, [Vec<String>; 2]) {
     let (well, ill) = (keys_on(router, "shard1", 2), keys_on(router, "shard2", 2));
     let rows: Vec<Value> =
         well.iter().chain(&ill).map(|key| user(key, "bulk")["data"].clone()).collect();
     let body = json!({"table": "users", "records": rows});
     let reply = tokenless(router).send("POST", "/api/bulk-write", headers, Some(&body));
     assert_eq!(reply.status, 207, "{}", reply.text());
-    for key in &well {
+    (reply, [well, ill])
+}
+
+#[track_caller]
+fn assert_stored(router: &Router, keys: &[String]) {
+    for key in keys {
         assert_eq!(tokenless(router).user_at(key, "all").names, ["bulk"], "{key}");
     }
-    (reply, ill)
 }
 
 /// Returns index, shard, code and outcome of each row that failed.
@@ -299,7 +303,8 @@ fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "cut");
-    let (reply, ill) = half_confirmed(&router, &[("x-consistency", "quorum")]);
+    let (reply, [well, ill]) = half_confirmed(&router, &[("x-consistency", "quorum")]);
+    assert_stored(&router, &well);
     assert_eq!(failures(&reply), failed("TSR201", "rejected"), "{}", reply.text());
     assert_eq!(reply.json()["stored"], 2);
     set(&router, "shard2-replica1", "running");
@@ -316,12 +321,13 @@ fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_are_reported_as_stored() 
     set(&router, "shard2-replica1", "paused");
     with_time_to_store(|deadline| {
         let headers = [("x-consistency", "all"), ("x-deadline-ms", deadline)];
-        let (reply, ill) = half_confirmed(&router, &headers);
+        let (reply, [well, ill]) = half_confirmed(&router, &headers);
         // The other shard must be confirmed within this time.
         let found = failures(&reply);
         if found.iter().any(|(_, shard, code, _)| shard != "shard2" || code == "TSR004") {
             return None;
         }
+        assert_stored(&router, &well);
         assert_eq!(found, failed("TSR205", "committed"), "{}", reply.text());
         let token = reply.header("x-session-token").unwrap();
         for key in ill {

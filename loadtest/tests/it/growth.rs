@@ -40,6 +40,7 @@ fn under_all_faults(run: (u64, &str)) -> Command {
 }
 
 /// Numbers of a run that has kept every promise.
+#[derive(Debug)]
 struct Grown {
     joined: u64,
     retired: u64,

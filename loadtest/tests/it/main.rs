@@ -36,6 +36,7 @@ mod tcp_proxy;
 mod tenants;
 mod verify;
 
+use std::fmt::Debug;
 use std::process::{Output, Stdio};
 use std::sync::Mutex;
 
@@ -75,9 +76,16 @@ fn against_until(behaviour: Behaviour, more: &[&str], words: &str) -> (Option<i3
 
 /// Returns the result of the first of several runs in which enough has happened: on a busy machine
 /// a run may end before. `run` gets the number of earlier runs, and asserts what every run keeps.
-fn until_enough<T>(run: impl FnMut(u64) -> T, is_enough: impl Fn(&T) -> bool) -> T {
-    let found = (0..RUNS_MAX).map(run).find(is_enough);
-    found.unwrap_or_else(|| panic!("too little happens in each of {RUNS_MAX} runs"))
+fn until_enough<T: Debug>(mut run: impl FnMut(u64) -> T, is_enough: impl Fn(&T) -> bool) -> T {
+    let mut last = None;
+    for number in 0..RUNS_MAX {
+        let found = run(number);
+        if is_enough(&found) {
+            return found;
+        }
+        last = Some(found);
+    }
+    panic!("too little happens in each of {RUNS_MAX} runs; the last one: {last:#?}")
 }
 
 /// Returns the number of operations that a run with `--verify` has checked.

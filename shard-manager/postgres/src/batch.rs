@@ -44,6 +44,12 @@ pub(super) struct Barred {
 }
 
 impl Barred {
+    /// Returns the first change whose slot or table takes no writes, and the reason.
+    fn first_refusal(&self, changes: &[RowWrite]) -> Option<(usize, Error)> {
+        let refused = |(at, change)| Some((at, self.refusal(change)?));
+        changes.iter().enumerate().find_map(refused)
+    }
+
     fn refusal(&self, change: &RowWrite) -> Option<Error> {
         if let Some(state) = self.slots.get(&i64::from(change.slot.number())) {
             let (slot, state) = (change.slot, *state);
@@ -145,7 +151,7 @@ impl Batch {
     ) -> Vec<Result<RowDone, Error>> {
         (self.barred, self.versions) = (barred, versions.into_iter());
         let changes = operation.rows;
-        let barred = self.first_barred(changes);
+        let barred = self.barred.first_refusal(changes);
         let verdict = |at: usize| match &barred {
             None => reason.clone(),
             Some((culprit, error)) => {
@@ -156,12 +162,6 @@ impl Batch {
         };
         let numbered = changes.iter().enumerate();
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
-    }
-
-    /// Returns the first change whose slot or table takes no writes, and the reason.
-    fn first_barred(&self, changes: &[RowWrite]) -> Option<(usize, Error)> {
-        let barred = |(at, change)| Some((at, self.barred.refusal(change)?));
-        changes.iter().enumerate().find_map(barred)
     }
 
     /// Returns true if several changes have written a row that the database may alter: the database
@@ -214,7 +214,7 @@ impl Batch {
         let mut done = Vec::with_capacity(changes.len());
         // If a slot takes no writes, none of the changes is tried: an earlier row that is refused
         // for its state would store the outcome of all rows, also in that slot.
-        let mut refused = self.first_barred(changes);
+        let mut refused = self.barred.first_refusal(changes);
         let tried = if refused.is_none() { changes } else { &[] };
         for (at, change) in tried.iter().enumerate() {
             let row = self.apply_owned(change);

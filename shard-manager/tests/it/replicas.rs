@@ -92,7 +92,7 @@ async fn caught_up(cluster: &Cluster) {
 
 /// Stops a cluster once every replica has caught up. A stop waits for replicas too, but not for
 /// long.
-pub(crate) async fn stopped_in_step(cluster: Cluster) -> tempfile::TempDir {
+pub(crate) async fn stop_when_replicas_have_caught_up(cluster: Cluster) -> tempfile::TempDir {
     caught_up(&cluster).await;
     cluster.stop()
 }

@@ -29,7 +29,7 @@ use shard_manager::value::{ColumnType, Value};
 use crate::cluster::{
     Cluster, deadline, execute, ints, open, options, refusal, shard_file, texts, with_replicas,
 };
-use crate::replicas::stopped_in_step;
+use crate::replicas::stop_when_replicas_have_caught_up;
 
 pub(crate) fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
     Column { name: name.to_owned(), kind, nullable, default: None }
@@ -141,7 +141,7 @@ async fn a_table_is_created_on_every_shard_and_can_be_used_at_once() {
         ..ReadQuery::all(&students)
     };
     assert_eq!(cluster.read(query, None).await.len(), 14);
-    let dir = stopped_in_step(cluster).await;
+    let dir = stop_when_replicas_have_caught_up(cluster).await;
     assert_replicas_equal(dir.path(), 3);
     let manager = open(dir.path(), ClusterSpec::default()).expect("starts again");
     let cluster = Cluster { manager, source: None, dir };
@@ -258,7 +258,7 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
         let made = make(&cluster, students).await.expect("now it can be made");
         assert_eq!(matches!(made, TableCreated::Known(_)), expected == 3, "{at}");
         cluster.write("students", Insert, "ada", "{}").await.expect("and used");
-        let dir = stopped_in_step(cluster).await;
+        let dir = stop_when_replicas_have_caught_up(cluster).await;
         assert_replicas_equal(dir.path(), 3);
     }
 }
@@ -308,7 +308,7 @@ async fn a_shard_restored_from_before_a_table_was_created_gets_it_again() {
     for n in 0..30 {
         cluster.write("students", Upsert, &format!("s{n}"), "{}").await.expect("stored");
     }
-    assert_replicas_equal(stopped_in_step(cluster).await.path(), 3);
+    assert_replicas_equal(stop_when_replicas_have_caught_up(cluster).await.path(), 3);
 }
 
 /// Simulates a page that does not fit on the disk: SQLite reports the error and rolls back the
@@ -339,7 +339,7 @@ async fn when_one_shard_is_full_the_table_is_created_on_none() {
     execute(&cluster.file(2), "DROP TRIGGER full");
     make(&cluster, table("students")).await.expect("now there is room");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
-    assert_replicas_equal(stopped_in_step(cluster).await.path(), 3);
+    assert_replicas_equal(stop_when_replicas_have_caught_up(cluster).await.path(), 3);
 }
 
 #[tokio::test]
@@ -479,7 +479,7 @@ async fn a_replica_without_a_table_does_not_serve_it_even_after_a_restart() {
     for _ in 0..20 {
         assert_eq!(served_by(&cluster, "pupils").await.0, 1, "the node that answers knows it");
     }
-    assert_replicas_equal(stopped_in_step(cluster).await.path(), 1);
+    assert_replicas_equal(stop_when_replicas_have_caught_up(cluster).await.path(), 1);
 }
 
 #[tokio::test]
@@ -496,5 +496,5 @@ async fn a_rebuilt_replica_knows_all_tables_and_those_created_later() {
     for name in ["students", "pupils"] {
         cluster.write(name, Upsert, "bob", r#"{"grade":"A"}"#).await.expect("stored");
     }
-    assert_replicas_equal(stopped_in_step(cluster).await.path(), 2);
+    assert_replicas_equal(stop_when_replicas_have_caught_up(cluster).await.path(), 2);
 }

@@ -45,7 +45,7 @@ fn an_accepted_setting_is_in_force_after_the_next_start() {
 }
 
 #[test]
-fn replicas_start_after_settings_are_lowered_in_any_notation_and_have_them_from_the_second_start() {
+fn replicas_start_after_settings_were_lowered_and_apply_them_at_their_second_start() {
     const NOW: &str = "SELECT string_agg(setting, ',' ORDER BY name) FROM pg_settings WHERE name IN \
                        ('max_connections', 'max_locks_per_transaction', 'max_wal_senders')";
     let place = ClusterFolder::new();

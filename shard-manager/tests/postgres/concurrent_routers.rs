@@ -206,7 +206,7 @@ async fn an_idempotency_key_holds_across_routers() {
 
 /// Each router has the row refused by the database, and stores the refusal under the same key.
 #[tokio::test]
-async fn a_refusal_by_a_constraint_that_routers_remember_at_the_same_time_is_one_refusal() {
+async fn routers_that_store_the_same_refusal_at_once_store_it_once() {
     let (_databases, managers, mut direct) = two().await;
     direct.run("ALTER TABLE users ADD CONSTRAINT closed CHECK (name <> 'n')").await;
     let insert = async |manager: &Manager, n: i32| {

@@ -97,5 +97,5 @@ async fn stay_a_little_behind(manager: &Manager, replicas: &mut [SideSession]) {
             new += u32::from(is_behind && tight == ServedBy::Replica);
         }
     }
-    assert_eq!(new, 0, "and no session with a tenth of one");
+    assert_eq!(new, 0, "a replica answered a read that bears only 100 ms");
 }

@@ -26,9 +26,11 @@ async fn a_cancelled_move_ends_without_its_target_whose_copy_is_deleted_when_it_
     let manager = tokio::task::spawn_blocking(move || connect(&shards)).await.unwrap();
     let slots = store_large(&manager, 60).await;
     let mut source = database.direct_session(0).await;
+    let mut target = SideSession::open(trio.node("shard1-primary"), "shard1").await;
     kept_up(&manager, async {
         let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
+        target.until("SELECT (count(*) > 0)::text AS value FROM kv", "true").await;
         let stopping = tokio::task::spawn_blocking(move || {
             trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
             trio
