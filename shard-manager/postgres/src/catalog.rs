@@ -22,7 +22,6 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use engine::catalog_rows::ShardRow;
 use engine::cluster_spec::{ClusterRow, ClusterSpec, differences};
-use engine::group_rows::with_new_groups;
 use engine::open_error::OpenError;
 use engine::system_tables::tessera_cluster::dsl;
 use model::error::Error;
@@ -161,29 +160,12 @@ impl Catalog {
         names: &[String],
     ) -> Result<Cluster, OpenError> {
         let failed = |error| OpenError::node(PLACE, error);
-        let mut connection = &self.connection;
-        let found: Option<ClusterRow> =
-            dsl::tessera_cluster.first(&mut connection).await.optional().map_err(failed)?;
-        let (row, stored) = match found {
-            Some(row) => {
-                row.check_hash(PLACE)?;
-                let mut stored = self.map_tables().read_map(&row).await.map_err(failed)?;
-                if !row.has_own_tables() {
-                    self.map_tables().make(None, &stored).await.map_err(failed)?;
-                }
-                // A refused start adds no group.
-                differences(&stored.map, spec, PLACE)?;
-                if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
-                    let added = self.map_tables().add_groups(&stored.map, &next).await;
-                    added.map_err(failed)?;
-                    stored.map = next;
-                }
-                (row, stored)
-            }
+        let (row, stored) = match self.map_tables().find(spec).await? {
+            Some(found) => found,
             None => {
                 let (row, map) = ClusterRow::new(spec, Some(names))?;
                 let stored = StoredMap { shards: ShardRow::of(map.topology(), &[]), map };
-                self.map_tables().make(Some(&row), &stored).await.map_err(failed)?;
+                self.map_tables().make(&row, &stored).await.map_err(failed)?;
                 (row, stored)
             }
         };
@@ -282,7 +264,7 @@ impl Catalog {
 /// Returns a result, after rolling the transaction back if it failed. Otherwise every later
 /// statement of the session would fail. If the session is lost, this fails as well, which changes
 /// nothing.
-async fn or_rollback<T>(connection: &AsyncPgConnection, ended: QueryResult<T>) -> QueryResult<T> {
+async fn or_rollback<T, E>(connection: &AsyncPgConnection, ended: Result<T, E>) -> Result<T, E> {
     if ended.is_err() {
         let _ = run(connection, "ROLLBACK").await;
     }

@@ -57,6 +57,29 @@ async fn groups_keep_their_rows_on_their_shards_and_other_routers_follow_a_new_o
 }
 
 #[tokio::test]
+async fn a_group_that_is_added_while_an_owner_is_published_gets_a_later_epoch() {
+    let databases = Databases::new(3).await;
+    connect(&databases.address()).close();
+    let mut publication = databases.direct_session(0).await;
+    let change = "BEGIN; UPDATE tessera_cluster SET epoch = 4;
+        UPDATE tessera_owners SET since = 4 WHERE slot = 0";
+    publication.run(change).await;
+    let wanted = ClusterSpec { groups: vec![hybrid()], ..ClusterSpec::default() };
+    let cluster = ConnectedCluster { address: databases.address(), wanted };
+    let start = tokio::task::spawn_blocking(move || assembly::connect(&cluster));
+    let waiting = "SELECT count(*)::text AS value FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    databases.direct_session(0).await.until(waiting, "1").await;
+    publication.run("COMMIT").await;
+    let manager = start.await.unwrap().unwrap();
+    let stored = publication.text("SELECT epoch::text AS value FROM tessera_cluster").await;
+    assert_eq!((manager.map().epoch(), &*stored), (5, "5"));
+    let since: Vec<u64> = manager.map().owners().map(|owner| owner.since).collect();
+    assert_eq!((since[0], since[1], since[usize::from(SLOT_COUNT)]), (4, 1, 5));
+    manager.close();
+}
+
+#[tokio::test]
 async fn four_groups_have_all_slot_numbers_although_their_bits_exceed_a_page() {
     let databases = Databases::new(3).await;
     let group = |name: &str| GroupSpec { name: name.to_owned(), ..GroupSpec::default() };

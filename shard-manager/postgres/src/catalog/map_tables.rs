@@ -11,8 +11,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use engine::catalog_rows::{
     GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner, topology,
 };
-use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES};
-use engine::group_rows::GroupRow;
+use engine::cluster_spec::{ClusterRow, ClusterSpec, IN_OWN_TABLES, differences};
+use engine::group_rows::{GroupRow, with_new_groups};
+use engine::open_error::OpenError;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
 use engine::system_tables::{tessera_cluster, tessera_groups, tessera_shards};
 use model::keyspace::Slot;
@@ -21,7 +22,7 @@ use model::shard_map::{ShardMap, SlotOwner, followed_by};
 use model::table_group::GroupNumber;
 use model::value::{ColumnType, Value};
 
-use super::{or_rollback, refused};
+use super::{PLACE, or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, load, run};
 
@@ -110,11 +111,12 @@ impl MapTables<'_> {
 
     /// Reads the map of a catalog. If the tables of the map are still empty, the map is read from
     /// the columns that an earlier version has stored.
-    pub(super) async fn read_map(self, row: &ClusterRow) -> QueryResult<StoredMap> {
+    async fn read_map(self, row: &ClusterRow) -> QueryResult<StoredMap> {
         let damaged = |cause: String| unreadable(&cause);
         let shards = self.load_shards().await?;
         if row.has_own_tables() {
-            let groups = self.load_groups().await?;
+            let groups = tessera_groups::table.order(tessera_groups::number);
+            let groups: Vec<GroupRow> = groups.load(&mut &*self.0).await?;
             let owners = self.load_owners(0).await?;
             let map = row.map(&shards, &groups, owners).map_err(damaged)?;
             return Ok(StoredMap { map, shards });
@@ -129,19 +131,60 @@ impl MapTables<'_> {
         Ok(StoredMap { map, shards })
     }
 
-    /// Stores the map of a new cluster or of an earlier version in empty tables, and the row of a
-    /// new cluster, in one transaction.
-    pub(super) async fn make(
+    /// Reads an existing cluster and adds the new groups of the settings, in one transaction.
+    /// Returns `None` if there is no cluster.
+    pub(super) async fn find(
         self,
-        row: Option<&ClusterRow>,
-        stored: &StoredMap,
-    ) -> QueryResult<()> {
+        spec: &ClusterSpec,
+    ) -> Result<Option<(ClusterRow, StoredMap)>, OpenError> {
+        let failed = |error| OpenError::node(PLACE, error);
+        let found = async {
+            // The first epoch of a new group succeeds the epoch that is read here, so no other
+            // change of the map may come between.
+            run(self.0, BEGIN_CHANGING).await.map_err(failed)?;
+            let row = tessera_cluster::table.first(&mut &*self.0).await.optional();
+            let row: Option<ClusterRow> = row.map_err(failed)?;
+            let found = match row {
+                None => None,
+                Some(row) => {
+                    let stored = self.with_groups(&row, spec).await?;
+                    Some((row, stored))
+                }
+            };
+            run(self.0, "COMMIT").await.map_err(failed)?;
+            Ok(found)
+        };
+        or_rollback(self.0, found.await).await
+    }
+
+    /// Reads the map of a cluster and adds the new groups of the settings. Copies the map of an
+    /// earlier version into tables of its own. Runs in the transaction of the caller.
+    async fn with_groups(
+        self,
+        row: &ClusterRow,
+        spec: &ClusterSpec,
+    ) -> Result<StoredMap, OpenError> {
+        let failed = |error| OpenError::node(PLACE, error);
+        row.check_hash(PLACE)?;
+        let mut stored = self.read_map(row).await.map_err(failed)?;
+        if !row.has_own_tables() {
+            self.fill(&stored).await.map_err(failed)?;
+        }
+        // A refused start adds no group.
+        differences(&stored.map, spec, PLACE)?;
+        if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
+            self.add_groups(&stored.map, &next).await.map_err(failed)?;
+            stored.map = next;
+        }
+        Ok(stored)
+    }
+
+    /// Stores a new cluster in empty tables, in one transaction.
+    pub(super) async fn make(self, row: &ClusterRow, stored: &StoredMap) -> QueryResult<()> {
         let filled = async {
             run(self.0, "BEGIN").await?;
-            if let Some(row) = row {
-                let inserted = diesel::insert_into(tessera_cluster::table).values(row);
-                inserted.execute(&mut &*self.0).await?;
-            }
+            let inserted = diesel::insert_into(tessera_cluster::table).values(row);
+            inserted.execute(&mut &*self.0).await?;
             self.fill(stored).await?;
             run(self.0, "COMMIT").await
         };
@@ -156,7 +199,7 @@ impl MapTables<'_> {
         let owners: Vec<i32> = stored.map.owners().map(|owner| i32::from(owner.shard.0)).collect();
         let binds = [Bind::text(GROUP), Bind::integers(owners.into_iter())];
         load(connection, Statement { sql: FILL_OWNERS, binds: &binds, cached: false }).await?;
-        self.store_groups(&stored.map, 0).await?;
+        store_groups(connection, &stored.map, 0).await?;
         let own =
             (tessera_cluster::shards.eq(IN_OWN_TABLES), tessera_cluster::ranges.eq(IN_OWN_TABLES));
         let moved = diesel::update(tessera_cluster::table).set(own);
@@ -164,36 +207,22 @@ impl MapTables<'_> {
     }
 
     /// Stores the groups of a map that the catalog lacks, with the owners of their slots and the
-    /// epoch of the map, in one transaction, and notifies all routers.
-    pub(super) async fn add_groups(self, known: &ShardMap, next: &ShardMap) -> QueryResult<()> {
-        let added = async {
-            run(self.0, BEGIN_CHANGING).await?;
-            let (count, epoch) = (known.groups().slot_count(), next.epoch().cast_signed());
-            let owners = next.owners().skip(count).map(|owner| i32::from(owner.shard.0));
-            let binds = [
-                Bind::text(GROUP),
-                Bind::bigint(count as i64),
-                Bind::bigint(epoch),
-                Bind::integers(owners.collect::<Vec<_>>().into_iter()),
-            ];
-            load(self.0, Statement { sql: ADD_OWNERS, binds: &binds, cached: false }).await?;
-            self.store_groups(next, known.groups().count()).await?;
-            let set = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
-            set.execute(&mut &*self.0).await?;
-            run(self.0, "NOTIFY tessera; COMMIT").await
-        };
-        or_rollback(self.0, added.await).await
-    }
-
-    async fn store_groups(self, map: &ShardMap, from: usize) -> QueryResult<()> {
-        let rows = GroupRow::of(map, from);
-        let stored = diesel::insert_into(tessera_groups::table).values(&rows);
-        stored.execute(&mut &*self.0).await.map(drop)
-    }
-
-    async fn load_groups(self) -> QueryResult<Vec<GroupRow>> {
-        let groups = tessera_groups::table.order(tessera_groups::number);
-        groups.load(&mut &*self.0).await
+    /// epoch of the map, and notifies all routers. Runs in the transaction of the caller, which
+    /// has read the known map.
+    async fn add_groups(self, known: &ShardMap, next: &ShardMap) -> QueryResult<()> {
+        let (count, epoch) = (known.groups().slot_count(), next.epoch().cast_signed());
+        let owners = next.owners().skip(count).map(|owner| i32::from(owner.shard.0));
+        let binds = [
+            Bind::text(GROUP),
+            Bind::bigint(count as i64),
+            Bind::bigint(epoch),
+            Bind::integers(owners.collect::<Vec<_>>().into_iter()),
+        ];
+        load(self.0, Statement { sql: ADD_OWNERS, binds: &binds, cached: false }).await?;
+        store_groups(self.0, next, known.groups().count()).await?;
+        let set = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
+        set.execute(&mut &*self.0).await?;
+        run(self.0, "NOTIFY tessera").await
     }
 
     async fn load_shards(self) -> QueryResult<Vec<ShardRow>> {
@@ -310,6 +339,16 @@ impl MapTables<'_> {
         let next = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
         next.execute(&mut connection).await.map(drop)
     }
+}
+
+async fn store_groups(
+    mut connection: &AsyncPgConnection,
+    map: &ShardMap,
+    from: usize,
+) -> QueryResult<()> {
+    let rows = GroupRow::of(map, from);
+    let stored = diesel::insert_into(tessera_groups::table).values(&rows);
+    stored.execute(&mut connection).await.map(drop)
 }
 
 /// Raises the epoch of the catalog to this one, unless it is as high already, and notifies all
