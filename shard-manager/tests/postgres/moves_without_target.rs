@@ -1,4 +1,4 @@
-//! Tests of moves whose target cannot be reached.
+//! Tests of moves whose target cannot be reached, and of copies that ended moves have left.
 
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::local::Stop;
@@ -57,4 +57,32 @@ async fn a_cancelled_move_ends_without_its_target_whose_copy_is_deleted_when_it_
     })
     .await;
     tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_a_move_left_is_deleted_although_the_catalog_no_longer_lists_the_move() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let slots = store_large(&manager, 60).await;
+    let mut source = databases.direct_session(0).await;
+    let mut target = databases.direct_session(1).await;
+    kept_up(&manager, async {
+        begin(&manager, slow(&slots)).await;
+        target.until("SELECT (count(*) > 0)::text AS value FROM kv", "true").await;
+    })
+    .await;
+    // The move has ended, and more moves after it than are listed.
+    let end = "BEGIN; DELETE FROM tessera_moving;
+        UPDATE tessera_moves SET phase = 'cancelled', goal = 'back', ended_at = began_at;
+        INSERT INTO tessera_moves SELECT gen_random_uuid()::text, rebalance, source, target, slots,
+            'done', goal, paused, rate, keep_us, term, began_at, changed_at, owned_at,
+            '2100-01-01T00:00:00.000000Z', progress
+            FROM tessera_moves, generate_series(1, 100); COMMIT";
+    source.run(end).await;
+    kept_up(&manager, async {
+        target.until(IMPORTED, "0 0 0").await;
+        source.until(LEFT_BEHIND, "0 0 0").await;
+    })
+    .await;
+    manager.close();
 }

@@ -19,6 +19,7 @@ mod copy_rate;
 mod copy_steps;
 mod fence_clock;
 mod left_copies;
+mod left_search;
 mod lone_origin;
 mod move_answers;
 mod move_limits;
@@ -44,6 +45,7 @@ use moves::identity::MoveId;
 
 use self::fence_clock::FenceTimes;
 use self::left_copies::{LeftCopies, Remains};
+use self::left_search::{LeftSearch, Searched};
 use self::move_limits::MoveLimits;
 use self::move_run::MoveRun;
 use super::Manager;
@@ -65,6 +67,7 @@ pub(super) async fn carry_out(manager: &Manager) {
         events: FuturesUnordered::new(),
         fences: Arc::default(),
         left_copies: LeftCopies::default(),
+        left_search: LeftSearch::default(),
     };
     mover.run().await;
 }
@@ -79,6 +82,8 @@ struct Mover<'m> {
     fences: Arc<FenceTimes>,
     /// Moves that ended on their origin and may have left something.
     left_copies: LeftCopies,
+    /// Search for such moves that the catalog no longer lists.
+    left_search: LeftSearch,
 }
 
 /// End of a task of the mover.
@@ -91,6 +96,8 @@ enum Event {
     Postponed,
     /// The attempt to delete what ended moves have left is over, and this may still be there.
     Deleted(Vec<(MoveId, Remains)>),
+    /// Shards were read for moves of which they have rows.
+    Searched(Searched),
 }
 
 /// Result of a query of the catalog.
@@ -115,6 +122,7 @@ impl<'m> Mover<'m> {
                             self.manager.move_announcements.set_leading(true);
                             self.start(&records);
                             self.delete_left_copies(&records);
+                            self.search_left_copies();
                         }
                         Look::Follows => {
                             self.manager.move_status.list(&[]);
@@ -134,6 +142,11 @@ impl<'m> Mover<'m> {
                 }
                 Event::Postponed => {}
                 Event::Deleted(found) => self.left_copies.settle(found, Instant::now()),
+                Event::Searched(found) => {
+                    let now = Instant::now();
+                    self.left_search.settle(&found, now);
+                    self.left_copies.find(&found.records, now);
+                }
             }
         }
     }
@@ -157,6 +170,14 @@ impl<'m> Mover<'m> {
         self.running.clear();
         self.events.clear();
         self.left_copies = LeftCopies::default();
+        self.left_search = LeftSearch::default();
+    }
+
+    /// Searches the shards for rows of moves, if an attempt is due.
+    fn search_left_copies(&mut self) {
+        let Some(due) = self.left_search.due(self.manager, Instant::now()) else { return };
+        let search = left_search::search(self.catalog, due);
+        self.events.push(search.map(Event::Searched).boxed());
     }
 
     /// Deletes what ended moves have left on their shards, if an attempt is due.

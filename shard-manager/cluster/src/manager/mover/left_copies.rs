@@ -65,18 +65,30 @@ impl LeftCopies {
 
     /// Records the moves that the catalog lists.
     fn note(&mut self, records: &[MoveRecord], now: Instant) {
-        let has_ended = |phase| matches!(phase, MovePhase::Cancelled | MovePhase::Failed);
-        let ended = records.iter().filter(|record| has_ended(record.phase));
+        let ended = records.iter().filter(|record| may_have_left(record));
         let listed: BTreeSet<MoveId> = ended.map(|record| record.id).collect();
         self.settled.retain(|id| listed.contains(id));
         for record in records {
             if !listed.contains(&record.id) {
                 // A failover of the catalog may have lost the end of a move: it has a mover again.
                 self.left.remove(&record.id);
-            } else if !self.settled.contains(&record.id) && self.left.len() < LEFT_MAX {
-                let new = || LeftCopy { record: record.clone(), next: now };
-                self.left.entry(record.id).or_insert_with(new);
+            } else if !self.settled.contains(&record.id) {
+                self.remember(record, now);
             }
+        }
+    }
+
+    /// Records moves of which a shard has a row. The catalog may not list them.
+    pub(super) fn find(&mut self, records: &[MoveRecord], now: Instant) {
+        for record in records.iter().filter(|record| may_have_left(record)) {
+            self.remember(record, now);
+        }
+    }
+
+    fn remember(&mut self, record: &MoveRecord, now: Instant) {
+        if self.left.len() < LEFT_MAX {
+            let new = || LeftCopy { record: record.clone(), next: now };
+            self.left.entry(record.id).or_insert_with(new);
         }
     }
 
@@ -99,6 +111,11 @@ impl LeftCopies {
             }
         }
     }
+}
+
+/// Returns true if a move ended on its origin.
+fn may_have_left(record: &MoveRecord) -> bool {
+    matches!(record.phase, MovePhase::Cancelled | MovePhase::Failed)
 }
 
 #[cfg(test)]

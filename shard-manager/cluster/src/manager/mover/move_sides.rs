@@ -199,7 +199,11 @@ pub(super) async fn look_at(shard: &Shard, plan: &MovePlan) -> Result<ShardObser
     Ok(observed(shard, facts))
 }
 
-fn reader_of(shard: &Shard) -> Result<&Arc<dyn MoveReader>, String> {
+/// Returns the reader of a shard.
+///
+/// # Errors
+/// A sentence, if the engine distributes rows by itself.
+pub(super) fn reader_of(shard: &Shard) -> Result<&Arc<dyn MoveReader>, String> {
     let missing = || format!("{} distributes its rows itself", shard.name());
     shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
 }

@@ -1,0 +1,95 @@
+//! Left search: finds moves of which a shard still has a row, to detect those that ended before
+//! this process began to lead. The catalog may no longer list them.
+//!
+//! **Invariant:** after this process has begun to lead, each open shard is read once.
+//! **Not here:** the selection of the moves that have ended (`left_copies`), the deletion
+//! (`copy_cleaner`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::move_catalog::MoveCatalog;
+use engine::move_record::MoveRecord;
+use model::topology::ShardNumber;
+
+use super::CATALOG_MAX;
+use super::move_sides::{CALL_MAX, reader_of};
+use crate::manager::Manager;
+use crate::manager::indexes::indexed_shards;
+use crate::shard::Shard;
+
+/// Pause before shards that could not be read are read again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Search for moves of which the shards have rows.
+#[derive(Debug, Default)]
+pub(super) struct LeftSearch {
+    /// Shards that were read.
+    searched: BTreeSet<ShardNumber>,
+    /// Time of the next attempt; `None` if it may begin at once.
+    next: Option<Instant>,
+    is_busy: bool,
+}
+
+/// Result of an attempt.
+pub(super) struct Searched {
+    /// Shards that were read.
+    shards: Vec<ShardNumber>,
+    /// Stored moves of which they have rows.
+    pub(super) records: Vec<MoveRecord>,
+}
+
+impl LeftSearch {
+    /// Returns the shards to read now; `None` if there are none, or the last attempt goes on.
+    pub(super) fn due(
+        &mut self,
+        manager: &Manager,
+        now: Instant,
+    ) -> Option<Vec<(ShardNumber, Arc<Shard>)>> {
+        if self.is_busy || self.next.is_some_and(|next| now < next) {
+            return None;
+        }
+        let mut shards = indexed_shards(manager);
+        shards.retain(|(number, _)| !self.searched.contains(number));
+        self.is_busy = !shards.is_empty();
+        self.is_busy.then_some(shards)
+    }
+
+    /// Records the result of an attempt.
+    pub(super) fn settle(&mut self, found: &Searched, now: Instant) {
+        self.is_busy = false;
+        self.next = Some(now + PAUSE);
+        self.searched.extend(&found.shards);
+    }
+}
+
+/// Reads the moves of which these shards have rows.
+pub(super) async fn search(
+    catalog: &dyn MoveCatalog,
+    shards: Vec<(ShardNumber, Arc<Shard>)>,
+) -> Searched {
+    let mut found = Searched { shards: Vec::new(), records: Vec::new() };
+    for (number, shard) in shards {
+        match moves_of(catalog, &shard).await {
+            Ok(records) => {
+                found.shards.push(number);
+                found.records.extend(records);
+            }
+            Err(reason) => tracing::debug!(reason, "ended moves of a shard may be unknown"),
+        }
+    }
+    found
+}
+
+async fn moves_of(catalog: &dyn MoveCatalog, shard: &Shard) -> Result<Vec<MoveRecord>, String> {
+    let failed = |error| format!("the moves of {} cannot be read: {error}", shard.name());
+    let rows = reader_of(shard)?.rows(Instant::now() + CALL_MAX).await.map_err(failed)?;
+    let mut records = Vec::new();
+    for row in rows {
+        let stored = tokio::time::timeout(CATALOG_MAX, catalog.get(row.id)).await;
+        let stored = stored.map_err(|_elapsed| "the catalog does not answer".to_owned())?;
+        records.extend(stored.map_err(failed)?);
+    }
+    Ok(records)
+}
