@@ -269,6 +269,20 @@ pub struct RoundTable {
     pub rows: Vec<u8>,
     /// Number of rows to store.
     pub row_count: u64,
+    /// Names of the columns of each unique index that the shard had when the rows were read. They
+    /// are left out if there are no rows.
+    pub unique: Vec<Vec<String>>,
+}
+
+impl RoundTable {
+    /// Returns true if no two rows of a shard key had the same values in these columns when the
+    /// rows were read. A row whose values one of these rows has was then changed or removed, and
+    /// may be displaced: that change is in this round, or in a later one.
+    pub fn is_unique(&self, table: &Table, columns: &[usize]) -> bool {
+        let places = Table::PLACE.iter().chain(columns);
+        let is_among = |name: &String| places.clone().any(|at| table.column(*at).name == *name);
+        self.unique.iter().any(|index| index.iter().all(is_among))
+    }
 }
 
 /// Number and digest of the rows of one table in one slot. Rows of equal content have equal

@@ -199,7 +199,7 @@ impl<'t> Batch<'t> {
                 Err(error) if DbErrorKind::of(&error) == DbErrorKind::Constraint("unique") => {
                     self.expects_new = false;
                 }
-                Err(error) => return self.refusal(change, error),
+                Err(error) => return self.refusal(error),
             }
         }
         let current = self.rows.current(change)?;
@@ -227,21 +227,16 @@ impl<'t> Batch<'t> {
         };
         match ran {
             Ok(()) => Ok(Ok(self.finish(change, kind, &image))),
-            Err(error) => self.refusal(change, error),
+            Err(error) => self.refusal(error),
         }
     }
 
     /// Converts a violated constraint to a result; other errors fail the batch.
-    fn refusal(
-        &mut self,
-        change: &RowWrite,
-        error: DieselError,
-    ) -> QueryResult<Result<RowDone, Error>> {
+    fn refusal(&mut self, error: DieselError) -> QueryResult<Result<RowDone, Error>> {
         let DbErrorKind::Constraint(rule) = DbErrorKind::of(&error) else { return Err(error) };
         if let ("unique", DieselError::DatabaseError(_, information)) = (rule, &error) {
-            let table = change.table.name();
             let connection = &mut *self.rows.connection;
-            let index = index_ddl::broken_unique(connection, table, information.message())?;
+            let index = index_ddl::broken_unique(connection, information.message())?;
             if let Some(index) = index {
                 return Ok(Err(Error::NotUnique { index }));
             }

@@ -56,14 +56,17 @@ pub(super) fn broken_columns(table: &Table, message: &str) -> Option<Vec<usize>>
     columns.strip_prefix(&Table::PLACE).map(<[usize]>::to_vec)
 }
 
-/// Returns the name of the unique index of a table that a row violates, if the message of SQLite
-/// lists the columns of that index.
+/// Returns the name of the unique index that a row violates, if the message of SQLite lists the
+/// columns of that index.
 pub(super) fn broken_unique(
     connection: &mut SqliteConnection,
-    table: &str,
     message: &str,
 ) -> QueryResult<Option<String>> {
-    let Some((_, columns)) = message.split_once(BROKEN_UNIQUE) else { return Ok(None) };
+    let listed = message.split_once(BROKEN_UNIQUE).map(|(_, columns)| columns);
+    let Some((columns, (table, _))) = listed.and_then(|list| Some((list, list.split_once('.')?)))
+    else {
+        return Ok(None);
+    };
     let own = format!("{table}.");
     let columns = columns.split(", ").map(|column| column.strip_prefix(&own).unwrap_or(column));
     let end = format!("({})", columns.collect::<Vec<_>>().join(","));

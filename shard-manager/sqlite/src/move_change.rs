@@ -14,9 +14,11 @@ use std::cell::RefCell;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sqlite::SqliteConnection;
 use engine::move_record::move_name;
-use engine::slot_move::{MoveChange, MoveChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError, RoundTable};
+use model::error::{Error, Outcome};
 use model::keyspace::Slot;
 use model::position::Position;
 use model::sabotage::{Mutation, is_on};
@@ -36,7 +38,7 @@ use super::move_line::MoveLine;
 use super::move_metadata::{self, Difference};
 use super::owned_slots::OwnedSlots;
 use super::stored_move::{self, FEED_TIMELINE, StoredMove};
-use super::{log, move_entry, move_log, moving_rows, sql};
+use super::{index_ddl, log, move_entry, move_log, moving_rows, sql};
 
 /// Maximum number of rows that one transaction deletes before a copy begins or is given up.
 const DELETED_MAX: usize = 1_000;
@@ -84,7 +86,7 @@ pub(super) fn change_and_log(
         Ok(effect) => effect,
         Err(refusal) => return Ok(Err(refusal.into())),
     };
-    let mut entry = Entry { counters, slots: &slots, now };
+    let mut entry = Entry { counters, slots: &slots, round: &change.rows.tables, now };
     if deletes_first(request) {
         let lines = moving_rows::removal_lines(connection, &slots, DELETED_MAX)?;
         if !lines.is_empty() {
@@ -108,7 +110,32 @@ pub(super) fn change_and_log(
     let difference = Difference { id, stored, slots, before, after, counters, now, compared };
     let mut line = difference.line(connection)?;
     line.emptied = deletes_first(request);
-    entry.append(connection, &line, &rows, Some(effect)).map(Ok)
+    match entry.append(connection, &line, &rows, Some(effect)) {
+        Ok(changed) => Ok(Ok(changed)),
+        Err(error) => not_unique(connection, error).map(Err),
+    }
+}
+
+/// Returns the refusal of a round with a row that a unique index refuses. The transaction is then
+/// rolled back.
+///
+/// # Errors
+/// Any other error.
+fn not_unique(
+    connection: &mut SqliteConnection,
+    error: DieselError,
+) -> QueryResult<MoveChangeError> {
+    let index = match &error {
+        DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information) => {
+            index_ddl::broken_unique(connection, information.message())?
+        }
+        _ => None,
+    };
+    let refused = |index| MoveChangeError::Failed {
+        error: Error::NotUnique { index },
+        outcome: Outcome::Rejected,
+    };
+    index.map(refused).ok_or(error)
 }
 
 /// Restarts the recording of changes in the file of a primary without a log, which was the file of
@@ -134,7 +161,7 @@ pub(super) fn restart_recording(
             let (slots, version) = (row.slot_set()?, counters.version);
             let id = move_name(row.move_id()?);
             let line = MoveLine { id, row: Some(row), version, ..MoveLine::default() };
-            let entry = Entry { counters, slots: &slots, now };
+            let entry = Entry { counters, slots: &slots, round: &[], now };
             entry.append(connection, &line, &[], None)?;
         }
         Ok(())
@@ -145,6 +172,8 @@ pub(super) fn restart_recording(
 struct Entry<'s> {
     counters: Counters,
     slots: &'s SlotSet,
+    /// Tables of the round that is stored.
+    round: &'s [RoundTable],
     now: DateTime<Utc>,
 }
 
@@ -156,9 +185,9 @@ impl Entry<'_> {
         rows: &[u8],
         effect: Option<MoveEffect>,
     ) -> QueryResult<MoveChanged> {
-        let Self { counters, slots, now } = *self;
+        let Self { counters, slots, round, now } = *self;
         let Counters { version, position } = counters;
-        let owned = move_entry::apply(connection, (line, rows), Some(slots), position)?;
+        let owned = move_entry::apply(connection, (line, rows), Some((slots, round)), position)?;
         let mut changes = line.to_line()?;
         changes.extend_from_slice(rows);
         let at = format_timestamp(now);

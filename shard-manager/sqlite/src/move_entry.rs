@@ -7,6 +7,7 @@
 
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
+use engine::slot_move::RoundTable;
 use model::slot_set::SlotSet;
 
 use super::batch::run;
@@ -16,12 +17,13 @@ use super::owned_slots::{OwnedSlots, each_state, json_list};
 use super::{move_counts, moving_rows, sql, stored_move};
 
 /// Carries out a line and the lines about rows after it, inside a transaction, at this position of
-/// the log. Only rows of `slots` are changed, if they are given. Returns the owned slots after it,
-/// if states of slots have changed other than by a fence.
+/// the log. On a primary, `of_primary` is the slots whose rows may be changed, and the tables of
+/// the round. Returns the owned slots after it, if states of slots have changed other than by a
+/// fence.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     (line, rows): (&MoveLine, &[u8]),
-    slots: Option<&SlotSet>,
+    of_primary: Option<(&SlotSet, &[RoundTable])>,
     position: i64,
 ) -> QueryResult<Option<OwnedSlots>> {
     let mut is_fence = true;
@@ -38,7 +40,7 @@ pub(super) fn apply(
         stored_move::remove(connection, &line.id)?;
     }
     if !rows.is_empty() {
-        let added = moving_rows::apply(connection, rows, slots)?;
+        let added = moving_rows::apply(connection, rows, of_primary)?;
         for (table, added) in &added {
             let sql = if *added > 0 { sql::ADD_FOREIGN_ROWS } else { sql::SUBTRACT_FOREIGN_ROWS };
             run(connection, sql, &[Bind::Text(table), Bind::Int(added.abs())])?;

@@ -10,6 +10,7 @@ use diesel::QueryResult;
 use diesel::RunQueryDsl;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sqlite::SqliteConnection;
+use engine::slot_move::RoundTable;
 use model::idempotency;
 use model::keyspace::Slot;
 use model::row_change::Change;
@@ -109,18 +110,21 @@ pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): 
 }
 
 /// Carries out lines of the log about foreign rows, inside a transaction, and returns the numbers
-/// of rows that were added, by table. Only rows of `slots` are changed, if they are given.
+/// of rows that were added, by table. On a primary, `of_primary` is the slots whose rows may be
+/// changed, and the tables of the round. A replica repeats what its primary has accepted.
 ///
 /// # Errors
 /// An error if a line cannot be read, is about another slot, or adds a row to a table that does not
-/// exist.
+/// exist, or if a unique index of the primary refuses a row.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     lines: &[u8],
-    slots: Option<&SlotSet>,
+    of_primary: Option<(&SlotSet, &[RoundTable])>,
 ) -> QueryResult<BTreeMap<String, i64>> {
+    let (slots, round) = of_primary.unzip();
     let with_unique = index_ddl::tables_with_unique(connection)?;
-    let mut rows = MovingRows { connection, tables: HashMap::new(), added: BTreeMap::new() };
+    let (tables, added) = (HashMap::new(), BTreeMap::new());
+    let mut rows = MovingRows { connection, tables, round, added };
     if !with_unique.is_empty() {
         for line in log::lines(lines) {
             rows.make_room(&Line::parse(line)?, &with_unique)?;
@@ -157,6 +161,8 @@ struct MovingRows<'c> {
     connection: &'c mut SqliteConnection,
     /// `None` for a table that the file does not declare.
     tables: HashMap<String, Option<Target>>,
+    /// Tables of the round; `None` on a replica.
+    round: Option<&'c [RoundTable]>,
     added: BTreeMap<String, i64>,
 }
 
@@ -206,7 +212,9 @@ impl MovingRows<'_> {
                 let removal = Statement { sql: &target.remove, binds: &binds, cached: true };
                 -(removal.execute(self.connection)? as i64)
             }
-            Change::Created | Change::Changed => store(self.connection, target, &binds)?,
+            Change::Created | Change::Changed => {
+                store(self.connection, (target, self.round), &binds)?
+            }
         };
         if target.is_counted {
             *self.added.entry(line.table.to_string()).or_default() += added;
@@ -221,9 +229,12 @@ impl MovingRows<'_> {
 /// A round that ends before the last change has rows as they are after it. So a row may have a
 /// value that another row of the copy has given up in a change after the end of the round. A later
 /// round has that change, and stores the other row again.
+///
+/// If the other shard lacks the index, it may have both rows, so neither is removed, and the index
+/// refuses the row.
 fn store(
     connection: &mut SqliteConnection,
-    target: &Target,
+    (target, round): (&Target, Option<&[RoundTable]>),
     binds: &[Bind<'_>],
 ) -> QueryResult<i64> {
     let mut added = 0;
@@ -237,7 +248,7 @@ fn store(
             Ok(_) => return Ok(added + 1),
             Err(error) => error,
         };
-        match displace(connection, &target.table, binds, &error)? {
+        match displace(connection, (&target.table, round), binds, &error)? {
             0 => return Err(error),
             displaced => added -= displaced as i64,
         }
@@ -249,7 +260,7 @@ fn store(
 /// has made contains them: they may belong to slots that the shard owns.
 fn displace(
     connection: &mut SqliteConnection,
-    table: &Table,
+    (table, round): (&Table, Option<&[RoundTable]>),
     binds: &[Bind<'_>],
     refusal: &DieselError,
 ) -> QueryResult<usize> {
@@ -260,6 +271,11 @@ fn displace(
     let Some(columns) = index_ddl::broken_columns(table, information.message()) else {
         return Ok(0);
     };
+    let is_unique =
+        |round: &RoundTable| round.table == table.name() && round.is_unique(table, &columns);
+    if round.is_some_and(|tables| !tables.iter().any(is_unique)) {
+        return Ok(0);
+    }
     let sql = sql::remove_with(table, &columns);
     let sought = Table::PLACE.into_iter().chain(columns).map(|column| binds[column]);
     let sought: Vec<Bind<'_>> = sought.collect();

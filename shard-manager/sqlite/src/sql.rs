@@ -422,6 +422,13 @@ pub(super) const INDEXES_OF: &str = "SELECT name, sql FROM sqlite_schema
 pub(super) const UNIQUE_INDEXES: &str = "SELECT tbl_name FROM sqlite_schema WHERE type = 'index'
     AND sql LIKE 'CREATE UNIQUE%' AND name LIKE 'tessera\\_ix\\_%' ESCAPE '\\'";
 
+/// Selects the table and the columns, as a JSON array, of each unique index of all rows of a table.
+/// A column that is an expression is null.
+pub(super) const UNIQUE_COLUMNS: &str = "SELECT own.tbl_name,
+    (SELECT json_group_array(part.name) FROM pragma_index_info(own.name) AS part)
+    FROM sqlite_schema AS own WHERE own.type = 'index' AND own.sql LIKE 'CREATE UNIQUE%'
+    AND own.sql NOT LIKE '%)%WHERE%'";
+
 /// Selects one row if there is an index of this name.
 pub(super) const INDEX_NAMED: &str =
     "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1";

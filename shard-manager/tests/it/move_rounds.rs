@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::value::RawValue;
 use shard_manager::engine::row_hashes::{PAGE_KEYS_MAX, RowHashQuery};
 use shard_manager::engine::slot_move::{
-    MoveChange, MoveReader, RoundBudget, RoundError, RoundQuery,
+    MoveChange, MoveChangeError, MoveReader, RoundBudget, RoundError, RoundQuery,
 };
 use shard_manager::engine::{IndexChange, SchemaChange, Writer};
 use shard_manager::error::Error;
@@ -309,6 +309,39 @@ fn a_round_that_ends_before_a_unique_value_was_given_up_displaces_the_row_that_h
     assert_eq!(ints(&target, "SELECT value FROM tags ORDER BY id"), [40, 10]);
     let counted = "SELECT rows AS value FROM tessera_counts WHERE name = 'tags'";
     assert_eq!(ints(&target, counted), [2]);
+    pair.assert_equal_files();
+}
+
+#[test]
+fn a_row_that_only_an_index_of_the_target_refuses_displaces_none() {
+    let mut pair = MovePair::new(&KEYS);
+    let table = make_unique(&mut pair);
+    let put = |pair: &mut MovePair, id: i64| {
+        let row = upsert(&table, "ada", serde_json::json!({"id": id, "value": 10}));
+        pair.shard(Origin).apply_row(row).expect("stored");
+    };
+    let drop_index = |pair: &mut MovePair, side: MoveSide| {
+        let index = TableIndex::new(&table, "by_value", &["value".to_owned()], true);
+        let index = IndexChange::Drop(Arc::new(index.expect("an index")));
+        pair.shard(side).primary().changes.change_schema(&SchemaChange::Index(index))
+    };
+    put(&mut pair, 1);
+    copy_whole(&mut pair);
+    drop_index(&mut pair, Origin).expect("dropped");
+    put(&mut pair, 2);
+    let (ticket, read) = pair.read_round(Origin, false).expect("a round");
+    let request = MoveRequest::Store(ticket, read.round);
+    let change = MoveChange { request, rows: read.rows };
+    let refused = pair.change(Destination, &change).expect_err("refused");
+    let MoveChangeError::Failed { error: Error::NotUnique { index }, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(index, "by_value");
+    let target = pair.shards[1].primary_file.clone();
+    assert_eq!(ints(&target, "SELECT id AS value FROM tags"), [1]);
+    drop_index(&mut pair, Destination).expect("dropped");
+    pair.change(Destination, &change).expect("the round is stored");
+    assert_eq!(ints(&target, "SELECT id AS value FROM tags ORDER BY id"), [1, 2]);
     pair.assert_equal_files();
 }
 

@@ -313,6 +313,38 @@ async fn a_round_that_ends_before_a_unique_value_was_given_up_displaces_the_row_
 }
 
 #[tokio::test]
+async fn a_move_waits_while_only_an_index_of_the_target_refuses_a_row() {
+    let (databases, manager) = two_shards().await;
+    let mut sessions = direct_sessions(&databases).await;
+    let columns = [("id", ColumnType::Bigint), ("value", ColumnType::Bigint)];
+    // Its rows are copied before all others.
+    make(&manager, &table("a_tags", &columns, 2, &["id"], None)).await;
+    let unique = "CREATE UNIQUE INDEX tessera_ix_one_0123456789 ON a_tags (slot, shard_key, value)";
+    sessions[1].run(unique).await;
+    let slots = store_large(&manager, 60).await;
+    let key = sessions[0].text("SELECT min(shard_key) AS value FROM kv").await;
+    let put = |json| write(&manager, "a_tags", Upsert, &key, json);
+    put(r#"{"id":1,"value":10}"#).await.unwrap();
+    let tags = "SELECT string_agg(id::text, ' ' ORDER BY id) AS value FROM a_tags";
+    kept_up(&manager, async {
+        let id = begin(&manager, slow(&slots)).await;
+        sessions[1].until(tags, "1").await;
+        put(r#"{"id":2,"value":10}"#).await.unwrap();
+        let reason = "SELECT (progress LIKE '%unique index one%')::text AS value
+            FROM tessera_moves";
+        sessions[0].until(reason, "true").await;
+        assert_eq!(sessions[1].text(tags).await, "1");
+        sessions[1].run("DROP INDEX tessera_ix_one_0123456789").await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        assert_eq!(sessions[1].text(tags).await, "1 2");
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    until_clean(&mut sessions).await;
+}
+
+#[tokio::test]
 async fn a_mover_that_ends_anywhere_is_continued_by_the_next() {
     let (databases, manager) = two_shards().await;
     let (keys, slots) = keys_of(&manager, SOURCE, 3);

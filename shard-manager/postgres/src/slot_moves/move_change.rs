@@ -384,7 +384,9 @@ async fn insertion(
     Ok((Cow::Owned(sql::insert(table)), crate::row_arrays::row_binds(table, &round.rows)?))
 }
 
-/// Returns the statements that remove the rows with unique values of the rows of a round.
+/// Returns the statements that remove the rows with unique values of the rows of a round. If the
+/// other shard lacks a unique index, it may have both rows, so neither is removed, and the index
+/// refuses the round.
 async fn displacements(
     session: &MoveSession,
     (table, round): (&Table, &RoundTable),
@@ -399,6 +401,9 @@ async fn displacements(
         let column = |name: &String| table.columns().iter().position(|own| own.name == *name);
         // An index with another column is not one of this table's declaration.
         let Some(columns) = names.iter().map(column).collect::<Option<Vec<_>>>() else { continue };
+        if !round.is_unique(table, &columns) {
+            continue;
+        }
         let binds = crate::row_arrays::row_binds(table, &round.rows)?;
         work.push((Cow::Owned(statements::displace_rows(table, &columns)), binds));
     }

@@ -91,11 +91,13 @@ async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundRes
     let digests = if has_digests { Some(reading.digests().await?) } else { None };
     let next = base.after_round(feed, mark);
     let (base, base_cursor) = (base.clone(), query.base_cursor.clone());
+    let changes = reading.changes;
+    let rows = with_unique(session, reading.rows()).await?;
     Ok(Ok(RoundRead {
         round: CopyRound { base, base_cursor, next, cursor, is_comparison: false },
-        changes: reading.changes,
+        changes,
         has_all,
-        rows: reading.rows(),
+        rows,
         digests,
     }))
 }
@@ -331,11 +333,27 @@ impl<'r> RoundReading<'r> {
             let row_count = rows.as_ref().map_or(0, ColumnArrays::rows) as u64;
             let [removed, rows] =
                 [removed, rows].map(|columns| columns.map_or_else(Vec::new, ColumnArrays::finish));
-            RoundTable { table, removed, rows, row_count }
+            RoundTable { table, removed, rows, row_count, unique: Vec::new() }
         });
         let is_empty = |table: &RoundTable| table.removed.is_empty() && table.rows.is_empty();
         RoundRows { tables: tables.filter(|table| !is_empty(table)).collect() }
     }
+}
+
+/// Adds the unique indexes of the tables that have rows, as of the snapshot.
+async fn with_unique(session: &MoveSession, mut rows: RoundRows) -> QueryResult<RoundRows> {
+    if rows.row_count() == 0 {
+        return Ok(rows);
+    }
+    let indexes = Statement { sql: statements::UNIQUE_INDEXES, binds: &[], cached: true };
+    for index in load(&session.connection, indexes).await? {
+        let (name, columns) = index.text(0).zip(index.text(1)).unwrap_or_default();
+        let is_own = |table: &&mut RoundTable| table.table == name && table.row_count > 0;
+        if let Some(table) = rows.tables.iter_mut().find(is_own) {
+            table.unique.push(serde_json::from_str(&columns).map_err(|error| unreadable(&error))?);
+        }
+    }
+    Ok(rows)
 }
 
 /// Returns the transaction before which the changes of a round end, so that it has few enough of

@@ -74,6 +74,7 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
     let digests = has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
     let next = base.after_round(row.feed(FEED_TIMELINE), Mark::Entry(read_to));
     let (base, base_cursor): (AppliedRows, CopyCursor) = (base.clone(), query.base_cursor.clone());
+    reading.add_unique(snapshot)?;
     Ok(Ok(RoundRead {
         round: CopyRound { base, base_cursor, next, cursor, is_comparison: false },
         changes: reading.changed.len(),
@@ -192,6 +193,24 @@ impl RoundReading {
             round.row_count += 1;
             *row_count += 1;
             *bytes += round.rows.len() - begun;
+            Ok(())
+        })
+    }
+
+    /// Adds the unique indexes of the tables that have rows, as of the snapshot.
+    fn add_unique(&mut self, snapshot: &mut Snapshot<'_>) -> QueryResult<()> {
+        if self.rows.values().all(|round| round.row_count == 0) {
+            return Ok(());
+        }
+        let indexes = Statement { sql: sql::UNIQUE_COLUMNS, binds: &[], cached: true };
+        for_each_row(snapshot.connection, indexes, |row| {
+            let name = row.text(0, str::to_owned).unwrap_or_default();
+            let columns = row.text(1, serde_json::from_str::<Vec<String>>);
+            // A column that is an expression has no name.
+            let round = self.rows.get_mut(&name).filter(|round| round.row_count > 0);
+            if let (Some(round), Some(Ok(columns))) = (round, columns) {
+                round.unique.push(columns);
+            }
             Ok(())
         })
     }

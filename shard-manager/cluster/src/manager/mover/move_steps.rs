@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use engine::move_record::{MoveOrder, MovePhase};
 use engine::slot_move::{MoveChange, MoveChangeError, ROUND_BYTES_MAX};
+use model::error::Error;
 use model::sabotage::{Mutation, StopTime, is_on, reach};
 use moves::identity::MoveSide;
 use moves::limits::FENCE_HOLD;
@@ -190,6 +191,15 @@ impl MoveRun<'_> {
                 RunContinuation::After(RETRY, Some(format!("{name}: {error}")))
             }
             MoveChangeError::Unsupported => self.fail(format!("{name}: {error}")).await,
+            MoveChangeError::Failed { error: Error::NotUnique { index }, .. } => {
+                // The refusal may last, so writers do not wait for its end.
+                self.progress.note_fence_end();
+                let reason = format!(
+                    "{name} refuses a row for its unique index {index}, which the other shard \
+                     lacks: the move continues when both shards have the index, or neither of them"
+                );
+                RunContinuation::After(RETRY, Some(reason))
+            }
             MoveChangeError::Failed { error, .. } => {
                 let reason = format!("{name} did not carry out a step: {error}");
                 RunContinuation::After(RETRY, Some(reason))
