@@ -71,6 +71,11 @@ impl Denial {
     pub fn to_json(&self) -> String {
         document::format(self)
     }
+
+    /// Returns true if it is void at a time.
+    pub fn has_ended(&self, now: UnixTime) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
 }
 
 /// Claims of a token that a denial may be about.

@@ -73,6 +73,37 @@ async fn a_change_that_returned_survives_a_killed_process() {
 }
 
 #[tokio::test]
+async fn ended_denials_leave_room_for_new_ones() {
+    let cluster = Cluster::with_shards(1).restart_after(|dir| {
+        let sql = "INSERT INTO tessera_access_denials (kind, issuer, subject, void_at)
+            WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 10000)
+            SELECT 'tenant', '', 'tenant' || n, 1 FROM numbers";
+        execute(&dir.join("catalog.db"), sql);
+    });
+    let denial = Denial { subject: DenialSubject::Tenant("acme".into()), until: None };
+    let put = AccessChange::PutDenial(denial.clone());
+    let changed = cluster.manager.access().change(&put, &ChangeAuthor::CommandLine, now()).await;
+    changed.expect("no other denial is in force");
+    let state = cluster.manager.access().load().await.expect("the catalog answers");
+    assert_eq!(state.denials, [denial]);
+}
+
+#[tokio::test]
+async fn the_log_of_changes_keeps_its_last_100_000_lines() {
+    let cluster = Cluster::with_shards(1).restart_after(|dir| {
+        let sql = "INSERT INTO tessera_access_log (at, author, kind, id, what)
+            WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 100001)
+            SELECT '', '', 'key', n, '' FROM numbers";
+        execute(&dir.join("catalog.db"), sql);
+    });
+    let id = create(&cluster.manager, AccessRole::READER).await;
+    let lines = log(cluster.dir.path());
+    assert_eq!(lines.len(), 100_000);
+    assert_eq!(lines[0], "|key|3|", "the oldest ones are removed");
+    assert!(lines[99_999].contains(&id.to_string()), "{}", lines[99_999]);
+}
+
+#[tokio::test]
 async fn a_key_that_cannot_be_read_is_left_out_and_the_others_stay() {
     let cluster = Cluster::with_shards(1);
     let good = create(&cluster.manager, AccessRole::READER).await;

@@ -258,6 +258,7 @@ async fn check_denials_and_mode(manager: &Manager) {
     let long = AccessChange::PutDenial(Denial { subject: long, until: None });
     assert_eq!(refused(manager, long, &caller()).await, AccessRefusal::DenialText);
     assert!(load(manager).await.denials.is_empty());
+    check_ended_denials(manager).await;
     let on = AccessChange::SetMode(AccessMode::On);
     manager.access().change(&on, &ChangeAuthor::Router, now()).await.expect("a router sets it");
     assert_eq!(manager.access().mode().await, Ok(AccessMode::On));
@@ -266,6 +267,24 @@ async fn check_denials_and_mode(manager: &Manager) {
     assert_eq!(refusal, AccessRefusal::CommandLineOnly);
     change(manager, off).await;
     assert_eq!(load(manager).await.mode, AccessMode::Off);
+}
+
+/// Denials that have ended are removed when another one is put.
+async fn check_ended_denials(manager: &Manager) {
+    let put = async |tenant: &str, until, now| {
+        let denial = Denial { subject: DenialSubject::Tenant(tenant.into()), until };
+        let change = AccessChange::PutDenial(denial);
+        manager.access().change(&change, &ChangeAuthor::CommandLine, now).await.expect("it is put");
+        load(manager).await.denials.len()
+    };
+    let soon = now().plus(10);
+    assert_eq!(put("a", Some(soon), now()).await, 1);
+    assert_eq!(put("b", Some(soon.plus(1)), now()).await, 2);
+    assert_eq!(put("c", None, soon).await, 2, "one has ended");
+    assert_eq!(put("b", Some(soon.plus(9)), soon.plus(1)).await, 2, "it is put again");
+    for tenant in ["b", "c"] {
+        change(manager, AccessChange::RemoveDenial(DenialSubject::Tenant(tenant.into()))).await;
+    }
 }
 
 /// A subscriber has a change once it was made.

@@ -23,7 +23,8 @@ use super::refusal::AccessRefusal;
 use super::sql::{self, AccessRow, AccessStatement, LogLine};
 use super::state::{number, read_control, read_denials, read_key, text};
 
-/// Highest number of denials: each is kept until the tokens that it is about have expired.
+/// Highest number of denials that have not ended. Each is stored until it has ended and another is
+/// put.
 pub(super) const DENIALS_MAX: usize = 10_000;
 /// Longest issuer, subject or token id of a denial in bytes: PostgreSQL indexes them together.
 pub(super) const DENIAL_TEXT_MAX: usize = 1_000;
@@ -195,7 +196,7 @@ pub fn plan(
         }
         AccessChange::PutRoles(roles) => steps.put_roles(roles, facts)?,
         AccessChange::RemoveRole(name) => steps.remove_role(name, facts)?,
-        AccessChange::PutDenial(denial) => steps.put_denial(denial, facts)?,
+        AccessChange::PutDenial(denial) => steps.put_denial(denial, facts, now)?,
         AccessChange::RemoveDenial(subject) => steps.remove_denial(subject, facts)?,
         AccessChange::SetMode(mode) => steps.set_mode(*mode, author)?,
         AccessChange::ReplaceSessionSecret(seed) => {
@@ -208,6 +209,7 @@ pub fn plan(
     let Steps { mut statements, lines, mode } = steps;
     let author = author.to_string();
     statements.extend(lines.into_iter().map(|line| sql::log(line, &author, now)));
+    statements.push(sql::remove_old_lines());
     statements.push(sql::set_control(mode.name(), generation));
     Ok(ChangePlan { statements, generation })
 }
@@ -373,15 +375,27 @@ impl Steps {
         Ok(())
     }
 
-    fn put_denial(&mut self, denial: &Denial, facts: &AccessFacts) -> Result<(), AccessRefusal> {
+    /// Puts a denial, and removes those that have ended.
+    fn put_denial(
+        &mut self,
+        denial: &Denial,
+        facts: &AccessFacts,
+        now: UnixTime,
+    ) -> Result<(), AccessRefusal> {
         let is_good =
             |text: &String| text.len() <= DENIAL_TEXT_MAX && !text.chars().any(char::is_control);
         if !sql::denial_columns(&denial.subject).iter().all(is_good) {
             return Err(AccessRefusal::DenialText);
         }
-        let is_known = facts.denials.iter().any(|known| known.subject == denial.subject);
-        if !is_known && facts.denials.len() >= DENIALS_MAX {
+        let (ended, lasting): (Vec<_>, Vec<_>) =
+            facts.denials.iter().partition(|known| known.has_ended(now));
+        let is_known = lasting.iter().any(|known| known.subject == denial.subject);
+        if !is_known && lasting.len() >= DENIALS_MAX {
             return Err(AccessRefusal::TooManyDenials);
+        }
+        if !ended.is_empty() {
+            self.statements.push(sql::remove_ended_denials(now));
+            self.line("denial", "*", format!("removed: {} that had ended", ended.len()));
         }
         self.statements.push(sql::put_denial(denial));
         let until = denial.until.map_or_else(|| "ever".to_owned(), UnixTime::format);

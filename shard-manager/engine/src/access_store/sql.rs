@@ -264,6 +264,12 @@ pub(super) fn remove_denial(subject: &DenialSubject) -> AccessStatement {
     )
 }
 
+/// Returns the statement that removes the denials that have ended at a time.
+pub(super) fn remove_ended_denials(now: UnixTime) -> AccessStatement {
+    let sql = "DELETE FROM tessera_access_denials WHERE void_at <= $1";
+    AccessStatement::work(sql, [time(now)])
+}
+
 pub(super) fn set_control(mode: &str, generation: u64) -> AccessStatement {
     let generation = AccessValue::Number(generation.cast_signed());
     AccessStatement::work(
@@ -323,6 +329,13 @@ pub(super) fn put_session_secret(seed: &SessionSeed) -> AccessStatement {
         "UPDATE tessera_access SET session_secret = $1, session_generation = $2",
         [AccessValue::Text(seed.to_hex()), generation],
     )
+}
+
+/// Returns the statement that removes all but the last 100 000 lines of the log.
+pub(super) fn remove_old_lines() -> AccessStatement {
+    let sql = "DELETE FROM tessera_access_log
+        WHERE number <= (SELECT max(number) FROM tessera_access_log) - 100000";
+    AccessStatement::work(sql, [])
 }
 
 /// Line of the log of changes.
