@@ -150,6 +150,7 @@ pub(crate) async fn route_key(
         Some(_) | None => partition_columns(schema, &map).contains(*column),
     };
     let shown = column.filter(knows);
+    let is_hidden = column.is_some() && shown.is_none();
     let mut known = vec!["key", "table"];
     known.extend(column.map(|_| "partition").into_iter().chain(shown));
     parameters.check_names(&known)?;
@@ -157,7 +158,7 @@ pub(crate) async fn route_key(
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
-    let bad = |error: KeyError| bad_key(error, column.is_some() && shown.is_none());
+    let bad = |error: KeyError| bad_key(error, is_hidden);
     let key = ShardKey::parse(text).map_err(bad)?;
     if !rights.reach().has_key(key) {
         let detail = "this caller may not locate a shard key that is not one of its own";
@@ -165,6 +166,8 @@ pub(crate) async fn route_key(
     }
     let partition = match (shown, parameters.single("partition")?) {
         (Some(column), None) => parameters.single(column)?,
+        // The location would confirm a guessed partition, and so that of a row which is there.
+        (None, Some(_)) if is_hidden => return Err(bad(PartitionError::Hidden.into())),
         (_, given) => given,
     };
     let explanation = explain(&map, table.as_deref(), key, partition).map_err(bad)?;

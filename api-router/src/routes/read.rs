@@ -10,10 +10,10 @@ use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
-use shard_manager::keyspace::{Keyspace, ShardKey};
+use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{ReadDone, ResumeError};
 use shard_manager::query::ReadQuery;
-use shard_manager::shard_map::partitions::keyspace_of;
+use shard_manager::shard_map::partitions::{keyspace_of, partition_column};
 use shard_manager::table::Table;
 use shard_manager::topology::ShardNumber;
 use shard_manager::value::push_json_number;
@@ -229,12 +229,15 @@ fn refuse_fanout(
         return Ok(());
     }
     if key.is_some() {
-        let map = app.manager.map();
-        let keyspace = keyspace_of(&map, &query.table);
-        let column = keyspace.and_then(Keyspace::column).unwrap_or_default();
+        let table = &query.table;
+        let column = partition_column(&app.manager.map(), table);
+        let column = column.filter(|column| table.visible().has(*column));
         let detail =
             "without a partition this read goes to all shards, which Prefer: fanout=deny forbids";
-        return Err(Problem::new(Code::TSR104, detail).hint(format!("filter by {column}=eq.value")));
+        return Err(Problem::new(Code::TSR104, detail).hint(match column {
+            Some(column) => format!("filter by {}=eq.value", table.column(column).name),
+            None => "send the request without fanout=deny".to_owned(),
+        }));
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
     let routing = query.table.routing().filter(|column| query.table.visible().has(*column));

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::Rights;
 use shard_manager::declaration::Declaration;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::error::Error;
+use shard_manager::keyspace::KeyError;
+use shard_manager::keyspace::partition_column::PartitionError;
 use shard_manager::manager::{IndexDraft, Indexes, IndexesError};
 use shard_manager::row_change::Operation::{Insert, Update};
 use shard_manager::table::Column;
@@ -103,6 +106,25 @@ async fn a_table_is_created_with_the_scope_only() {
         assert!(lack(&refused).contains("scope tables"), "{refused}");
     }
     assert!(shop.manager.schema(Rights::ALL).table("notes").is_err());
+}
+
+#[tokio::test]
+async fn the_error_of_a_key_without_a_partition_names_no_hidden_column() {
+    let keyspace = Some("list(account):A=1,B=1".parse().expect("a keyspace"));
+    let wanted = ClusterSpec { keyspace, shards: Some(1), replicas: Some(0), ..Default::default() };
+    let shop = Shop::open_as(wanted);
+    let grants = r#"{"tables":["transactions"],"may":["read","insert"],"keys":"*",
+        "columns":["tx_id","amount"]}"#;
+    let rights = caller(grants, &[]);
+    let key = ("transactions", Insert, "Z");
+    let write = change(&shop.manager, &rights, key, r#"{"tx_id":"t","amount":1}"#);
+    let read = shop.rows(&rights, "transactions", Some("Z")).await;
+    for refused in [write.map(drop), read.map(drop)] {
+        let hidden = KeyError::from(PartitionError::Hidden);
+        assert_eq!(refused, Err(Error::from(hidden)));
+    }
+    let shown = shop.rows(Rights::ALL, "transactions", Some("Z")).await.expect_err("no partition");
+    assert!(shown.to_string().contains("account"), "{shown}");
 }
 
 #[tokio::test]

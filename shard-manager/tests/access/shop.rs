@@ -63,8 +63,12 @@ pub(crate) fn change(
 
 impl Shop {
     pub(crate) fn open() -> Self {
+        Self::open_as(ClusterSpec { shards: Some(3), replicas: Some(0), ..ClusterSpec::default() })
+    }
+
+    /// Opens a cluster with these settings.
+    pub(crate) fn open_as(wanted: ClusterSpec) -> Self {
         let dir = scratch::folder();
-        let wanted = ClusterSpec { shards: Some(3), replicas: Some(0), ..ClusterSpec::default() };
         let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
         Self { manager: assembly::open(&cluster).expect("a new cluster starts"), _dir: dir }
     }

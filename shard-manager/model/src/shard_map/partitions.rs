@@ -68,10 +68,21 @@ pub(super) fn slot_of_row(
 ) -> Result<Slot, KeyError> {
     let keyspace = keyspace_of(map, table).ok_or(KeyError::UnknownGroup)?;
     let slot = match column_in(keyspace, table) {
-        None => keyspace.slot_of_key(key)?,
-        Some(column) => keyspace.slot_in(named(table, column, key, partition)?, key)?,
+        None => keyspace.slot_of_key(key),
+        Some(column) => keyspace.slot_in(named(table, column, key, partition), key),
     };
-    Ok(table.group().slot(slot))
+    Ok(table.group().slot(slot.map_err(|error| conceal(map, table, error))?))
+}
+
+/// Returns the error of a row without a slot. It names neither the partition column nor the
+/// partitions if the column is hidden in this view of the table.
+pub fn conceal(map: &ShardMap, table: &Table, error: KeyError) -> KeyError {
+    let column = partition_column(map, table);
+    let is_hidden = column.is_some_and(|column| !table.visible().has(column));
+    match error {
+        KeyError::Partition(_) if is_hidden => PartitionError::Hidden.into(),
+        error => error,
+    }
 }
 
 /// Returns the slot of a row of a table, with an explanation of the steps. Without a table the row
@@ -93,10 +104,11 @@ pub fn explain<'k>(
         };
     };
     let keyspace = keyspace_of(map, table).ok_or(KeyError::UnknownGroup)?;
-    let Explanation { slot, mut steps } = match column_in(keyspace, table) {
-        None => keyspace.explain_key(key)?,
-        Some(column) => keyspace.explain_in(named(table, column, key, partition)?, key)?,
+    let explained = match column_in(keyspace, table) {
+        None => keyspace.explain_key(key),
+        Some(column) => keyspace.explain_in(named(table, column, key, partition), key),
     };
+    let Explanation { slot, mut steps } = explained.map_err(|error| conceal(map, table, error))?;
     let group = table.group();
     for step in &mut steps {
         if let RoutingStep::Partition { first, last, .. } = step {
@@ -199,14 +211,8 @@ fn named<'n>(
     column: usize,
     key: ShardKey<'n>,
     partition: Option<&'n str>,
-) -> Result<Option<&'n str>, KeyError> {
-    if table.routing() == Some(column) {
-        return Ok(Some(key.as_str()));
-    }
-    if partition.is_none() && !table.visible().has(column) {
-        return Err(PartitionError::Hidden.into());
-    }
-    Ok(partition)
+) -> Option<&'n str> {
+    if table.routing() == Some(column) { Some(key.as_str()) } else { partition }
 }
 
 /// Returns an example of a placement, with the first partitions of a list on one shard.

@@ -19,9 +19,11 @@ use access::operation::RowOperations;
 use access::rights::{Allowed, RowRequest};
 use model::cursor::CursorError;
 use model::error::Error;
-use model::keyspace::ShardKey;
+use model::keyspace::{KeyError, ShardKey};
 use model::query::{Comparison, Condition, ReadQuery, Test};
 use model::sabotage::{Mutation, is_on};
+use model::shard_map::ShardMap;
+use model::shard_map::partitions::conceal;
 use model::table::Table;
 use model::value::Value;
 
@@ -54,6 +56,14 @@ impl Data<'_> {
             return Ok(query);
         }
         bind_to_grant(self, query.into_owned(), key).map(Cow::Owned)
+    }
+
+    /// Returns the error of a read whose key has no slot, as far as the caller may know it.
+    pub(super) fn unplaced(self, table: &Arc<Table>, error: KeyError, map: &ShardMap) -> Error {
+        match self.schema().usable_for(Arc::clone(table), RowOperations::READ) {
+            Ok(view) => conceal(map, &view, error).into(),
+            Err(refused) => refused,
+        }
     }
 }
 

@@ -61,7 +61,8 @@ impl Data<'_> {
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let place = key.map_or(Ok(None), |key| single_place(&query, key, &map));
-        let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
+        let place = place
+            .map_err(|error| Failure::rejected(self.unplaced(&query.table, error, &map), None))?;
         let Some((key, place)) = key.zip(place) else {
             if let Some(key) = key {
                 spread(&mut query, key, &map);
