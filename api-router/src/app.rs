@@ -70,7 +70,8 @@ pub struct App {
     /// Values of `x-shard` by number, each built by the first response of its shard.
     shard_headers: Box<[OnceLock<HeaderValue>]>,
     draining: AtomicBool,
-    body_budget: Arc<BodyBudget>,
+    /// Memory for the bodies of all requests.
+    pub body_budget: Arc<BodyBudget>,
 }
 
 /// Recorded requests of a router, and the viewers of its live stream.

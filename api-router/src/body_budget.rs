@@ -33,6 +33,10 @@ const INITIAL_CREDIT: f64 = 256.0 * 1024.0;
 /// Interval at which a body that waits for memory checks again which bodies may be evicted.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
+/// Hint to a body that was evicted.
+const AGAIN: &str =
+    "send again after Retry-After, without pausing; if the response has next_index, from there";
+
 /// Memory budget for the bodies of all clients of a router.
 #[derive(Debug, Default)]
 pub struct BodyBudget {
@@ -43,6 +47,8 @@ pub struct BodyBudget {
 
 #[derive(Debug, Default)]
 struct BudgetState {
+    /// True once no body is read further.
+    is_closed: bool,
     held: usize,
     next: u64,
     shares: BTreeMap<u64, ShareState>,
@@ -99,13 +105,32 @@ impl BodyBudget {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
+        if state.is_closed {
+            evicted.notify_one();
+        }
         state.shares.insert(number, share);
         drop(state);
         BudgetShare { budget: Arc::clone(self), number, evicted }
     }
 
+    /// Evicts all bodies, including later ones, because the router is about to end. Each ends when
+    /// it next waits for its client.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        state.shares.values().for_each(|share| share.evicted.notify_one());
+    }
+
     fn state(&self) -> MutexGuard<'_, BudgetState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the problem of a body that was evicted.
+    fn eviction(&self) -> Problem {
+        if self.state().is_closed {
+            return Problem::new(Code::TSR005, "the router is about to end").hint(AGAIN);
+        }
+        budget_exhausted()
     }
 }
 
@@ -259,12 +284,12 @@ impl BudgetShare {
     /// Waits for `awaited`, which comes from the client, unless this body is evicted first.
     ///
     /// # Errors
-    /// TSR005 if it is evicted.
+    /// TSR005 if it is evicted, or the router is about to end.
     pub async fn unless_evicted<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
         self.set_waiting(true);
         let came = tokio::select! {
             biased;
-            () = self.evicted.notified() => Err(budget_exhausted()),
+            () = self.evicted.notified() => Err(self.budget.eviction()),
             came = awaited => Ok(came),
         };
         self.set_waiting(false);
@@ -289,9 +314,7 @@ fn budget_exhausted() -> Problem {
         "the bodies of all clients fill the {limit} MiB of memory for them, and this one has \
          received least for the bytes that it holds"
     );
-    Problem::new(Code::TSR005, detail).hint(
-        "send again after Retry-After, without pausing; if the response has next_index, from there",
-    )
+    Problem::new(Code::TSR005, detail).hint(AGAIN)
 }
 
 #[cfg(test)]

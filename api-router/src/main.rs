@@ -5,9 +5,11 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
 use analytics::cross_origin::Transport;
 use analytics::end_signals::EndSignals;
@@ -157,13 +159,27 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     tracing::info!("ending: finishing what runs");
     app.manager.runtimes().iter().for_each(|runtimes| runtimes.remove_runtimes());
-    handle.stop(true).await;
+    stop_serving(&handle, &app, &mut signals).await;
     serving.await??;
     if let Some(usage) = usage {
         usage.finish().await;
     }
     finish(&app, history_writer).await;
     Ok(())
+}
+
+/// Stops listening, and waits until all requests are served. Bodies that still arrive after a time,
+/// or at a further signal, are cut off: their clients get a response before the server closes the
+/// connections.
+async fn stop_serving(handle: &ServerHandle, app: &App, signals: &mut EndSignals) {
+    let mut stopped = pin!(handle.stop(true));
+    tokio::select! {
+        () = &mut stopped => return,
+        // Elapsed or not, the bodies end now.
+        _ = tokio::time::timeout(server::BODIES_END_AFTER, signals.next()) => {}
+    }
+    app.body_budget.close();
+    stopped.await;
 }
 
 /// Ends background work once all requests are served, and closes the cluster.

@@ -192,13 +192,15 @@ impl AccessGate {
 
     /// Returns the problem to send for a request that its route refused. A request without
     /// credentials that lacks a right gets TSR401 instead of TSR403, because credentials may help.
+    /// One that has stored rows keeps its problem, which reports them.
     pub fn challenge(&self, request: &HttpRequest, problem: Problem) -> Problem {
         let is_anonymous = || {
             let extensions = request.extensions();
             let caller = extensions.get::<Arc<Caller>>();
             caller.is_some_and(|caller| caller.principal == Principal::Anonymous)
         };
-        if problem.code() == Code::TSR403 && self.is_enforced() && is_anonymous() {
+        let has_stored = problem.outcome.is_some_and(|outcome| outcome != "rejected");
+        if problem.code() == Code::TSR403 && !has_stored && self.is_enforced() && is_anonymous() {
             return access_problems::missing();
         }
         problem

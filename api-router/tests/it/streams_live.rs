@@ -10,7 +10,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::client::{keys_on, lab, set};
-use crate::harness::{PATIENCE, Router};
+use crate::harness::{PATIENCE, Router, eventually};
 use crate::streams::{NDJSON, USERS, codes, count, line, lines, owned, stream};
 
 /// Sends the head of a streamed request, and bytes of its body.
@@ -41,6 +41,27 @@ fn a_client_that_breaks_off_in_the_middle_of_a_line_leaves_the_lines_before() {
     }
     assert_eq!(stream_rest(&router, &text, 299), 201);
     assert_eq!(count(&router, "users"), 300);
+}
+
+#[test]
+fn a_stream_that_the_end_of_the_router_cuts_off_gets_the_next_index() {
+    let mut router = Router::start();
+    let text = line("early");
+    let first = format!("{:x}\r\n{text}\r\n", text.len());
+    let head = "transfer-encoding: chunked\r\nx-deadline-ms: 60000\r\n";
+    let mut stream = begin(&router, head, first.as_bytes());
+    eventually("the first line", || (count(&router, "users") == 1).then_some(()));
+    router.signal("INT");
+    let address = router.address();
+    eventually("no listener", || TcpStream::connect(address).is_err().then_some(()));
+    router.signal("INT");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"TSR005\""), "{answer}");
+    for part in ["\"outcome\":\"partial\"", "\"next_index\":1", "\"stored\":1"] {
+        assert!(answer.contains(part), "{part} is not in {answer}");
+    }
+    assert_eq!(router.wait().code(), Some(0));
 }
 
 fn stream_rest(router: &Router, text: &str, from: usize) -> u16 {

@@ -324,6 +324,24 @@ fn a_streamed_body_ends_when_its_grants_are_reduced() {
     assert!(answer.contains("\"TSR403\"") && answer.contains("\"partial\""), "{answer}");
 }
 
+#[test]
+fn a_streamed_body_without_credentials_that_loses_its_rights_reports_the_rows_it_stored() {
+    let guarded = Guarded::start("on", &[]);
+    let path = "/api/access/roles/anonymous";
+    let role = |may: Value| json!({"role": "anonymous", "grants": [{"tables": ["users"], "may": may, "keys": "*"}]});
+    served(send(&guarded, "PUT", path, Some(&role(json!(["insert", "update"])))), 200);
+    let mut stream = guarded.router.connect();
+    let head = "POST /api/bulk-write?table=users HTTP/1.1\r\nhost: localhost\r\nconnection: close";
+    stream.write_all(format!("{head}\r\n{}", first_line()).as_bytes()).unwrap();
+    await_first_line(&guarded);
+    served(send(&guarded, "PUT", path, Some(&role(json!(["insert"])))), 200);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    for part in ["\"TSR403\"", "\"outcome\":\"partial\"", "\"next_index\":1", "\"stored\":1"] {
+        assert!(answer.contains(part), "{part} is not in {answer}");
+    }
+}
+
 /// Waits until the router serves a request about rows.
 fn await_active_request(guarded: &Guarded) {
     eventually("the request", || {
