@@ -125,7 +125,9 @@ impl Fetcher {
     /// Stores the outcome of a fetch for metrics, and logs changes between good and failing; a
     /// repeated failure is logged only at level debug.
     fn report(&mut self, fetched: Result<(), String>, now: UnixTime) {
-        let (issuer, url) = (&self.state.issuer, &self.url);
+        // The query of an address may contain a secret.
+        let url = self.url.split('?').next().unwrap_or_default();
+        let issuer = &self.state.issuer;
         self.state.is_good.store(fetched.is_ok(), Ordering::Relaxed);
         let Err(cause) = fetched else {
             self.state.fetched_at.store(now.seconds(), Ordering::Relaxed);
