@@ -57,13 +57,18 @@ impl Data<'_> {
         }
         bind_to_grant(self, query.into_owned(), key).map(Cow::Owned)
     }
+}
 
-    /// Returns the error of a read whose key has no slot, as far as the caller may know it.
-    pub(super) fn unplaced(self, table: &Arc<Table>, error: KeyError, map: &ShardMap) -> Error {
-        match self.schema().usable_for(Arc::clone(table), RowOperations::READ) {
-            Ok(view) => conceal(map, &view, error).into(),
-            Err(refused) => refused,
-        }
+/// Returns the error of a read whose key has no slot, as far as the caller may know it.
+pub(super) fn unplaced(
+    data: Data<'_>,
+    table: &Arc<Table>,
+    error: KeyError,
+    map: &ShardMap,
+) -> Error {
+    match data.schema().usable_for(Arc::clone(table), RowOperations::READ) {
+        Ok(view) => conceal(map, &view, error).into(),
+        Err(refused) => refused,
     }
 }
 
