@@ -26,6 +26,7 @@
 //! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`, `replace`),
 //! requests for a backup (`control`, the command line).
 
+mod kept_files;
 pub mod manifest;
 mod originals;
 pub mod replace;

@@ -26,7 +26,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::open_file_check::Inode;
-use super::{OpenError, private_file};
+use super::{OpenError, doubt_record, private_file};
+
+/// Name of the lock file.
+const LOCK: &str = "tessera.lock";
 
 /// A locked data directory.
 #[derive(Debug)]
@@ -157,7 +160,7 @@ impl WatchedFiles {
 
 /// Returns the path of the lock file in a folder.
 pub(super) fn lock_file(folder: &Path) -> PathBuf {
-    folder.join("tessera.lock")
+    folder.join(LOCK)
 }
 
 /// Returns the path of the catalog in a folder.
@@ -186,6 +189,24 @@ pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
     let files = files.filter(|file| file.metadata().is_ok_and(|file| file.len() > 0));
     let names = files.filter_map(|file| file.file_name().into_string().ok());
     names.filter(is_shard).min()
+}
+
+/// Returns true if a file of this name in a data directory belongs to a cluster with these shards.
+pub(super) fn is_of_cluster(name: &str, shards: &[&str]) -> bool {
+    /// Ends of the names of a database and of the files that SQLite keeps beside it.
+    const ENDS: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+    if name == LOCK || name.strip_suffix(".new").unwrap_or(name) == doubt_record::NAME {
+        return true;
+    }
+    let Some((stem, end)) = name.split_once(".db") else { return false };
+    // A replica is built under a name of its own.
+    if !ENDS.contains(&end.strip_prefix("-building").unwrap_or(end)) {
+        return false;
+    }
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_node =
+        |role: &str| role == "-primary" || role.strip_prefix("-replica").is_some_and(is_number);
+    stem == "catalog" || shards.iter().any(|shard| stem.strip_prefix(shard).is_some_and(is_node))
 }
 
 /// Returns true if a disk is so full that SQLite may fail for that reason, whatever its message.

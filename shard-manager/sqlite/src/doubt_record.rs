@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::private_file;
 
 /// Name of the record in a data directory.
-const NAME: &str = "doubtful-copies.json";
+pub(super) const NAME: &str = "doubtful-copies.json";
 /// Longest record that is read: hundreds of times the size of a large cluster's.
 const BYTES_MAX: u64 = 16 << 20;
 

@@ -7,6 +7,8 @@
 //!                             exchanged with the data directory in one step of the file system
 //! ```
 //!
+//! Files that do not belong to the cluster stay in the data directory (`kept_files`).
+//!
 //! A process that is killed before the exchange leaves the old cluster, and one that is killed
 //! after it leaves the new one. The next replacement removes the unfinished folder.
 //!
@@ -24,7 +26,7 @@ use rustix::io::Errno;
 
 use super::manifest::Manifest;
 use super::restore::{check_not_locked, restore};
-use super::{ProgressObserver, SaveError};
+use super::{ProgressObserver, SaveError, kept_files};
 use crate::copy::{continue_above, last_version};
 use crate::data_dir::{DataDir, primary_file};
 use crate::digest::{Digest, digest_copy};
@@ -109,6 +111,11 @@ fn replace_held(
         return Err(SaveError::unsuitable(from, "the restored rows differ from its own"));
     }
     observer.check()?;
+    let old = DirView::open(place)?;
+    let members = old.map.topology().members().map(|(_, shard)| &*shard.name);
+    let shards: Vec<&str> =
+        members.chain(manifest.shards.iter().map(|saved| &*saved.shard)).collect();
+    kept_files::keep(place, &new, &shards)?;
     let mode = fs::metadata(place).map_err(|error| SaveError::io(place, error))?.permissions();
     fs::set_permissions(&new, mode).map_err(|error| SaveError::io(&new, error))?;
     exchange(&new, place)?;

@@ -96,6 +96,8 @@ fn a_kill_in_the_middle_of_a_restore_leaves_the_old_or_the_new_state() {
     let stopped = Stopped::with_users(0..60);
     stopped.run(&["save", "new"]).expect(0);
     let new = stopped.rows();
+    let history = stopped.data().join("analytics.db");
+    fs::write(&history, "history").expect("written");
     let beside = stopped.parent.path().join("data-replaced-unfinished");
     let points =
         [beside.clone(), beside.join("data-unfinished"), beside.join("data"), stopped.data()];
@@ -106,11 +108,41 @@ fn a_kill_in_the_middle_of_a_restore_leaves_the_old_or_the_new_state() {
         kill_once_there(&stopped, point);
         let found = stopped.rows();
         assert!(found == old || found == new, "round {round}: a mix");
+        assert!(history.exists(), "round {round}: a file that is not of the cluster is lost");
         run_in(&stopped.data(), &["check"]).expect(0);
     }
     stopped.run(&["restore", "new", "--yes"]).expect(0);
     assert_eq!(stopped.rows(), new);
     assert_eq!(stopped.beside(), ["data", "snapshots"], "what kills have left is removed");
+}
+
+#[test]
+fn a_restore_replaces_only_the_files_of_the_cluster() {
+    let stopped = Stopped::with_users(0..20);
+    stopped.run(&["save", "one"]).expect(0);
+    let rows = stopped.rows();
+    stopped.write(10..40);
+    let data = stopped.data();
+    fs::create_dir_all(data.join("backups/monday")).expect("a folder");
+    let foreign =
+        ["analytics.db", "catalog.db-old", "shard4-primary.db", "backups/monday/manifest.json"];
+    for name in foreign {
+        fs::write(data.join(name), name).expect("written");
+    }
+    std::os::unix::fs::symlink("analytics.db", data.join("link")).expect("a link");
+    let own = ["doubtful-copies.json", "shard3-replica1.db", "catalog.db-journal"];
+    for name in own {
+        fs::write(data.join(name), "{}").expect("written");
+    }
+    stopped.run(&["restore", "one", "--yes"]).expect(0);
+    assert_eq!(stopped.rows(), rows);
+    for name in foreign {
+        assert_eq!(fs::read_to_string(data.join(name)).expect(name), name);
+    }
+    let link = fs::read_link(data.join("link")).expect("a link");
+    assert_eq!(link, Path::new("analytics.db"));
+    assert!(own.iter().all(|name| !data.join(name).exists()), "the old cluster is replaced");
+    assert_eq!(stopped.beside(), ["data", "snapshots"]);
 }
 
 /// Restores the snapshot `new`, and kills the command with kill -9 once a path exists.
