@@ -11,6 +11,10 @@
 //! locks are released, and the backup tries again. If this process hangs while it holds the locks,
 //! the servers terminate its sessions after two seconds, which releases the locks.
 //!
+//! A copy contains the shards that the catalog lists at this moment, without those that are joining,
+//! which have no rows. If others have joined or retired since the sessions began, the backup begins
+//! again.
+//!
 //! A copy also contains the foreign rows and the moves that have not ended. A restored cluster can
 //! continue these moves, just as a router continues a move whose mover has crashed.
 //!
@@ -49,6 +53,8 @@ use super::row_arrays::ColumnArrays;
 use super::sql;
 use super::statement::{Statement, for_each_row, load};
 
+/// Number of attempts to copy the cluster while shards join and retire.
+const ROUNDS_OF_SHARDS: usize = 8;
 /// Maximum rows and bytes of one part of a file, which a restore stores with one statement.
 const PART_ROWS: usize = 2_000;
 const PART_BYTES: usize = 1 << 20;
@@ -58,11 +64,29 @@ const BYTES: &str =
 /// Selects the last value of the version counter.
 const VERSION: &str = "SELECT last_value FROM tessera_version";
 
-/// Copies a cluster into a folder that is missing or empty.
+/// Copies a cluster into a folder that is missing or empty. If shards join or retire before the
+/// moment of the copy, it begins again.
 ///
 /// # Errors
 /// [`SaveError`]; the folder is empty or missing then.
 pub async fn save(
+    address: &ClusterAddress,
+    to: &Path,
+    observer: &ProgressObserver<'_>,
+) -> Result<ServerManifest, SaveError> {
+    for _ in 1..ROUNDS_OF_SHARDS {
+        match save_shards(address, to, observer).await {
+            Err(SaveError::ShardsChanged) => {
+                tracing::info!("a backup begins again, because the shards have changed");
+            }
+            saved => return saved,
+        }
+    }
+    save_shards(address, to, observer).await
+}
+
+/// Copies the shards that the catalog lists now.
+async fn save_shards(
     address: &ClusterAddress,
     to: &Path,
     observer: &ProgressObserver<'_>,

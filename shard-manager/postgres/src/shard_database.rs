@@ -111,14 +111,18 @@ impl ShardDatabase {
     /// Migrates the database, and claims it for the shard if it is new.
     ///
     /// # Errors
-    /// [`OpenError`] if it belongs to another shard, has lost its rows, or declares tables that it
-    /// does not have.
+    /// [`OpenError`] if it belongs to another shard, has lost its rows or a part of a copy, or
+    /// declares tables that it does not have.
     pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
         let LaneSession { connection, prepared, statements, insert_predictor, citus } =
             self.session;
         let failed = |error| OpenError::node(&self.name, error);
         let lock = Statement { sql: CLAIMING, binds: &[], cached: false };
         load(&connection, lock).await.map_err(failed)?;
+        if is_being_restored(&connection).await.map_err(failed)? {
+            let cause = "a restore into the database was interrupted: run the restore again";
+            return Err(OpenError::node(&self.name, cause));
+        }
         let signed = signature(&connection).await.map_err(failed)?;
         claim.check(signed.as_ref()).map_err(|cause| OpenError::node(&self.name, cause))?;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;

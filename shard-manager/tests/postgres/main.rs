@@ -28,6 +28,7 @@ mod compared_callers;
 mod concurrent_routers;
 mod connecting;
 mod connections;
+mod copied_shards;
 mod crash;
 mod dumping;
 mod engine_parity;

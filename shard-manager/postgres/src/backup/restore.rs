@@ -23,6 +23,8 @@ use engine::save_error::SaveError;
 use engine::saved_file::{check_bits, check_length, read_and_hash};
 use model::idempotency;
 use model::table::{Registry, Table};
+use model::topology::ShardState;
+use serde::Deserialize;
 
 use super::documents::{self, CATALOG_TABLES, CLUSTER, Documents};
 use super::manifest::{self, CopiedShard, ServerManifest};
@@ -71,7 +73,36 @@ pub fn verify(folder: &Path, observer: &ProgressObserver<'_>) -> Result<ServerMa
         })?;
         check_bits(&folder.join(&file.file), &found, file)?;
     }
+    check_shards(folder, &manifest)?;
     Ok(manifest)
+}
+
+/// Checks that the copy has each shard that its catalog lists. Earlier versions could miss one that
+/// joined when the copy began.
+fn check_shards(folder: &Path, manifest: &ServerManifest) -> Result<(), SaveError> {
+    /// Members of a row of `tessera_shards`.
+    #[derive(Deserialize)]
+    struct Listed {
+        name: String,
+        state: String,
+    }
+    let path = folder.join(manifest::CATALOG);
+    let documents = read_documents(folder, manifest::CATALOG)?;
+    let rows = documents.get("tessera_shards").map_or("[]", |rows| rows.get());
+    let rows: Vec<Listed> = serde_json::from_str(rows)
+        .map_err(|error| SaveError::unsuitable(&path, error.to_string()))?;
+    let without_rows = [ShardState::Joining, ShardState::Retired].map(ShardState::name);
+    let is_missing = |listed: &&Listed| {
+        let mut copied = manifest.shards.iter();
+        !without_rows.contains(&&*listed.state) && !copied.any(|shard| shard.shard == listed.name)
+    };
+    match rows.iter().find(is_missing) {
+        Some(Listed { name, .. }) => {
+            let cause = format!("it lists the shard {name}, which the copy lacks");
+            Err(SaveError::unsuitable(&path, cause))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Fills empty databases from a copy: those of the shards, in the order of the copy, and that of
@@ -97,14 +128,16 @@ pub(super) async fn fill(
     let manifest = verify(from, observer)?;
     let mut restoring = Restoring::open(from, (&manifest, occupancy), address).await?;
     let filled = restoring.run(observer).await;
-    filled.map_err(|error| SaveError::Partial {
-        cause: if matches!(error, SaveError::Cancelled) {
-            "cancelled".to_owned()
-        } else {
-            error.to_string()
-        },
-    })?;
+    filled.map_err(|error| SaveError::Partial { cause: cause_of(&error) })?;
     Ok(manifest)
+}
+
+/// Returns the message of an error for a sentence that states what the databases contain.
+pub(super) fn cause_of(error: &SaveError) -> String {
+    match matches!(error, SaveError::Cancelled) {
+        true => "cancelled".to_owned(),
+        false => error.to_string(),
+    }
 }
 
 /// Databases of a restore.

@@ -1,8 +1,8 @@
 //! Snapshot point: holds the writes of all shards until each has got a snapshot.
 //!
 //! **Invariant:** all snapshots are taken while no shard has a write under way, so every write that
-//! was acknowledged before is in them and every later one is not; the locks are released in any
-//! case.
+//! was acknowledged before is in them and every later one is not; the shards are those that the
+//! catalog lists in its snapshot; the locks are released in any case.
 //! **Not here:** reading the snapshots (`backup`).
 
 use std::time::{Duration, Instant};
@@ -36,6 +36,9 @@ const FENCE_LOCK: &str = "SELECT pg_advisory_lock(1950, 1)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock_all()";
 const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SELECT epoch FROM tessera.tessera_cluster";
+/// Selects the shards that have rows.
+const SHARDS: &str = "SELECT number,name FROM tessera.tessera_shards \
+    WHERE state NOT IN ('joining','retired') ORDER BY number";
 /// Attempts to hold all shards, and the pause after each, in which the held writes run.
 const HOLDS_MAX: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -51,6 +54,10 @@ pub(super) struct SnapshotPoint {
 }
 
 /// Takes a snapshot of each shard and of the catalog, all of one moment.
+///
+/// # Errors
+/// [`SaveError::ShardsChanged`] if the catalog lists other shards at this moment than the sessions
+/// have; other errors if no snapshots can be taken.
 pub(super) async fn take(
     sessions: &ClusterSessions,
     observer: &ProgressObserver<'_>,
@@ -67,6 +74,9 @@ pub(super) async fn take(
         match hold(sessions).await? {
             Ok(moment) => {
                 run(catalog, UNLOCK).await.map_err(failed)?;
+                if !is_of_all_shards(sessions).await.map_err(failed)? {
+                    return Err(SaveError::ShardsChanged);
+                }
                 return Ok(moment);
             }
             Err(shard) => restless = shard,
@@ -74,6 +84,15 @@ pub(super) async fn take(
         tokio::time::sleep(PAUSE).await;
     }
     Err(SaveError::WritesNotPaused { shard: restless })
+}
+
+/// Returns true if the sessions are those of all shards that the snapshot of the catalog lists.
+async fn is_of_all_shards(sessions: &ClusterSessions) -> QueryResult<bool> {
+    let statement = Statement { sql: SHARDS, binds: &[], cached: false };
+    let listed = load(&sessions.catalog.connection, statement).await?;
+    let listed = listed.iter().map(|row| (row.bigint(0), row.text(1)));
+    let copied = sessions.shards.iter();
+    Ok(listed.eq(copied.map(|shard| (Some(i64::from(shard.number.0)), Some(shard.name.clone())))))
 }
 
 /// Takes a lock; returns false if it is not free in time.
