@@ -161,6 +161,27 @@ async fn kill_in_the_middle(saved: &Saved, is_filled: bool) {
     beside.until(&format!("SELECT count(*)::text AS value {of_restore}"), "0").await;
 }
 
+/// The history is in the database of a shard if the settings name that as the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_analytics_stays_when_a_cluster_of_servers_is_restored() {
+    let saved = Saved::with_users(0..10).await;
+    saved.run(&["save", "before"]).expect(0);
+    let rows = saved.rows().await;
+    saved.write(5..20).await;
+    let mut second = saved.databases.direct_session(1).await;
+    let history = "CREATE TABLE tessera.tessera_history AS SELECT 7 AS start; \
+        INSERT INTO tessera.__diesel_schema_migrations (version) VALUES ('20261122950001')";
+    second.run(history).await;
+    drop(second);
+    saved.run(&["restore", "before", "--yes"]).expect(0);
+    assert_eq!(saved.rows().await, rows);
+    let kept = "SELECT start || ' ' || version AS value FROM tessera.tessera_history, \
+        tessera.__diesel_schema_migrations WHERE version LIKE '%950001'";
+    let kept = saved.databases.direct_session(1).await.text(kept).await;
+    assert_eq!(kept, "7 20261122950001");
+    saved.write(20..21).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_in_use_another_one_and_foreign_tables_are_refused_and_stay() {
     let saved = Saved::with_users(0..10).await;
@@ -176,6 +197,11 @@ async fn a_cluster_in_use_another_one_and_foreign_tables_are_refused_and_stay() 
     saved.databases.direct_session(1).await.run("CREATE TABLE public.another (id INT)").await;
     saved.run(&restore).refused("shard2: the database also has another");
     saved.databases.direct_session(1).await.run("DROP TABLE public.another").await;
+    // The rows could not be read back afterwards.
+    let in_the_way = saved.snapshots().join("one-read-back-unfinished");
+    std::fs::write(&in_the_way, "").unwrap();
+    saved.run(&restore).refused("in the way");
+    std::fs::remove_file(&in_the_way).unwrap();
     assert_eq!(saved.rows().await, rows);
     let other = Saved::with_users(0..3).await;
     let (folder, all) = (saved.snapshots().display().to_string(), urls(&other.databases));

@@ -13,10 +13,10 @@ use std::path::Path;
 
 use engine::progress_observer::ProgressObserver;
 use engine::save_error::SaveError;
-use engine::unfinished_folder::Unfinished;
+use engine::unfinished_folder::{Unfinished, check_room};
 
 use super::manifest::ServerManifest;
-use super::restore::fill;
+use super::restore::{cause_of, fill};
 use super::save;
 use super::target::Occupancy;
 use crate::node_address::ClusterAddress;
@@ -33,11 +33,21 @@ pub async fn replace(
     address: &ClusterAddress,
     observer: &ProgressObserver<'_>,
 ) -> Result<ServerManifest, SaveError> {
-    let manifest = fill(from, address, (Occupancy::Cluster, observer)).await?;
     let mut beside = std::path::absolute(from).map_err(|error| SaveError::io(from, error))?;
     beside.as_mut_os_string().push(BESIDE);
+    // Begun before the databases change, because the folder may be one that cannot be written.
+    let bytes = ServerManifest::read(from)?.bytes();
     let beside = Unfinished::begin(&beside)?;
-    let found = save(address, &beside.path().join("copy"), observer).await?;
+    check_room(beside.path(), bytes)?;
+    let manifest = fill(from, address, (Occupancy::Cluster, observer)).await?;
+    let found = save(address, &beside.path().join("copy"), observer).await;
+    let found = found.map_err(|error| {
+        let cause = cause_of(&error);
+        SaveError::Databases(format!(
+            "the databases are restored, but their rows were not compared with those of the copy ({cause}): restore it \
+             again"
+        ))
+    })?;
     for (saved, found) in manifest.shards.iter().zip(&found.shards) {
         if !saved.table_files().eq(found.table_files()) {
             return Err(SaveError::Databases(format!(
