@@ -149,7 +149,7 @@ async fn kill_in_the_middle(saved: &Saved, is_filled: bool) {
     let mut command = program(&[("SHARD_URLS", &urls(&saved.databases))], &args);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut child = child.unwrap();
-    let read_back = saved.snapshots().join("new-read-back-unfinished");
+    let read_back = saved.snapshots().join("new-read-back-unfinished/copy-unfinished");
     while child.try_wait().unwrap().is_none() && !read_back.exists() {
         if !is_filled && beside.text(&is_marked).await == "1" {
             break;
