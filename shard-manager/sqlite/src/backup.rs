@@ -44,6 +44,7 @@ use engine::pause_barrier::{Closed, PauseBarrier};
 use engine::replication::ReplicationState;
 use model::value::format_timestamp;
 
+use crate::OpenError;
 use crate::applier::ApplyError;
 use crate::copy::{CatalogCopy, ShardCopy, catalog_facts};
 use crate::open_file_check::OpenFileCheck;
@@ -186,8 +187,23 @@ impl BackupSource {
 
 impl BackupMaker for BackupSource {
     fn make(&self, to: &Path, observer: &ProgressObserver<'_>) -> Result<(), SaveError> {
-        self.save(to, observer).map(drop)
+        self.save(to, observer).map(drop).map_err(|error| named_if_full(error, to))
     }
+}
+
+/// Names a full disk as such if SQLite has reported it, whichever file of the copy was written.
+fn named_if_full(error: SaveError, to: &Path) -> SaveError {
+    let SaveError::File(error) = error else { return error };
+    SaveError::File(error.or_no_space(to, || false))
+}
+
+/// Returns the error of a shard's copy that cannot follow the log.
+fn follow_failed(shard: &SavedShard, copy: &ShardCopy, error: &ApplyError) -> SaveError {
+    let cause = error.to_string();
+    if matches!(error, ApplyError::Full(_)) {
+        return SaveError::File(OpenError::NoSpace { dir: copy.folder(), cause });
+    }
+    SaveError::Follow { shard: shard.original.shard.clone(), cause }
 }
 
 impl SavedCluster<'_> {
@@ -275,10 +291,8 @@ impl SavedCluster<'_> {
                 let (until, cancelled) = (&until, observer.cancelled);
                 let work = some.into_iter().map(|(index, (shard, copy))| {
                     scope.spawn(move || {
-                        let shard = shard.original.shard.clone();
                         let followed = copy.follow(until(index), cancelled);
-                        followed
-                            .map_err(|cause| SaveError::Follow { shard, cause: cause.to_string() })
+                        followed.map_err(|error| follow_failed(shard, copy, &error))
                     })
                 });
                 let work: Vec<_> = work.collect();
@@ -309,12 +323,8 @@ impl SavedCluster<'_> {
                 let asked = self.shards.iter().zip(copies).map(|(shard, copy)| {
                     // The position is read from the file: after a commit with an unknown outcome,
                     // the lane does not know the position.
-                    let shard = || shard.original.shard.clone();
-                    let failed = |cause: ApplyError| SaveError::Follow {
-                        shard: shard(),
-                        cause: cause.to_string(),
-                    };
-                    copy.primary_position().map_err(failed)
+                    let position = copy.primary_position();
+                    position.map_err(|error| follow_failed(shard, copy, &error))
                 });
                 let positions = asked.collect::<Result<_, _>>()?;
                 catalog.take()?;
@@ -328,5 +338,17 @@ impl SavedCluster<'_> {
         let shard =
             restless.map_or_else(String::new, |index| self.shards[index].original.shard.clone());
         Err(SaveError::WritesNotPaused { shard })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_learn_that_the_disk_of_the_backups_is_full() {
+        let path = Path::new("/backups/one");
+        let full = SaveError::File(OpenError::file(path, "database or disk is full"));
+        assert_eq!(named_if_full(full, path).for_clients(), "the disk of the backups is full");
     }
 }

@@ -41,6 +41,11 @@ impl ShardCopy {
         Ok(Self { path: path.to_owned(), applier })
     }
 
+    /// Returns the folder of the copy, for messages.
+    pub fn folder(&self) -> String {
+        self.path.parent().unwrap_or(Path::new(".")).display().to_string()
+    }
+
     /// Returns the position of the copy.
     pub fn position(&self) -> u64 {
         self.applier.position()
