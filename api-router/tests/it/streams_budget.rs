@@ -228,6 +228,18 @@ fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
 }
 
 #[test]
+fn json_of_many_tiny_values_takes_little_more_memory_than_its_text() {
+    let router = Router::start();
+    // As a tree, an object of one member takes some 700 bytes.
+    let tiny = format!("[{}0]", r#"{"":0},"#.repeat(140_000));
+    let begun = peak_kib(&router);
+    let reply = router.send("PUT", "/api/kv/a", &[], Some(tiny.as_bytes()));
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let grown = peak_kib(&router) - begun;
+    assert!(grown < 40 << 10, "{grown} KiB for {} bytes", tiny.len());
+}
+
+#[test]
 fn a_row_that_comes_in_many_small_parts_is_whole() {
     let router = Router::start();
     let name = "n".repeat(900_000);

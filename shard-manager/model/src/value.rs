@@ -7,6 +7,8 @@
 //! parse.
 //! **Not here:** SQL types and binding (`postgres`, `sqlite`); the columns of a table (`table`).
 
+mod json_scan;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
@@ -282,16 +284,17 @@ fn uuid(text: &str) -> Result<Value, TypeMismatch> {
 
 /// Returns JSON without white space between its tokens.
 fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
-    // Parsed to check its strings: a raw value may still contain lone surrogates.
-    serde_json::from_str::<serde_json::Value>(raw).map_err(|_| TypeMismatch::NotJson)?;
+    // A raw value may still contain lone surrogates.
+    if !json_scan::is_json(raw) {
+        return Err(TypeMismatch::NotJson);
+    }
     if has_nul(raw) {
         return Err(TypeMismatch::NulCharacter);
     }
     Ok(Value::Text(compact(raw).into_owned()))
 }
 
-/// Returns true if valid JSON contains U+0000, which can occur as an escape only. The text is
-/// searched, because a parsed value keeps only one of two members of the same name.
+/// Returns true if valid JSON contains U+0000, which can occur as an escape only.
 fn has_nul(raw: &str) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {

@@ -222,6 +222,8 @@ fn json_is_kept_as_given_but_for_white_space_between_its_tokens() {
             (r#"{"\u0000":1}"#, Err(TypeMismatch::NulCharacter)),
             (r#""\ud800""#, Err(TypeMismatch::NotJson)),
             (r#"{"a":["\ud83e"]}"#, Err(TypeMismatch::NotJson)),
+            (r#"{"\ud83e":1}"#, Err(TypeMismatch::NotJson)),
+            (r#"[-1e308,{"a":1e309}]"#, Err(TypeMismatch::NotJson)),
             (r#""\ud83e\udd80""#, text(r#""\ud83e\udd80""#)),
         ],
     );
