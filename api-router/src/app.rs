@@ -32,6 +32,7 @@ use crate::metrics_view::{self, MetricsView};
 use crate::moving_slots::MovingSlots;
 use crate::observed_load::RecordedLoad;
 use crate::problem::{Code, Problem, no_backup_dir};
+use crate::response_budget::ResponseBudget;
 use crate::trace::Trace;
 
 /// The state of a router.
@@ -67,6 +68,8 @@ pub struct App {
     pub backend: &'static str,
     /// Slots of the moves in progress.
     pub moving_slots: MovingSlots,
+    /// Memory of the responses to all clients.
+    pub response_budget: Arc<ResponseBudget>,
     /// Values of `x-shard` by number, each built by the first response of its shard.
     shard_headers: Box<[OnceLock<HeaderValue>]>,
     draining: AtomicBool,
@@ -134,6 +137,7 @@ impl App {
             operate: settings.operate,
             backend: settings.backend,
             moving_slots: MovingSlots::default(),
+            response_budget: Arc::default(),
             shard_headers,
             draining: AtomicBool::new(false),
             body_budget: Arc::default(),

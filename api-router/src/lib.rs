@@ -38,6 +38,7 @@ pub mod unsupported_headers;
 pub mod app;
 
 pub mod cluster_change;
+pub mod response_budget;
 pub mod response_headers;
 
 pub mod middleware;

@@ -33,7 +33,7 @@ use crate::browser_policy::{ResponseKind, limit_browser};
 use crate::compression::compressed;
 use crate::data_route::{DataRoute, data_route, is_write};
 use crate::documented_paths::PAGES;
-use crate::headers::{X_REQUEST_ID, request_id};
+use crate::headers::{X_REQUEST_ID, deadline, request_id};
 #[cfg(feature = "otlp")]
 use crate::otlp::TracedRequest;
 use crate::problem::{self, Code, Problem};
@@ -91,12 +91,8 @@ pub async fn handle_request(
             next.call(request).await?
         }
     };
-    let problem = problem_of(&app, &response, is_write);
-    if let Some(problem) = &problem {
-        let rendered = problem::respond(problem, id.to_str().unwrap_or(""));
-        response = response.into_response(rendered);
-    }
-    response = compressed(response).await;
+    let problem;
+    (response, problem) = finish(&app, response, (is_write, began), &id).await;
     if is_head {
         response = without_stream(response);
     }
@@ -119,6 +115,34 @@ pub async fn handle_request(
     audit::finish(app.audit.as_ref(), &response, problem.as_ref().map(Problem::code));
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(admission.hold(response))
+}
+
+/// Renders the problem of a response, or compresses the response and charges it to the budget for
+/// the responses of all clients. Returns the problem as well.
+async fn finish(
+    app: &App,
+    mut response: ServiceResponse<BoxBody>,
+    (is_write, began): (bool, Instant),
+    id: &HeaderValue,
+) -> (ServiceResponse<BoxBody>, Option<Problem>) {
+    let mut problem = problem_of(app, &response, is_write);
+    let mut share = None;
+    if problem.is_none() {
+        let allowed = || deadline(response.request().headers()).unwrap_or_default();
+        match app.response_budget.charge(&response, is_write, || began + allowed()).await {
+            Ok(charged) => share = charged,
+            Err(exhausted) => problem = Some(exhausted),
+        }
+    }
+    if let Some(problem) = &problem {
+        let rendered = problem::respond(problem, id.to_str().unwrap_or(""));
+        response = response.into_response(rendered);
+    }
+    response = compressed(response).await;
+    if let Some(share) = share {
+        response = share.hold(response);
+    }
+    (response, problem)
 }
 
 fn kind_of(route: Option<DataRoute>, path: &str) -> ResponseKind {

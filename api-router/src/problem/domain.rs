@@ -145,6 +145,8 @@ impl From<Error> for Problem {
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
+            Error::ScatterMemoryFull => Self::new(Code::TSR005, detail)
+                .hint("send again after Retry-After, or ask for fewer rows or columns: limit, select"),
             Error::QueueShareExceeded { shard } => share_exceeded(detail).shard(shard),
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard }

@@ -11,6 +11,7 @@
 pub mod lane;
 pub mod manager;
 pub mod parked_writes;
+pub mod scatter_budget;
 pub mod shard;
 pub mod shard_list;
 pub mod slot_redirects;

@@ -66,6 +66,7 @@ use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
 use crate::parked_writes::ParkedWrites;
+use crate::scatter_budget::ScatterBudget;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_list::ShardList;
 use crate::slot_router::SlotRouter;
@@ -128,6 +129,8 @@ pub struct Manager {
     router: SlotRouter,
     /// Writes that wait until a shard accepts their slots.
     parked: ParkedWrites,
+    /// Memory of the rows of running reads of several shards.
+    scatter_budget: ScatterBudget,
     /// Slots that the last complete answers to a read of all shards have shown, for each table
     /// group.
     coverage: [KnownCoverage; GROUPS_MAX],
@@ -265,6 +268,7 @@ impl Manager {
             cache: None,
             router,
             parked: ParkedWrites::default(),
+            scatter_budget: ScatterBudget::default(),
             coverage: Default::default(),
         })
     }

@@ -137,6 +137,9 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// The rows of running reads of several shards fill the memory for them.
+    #[error("the rows of reads of several shards that run now fill the {} MiB of memory for them", crate::result_rows::Rows::SCATTER_BYTES_MAX >> 20)]
+    ScatterMemoryFull,
     /// The shard cannot be used.
     #[error("{shard} does not answer")]
     ShardUnavailable {

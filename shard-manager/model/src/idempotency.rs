@@ -158,6 +158,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::QueueFull { .. }
         | Error::QueueShareExceeded { .. }
         | Error::PoolExhausted { .. }
+        | Error::ScatterMemoryFull
         | Error::ShardUnavailable { .. }
         | Error::WrongRows { .. }
         | Error::FilesLost { .. }

@@ -35,6 +35,10 @@ impl Rows {
     /// it has merged them.
     pub const BYTES_MAX: usize = 32 << 20;
 
+    /// Highest number of bytes of the rows of all running reads of several shards. A read that runs
+    /// alone may hold more.
+    pub const SCATTER_BYTES_MAX: usize = 256 << 20;
+
     /// Creates an empty result, with room for this many bytes.
     #[inline]
     pub fn with_capacity(bytes: usize) -> Self {

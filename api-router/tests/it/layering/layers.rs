@@ -321,7 +321,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
 pub(super) const CLUSTER: &[&[&str]] = &[
-    &["lane", "parked_writes", "slot_redirects"],
+    &["lane", "parked_writes", "scatter_budget", "slot_redirects"],
     &["shard", "slot_router"],
     &["shard_list"],
     &["manager"],
@@ -353,7 +353,7 @@ pub(super) const REPORT_PAGE: &[&[&str]] = &[&["axis", "hidden_characters", "wor
 pub(super) const API_ROUTER: &[&[&str]] = &[
     &["caller_rights", "request_hints"],
     &["body_decoding", "browser_policy", "data_route", "negotiation", "problem", "tls", "trace"],
-    &["body_budget", "documented_paths", "otlp", "request_record"],
+    &["body_budget", "documented_paths", "otlp", "request_record", "response_budget"],
     &["config"],
     &["body", "compression", "filter", "prefer"],
     &["cluster_status", "headers", "query"],

@@ -29,6 +29,7 @@ use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
 use super::read_route::KeysOfShards;
 use super::reads::{RETRY, TRIES_MAX, held_position, unavailable};
+use crate::scatter_budget::{RowsCharge, ScatterShare};
 use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
@@ -39,8 +40,8 @@ const POSITION_MAX: Duration = Duration::from_millis(100);
 /// Query that each shard of a read answers.
 type ShardQueries = Vec<(ShardNumber, Arc<ReadQuery>)>;
 
-/// Answers of shards, in order of their numbers.
-type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
+/// Answers of shards, in order of their numbers, with the charges for their rows.
+type Answers<'s> = Vec<(ShardNumber, Result<(ShardRows, RowsCharge<'s>), Error>)>;
 
 /// Slots that a read wants.
 pub(super) enum ReadScope {
@@ -81,16 +82,19 @@ impl RowReader<'_> {
         let left = self.options.deadline.saturating_duration_since(began);
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
-        let answers = self.query_until_complete((&query, epoch), scope, deadline).await;
+        let share = self.data.manager.scatter_budget.open_share();
+        let answers = self.query_until_complete((&query, epoch, &share), scope, deadline).await;
         let answers = answers.map_err(|error| Failure::rejected(error, None))?;
         let database = began.elapsed();
         let mut session = self.options.session.clone();
         let mut served_by = ServedBy::Replica;
         let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        let mut charges = Vec::new();
         let mut first_error = None;
         for (index, answer) in answers {
             match answer {
-                Ok(ShardRows { read, role, .. }) => {
+                Ok((ShardRows { read, role, .. }, charge)) => {
+                    charges.push(charge);
                     self.data.manager.sessions().extend(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = ServedBy::Primary;
@@ -110,6 +114,7 @@ impl RowReader<'_> {
         }
         let (offset, limit) = (query.offset as usize, query.limit as usize);
         let mut rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
+        drop((parts, charges));
         rows.total = rows.total.filter(|_| query.counts);
         if rows.is_too_large() {
             return Err(Failure::rejected(Error::AnswerTooLarge, None));
@@ -133,15 +138,15 @@ impl RowReader<'_> {
 
     /// Queries shards until their answers can be merged, or one of them fails. Answers are merged
     /// without a check if the engine distributes rows by itself.
-    async fn query_until_complete(
+    async fn query_until_complete<'s>(
         self,
-        (query, epoch): (&Arc<ReadQuery>, u64),
+        (query, epoch, share): (&Arc<ReadQuery>, u64, &'s ScatterShare<'s>),
         mut scope: ReadScope,
         deadline: Instant,
-    ) -> Result<Answers, Error> {
+    ) -> Result<Answers<'s>, Error> {
         let list = self.data.manager.shards.load_full();
         let queries = self.shard_queries(query, &scope, &list);
-        let mut answers = self.query_shards(&queries, &list, (false, deadline)).await;
+        let mut answers = self.query_shards((&queries, share), &list, (false, deadline)).await;
         let mut tries = 0;
         loop {
             let concerned = match self.check(&answers, &scope) {
@@ -175,7 +180,7 @@ impl RowReader<'_> {
             }
             // A replica that lags behind a move may show slots that its primary no longer owns, or
             // lack those that it owns by now.
-            let again = self.query_shards(&queries, &list, (tries > 1, deadline)).await;
+            let again = self.query_shards((&queries, share), &list, (tries > 1, deadline)).await;
             answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
@@ -218,12 +223,12 @@ impl RowReader<'_> {
 
     /// Sends the queries to their shards. With `is_current`, a replica answers only if it has
     /// everything that its primary has now.
-    async fn query_shards(
+    async fn query_shards<'s>(
         self,
-        queries: &ShardQueries,
+        (queries, share): (&ShardQueries, &'s ScatterShare<'s>),
         list: &ShardList,
         (is_current, deadline): (bool, Instant),
-    ) -> Answers {
+    ) -> Answers<'s> {
         let reads = queries.iter().map(async |(number, query)| {
             let read = async {
                 let shard =
@@ -235,10 +240,11 @@ impl RowReader<'_> {
                     requirements.seen = requirements.seen.max(now);
                 }
                 let rows = shard.reads().read_all(query, &requirements).await?;
+                let charge = share.charge(&rows.read.rows)?;
                 // During the read, a node without the changes that the session has seen may have
                 // become the primary.
                 held_position(self.options, (*number, shard), deadline).await?;
-                Ok::<_, Error>(rows)
+                Ok::<_, Error>((rows, charge))
             };
             (*number, read.await)
         });
@@ -247,7 +253,7 @@ impl RowReader<'_> {
 
     /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
     /// checked.
-    fn check(self, answers: &Answers, scope: &ReadScope) -> Coverage {
+    fn check(self, answers: &Answers<'_>, scope: &ReadScope) -> Coverage {
         if is_on(Mutation::ScatterUnchecked) {
             return Coverage::Complete;
         }
@@ -255,7 +261,7 @@ impl RowReader<'_> {
         let mut missing = Vec::new();
         for (shard, answer) in answers {
             match answer {
-                Ok(ShardRows { read, .. }) => match &read.owned {
+                Ok((ShardRows { read, .. }, _)) => match &read.owned {
                     Some(owned) => shown.push((*shard, Arc::clone(owned))),
                     None => return Coverage::Complete,
                 },

@@ -1,0 +1,400 @@
+//! Response budget: the memory that the responses of all clients may take together until they are
+//! received.
+//!
+//! A response of more than [`SMALL_BYTES_MAX`] is charged with its size until its last part is
+//! passed to the connection. When the budget is exhausted, responses are evicted, slowest first,
+//! whose clients receive less than [`RATE_MIN`]: their memory is freed, and their connections end.
+//! A response for which that does not free enough waits; those that wait have a limit of their own,
+//! because they are in memory too. The response of a write that was carried out does not wait.
+//!
+//! Small responses and at most 128 KiB of each connection's buffer are not charged: the maximum
+//! number of connections limits them.
+//!
+//! **Invariant:** unless writes are answered faster than the slow are evicted, at most
+//! [`ResponseBudget::BYTES_MAX`] are charged; dropping a share returns its bytes to the budget.
+//! **Not here:** the rows of running reads (`shard_manager`), bodies of requests (`body_budget`).
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceResponse;
+use actix_web::web::Bytes;
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+
+use crate::problem::{Code, Problem};
+
+/// Largest response that is not charged.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a charged response that are passed to the connection at once.
+const PART_BYTES_MAX: usize = 64 << 10;
+/// Bytes per second below which a response may be evicted.
+const RATE_MIN: f64 = 128.0 * 1024.0;
+/// Time in which the weight of a client's bytes falls to a third.
+const DECAY: Duration = Duration::from_secs(1);
+/// Bytes credited to a new response, which its client has had no time to receive: it may be evicted
+/// after two seconds.
+const INITIAL_CREDIT: f64 = 1024.0 * 1024.0;
+/// Interval at which a response that waits checks again which responses are slow.
+const RECHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// Memory budget for the responses to all clients of a router.
+#[derive(Debug, Default)]
+pub struct ResponseBudget {
+    state: Mutex<BudgetState>,
+    /// Notified when a response holds less than before.
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct BudgetState {
+    held: usize,
+    waiting: usize,
+    next: u64,
+    responses: BTreeMap<u64, Charged>,
+}
+
+#[derive(Debug)]
+struct Charged {
+    bytes: usize,
+    /// Bytes that were not passed on yet; `None` until the response is sent.
+    rest: Option<Bytes>,
+    /// Bytes that were received recently: their weight fades with time.
+    received: f64,
+    at: Instant,
+}
+
+impl Charged {
+    /// Returns the bytes that were received recently, as bytes per second.
+    fn rate(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64();
+        self.received * (-age).exp() / DECAY.as_secs_f64()
+    }
+}
+
+impl BudgetState {
+    fn fits(&self, bytes: usize) -> bool {
+        self.held == 0 || self.held + bytes <= ResponseBudget::BYTES_MAX
+    }
+
+    fn charge(&mut self, bytes: usize) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.held += bytes;
+        let (received, at) = (INITIAL_CREDIT, Instant::now());
+        self.responses.insert(number, Charged { bytes, rest: None, received, at });
+        number
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Charged> {
+        let removed = self.responses.remove(&number)?;
+        self.held -= removed.bytes;
+        Some(removed)
+    }
+
+    /// Evicts slow responses, slowest first, until `bytes` more fit, and returns them.
+    fn evict_for(&mut self, bytes: usize, now: Instant) -> Vec<Charged> {
+        let sent = self.responses.iter().filter(|(_, one)| one.rest.is_some());
+        let rates = sent.map(|(number, one)| (one.rate(now), *number));
+        let mut slow: Vec<(f64, u64)> = rates.filter(|(rate, _)| *rate < RATE_MIN).collect();
+        slow.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let mut evicted = Vec::new();
+        for (_, number) in slow {
+            if self.fits(bytes) {
+                break;
+            }
+            evicted.extend(self.remove(number));
+        }
+        evicted
+    }
+}
+
+impl ResponseBudget {
+    /// Maximum number of bytes that the responses to all clients may hold at once.
+    pub const BYTES_MAX: usize = 256 << 20;
+    /// Maximum number of bytes of the responses that wait until the budget has room for them.
+    pub const WAITING_BYTES_MAX: usize = 64 << 20;
+
+    /// Charges a response with its size, if it is not small. Until a moment that `until` returns, a
+    /// response waits for memory; that of a write does not wait.
+    ///
+    /// # Errors
+    /// TSR005 if no memory is free in time, or too many responses wait.
+    pub async fn charge(
+        self: &Arc<Self>,
+        response: &ServiceResponse<BoxBody>,
+        is_write: bool,
+        until: impl FnOnce() -> Instant,
+    ) -> Result<Option<ResponseShare>, Problem> {
+        let bytes = match response.response().body().size() {
+            BodySize::Sized(bytes) if bytes > SMALL_BYTES_MAX as u64 => bytes as usize,
+            BodySize::Sized(_) | BodySize::None | BodySize::Stream => return Ok(None),
+        };
+        let share = match self.try_charge(bytes, is_write) {
+            Some(share) => share,
+            None => self.wait_and_charge(bytes, until()).await?,
+        };
+        Ok(Some(share))
+    }
+
+    /// Charges these bytes if they fit, or in any case, after evicting slow responses.
+    fn try_charge(self: &Arc<Self>, bytes: usize, in_any_case: bool) -> Option<ResponseShare> {
+        let mut state = self.state();
+        let evicted =
+            if state.fits(bytes) { Vec::new() } else { state.evict_for(bytes, Instant::now()) };
+        let number = (in_any_case || state.fits(bytes)).then(|| state.charge(bytes));
+        // Freed without the lock.
+        drop(state);
+        drop(evicted);
+        Some(ResponseShare { budget: Arc::clone(self), number: number? })
+    }
+
+    async fn wait_and_charge(
+        self: &Arc<Self>,
+        bytes: usize,
+        until: Instant,
+    ) -> Result<ResponseShare, Problem> {
+        let _waiting = WaitingBytes::begin(self, bytes)?;
+        loop {
+            let freed = self.freed.notified();
+            if let Some(share) = self.try_charge(bytes, false) {
+                return Ok(share);
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Err(budget_exhausted());
+            }
+            // The loop checks again, whether memory was freed or the interval has passed.
+            let _ = timeout_at(until.min(now + RECHECK_EVERY).into(), freed).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BudgetState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes of a response that waits for memory.
+struct WaitingBytes<'b> {
+    budget: &'b ResponseBudget,
+    bytes: usize,
+}
+
+impl<'b> WaitingBytes<'b> {
+    fn begin(budget: &'b ResponseBudget, bytes: usize) -> Result<Self, Problem> {
+        let mut state = budget.state();
+        if state.waiting + bytes > ResponseBudget::WAITING_BYTES_MAX {
+            return Err(budget_exhausted());
+        }
+        state.waiting += bytes;
+        Ok(Self { budget, bytes })
+    }
+}
+
+impl Drop for WaitingBytes<'_> {
+    fn drop(&mut self) {
+        self.budget.state().waiting -= self.bytes;
+    }
+}
+
+/// Share of one response in the budget.
+#[derive(Debug)]
+pub struct ResponseShare {
+    budget: Arc<ResponseBudget>,
+    number: u64,
+}
+
+impl ResponseShare {
+    /// Returns the response, whose body holds the share until its last part is passed on. A body
+    /// that was compressed is charged with its new size.
+    pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+        response.map_body(|_, body| match body.try_into_bytes() {
+            Ok(bytes) if bytes.len() > SMALL_BYTES_MAX => {
+                let size = bytes.len() as u64;
+                self.send(bytes);
+                BoxBody::new(ChargedBody { share: Some(self), size })
+            }
+            Ok(bytes) => BoxBody::new(bytes),
+            Err(streamed) => streamed,
+        })
+    }
+
+    fn send(&self, bytes: Bytes) {
+        let mut state = self.budget.state();
+        let Some(charged) = state.responses.get_mut(&self.number) else { return };
+        let before = std::mem::replace(&mut charged.bytes, bytes.len());
+        (charged.rest, charged.at) = (Some(bytes), Instant::now());
+        let now = charged.bytes;
+        state.held = state.held - before + now;
+        drop(state);
+        self.budget.freed.notify_waiters();
+    }
+
+    /// Takes the next part, and returns it with true if it is the last one; `None` if the response
+    /// was evicted.
+    fn next_part(&self) -> Option<(Bytes, bool)> {
+        let mut state = self.budget.state();
+        let charged = state.responses.get_mut(&self.number)?;
+        let now = Instant::now();
+        let rest = charged.rest.as_mut()?;
+        let part = rest.split_to(rest.len().min(PART_BYTES_MAX));
+        let is_last = rest.is_empty();
+        charged.received = charged.rate(now) * DECAY.as_secs_f64() + part.len() as f64;
+        charged.at = now;
+        Some((part, is_last))
+    }
+}
+
+impl Drop for ResponseShare {
+    fn drop(&mut self) {
+        // Freed without the lock.
+        let removed = self.budget.state().remove(self.number);
+        drop(removed);
+        self.budget.freed.notify_waiters();
+    }
+}
+
+/// Error that ends the connection of a response that was evicted.
+#[derive(Debug, thiserror::Error)]
+#[error("the client received a large response more slowly than others needed its memory")]
+struct Evicted;
+
+/// Body of a response that is charged.
+struct ChargedBody {
+    /// `None` once the last part was passed on.
+    share: Option<ResponseShare>,
+    size: u64,
+}
+
+impl MessageBody for ChargedBody {
+    type Error = Evicted;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.size)
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Evicted>>> {
+        let Some(share) = &self.share else { return Poll::Ready(None) };
+        let Some((part, is_last)) = share.next_part() else {
+            return Poll::Ready(Some(Err(Evicted)));
+        };
+        if is_last {
+            self.share = None;
+        }
+        Poll::Ready(Some(Ok(part)))
+    }
+}
+
+fn budget_exhausted() -> Problem {
+    let limit = ResponseBudget::BYTES_MAX >> 20;
+    let detail = format!(
+        "large responses that clients have not received yet fill the {limit} MiB of memory for them"
+    );
+    Problem::new(Code::TSR005, detail)
+        .hint("send again after Retry-After, or ask for fewer rows or columns: limit, select")
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::HttpResponse;
+    use actix_web::test::TestRequest;
+    use futures_util::FutureExt as _;
+    use futures_util::future::join;
+    use futures_util::task::noop_waker_ref;
+
+    use super::*;
+
+    const LARGE: usize = 32 << 20;
+
+    fn response(bytes: usize) -> ServiceResponse<BoxBody> {
+        TestRequest::default().to_srv_response(HttpResponse::Ok().body(vec![0; bytes]))
+    }
+
+    /// Charges a response that is a read or a write, which may not wait.
+    fn charge(
+        budget: &Arc<ResponseBudget>,
+        response: &ServiceResponse<BoxBody>,
+        is_write: bool,
+    ) -> Result<ResponseShare, Problem> {
+        let charged = budget.charge(response, is_write, Instant::now).now_or_never();
+        charged.expect("it does not wait").map(|share| share.expect("it is large"))
+    }
+
+    /// Charges a response and begins to send it.
+    fn send(budget: &Arc<ResponseBudget>, bytes: usize) -> BoxBody {
+        let response = response(bytes);
+        charge(budget, &response, false).unwrap().hold(response).into_body()
+    }
+
+    /// Takes the next part; false if the response was evicted, `None` at its end.
+    fn take(body: &mut BoxBody) -> Option<bool> {
+        let polled = Pin::new(body).poll_next(&mut Context::from_waker(noop_waker_ref()));
+        let Poll::Ready(part) = polled else { panic!("a part is ready") };
+        part.map(|part| part.is_ok())
+    }
+
+    #[test]
+    fn a_response_is_charged_until_its_last_part_is_passed_on() {
+        let budget = Arc::new(ResponseBudget::default());
+        let mut body = send(&budget, 2 * PART_BYTES_MAX + 1);
+        for held in [true, true, false] {
+            assert_eq!(take(&mut body), Some(true));
+            assert_eq!(budget.state().held > 0, held);
+        }
+        assert_eq!(take(&mut body), None);
+        drop(send(&budget, LARGE));
+        assert_eq!(budget.state().held, 0, "the client disconnected");
+        let small = budget.charge(&response(SMALL_BYTES_MAX), false, Instant::now);
+        assert!(small.now_or_never().unwrap().unwrap().is_none());
+    }
+
+    #[test]
+    fn only_the_slowest_response_gives_way_and_a_read_without_memory_is_refused() {
+        let budget = Arc::new(ResponseBudget::default());
+        let fit = ResponseBudget::BYTES_MAX / LARGE;
+        let mut sent: Vec<BoxBody> = (0..fit).map(|_| send(&budget, LARGE)).collect();
+        let refused = charge(&budget, &response(LARGE), false).unwrap_err();
+        assert_eq!((refused.code(), refused.status().as_u16()), (Code::TSR005, 503));
+        let slow_down = |number, received| {
+            budget.state().responses.get_mut(&number).unwrap().received = received;
+        };
+        slow_down(2, RATE_MIN / 2.0);
+        slow_down(1, 0.0);
+        sent.push(send(&budget, LARGE));
+        let taken: Vec<_> = sent.iter_mut().map(take).collect();
+        let evicted = taken.iter().position(|part| *part == Some(false));
+        assert_eq!((evicted, taken.len()), (Some(1), fit + 1), "{taken:?}");
+        assert_eq!(budget.state().held, ResponseBudget::BYTES_MAX);
+        slow_down(2, RATE_MIN * 100.0);
+        // The row is stored: its response cannot be refused.
+        let stored = charge(&budget, &response(LARGE), true).unwrap();
+        assert_eq!(budget.state().held, ResponseBudget::BYTES_MAX + LARGE);
+        drop((stored, sent));
+        assert_eq!(budget.state().held, 0);
+    }
+
+    #[test]
+    fn a_response_waits_until_another_is_received_and_those_that_wait_are_limited() {
+        let budget = Arc::new(ResponseBudget::default());
+        let fit = ResponseBudget::BYTES_MAX / LARGE;
+        let mut sent: Vec<BoxBody> = (0..fit).map(|_| send(&budget, LARGE)).collect();
+        let response = response(LARGE);
+        let until = || Instant::now() + Duration::from_secs(60);
+        let waiting = budget.charge(&response, false, until);
+        let wait = async {
+            let full = WaitingBytes::begin(&budget, ResponseBudget::WAITING_BYTES_MAX).err();
+            assert_eq!(full.map(|problem| problem.code()), Some(Code::TSR005));
+            sent.pop();
+        };
+        let charged = actix_web::rt::System::new().block_on(join(waiting, wait)).0;
+        assert!(charged.unwrap().is_some());
+        assert_eq!(budget.state().waiting, 0);
+    }
+}

@@ -1,0 +1,94 @@
+//! Scatter budget: the memory that the rows of all running reads of several shards may take until
+//! they are merged.
+//!
+//! **Invariant:** at most [`Rows::SCATTER_BYTES_MAX`] are charged, except by a read that runs alone;
+//! dropping rows returns their bytes.
+//! **Not here:** the largest answer of one shard (`model::result_rows`), reads of one shard, whose
+//! rows wait for no others.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use model::error::Error;
+use model::result_rows::Rows;
+
+/// Answers of a shard up to this size are not charged.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of the rows of all running reads.
+#[derive(Debug, Default)]
+pub struct ScatterBudget {
+    held: AtomicUsize,
+}
+
+/// Share of one read in the budget.
+#[derive(Debug)]
+pub struct ScatterShare<'b> {
+    budget: &'b ScatterBudget,
+    own: AtomicUsize,
+}
+
+/// Charge for the rows of one shard. It ends when this value is dropped.
+#[derive(Debug)]
+pub struct RowsCharge<'s> {
+    share: &'s ScatterShare<'s>,
+    bytes: usize,
+}
+
+impl ScatterBudget {
+    /// Opens the share of a read; it holds nothing yet.
+    pub fn open_share(&self) -> ScatterShare<'_> {
+        ScatterShare { budget: self, own: AtomicUsize::new(0) }
+    }
+}
+
+impl ScatterShare<'_> {
+    /// Charges the rows that a shard has returned.
+    ///
+    /// # Errors
+    /// [`Error::ScatterMemoryFull`] if other reads leave too little.
+    pub fn charge(&self, rows: &Rows) -> Result<RowsCharge<'_>, Error> {
+        let bytes = Some(rows.bytes()).filter(|bytes| *bytes > SMALL_BYTES_MAX).unwrap_or(0);
+        let charge = RowsCharge { share: self, bytes };
+        if bytes > 0 {
+            let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let all = self.budget.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            if all > Rows::SCATTER_BYTES_MAX && all > own {
+                return Err(Error::ScatterMemoryFull);
+            }
+        }
+        Ok(charge)
+    }
+}
+
+impl Drop for RowsCharge<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.share.own.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.share.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(bytes: usize) -> Rows {
+        Rows::from_parts(vec![b' '; bytes], vec![bytes]).expect("one row")
+    }
+
+    #[test]
+    fn a_read_beside_others_gets_no_more_than_they_leave_and_one_alone_gets_all_it_needs() {
+        let budget = ScatterBudget::default();
+        let (first, second) = (budget.open_share(), budget.open_share());
+        let largest = rows(Rows::BYTES_MAX);
+        let fit = Rows::SCATTER_BYTES_MAX / Rows::BYTES_MAX;
+        let held: Vec<_> = (0..=fit).map(|_| first.charge(&largest)).collect();
+        assert!(held.iter().all(Result::is_ok), "it runs alone");
+        assert_eq!(second.charge(&largest).err(), Some(Error::ScatterMemoryFull));
+        assert!(second.charge(&rows(SMALL_BYTES_MAX)).is_ok(), "small answers are not charged");
+        drop(held);
+        assert!(second.charge(&largest).is_ok());
+        assert_eq!(budget.held.load(Ordering::Relaxed), 0);
+    }
+}
