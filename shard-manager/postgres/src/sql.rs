@@ -49,6 +49,11 @@ pub(super) const IS_READABLE: &str =
 /// versions later, so that a version that must be one higher than another stays below it.
 pub(super) const VERSIONS_OF_BLOCK: usize = 2_048;
 
+/// Makes the versions of a promoted primary differ from those that its predecessor has drawn and
+/// that were lost with it: to be executed by each session that draws versions, before it draws the
+/// first.
+pub(super) const BEGIN_TIMELINE: &str = "SELECT tessera_begin_timeline()";
+
 /// Draws `$1` blocks of versions.
 pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM generate_series(1,$1)";
 

@@ -404,7 +404,8 @@ async fn connect(
     let led = tracker.connect("lane").await;
     let PrimarySession { session, term } = led.map_err(|error| lost(&error))?;
     let connection = session.connection;
-    let set = tokio::time::timeout(timeouts.connect, run(&connection, sql::LANE_SETTINGS));
+    let begin = format!("{}; {}", sql::LANE_SETTINGS, sql::BEGIN_TIMELINE);
+    let set = tokio::time::timeout(timeouts.connect, run(&connection, &begin));
     let set: QueryResult<()> = set.await.map_err(|elapsed| lost(&elapsed))?;
     set.map_err(|error| NoSession {
         failed: TransactionError::before_commit(&error),

@@ -52,7 +52,11 @@ const OF_CATALOG: [Reverted; 6] = [
 ];
 
 /// The migrations of a shard that can be reverted, the latest first.
-const OF_SHARD: [Reverted; 5] = [
+const OF_SHARD: [Reverted; 6] = [
+    (
+        "20261126000009",
+        include_str!("../../../migrations/postgres/shard/2026-11-26-000009_timelines/down.sql"),
+    ),
     (
         "20261126000008",
         include_str!("../../../migrations/postgres/shard/2026-11-26-000008_left_changes/down.sql"),
@@ -77,7 +81,7 @@ const OF_SHARD: [Reverted; 5] = [
 
 /// Numbers of the migrations of catalog and shards that a version did not have: one before slots
 /// moved, and one before the catalog had tables for shards and owners.
-const BEFORE_MOVES: (usize, usize) = (4, 3);
+const BEFORE_MOVES: (usize, usize) = (4, 4);
 const BEFORE_SHARDS: (usize, usize) = (OF_CATALOG.len(), OF_SHARD.len());
 
 /// Returns a stopped cluster, whose first database has the catalog, to the schema of a version

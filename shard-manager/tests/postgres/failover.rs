@@ -14,7 +14,7 @@ use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
 use shard_manager::query::ReadQuery;
 
-use crate::cluster::{SideSession, Trio, connect, try_connect};
+use crate::cluster::{Databases, SideSession, Trio, connect, try_connect};
 use crate::log;
 use crate::read_write_steps::{at, get, put, put_fails, seen, until_read, until_replicas, within};
 use crate::server::runtime;
@@ -145,7 +145,7 @@ fn a_promotion_does_not_fail_reads() {
 }
 
 #[test]
-fn lost_writes_are_reported_to_clients_that_have_seen_them() {
+fn lost_writes_are_reported_to_clients_that_have_seen_them_and_their_versions_are_not_reused() {
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
     runtime().block_on(async {
@@ -155,6 +155,9 @@ fn lost_writes_are_reported_to_clients_that_have_seen_them() {
         for replica in ["shard1-replica1", "shard1-replica2"] {
             trio.cluster.commands().stop(replica, Stop::Immediate).unwrap();
         }
+        // The replicas know the next 32 values of the sequence in advance.
+        let mut direct = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        direct.run("SELECT nextval('tessera.tessera_version') FROM generate_series(1,64)").await;
         let lost = put(&manager, "lost", &at(Level::One)).await.unwrap();
         trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
         for replica in ["shard1-replica1", "shard1-replica2"] {
@@ -162,7 +165,8 @@ fn lost_writes_are_reported_to_clients_that_have_seen_them() {
         }
         trio.cluster.commands().promote_best("shard1").unwrap();
         until_replicas(&manager, 1).await;
-        put(&manager, "after", &at(Level::Quorum)).await.unwrap();
+        let after = put(&manager, "after", &at(Level::Quorum)).await.unwrap();
+        assert!(after.row.version > lost.row.version, "{after:?} {lost:?}");
 
         let with = |written| RequestOptions { session: seen(&manager, written), ..at(Level::One) };
         assert_eq!(get(&manager, "kept", &with(&kept)).await.unwrap().rows.len(), 1);
@@ -171,6 +175,28 @@ fn lost_writes_are_reported_to_clients_that_have_seen_them() {
         assert_eq!(get(&manager, "lost", &at(Level::Quorum)).await.unwrap().rows.len(), 0);
     });
     manager.close();
+}
+
+#[test]
+fn versions_are_skipped_once_on_a_timeline_and_for_each_timeline_that_was_lost_as_a_whole() {
+    runtime().block_on(async {
+        let databases = Databases::new(1).await;
+        let manager = connect(&databases.address());
+        let first = put(&manager, "k", &at(Level::One)).await.unwrap();
+        assert!(first.row.version < 1 << 36, "a new shard has lost nothing");
+        let mut direct = databases.direct_session(0).await;
+        direct.run("UPDATE tessera.tessera_shard SET timeline=timeline-2").await;
+        for _ in 0..2 {
+            direct.run("SELECT tessera.tessera_begin_timeline()").await;
+        }
+        let next = put(&manager, "k", &at(Level::One)).await.unwrap();
+        assert_eq!((next.row.version - first.row.version) >> 36, 2);
+        direct.run("UPDATE tessera.tessera_shard SET system='another'").await;
+        direct.run("SELECT tessera.tessera_begin_timeline()").await;
+        let moved = put(&manager, "k", &at(Level::One)).await.unwrap();
+        assert_eq!((moved.row.version - next.row.version) >> 36, 1);
+        manager.close();
+    });
 }
 
 #[test]

@@ -40,9 +40,9 @@ use crate::slot_moves::record_restored;
 use crate::sql;
 use crate::statement::{Bind, Statement, load, run};
 
-/// Versions to skip: more than the lost history has assigned since the copy, and only a small part
-/// of the 2^53 that every client can represent.
-const VERSIONS_LEFT_OUT: i64 = 1 << 32;
+/// Versions to skip: more than the lost history has assigned since the copy, 4096 for each
+/// transaction, and only a small part of the 2^53 that every client can represent.
+const VERSIONS_LEFT_OUT: i64 = 1 << 40;
 /// Selects the tables of clients that exist already.
 const EXISTING: &str = "SELECT relname::text FROM pg_class \
     WHERE relnamespace='public'::regnamespace AND relkind='r'";

@@ -15,6 +15,7 @@ use model::error::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::primary_tracker::{PrimarySession, PrimaryTracker};
+use crate::sql;
 use crate::statement::{Bind, Prepared, run};
 use crate::term::Term;
 
@@ -121,7 +122,12 @@ impl MoveSessions {
         })?;
         let (connection, identity) = (session.connection, session.identity);
         let (timeline, system) = (identity.timeline, identity.system);
-        run(&connection, SETTINGS).await.map_err(|_error| self.unavailable())?;
+        // The target of a move continues the versions of its source.
+        let begin = format!("{SETTINGS}; {}", sql::BEGIN_TIMELINE);
+        run(&connection, &begin).await.map_err(|error| {
+            tracing::debug!(shard = %self.shard, %error, "a mover has no session");
+            self.unavailable()
+        })?;
         let (prepared, deleted_from) = (Prepared::default(), Mutex::default());
         let session = MoveSession { connection, prepared, timeline, system, deleted_from };
         Ok(Taken { session, term, _permit: permit })

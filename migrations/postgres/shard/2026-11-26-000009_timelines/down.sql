@@ -1,0 +1,2 @@
+DROP FUNCTION tessera_begin_timeline();
+ALTER TABLE tessera_shard DROP system, DROP timeline;
