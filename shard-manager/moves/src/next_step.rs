@@ -10,6 +10,7 @@ mod before_commit;
 mod without_source;
 
 pub mod without_destination;
+pub mod without_kept_source;
 
 use crate::beginning::NewMoveRow;
 use crate::identity::{MoveLeg, MoveRole, MoveSide, MoveTicket};

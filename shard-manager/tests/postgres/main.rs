@@ -63,7 +63,7 @@ mod move_contract;
 mod move_steps;
 mod moved_slots;
 mod moves;
-mod moves_without_target;
+mod moves_without_shard;
 #[path = "../support/nested_conditions.rs"]
 mod nested_conditions;
 mod network;

@@ -21,6 +21,7 @@ mod fence_clock;
 mod left_copies;
 mod left_search;
 mod lone_origin;
+mod lone_owner;
 mod move_answers;
 mod move_limits;
 mod move_reports;

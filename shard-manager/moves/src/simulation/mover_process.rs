@@ -9,6 +9,7 @@ use crate::identity::{MoveSide, MoveTerm, MoveTicket};
 use crate::mark::Mark;
 use crate::move_row::{CopyCursor, MoveRow};
 use crate::next_step::next;
+use crate::next_step::without_kept_source::{OwnerObservation, next_without_kept_source};
 use crate::observation::{MoveObservation, MoveProgress, ShardObservation, SlotsState, state_of};
 use crate::refusal::MoveRefusal;
 use crate::request::MoveRequest;
@@ -22,6 +23,9 @@ use super::coverage::Occurrence;
 use super::database::{Database, KEYS, Row, Rows};
 use super::parties::{Errand, Expected, MoverProcess};
 use super::world::{Answer, Catalog, Late, MOVE, Violation, World};
+
+/// Thousandths of the looks at both sides in which the second one cannot be read.
+const ONE_SIDE_LOST: u32 = 50;
 
 /// Starts a mover with the term after the highest that it finds.
 pub(super) fn start(world: &mut World) {
@@ -74,6 +78,8 @@ fn look_or_decide(world: &mut World, mover: &mut MoverProcess) {
         .collect();
     if unseen.is_empty() {
         decide(world, mover);
+    } else if let ([lost], true) = (&*unseen, world.random.chance(ONE_SIDE_LOST)) {
+        decide_without(world, mover, *lost);
     } else {
         let side = unseen[world.random.below(unseen.len())];
         if unseen.len() == 2 {
@@ -81,6 +87,27 @@ fn look_or_decide(world: &mut World, mover: &mut MoverProcess) {
         }
         mover.seen[side.index()] = Some(look(world, side));
     }
+}
+
+/// Decides without a side that cannot be read. The mover then looks at both sides again.
+fn decide_without(world: &mut World, mover: &mut MoverProcess, lost: MoveSide) {
+    let side = lost.other();
+    let Some(owner) = mover.seen[side.index()].take() else { return };
+    let catalog = world.catalog();
+    let request = next_without_kept_source(&OwnerObservation {
+        id: MOVE,
+        goal: catalog.goal,
+        term: mover.term,
+        side,
+        owner: &owner,
+        is_published: catalog.owner == side,
+    });
+    mover.look_again();
+    let Some(request) = request else { return };
+    world.note(|| format!("mover {} without {lost:?}: {request:?}", mover.term.number));
+    mover.progress.note_sending(&request);
+    let request = Box::new(request);
+    mover.errand = Errand::Send { side, request, rows: Rows::new(), expected: None };
 }
 
 fn look(world: &mut World, side: MoveSide) -> ShardObservation {

@@ -21,6 +21,7 @@ use moves::next_step::without_destination::{
 };
 use moves::observation::{MoveGoal, ShardObservation, SlotsState};
 
+use super::lone_owner;
 use super::move_run::{CONFIRM_MAX, MoveRun, RunContinuation, goal_of, note_fence_that_ran_out};
 use super::move_sides::look_at;
 use super::publication::is_named_owner;
@@ -44,7 +45,7 @@ pub(super) async fn carry_on(
         return RunContinuation::After(wait, Some(reason));
     };
     let Ok(mut seen) = look_at(&origin, &run.plan).await else {
-        return RunContinuation::After(wait, Some(reason));
+        return without_origin(run, reason, wait).await;
     };
     if matches!(seen.slots, SlotsState::Owned | SlotsState::Fenced) {
         // The response to the request that lifted the fence may have been lost.
@@ -82,11 +83,23 @@ pub(super) async fn carry_on(
         OriginStep::AwaitConfirmation => RunContinuation::AtOnce,
         OriginStep::AwaitDestination => {
             let reason = if seen.row.is_none() { run.recorded.explain(reason) } else { reason };
-            RunContinuation::After(wait, Some(reason))
+            lone_owner::carry_on(run, (&origin, MoveSide::Origin), &seen, (reason, wait)).await
         }
         OriginStep::Superseded => RunContinuation::Superseded,
         OriginStep::End => end(run, reason).await,
     }
+}
+
+/// Takes the next step if the origin cannot be read.
+async fn without_origin(run: &mut MoveRun<'_>, reason: String, wait: Duration) -> RunContinuation {
+    let side = MoveSide::Destination;
+    let destination = run.manager.shards().find(run.plan.shards[side.index()]);
+    if let Some(destination) = destination
+        && let Ok(seen) = look_at(&destination, &run.plan).await
+    {
+        return lone_owner::carry_on(run, (&destination, side), &seen, (reason, wait)).await;
+    }
+    RunContinuation::After(wait, Some(reason))
 }
 
 /// Ends the move without its destination, which could not be reached for this reason.

@@ -325,8 +325,8 @@ pub(super) fn random_mover() -> u64 {
     RandomState::new().build_hasher().finish() >> 1
 }
 
-/// Returns the highest term that a shard knows. While the destination cannot be read, the origin is
-/// enough: a destination that knows a higher term stops the run later.
+/// Returns the highest term that a shard knows. While one side cannot be read, the other one is
+/// enough: a side that knows a higher term stops the run later.
 async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<u64, String> {
     let looked = match MoveSides::find(manager, plan) {
         Ok(sides) => sides.look(plan, leg).await,
@@ -335,9 +335,18 @@ async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<
     let shards = match looked {
         Ok(seen) => Vec::from(seen.shards),
         Err(reason) => {
-            let origin = manager.shards().find(plan.shards[MoveSide::Origin.index()]);
-            let Some(origin) = origin else { return Err(reason) };
-            vec![look_at(&origin, plan).await.map_err(|_| reason)?]
+            let mut found = Vec::new();
+            for number in plan.shards {
+                if let Some(shard) = manager.shards().find(number)
+                    && let Ok(seen) = look_at(&shard, plan).await
+                {
+                    found.push(seen);
+                }
+            }
+            if found.is_empty() {
+                return Err(reason);
+            }
+            found
         }
     };
     let rows = shards.iter().filter_map(|shard| shard.row.as_ref());

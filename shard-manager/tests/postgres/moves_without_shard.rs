@@ -1,10 +1,12 @@
-//! Tests of moves whose target cannot be reached, and of copies that ended moves have left.
+//! Tests of moves of which one shard cannot be reached, and of copies that ended moves have left.
 
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::local::Stop;
 
 use crate::cluster::{Databases, SideSession, Trio, connect};
-use crate::move_steps::{SOURCE, TARGET, begin, kept_up, order, owners, slow, store_large, until};
+use crate::move_steps::{
+    LONG, SOURCE, TARGET, begin, kept_up, new, order, owners, slow, store_large, until,
+};
 
 /// Rows of moves, recorded changes and followed slots in a shard's database.
 const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
@@ -85,4 +87,42 @@ async fn a_copy_that_a_move_left_is_deleted_although_the_catalog_no_longer_lists
     })
     .await;
     manager.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_ends_its_recording_although_the_kept_source_cannot_be_reached() {
+    let mut trio = Trio::of(0, &[]);
+    let databases = Databases::new(2).await;
+    let mut shards = trio.address();
+    let mut others = databases.address().shards;
+    shards.catalog = others.pop().map(|catalog| catalog.primary);
+    shards.shards.append(&mut others);
+    let manager = tokio::task::spawn_blocking(move || connect(&shards)).await.unwrap();
+    let slots = store_large(&manager, 1).await;
+    let mut target = databases.direct_session(0).await;
+    kept_up(&manager, async {
+        let id = begin(&manager, new(&slots, LONG)).await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        let stopping = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+            trio
+        });
+        let mut trio = stopping.await.unwrap();
+        order(&manager, id, MoveOrder::Settle).await;
+        target.until(LEFT_BEHIND, "0 0 0").await;
+        let waiting = manager.moves().get(id).await.unwrap();
+        assert!(!waiting.phase.has_ended(), "the source still has rows: {waiting:?}");
+
+        let starting = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().start("shard1-primary").unwrap();
+            trio
+        });
+        let trio = starting.await.unwrap();
+        until(&manager, id, &[MovePhase::Done]).await;
+        assert_eq!(owners(&manager, &slots), [TARGET]);
+        let mut source = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        source.until(IMPORTED, "0 0 0").await;
+    })
+    .await;
+    tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
 }
