@@ -74,6 +74,11 @@ impl Secrets {
         }
     }
 
+    /// Returns the beginning of every Redis key of the cluster.
+    pub(super) fn prefix(&self) -> String {
+        format!("tessera:{FORMAT}:{}:", self.cluster)
+    }
+
     /// Returns the Redis key that holds all answers about this shard key, and its hash.
     pub(super) fn key(&self, about: &About<'_>) -> (String, u128) {
         let About { since, slot, table, key: shard_key } = about;

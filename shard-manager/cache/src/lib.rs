@@ -85,6 +85,7 @@ mod address;
 mod admission;
 mod breaker;
 mod cache_key;
+mod cached_entries;
 mod client;
 mod clock;
 mod connections;
@@ -113,6 +114,7 @@ use tally::{Count, Tally};
 
 pub use address::{AddressError, CacheAddress};
 pub use cache_key::About;
+pub use cached_entries::CachedEntries;
 pub use entry::Entry;
 pub use inspect::{CacheServer, inspect};
 pub use proof::{
@@ -233,6 +235,11 @@ impl Cache {
             too_infrequent: of(Count::TooInfrequent),
             breaker: self.client.breaker.state(),
         }
+    }
+
+    /// Returns the entries of the cluster in Redis, to remove them once nothing uses the cache.
+    pub fn entries(&self) -> CachedEntries {
+        CachedEntries { address: self.settings.address.clone(), prefix: self.secrets.prefix() }
     }
 
     /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads

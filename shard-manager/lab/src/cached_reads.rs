@@ -5,7 +5,7 @@
 //! older than that write is *stale*, and no cache may return it.
 //!
 //! **Invariant:** a stale read makes the experiment fail. Keys in Redis are derived from a secret
-//! of the experiment's own cluster, and expire.
+//! of the experiment's own cluster, and are removed at the end.
 //! **Not here:** deciding whether an answer is new enough (the package `cache`).
 
 use std::path::PathBuf;
@@ -158,18 +158,15 @@ pub fn run(
     let address = redis.as_ref().map(|(address, _)| address);
     let places =
         [Some(CacheKind::None), Some(CacheKind::Memory), address.map(|_| CacheKind::Redis)];
-    let mut tried = Vec::new();
+    let (mut tried, mut left) = (Vec::new(), None);
     for place in places.into_iter().flatten() {
         // One after another on the same rows.
         let cluster = databases.open((0, SHARDS), place.settings(address)?)?;
-        if place == CacheKind::None {
-            dataset::generate(&cluster, &plan, observer)?;
+        let of_place = try_place(place, (options, &plan), &cluster, observer);
+        if place == CacheKind::Redis {
+            left = remove_entries(cluster).err();
         }
-        for choice in KeyChoice::ALL {
-            observer.report(&format!("cache: {}, keys: {}", place.name(), choice.name()));
-            let condition = Condition::new(options, (&plan, choice), &cluster)?;
-            tried.push(condition.carry_out(place, observer)?);
-        }
+        tried.extend(of_place?);
     }
     let mut report = databases
         .report("cache", options.seed)?
@@ -182,6 +179,9 @@ pub fn run(
         Some((_, server)) => report = report.set("redis", &server.version),
         None => report.notes.push("Redis was not tried: name one with --redis".to_owned()),
     }
+    if let Some(cause) = left {
+        report.notes.push(format!("entries are left in Redis for up to half a minute: {cause}"));
+    }
     if servers.is_some() {
         let note = "on PostgreSQL, answers of a primary serve no session token, so a user that was written is read from \
                     its shard";
@@ -191,6 +191,32 @@ pub fn run(
     report.charts.extend(charts(&tried));
     report.explanation = explanation(&tried);
     Ok(report.ended(began.elapsed()))
+}
+
+/// Carries out the operations with both choices of keys; without a cache it generates the rows
+/// first.
+fn try_place(
+    place: CacheKind,
+    (options, plan): (&CachedReadsOptions, &Plan),
+    cluster: &LabCluster,
+    observer: &dyn ExperimentObserver,
+) -> Result<Vec<Tried>, LabError> {
+    if place == CacheKind::None {
+        dataset::generate(cluster, plan, observer)?;
+    }
+    let tried = KeyChoice::ALL.into_iter().map(|choice| {
+        observer.report(&format!("cache: {}, keys: {}", place.name(), choice.name()));
+        Condition::new(options, (plan, choice), cluster)?.carry_out(place, observer)
+    });
+    tried.collect()
+}
+
+/// Closes a cluster, and removes its entries from Redis.
+fn remove_entries(cluster: LabCluster) -> Result<(), String> {
+    let entries = cluster.manager().status().cached_entries();
+    // Afterwards it stores no further ones.
+    drop(cluster);
+    entries.map_or(Ok(()), |entries| block_on(entries.remove()))
 }
 
 /// Checks the settings before anything is created, and returns the Redis server to be tried.

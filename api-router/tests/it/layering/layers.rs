@@ -205,7 +205,7 @@ pub(super) const MOVES: &[&[&str]] = &[
 pub(super) const CACHE: &[&[&str]] = &[
     &["address", "proof", "stats", "tally"],
     &["breaker", "clock", "connections", "entry"],
-    &["cache_key", "inspect"],
+    &["cache_key", "cached_entries", "inspect"],
     &["admission", "invalidation", "local_cache", "script", "shared_read"],
     &["client"],
     &["read_path"],

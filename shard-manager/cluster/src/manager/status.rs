@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use cache::CacheStats;
+use cache::{CacheStats, CachedEntries};
 use engine::{ReplicaIsolation, TableRows, TableSize};
 use futures_util::future::{join, join_all};
 use model::stats::{ParkedStats, ShardStats, SizeEstimate};
@@ -109,6 +109,11 @@ impl Status<'_> {
     /// Returns the counters of the cache; `None` if there is none.
     pub fn cache_stats(self) -> Option<CacheStats> {
         self.0.cache.as_ref().map(|cache| cache.stats())
+    }
+
+    /// Returns the entries of the cluster in Redis; `None` if there is no cache.
+    pub fn cached_entries(self) -> Option<CachedEntries> {
+        self.0.cache.as_ref().map(|cache| cache.entries())
     }
 
     /// Returns true if the engine itself distributes rows over nodes, and not the shard map.

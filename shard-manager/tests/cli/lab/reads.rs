@@ -60,6 +60,7 @@ fn redis_answers_reads_too_and_none_is_stale() {
         assert!(number(&row[3]) > 0.0 && row[7] == 0, "{row:?}");
     }
     assert!(!report.to_string().contains("Redis was not tried"), "{report:#}");
+    assert_eq!(redis.keys(), Vec::<String>::new(), "its entries are removed");
 }
 
 #[test]
