@@ -12,5 +12,6 @@ mod ids;
 mod modes;
 mod replace;
 mod restore;
+mod restored_rows;
 #[path = "../support/scratch.rs"]
 mod scratch;

@@ -134,12 +134,12 @@ fn restore(
             "nothing was changed, because the restore was not confirmed; --yes skips the question";
         return Err(CommandError::Refused(line.to_owned()));
     }
-    match cluster {
+    let digests = match cluster {
         ClusterPlace::Files(data_dir) => {
             let replaced = with_bars(terminal, |observer| {
                 sqlite::backup::replace::replace(&snapshot.folder, data_dir, observer)
             });
-            replaced.map_err(|error| judged(&error))?;
+            TableDigest::of_shards(replaced.map_err(|error| judged(&error))?.digests)
         }
         ClusterPlace::Servers(address) => {
             // Migrations may block.
@@ -150,9 +150,10 @@ fn restore(
                 runtime.block_on(postgres::backup::replace::replace(from, address, observer))
             });
             replaced.map_err(|error| judged(&error))?;
+            // Those of the rows that were read back.
+            snapshot.digests()?
         }
-    }
-    let digests = snapshot.digests()?;
+    };
     let document = json!({
         "snapshot": snapshot.name,
         "at": snapshot.facts.at,

@@ -12,6 +12,7 @@ use postgres::backup::manifest::{ServerManifest, is_of_servers};
 use serde::Serialize;
 use sqlite::backup::manifest::Manifest;
 use sqlite::backup::replace;
+use sqlite::digest::Digest;
 
 use crate::command::CommandError;
 use crate::command::atomic_file::refused;
@@ -47,6 +48,21 @@ pub(super) struct TableDigest {
     pub(super) rows: u64,
     /// XXH3 of the rows, in the order of the primary key.
     pub(super) digest: String,
+}
+
+impl TableDigest {
+    /// Returns the digests of the tables of shards that are files.
+    pub(super) fn of_shards(shards: Vec<(String, Digest)>) -> Vec<Self> {
+        let tables = shards.into_iter().flat_map(|(shard, digest)| {
+            digest.tables.into_iter().map(move |(table, rows, digest)| Self {
+                shard: shard.clone(),
+                table,
+                rows,
+                digest: format!("{digest:032x}"),
+            })
+        });
+        tables.collect()
+    }
 }
 
 impl SnapshotFolder {
@@ -150,16 +166,7 @@ impl Snapshot {
         match &self.manifest {
             SnapshotManifest::Files(manifest) => {
                 let found = replace::digests(&self.folder, manifest);
-                let found = found.map_err(|error| judged(&error))?.into_iter();
-                let tables = found.flat_map(|(shard, digest)| {
-                    digest.tables.into_iter().map(move |(table, rows, digest)| TableDigest {
-                        shard: shard.clone(),
-                        table,
-                        rows,
-                        digest: format!("{digest:032x}"),
-                    })
-                });
-                Ok(tables.collect())
+                Ok(TableDigest::of_shards(found.map_err(|error| judged(&error))?))
             }
             SnapshotManifest::Servers(manifest) => {
                 let shards = manifest.shards.iter();
