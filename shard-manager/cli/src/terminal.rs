@@ -199,15 +199,23 @@ mod tests {
     }
 
     #[test]
-    fn a_progress_bar_shows_its_rate_in_whole_rows() {
+    fn each_progress_bar_is_a_line_with_its_name_position_rate_in_whole_rows_and_time_left() {
         assert_eq!(rate(1_234.567_8), "1,235/s");
         let kept = Kept::default();
         let target = ProgressDrawTarget::term_like(Box::new(kept.clone()));
         let bars = MultiProgress::with_draw_target(target);
         let terminal = Terminal { json: false, is_interactive: true, bars };
-        let bar = terminal.progress("shard1", 3_000);
-        bar.inc(1_000);
-        bar.abandon();
+        let bars = [terminal.progress("total", 9_000), terminal.progress("shard1", 3_000)];
+        for bar in &bars {
+            bar.inc(1_000);
+            bar.abandon();
+        }
+        for parts in [["total ", "1,000 of 9,000"], ["shard1 ", "1,000 of 3,000"]] {
+            let lines = kept.0.lock().unwrap().clone();
+            let (_, line) = lines.rsplit_once(parts[0]).expect("a line of the bar");
+            let line = line.split("left").next().unwrap();
+            assert!(line.contains(parts[1]) && line.contains("/s"), "{lines}");
+        }
         let shown = kept.0.lock().unwrap().clone();
         let numbers = shown.split_whitespace().filter_map(|word| word.strip_suffix("/s"));
         let numbers: Vec<&str> = numbers.collect();

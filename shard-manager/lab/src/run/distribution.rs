@@ -140,3 +140,57 @@ fn text_member(row: &[u8], name: &str) -> Result<String, LabError> {
     let text: Cow<'_, str> = serde_json::from_str(value.get()).map_err(LabError::failed)?;
     Ok(text.into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::dataset;
+    use crate::experiment_observer::Bar;
+
+    /// Bars by name, each with the steps that were added.
+    #[derive(Default)]
+    struct CountedBars(Mutex<Vec<(String, Arc<AtomicU64>)>>);
+
+    struct CountedBar(Arc<AtomicU64>);
+
+    impl ExperimentObserver for CountedBars {
+        fn report(&self, _: &str) {}
+
+        fn bar(&self, name: &str, _: u64) -> Box<dyn Bar> {
+            let steps = Arc::<AtomicU64>::default();
+            let mut bars = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            bars.push((name.to_owned(), Arc::clone(&steps)));
+            Box::new(CountedBar(steps))
+        }
+
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    impl Bar for CountedBar {
+        fn add(&self, steps: u64) {
+            self.0.fetch_add(steps, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_bar_counts_all_rows_and_one_of_each_shard_those_that_it_stores() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let open = |name: &str, shards| {
+            LabCluster::embedded(parent.path().join(name), shards, 0).expect("a cluster")
+        };
+        let sides = Sides { one: open("one", 1), shards: open("shards", 2) };
+        let plan = dataset::plan(100, 1).expect("a plan");
+        dataset::generate(&sides.one, &plan, &CountedBars::default()).expect("rows");
+        let bars = CountedBars::default();
+        let stored = distribute(&sides, plan.rows(), &bars).expect("rows");
+        let bars = bars.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let counts: Vec<(&str, u64)> =
+            bars.iter().map(|(name, steps)| (&**name, steps.load(Ordering::Relaxed))).collect();
+        assert_eq!(counts, [("total", 200), ("shard1", stored[0]), ("shard2", stored[1])]);
+    }
+}
