@@ -133,6 +133,13 @@ fn checked(options: &StrategiesOptions) -> Result<Topology, LabError> {
         return Err(LabError::Impossible("there are no keys: name a set, or a file".to_owned()));
     }
     for keyspace in &options.keyspaces {
+        if let Some(column) = keyspace.column() {
+            let line = format!(
+                "keyspace {keyspace} takes the partition from the column {column} of a row, and the keys have no rows: \
+                 name it without the column, and let the keys begin with the partition"
+            );
+            return Err(LabError::Impossible(line));
+        }
         let own = options.own_keys.as_ref();
         if own.is_none_or(|own| !own.fits(keyspace)) {
             let line = format!("keyspace {keyspace} has no slot for some of the keys of the file");

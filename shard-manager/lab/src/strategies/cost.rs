@@ -1,13 +1,15 @@
 //! Cost: memory and time of finding the shard of a key, and the time to compute the owners.
 //!
 //! A router never computes a placement for a request: it hashes the key to a slot and looks the
-//! slot up. So this costs the same with all placements, which differ in the number of ranges of the
-//! map.
+//! slot up. So the slot table and a lookup cost the same with all placements. They differ in the
+//! structure that the table is computed from, for example the points of a ring, and in the number
+//! of ranges of the map.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use model::keyspace::{Keyspace, ShardKey};
+use model::placement::{Placement, ring};
 use model::shard_map::ShardMap;
 use model::simulation::Algorithm;
 use model::topology::{ShardNumber, Topology};
@@ -22,7 +24,16 @@ const KEYS: usize = 50_000;
 const ROUNDS: usize = 3;
 
 pub(super) fn table() -> ReportTable {
-    let columns = ["keys", "keyspace", "placement", "lookup", "map bytes", "ranges", "computed in"];
+    let columns = [
+        "keys",
+        "keyspace",
+        "placement",
+        "lookup",
+        "table bytes",
+        "structure bytes",
+        "ranges",
+        "computed in",
+    ];
     ReportTable::new("Cost of a lookup, and of the map", &columns)
 }
 
@@ -36,9 +47,8 @@ pub(super) fn measure(
     for (name, algorithm) in placements(keyspace, topology) {
         let Algorithm::Placement(placement) = algorithm else { continue };
         let began = Instant::now();
-        let Ok(map) = ShardMap::first(keyspace.clone(), placement, topology.clone()) else {
-            continue;
-        };
+        let map = ShardMap::first(keyspace.clone(), placement.clone(), topology.clone());
+        let Ok(map) = map else { continue };
         let computed_ms = began.elapsed().as_secs_f64() * 1_000.0;
         // Owner and epoch of each slot, and the values with which the keyspace compares keys.
         let bytes = SLOTS * (size_of::<ShardNumber>() + size_of::<u64>())
@@ -49,9 +59,29 @@ pub(super) fn measure(
             Cell::from(name),
             Cell::Nanos(lookup_ns(&map, set)),
             Cell::Count(bytes as u64),
+            Cell::Count(structure_bytes(&placement, topology) as u64),
             Cell::Count(map.ranges().len() as u64),
             Cell::Millis(computed_ms),
         ]);
+    }
+}
+
+/// Returns the bytes of what the owners of the slots are computed from.
+fn structure_bytes(placement: &Placement, topology: &Topology) -> usize {
+    let shards = topology.len();
+    match placement {
+        // The numbers of the shards that take slots.
+        Placement::Even | Placement::Modulo | Placement::Jump => shards * size_of::<ShardNumber>(),
+        // The weight of each shard.
+        Placement::Weighted => shards * size_of::<u64>(),
+        // The hash of the name, and the weight, of each shard.
+        Placement::Rendezvous => shards * (size_of::<u64>() + size_of::<u64>()),
+        // The points of all shards, sorted.
+        Placement::Ring { vnodes } => {
+            ring::points(*vnodes, topology).map_or(0, |points| size_of_val(&*points))
+        }
+        // The named blocks, or the ranges, as they are stored.
+        Placement::Partitions(_) | Placement::Manual(_) => placement.parameters().len(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::rows;
 use crate::cluster::run;
@@ -48,6 +48,33 @@ fn every_keyspace_and_placement_is_tried_and_equal_seeds_give_equal_numbers() {
 }
 
 #[test]
+fn each_placement_has_the_bytes_of_the_structure_that_its_table_is_computed_from() {
+    // Without the times.
+    let costs = || -> Vec<Value> {
+        let rows = rows(&compare("7", &["--set", "tenants"]), "Cost of a lookup");
+        let rows = rows.iter().filter(|row| row[0] == "tenants" && row[1] == "hash");
+        rows.map(|row| json!([row[2], row[4], row[5], row[6]])).collect()
+    };
+    let found = costs();
+    assert_eq!(costs(), found, "equal seeds give equal numbers");
+    // Three shards of two bytes each, three weights, 480 points of eight bytes, …
+    let expected = [
+        ("even", 6),
+        ("weighted", 24),
+        ("modulo", 6),
+        ("ring:160", 3_840),
+        ("rendezvous", 48),
+        ("jump", 6),
+    ];
+    for (row, (placement, bytes)) in found.iter().zip(expected) {
+        assert_eq!((&row[0], &row[2]), (&json!(placement), &json!(bytes)), "{found:#?}");
+        assert_eq!(row[1], found[0][1], "every placement has the same slot table");
+    }
+    assert_eq!((&found[0][3], &found[2][3]), (&json!(3), &json!(16_384)), "{found:#?}");
+    assert_eq!((found.len(), &found[6][0]), (7, &json!("manual")), "{found:#?}");
+}
+
+#[test]
 fn weights_and_keys_of_the_user_are_tried_and_written_into_a_new_folder() {
     let dir = scratch::folder();
     let keys = dir.path().join("ids.txt");
@@ -88,6 +115,10 @@ fn impossible_settings_are_named_and_leave_no_folder() {
         (&["--keys-file", "/nowhere"], "/nowhere"),
         (&["--keys-file", keys, "--keyspace", "modulo"], "has no slot for some of the keys"),
         (&["--keyspace", "modulo"], "--keys-file"),
+        (
+            &["--keys-file", keys, "--keyspace", "list(partition_key):A=50,B=50"],
+            "takes the partition from the column partition_key of a row, and the keys have no rows",
+        ),
     ] {
         run(&[&["lab", "strategies", "--report", folder], more].concat()).refused(with);
         assert!(!out.exists(), "{more:?}");
