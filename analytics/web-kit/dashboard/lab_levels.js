@@ -51,8 +51,9 @@ export class Levels {
     }
   }
 
-  show({ levels, seconds, explanation }) {
-    setText(this.outcome, `${explanation.replaceAll("`", "")} It took ${seconds.toFixed(1)} s.`);
+  show({ levels, seconds, explanation, engine, machine }) {
+    const where = `It took ${seconds.toFixed(1)} s. ${engine}. ${machine}.`;
+    setText(this.outcome, `${explanation.replaceAll("`", "")} ${where}`);
     this.table.show(levels);
   }
 }

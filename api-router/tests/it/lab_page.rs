@@ -276,6 +276,11 @@ fn the_experiment_about_levels_runs_on_a_cluster_that_leaves_nothing_behind() {
     assert!(levels[0]["write_p50_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(levels[5]["write_p50_ms"], Value::Null);
     assert!(levels[5]["first_refusal"].is_string());
+    let text = |name: &str| answer[name].as_str().unwrap();
+    assert!(text("engine").starts_with("SQLite "), "{answer}");
+    let version = format!("Tessera {}", env!("CARGO_PKG_VERSION"));
+    assert!(text("machine").contains(&version), "{answer}");
+    assert_eq!(answer["seed"], 1);
     assert_eq!(entries(folder.path()), 0, "the folder is removed");
     let read = router.get("/api/read?table=users").json();
     assert_eq!(read["data"].as_array().unwrap().len(), 1, "the own cluster is untouched");

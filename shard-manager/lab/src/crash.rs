@@ -12,8 +12,9 @@ use model::query::ReadQuery;
 
 use crate::chart::{BarChart, Chart};
 use crate::databases::report_of_files;
+use crate::dataset::UserIds;
 use crate::experiment_observer::ExperimentObserver;
-use crate::killed_writer::{StartWriter, kill_after, user_id};
+use crate::killed_writer::{StartWriter, kill_after, user_ids};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
@@ -31,11 +32,11 @@ pub struct CrashOptions<'c> {
     pub rounds: u32,
     /// Number of acknowledged rows after which it is killed.
     pub acknowledged: usize,
-    /// Seed; the rows depend on their numbers only.
+    /// Seed of the ids of the rows.
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
-    /// Function that returns the command of the process.
+    /// Function that returns the command of the process, which has the same seed.
     pub start_writer: &'c (dyn Fn(&std::path::Path, u64) -> std::process::Command + Sync),
 }
 
@@ -58,6 +59,7 @@ pub fn run(
     let began = Instant::now();
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let data_dir = folder.join("crash");
+    let ids = user_ids(options.seed);
     let (mut rounds, mut acknowledged, mut stored) = (Vec::new(), Vec::new(), 0);
     let bar = observer.bar("kills", options.rounds.into());
     for round in 0..options.rounds {
@@ -70,7 +72,7 @@ pub fn run(
         let opened_ms = opening.elapsed().as_secs_f64() * 1_000.0;
         acknowledged.extend(known.iter().copied());
         // Rows of earlier rounds must be there, too.
-        let found = count_found(&cluster, &acknowledged)?;
+        let found = count_found(&cluster, &ids, &acknowledged)?;
         if found != acknowledged.len() as u64 {
             let lost = acknowledged.len() as u64 - found;
             return Err(LabError::Failed(format!("{lost} acknowledged rows were lost")));
@@ -92,12 +94,12 @@ pub fn run(
     Ok(report.ended(began.elapsed()))
 }
 
-fn count_found(cluster: &LabCluster, numbers: &[u64]) -> Result<u64, LabError> {
+fn count_found(cluster: &LabCluster, ids: &UserIds, numbers: &[u64]) -> Result<u64, LabError> {
     let users = cluster.table("users")?;
     block_on(async {
         let mut found = 0;
         for number in numbers {
-            let (id, asked) = (user_id(*number), request_options());
+            let (id, asked) = (ids.of(*number), request_options());
             let read = cluster.read(ReadQuery::all(&users), Some(&id), &asked).await;
             found += read.map_err(failure)?.rows.len() as u64;
         }

@@ -135,7 +135,7 @@ pub(crate) fn report_of_servers(
 ///
 /// # Errors
 /// [`LabError::Failed`] if the version cannot be read.
-fn engine_of_files() -> Result<String, LabError> {
+pub(crate) fn engine_of_files() -> Result<String, LabError> {
     let version = assembly::sqlite_version().map_err(LabError::failed)?;
     Ok(format!("SQLite {version} files, synchronous=FULL"))
 }

@@ -11,6 +11,23 @@ use model::value::Value;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, LabRow};
 use crate::lab_error::LabError;
+use crate::random::Random;
+
+/// Ids of users who are not part of a plan. They depend on a seed and a purpose only, and so do
+/// their slots.
+#[derive(Clone, Debug)]
+pub(crate) struct UserIds(Random);
+
+impl UserIds {
+    pub(crate) fn new(seed: u64, purpose: &str) -> Self {
+        Self(Random::new(seed, purpose))
+    }
+
+    /// Returns the id of the user with this number. Different numbers have different ids.
+    pub(crate) fn of(&self, number: u64) -> String {
+        format!("user_{:016x}", self.0.at(number))
+    }
+}
 
 /// Returns the plan of this many users.
 ///
@@ -83,4 +100,19 @@ pub(crate) fn complete(filled: &ImportResult, expected: u64) -> Result<(), LabEr
     let cause =
         filled.first_failed.first().map_or_else(String::new, |row| format!(": {}", row.cause));
     Err(LabError::Failed(format!("{stored} of {expected} rows are stored{cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_equal_for_equal_seeds_and_different_for_different_ones() {
+        let ids = |seed| {
+            let ids = UserIds::new(seed, "levels");
+            (0..100).map(|number| ids.of(number)).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(1), ids(1));
+        assert!(ids(1).iter().all(|id| !ids(2).contains(id)));
+    }
 }

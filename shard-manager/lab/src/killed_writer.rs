@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use model::row_change::Operation;
 
-use crate::dataset::new_user;
+use crate::dataset::{UserIds, new_user};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
@@ -29,9 +29,9 @@ const CLIENTS: u64 = 4;
 /// Interval of checks whether the experiment is cancelled, while the writer reports nothing.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Returns the id of the user with this number.
-pub(crate) fn user_id(number: u64) -> String {
-    format!("crash_{number}")
+/// Returns the ids of the users that a writer with this seed writes.
+pub(crate) fn user_ids(seed: u64) -> UserIds {
+    UserIds::new(seed, "killed writer")
 }
 
 /// Writes users to the cluster in a folder and reports the number of each, until the process is
@@ -39,13 +39,14 @@ pub(crate) fn user_id(number: u64) -> String {
 ///
 /// # Errors
 /// [`LabError::Failed`] if a row is not stored.
-pub fn write_until_killed(data_dir: &Path, first: u64) -> Result<(), LabError> {
+pub fn write_until_killed(data_dir: &Path, first: u64, seed: u64) -> Result<(), LabError> {
+    let ids = user_ids(seed);
     let cluster = LabCluster::embedded(data_dir.to_owned(), 3, 0)?;
     let users = cluster.table("users")?;
     let client = |client: u64| -> Result<(), LabError> {
         let mut number = first + client;
         loop {
-            let id = user_id(number);
+            let id = ids.of(number);
             let placed = cluster.place(&users, Operation::Insert, &id, new_user(&id));
             let placed = placed.map_err(LabError::failed)?;
             block_on(cluster.write(placed, &options())).map_err(failure)?;

@@ -18,12 +18,13 @@ use serde::Serialize;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
-use crate::databases::{report_of_files, report_of_servers};
-use crate::dataset::new_user;
+use crate::databases::{engine_of_files, report_of_files, report_of_servers};
+use crate::dataset::{UserIds, new_user};
 use crate::disturbance::{LinkedServers, disturb};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on, options as request_options};
 use crate::lab_error::LabError;
+use crate::machine::Machine;
 use crate::node_faults::{in_mode, until, until_well};
 use crate::report::{Cell, Report, ReportTable};
 use crate::tcp_link::LinkState;
@@ -43,7 +44,7 @@ pub struct LevelsOptions {
     pub operations: u64,
     /// Number of clients.
     pub clients: u16,
-    /// Seed; the rows depend on their numbers only.
+    /// Seed of the ids of the rows.
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
@@ -88,6 +89,10 @@ pub struct LevelFigures {
 /// Result of the experiment, for programs that show it themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LevelsResult {
+    /// Engine of the cluster and its version.
+    pub engine: String,
+    /// Machine and program.
+    pub machine: Machine,
     /// Number of shards.
     pub shards: usize,
     /// Results of each level, first with all replicas reachable.
@@ -169,6 +174,8 @@ pub fn measure(
     let cluster = LabCluster::embedded(folder.join("levels"), SHARDS, options.replicas)?;
     let tried = try_levels(options, (&cluster, None), observer)?;
     Ok(LevelsResult {
+        engine: engine_of_files()?,
+        machine: Machine::here(),
         shards: SHARDS,
         figures: tried.iter().map(Tried::figures).collect(),
         explanation: explanation(&tried, options.replicas),
@@ -196,6 +203,7 @@ fn try_levels(
     let LevelsOptions { replicas, operations, clients, .. } = *options;
     until_well(cluster, observer)?;
     let amount = Amount { clients: clients.into(), requests: operations, at_most: AT_MOST };
+    let ids = UserIds::new(options.seed, "levels");
     let mut tried = Vec::new();
     for gone in 0..=replicas {
         observer.report(&format!("{gone} of {replicas} replicas of each shard are cut off"));
@@ -205,7 +213,7 @@ fn try_levels(
         let cut = disturb((cluster, servers), is_gone, cut)?;
         until_down(gone * SHARDS, cluster, observer)?;
         for level in Level::ALL {
-            tried.push(try_level((gone, level), amount, cluster, observer)?);
+            tried.push(try_level((gone, level), (amount, &ids), cluster, observer)?);
         }
         drop(cut);
         until_well(cluster, observer)?;
@@ -229,23 +237,22 @@ fn until_down(
 
 fn try_level(
     (gone, level): (usize, Level),
-    amount: Amount,
+    (amount, ids): (Amount, &UserIds),
     cluster: &LabCluster,
     observer: &dyn ExperimentObserver,
 ) -> Result<Tried, LabError> {
     let users = cluster.table("users")?;
     let users: &Arc<DataTable> = &users;
-    let id = |number: u64| format!("user_{number}");
     let asked = || RequestOptions { level, ..request_options() };
     let write = async |number| {
-        let id = id(number);
+        let id = ids.of(number);
         let placed = cluster.place(users, Operation::Upsert, &id, new_user(&id));
         let placed = placed.map_err(|error| error.to_string())?;
         let written = cluster.write(placed, &asked()).await;
         written.map(drop).map_err(|failure| failure.error.to_string())
     };
     let read = async |number| {
-        let read = cluster.read(ReadQuery::all(users), Some(&id(number)), &asked()).await;
+        let read = cluster.read(ReadQuery::all(users), Some(&ids.of(number)), &asked()).await;
         read.map(drop).map_err(|failure| failure.error.to_string())
     };
     let (writes, reads) = (send(amount, observer, write), send(amount, observer, read));

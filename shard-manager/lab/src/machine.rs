@@ -5,7 +5,7 @@ use std::fs;
 use serde::Serialize;
 
 /// Machine and program of a measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Machine {
     /// Name of the processor.
     pub processor: String,

@@ -2,6 +2,9 @@
 //!
 //! Source: SplitMix64 (Steele, Lea and Flood 2014).
 
+/// Difference of two successive states.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Generator of numbers from a seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
@@ -17,9 +20,15 @@ impl Random {
         Self(mixed)
     }
 
+    /// Returns the number at this place of the sequence, counted from 0. Numbers at different places
+    /// are different.
+    pub(crate) fn at(&self, place: u64) -> u64 {
+        Self(self.0.wrapping_add(STEP.wrapping_mul(place))).next()
+    }
+
     /// Returns the next number.
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(STEP);
         let bits = self.0;
         let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -50,6 +59,8 @@ mod tests {
         assert_eq!(drawn(1, "keys"), drawn(1, "keys"));
         assert_ne!(drawn(1, "keys"), drawn(2, "keys"));
         assert_ne!(drawn(1, "keys"), drawn(1, "reads"));
+        let (places, mut random) = (Random::new(7, "places"), Random::new(7, "places"));
+        assert!((0..4).all(|place| places.at(place) == random.next()));
         let mut random = Random::new(7, "share");
         let shares: Vec<f64> = (0..1_000).map(|_| random.share()).collect();
         assert!(shares.iter().all(|share| (0.0..1.0).contains(share)));

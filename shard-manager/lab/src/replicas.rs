@@ -18,7 +18,7 @@ use model::row_change::Operation;
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
 use crate::databases::report_of_files;
-use crate::dataset::user_named;
+use crate::dataset::{UserIds, user_named};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
@@ -39,7 +39,7 @@ const KEYS: u64 = 16;
 pub struct ReplicasOptions {
     /// Number of operations of each kind of read.
     pub operations: u64,
-    /// Seed; the rows depend on their numbers only.
+    /// Seed of the ids of the rows.
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
@@ -131,11 +131,11 @@ fn try_reading(
 ) -> Result<Tried, LabError> {
     let began = Instant::now();
     let users = cluster.table("users")?;
+    let ids = UserIds::new(options.seed, "replicas");
     let mut tried = Tried { delay_ms, reading, stale: 0, by_replica: 0, reads: Timings::default() };
     for number in 0..options.operations {
         observer.check_cancelled()?;
-        let (id, name) =
-            (format!("user_{}", number % KEYS), format!("{} {delay_ms} {number}", reading.name()));
+        let (id, name) = (ids.of(number % KEYS), format!("{} {delay_ms} {number}", reading.name()));
         let placed = cluster.place(&users, Operation::Upsert, &id, user_named(&id, &name));
         let placed = placed.map_err(LabError::failed)?;
         let written = block_on(cluster.write(placed, &request_options())).map_err(failure)?;

@@ -15,11 +15,13 @@ use std::sync::{Mutex, PoisonError};
 use model::row_change::{Operation, RowDone};
 use serde::Serialize;
 
+use crate::databases::engine_of_files;
 use crate::dataset::user_named;
 use crate::experiment_observer::ExperimentObserver;
 use crate::killed_writer::StartWriter;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
+use crate::machine::Machine;
 use crate::work_folder::WorkFolder;
 
 /// Number of shards of most chapters.
@@ -78,12 +80,26 @@ pub struct ChapterRead {
     pub files: &'static [&'static str],
 }
 
+/// Chapters that were read, and the conditions of their numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct TourSummary {
+    /// Seed of the keys that a chapter chooses.
+    pub seed: u64,
+    /// Engine of the clusters and its version.
+    pub engine: String,
+    /// Machine and program.
+    pub machine: Machine,
+    /// Chapters.
+    pub chapters: Vec<ChapterRead>,
+}
+
 /// Cluster of the tour, and the lines that a chapter has shown.
 struct Stage<'t> {
     cluster: LabCluster,
     folder: &'t WorkFolder,
     guide: &'t dyn Guide,
     start_writer: StartWriter<'t>,
+    seed: u64,
     seen: Mutex<Vec<String>>,
 }
 
@@ -92,9 +108,11 @@ struct Stage<'t> {
 pub struct TourOptions<'t> {
     /// First chapter, from 1.
     pub first: usize,
+    /// Seed of the keys that a chapter chooses.
+    pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<&'t Path>,
-    /// Starter of the process that one chapter kills.
+    /// Starter of the process that one chapter kills, which has the same seed.
     pub start_writer: StartWriter<'t>,
 }
 
@@ -103,14 +121,14 @@ pub struct TourOptions<'t> {
 /// # Errors
 /// [`LabError::Impossible`] if there is no such chapter; otherwise the error of the step that
 /// failed.
-pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRead>, LabError> {
-    let TourOptions { first, work_folder, start_writer } = options;
+pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<TourSummary, LabError> {
+    let TourOptions { first, seed, work_folder, start_writer } = options;
     if !(1..=CHAPTERS.len()).contains(&first) {
         let line = format!("there are chapters 1 to {}, not {first}", CHAPTERS.len());
         return Err(LabError::Impossible(line));
     }
     let folder = WorkFolder::create(work_folder)?;
-    let mut read = Vec::new();
+    let mut chapters = Vec::new();
     for (number, chapter) in (1..).zip(&CHAPTERS).skip(first - 1) {
         guide.check_cancelled()?;
         guide.open(number, chapter);
@@ -118,16 +136,16 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRea
         let data_dir = folder.join(&format!("chapter{number}"));
         let cluster = LabCluster::embedded(data_dir, chapter.shards, chapter.replicas)?;
         let (seen, folder) = (Mutex::default(), &folder);
-        let stage = Stage { cluster, folder, guide, start_writer, seen };
+        let stage = Stage { cluster, folder, guide, start_writer, seed, seen };
         (chapter.work)(&stage)?;
         let seen = stage.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Chapter { title, files, .. } = *chapter;
-        read.push(ChapterRead { number, title, seen, files });
+        chapters.push(ChapterRead { number, title, seen, files });
         if !guide.close(number, chapter)? {
             break;
         }
     }
-    Ok(read)
+    Ok(TourSummary { seed, engine: engine_of_files()?, machine: Machine::here(), chapters })
 }
 
 impl Stage<'_> {

@@ -29,7 +29,7 @@ const REPLICAS_MAX: u64 = 2;
 const OPERATIONS_MAX: u64 = 500;
 /// Highest number of clients.
 const CLIENTS_MAX: u64 = 8;
-/// Seed of the experiment; its rows depend on their numbers only.
+/// Seed of the experiment.
 const SEED: u64 = 1;
 
 /// Size of the experiment; each member has a default.
@@ -52,7 +52,9 @@ pub(crate) struct LevelsRequest {
 /// Result of the experiment.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LevelsRun, example = json!({
-    "success": true, "shards": 3, "replicas": 1, "operations": 100, "clients": 4, "seconds": 1.9,
+    "success": true, "shards": 3, "replicas": 1, "operations": 100, "clients": 4, "seed": 1, "seconds": 1.9,
+    "engine": "SQLite 3.50.4 files, synchronous=FULL",
+    "machine": "AMD EPYC, 2 cores, 7.8 GiB, linux 6.1.0; Tessera 0.1.0",
     "levels": [{
         "replicas_gone": 1, "level": "quorum", "writes": 0, "writes_refused": 100,
         "write_p50_ms": null, "write_p99_ms": null, "reads": 100, "reads_refused": 0,
@@ -72,8 +74,14 @@ pub(crate) struct LevelsAnswer {
     operations: u64,
     /// Number of clients.
     clients: u64,
+    /// Seed of the ids of the rows.
+    seed: u64,
     /// Duration of the experiment in seconds.
     seconds: f64,
+    /// Engine of the cluster and its version.
+    engine: String,
+    /// Processor, cores, memory, kernel, and the version of Tessera.
+    machine: String,
     /// Each level while 0, 1, … replicas of each shard are cut off.
     #[schema(value_type = Vec<LevelAnswer>)]
     levels: Vec<LevelFigures>,
@@ -151,7 +159,10 @@ pub(crate) async fn play_levels(
         replicas,
         operations,
         clients,
+        seed: SEED,
         seconds,
+        engine: result.engine,
+        machine: result.machine.sentence(),
         levels: result.figures,
         explanation: result.explanation,
     }))

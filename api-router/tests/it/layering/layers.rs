@@ -2,6 +2,7 @@
 
 /// Packages, lowest first: folder, and the packages of this workspace that it depends on.
 pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
+    ("analytics/recorder", &[]),
     ("shard-manager/model", &[]),
     ("shard-manager/credential", &[]),
     ("shard-manager/report-page", &[]),
@@ -20,7 +21,17 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/import", &["access", "cluster", "model"]),
     (
         "shard-manager/lab",
-        &["access", "assembly", "cache", "cluster", "engine", "import", "model", "report-page"],
+        &[
+            "access",
+            "assembly",
+            "cache",
+            "cluster",
+            "engine",
+            "import",
+            "model",
+            "recorder",
+            "report-page",
+        ],
     ),
     (
         "shard-manager/cli",
@@ -58,7 +69,6 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
             "sqlite",
         ],
     ),
-    ("analytics/recorder", &[]),
     ("analytics/web-kit", &["recorder"]),
     ("analytics/issuers", &["access", "credential", "recorder", "web-kit"]),
     ("analytics/service", &["access", "credential", "issuers", "recorder", "web-kit"]),

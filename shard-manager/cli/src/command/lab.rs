@@ -92,6 +92,9 @@ enum Experiment {
         /// Number of the first row
         #[arg(long, default_value_t = 0)]
         first: u64,
+        /// Seed of the ids of the rows
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
 }
 
@@ -117,8 +120,8 @@ struct Common {
 
 /// Carries out an experiment.
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
-    if let Experiment::WriteUntilKilled { data_dir, first } = &options.experiment {
-        return Ok(write_until_killed(data_dir, *first)?);
+    if let Experiment::WriteUntilKilled { data_dir, first, seed } = &options.experiment {
+        return Ok(write_until_killed(data_dir, *first, *seed)?);
     }
     interrupt::watch();
     match options.experiment {
@@ -140,9 +143,10 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
 }
 
 /// Returns the command of the process that writes to the files in a folder until it is killed.
-fn writer_command(program: &Path, data_dir: &Path) -> process::Command {
+fn writer_command(program: &Path, data_dir: &Path, seed: u64) -> process::Command {
     let mut command = process::Command::new(program);
     command.args(["lab", "write-until-killed"]).arg(data_dir);
+    command.args(["--seed", &seed.to_string()]);
     command
 }
 

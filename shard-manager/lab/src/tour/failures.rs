@@ -10,7 +10,7 @@ use model::row_change::Operation;
 
 use super::{Chapter, SHARDS, Stage};
 use crate::dataset::new_user;
-use crate::killed_writer::{kill_after, user_id};
+use crate::killed_writer::{kill_after, user_ids};
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::node_faults::{in_mode, inject, until_well};
@@ -90,9 +90,9 @@ fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
     stage.report("a process was killed with kill -9 while it wrote rows");
     let cluster = LabCluster::embedded(data_dir, 3, 0)?;
     let users = cluster.table("users")?;
-    let mut found = 0;
+    let (mut found, ids) = (0, user_ids(stage.seed));
     for number in &acknowledged {
-        let (id, asked) = (user_id(*number), options());
+        let (id, asked) = (ids.of(*number), options());
         let read = cluster.read(ReadQuery::all(&users), Some(&id), &asked);
         found += block_on(read).map_err(failure)?.rows.len();
     }

@@ -1,10 +1,15 @@
 //! Chapters about keys: from a key to a slot, from a slot to a shard, and a hot key.
 
-use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use model::advice::{
+    BalanceBy, HotSpot, KeyLoad, Observed, ShardOutlook, ShardSize, SlotLoad, advise,
+};
 use model::keyspace::routing_step::RoutingStep;
-use model::keyspace::{SLOT_COUNT, ShardKey};
+use model::keyspace::{SLOT_COUNT, ShardKey, Slot};
 use model::query::ReadQuery;
+use model::shard_map::KeyLocation;
+use recorder::{ClusterNow, Labels, MetricsQuery, Operation, Recorder, Role, Sample, figures};
 
 use super::{Chapter, SHARDS, Stage};
 use crate::lab_cluster::{block_on, failure, options};
@@ -13,11 +18,16 @@ use crate::random::Random;
 
 /// Keys that are hashed.
 const KEYS: [&str; 4] = ["user_1", "user_2", "user_3", "ada"];
-/// Number of reads in the chapter about a hot key, and how many of every ten are of this key.
-const READS: u64 = 1_000;
+/// Number of reads in the chapter about a hot key, which is sufficient for a verdict, and how many
+/// of every ten are of this key on average.
+const READS: u64 = 2_000;
 const HOT_OF_TEN: u64 = 6;
 /// Number of users in the chapter about a hot key.
 const USERS: u64 = 100;
+/// Route under which the reads are recorded.
+const ROUTE: &str = "/api/read";
+/// Finished minutes whose requests count, beside the running one.
+const MINUTES: u64 = 15;
 
 pub(super) const HASH: Chapter = Chapter {
     title: "Hash a key",
@@ -46,7 +56,7 @@ pub(super) const HOT: Chapter = Chapter {
     title: "A hot key",
     intro: "Hashing spreads keys, not requests. If most requests are for one key, its shard has most of the load, \
             and moving slots cannot help: the key is in one slot, and a slot is on one shard.",
-    files: &["shard-manager/model/src/advice/load_judgement.rs", "analytics/recorder/src/hot.rs"],
+    files: &["analytics/recorder/src/hot.rs", "shard-manager/model/src/advice/load_judgement.rs"],
     shards: SHARDS,
     replicas: 0,
     work: hot,
@@ -95,25 +105,99 @@ fn hot(stage: &Stage<'_>) -> Result<(), LabError> {
         stage.store(&id(number), "Ada Lovelace")?;
     }
     let users = stage.cluster.table("users")?;
-    let mut random = Random::new(1, "hot key");
-    let mut reads: BTreeMap<String, u64> = BTreeMap::new();
-    for read in 0..READS {
-        let number = if read % 10 < HOT_OF_TEN { 0 } else { random.below(USERS) };
-        let query = ReadQuery::all(&users);
-        let done = block_on(stage.cluster.read(query, Some(&id(number)), &options()));
-        if let Some(place) = done.map_err(failure)?.place {
-            let name = stage.cluster.manager().shard_name(place.shard).to_owned();
-            *reads.entry(name).or_default() += 1;
-        }
+    let recorder = Recorder::new(Labels {
+        routes: vec![ROUTE],
+        shards: stage.cluster.names(),
+        slots: SLOT_COUNT.into(),
+    });
+    let worker = recorder.worker();
+    for number in numbers(stage.seed) {
+        let (id, sent) = (id(number), Instant::now());
+        let done = block_on(stage.cluster.read(ReadQuery::all(&users), Some(&id), &options()));
+        let place = done.map_err(failure)?.place;
+        let place = place.ok_or_else(|| LabError::failed("a read of one key has no place"))?;
+        worker.record(&sample(&id, place, sent.elapsed()), Instant::now());
     }
-    for (name, count) in &reads {
-        stage.report(format!("{name} has answered {count} of {READS} reads"));
+    let (load, keys) = observed(&recorder);
+    let manager = stage.cluster.manager();
+    let map = manager.map();
+    let sizes = vec![ShardSize::default(); map.topology().len()];
+    let seen =
+        Observed { map: &map, load: &load, sizes: &sizes, keys: &keys, open: None, first_slot: 0 };
+    let advice = advise(&seen, BalanceBy::Load);
+    for ShardOutlook { shard, carries, .. } in &advice.shards {
+        let name = manager.shard_name(*shard);
+        stage.report(format!("{name} has answered {carries} of {} reads", advice.total));
     }
-    stage.report(format!(
-        "{} % of the reads are of {}: more than the fair share of one of three shards, wherever its slot is",
-        HOT_OF_TEN * 10,
-        id(0)
-    ));
+    stage.report(format!("the advice is `{}`: {}", advice.verdict.name(), advice.because));
+    for HotSpot { slot, shard, fair_share, key, key_share, .. } in &advice.hot {
+        let (Some(key), Some(key_share)) = (key, key_share) else { continue };
+        stage.report(format!(
+            "{:.1} % of the reads are of {key}, in slot {slot} on {}; the fair share of a shard is {:.1} %",
+            100.0 * key_share,
+            manager.shard_name(*shard),
+            100.0 * fair_share
+        ));
+    }
     stage.report("remedies: a cache for reads, replicas, or a key that divides the rows further");
     Ok(())
+}
+
+/// Returns the numbers of the users that are read: most reads are of one user, whom the seed
+/// chooses, and the others of any.
+fn numbers(seed: u64) -> impl Iterator<Item = u64> {
+    let mut random = Random::new(seed, "hot key");
+    let hot = random.below(USERS);
+    (0..READS).map(move |_| match random.below(10) < HOT_OF_TEN {
+        true => hot,
+        false => random.below(USERS),
+    })
+}
+
+/// Returns a read as a router records it.
+fn sample(key: &str, place: KeyLocation, elapsed: Duration) -> Sample<'_> {
+    Sample {
+        route: 0,
+        operation: Operation::Read,
+        shard: Some(place.shard.0),
+        slot: Some(place.slot.number()),
+        role: Some(Role::Primary),
+        status: 200,
+        fanout: 1,
+        elapsed,
+        queue: Duration::ZERO,
+        database: elapsed,
+        key: Some(key),
+        trace: None,
+    }
+}
+
+/// Returns the requests of each slot and of the most frequent keys, counted as for
+/// `GET /api/advice`.
+fn observed(recorder: &Recorder) -> (Vec<SlotLoad>, Vec<KeyLoad>) {
+    let load = recorder.slot_load(MINUTES).into_iter();
+    let load = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();
+    let query = MetricsQuery::default();
+    let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
+    let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
+        // The part of the count that may belong to other keys is subtracted.
+        let requests = hot.requests.saturating_sub(hot.error);
+        Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
+    });
+    (load, keys.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_reads_are_of_one_user_whom_the_seed_chooses() {
+        let read = |seed| numbers(seed).collect::<Vec<_>>();
+        assert_eq!(read(1), read(1));
+        assert_ne!(read(1), read(2));
+        let of = |user| read(1).iter().filter(|number| **number == user).count();
+        let counts: Vec<usize> = (0..USERS).map(of).collect();
+        assert_eq!(counts.iter().filter(|count| **count > 500).count(), 1, "{counts:?}");
+    }
 }

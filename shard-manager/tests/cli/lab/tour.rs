@@ -44,13 +44,16 @@ fn an_unattended_tour_runs_all_ten_chapters_and_leaves_nothing() {
         (6, &["killed with kill -9", "every acknowledged row is there"]),
         (7, &["one: stored", "quorum: stored", "all: refused, all needs 2 replicas"]),
         (8, &["2048 of 16384 slots moved to it, 12.5 %", "all 600 rows are there"]),
-        (9, &["of 1000 reads", "60 % of the reads are of user_0"]),
+        (9, &["of 2000 reads", "the advice is `hot`", "% of the reads are of user_"]),
         (10, &["300 rows in one bulk write", "2 were stored"]),
     ] {
         for part in parts {
             assert!(seen(number).contains(part), "{number}: {part}: {}", seen(number));
         }
     }
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((&reported["seed"], &reported["machine"]["tessera"]), (&1.into(), &version.into()));
+    assert!(reported["engine"].as_str().is_some_and(|engine| engine.starts_with("SQLite ")));
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
 }
 
@@ -68,6 +71,7 @@ fn a_tour_that_was_left_is_taken_up_again_and_forgotten_at_its_end() {
     assert!(next.out.contains("implemented in shard-manager/cluster/src/lane/worker.rs and "));
     let last = read(dir.path(), &["--chapter", "10"], "").expect(0);
     assert!(last.out.contains("\n10. Many rows at once\n"), "{last:#?}");
+    assert!(last.out.contains("\nseed 1; SQLite ") && last.out.contains("; Tessera "), "{last:#?}");
     assert!(!state.exists(), "the tour is over");
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
 }

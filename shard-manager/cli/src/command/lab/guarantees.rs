@@ -130,15 +130,16 @@ impl Crash {
         self.place.check(CRASH_NEEDS_FILES)?;
         let program = std::env::current_exe();
         let program = program.map_err(|error| CommandError::Refused(error.to_string()))?;
+        let seed = self.common.seed;
         let start_writer = |dir: &Path, first: u64| {
-            let mut command = writer_command(&program, dir);
+            let mut command = writer_command(&program, dir, seed);
             command.args(["--first", &first.to_string()]);
             command
         };
         let wanted = CrashOptions {
             rounds: self.kills,
             acknowledged: self.acknowledged as usize,
-            seed: self.common.seed,
+            seed,
             work_folder: self.place.work_dir,
             start_writer: &start_writer,
         };

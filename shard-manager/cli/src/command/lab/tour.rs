@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ::lab::experiment_observer::{Bar, ExperimentObserver};
 use ::lab::lab_error::LabError;
-use ::lab::tour::{CHAPTERS, Chapter, Guide, TourOptions, run as read_chapters};
+use ::lab::tour::{CHAPTERS, Chapter, Guide, TourOptions, TourSummary, run as read_chapters};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,6 +44,9 @@ pub(super) struct Options {
     /// Begin with this chapter
     #[arg(long, value_name = "N")]
     chapter: Option<usize>,
+    /// Seed; the same seed chooses the same keys
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
     /// File that stores the next chapter
     #[arg(long, value_name = "FILE", default_value = "./tessera-tour.json")]
     state: PathBuf,
@@ -90,12 +93,15 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     let program = program.map_err(|error| CommandError::Refused(error.to_string()))?;
     let wanted = TourOptions {
         first: options.chapter.or(left).unwrap_or(1),
+        seed: options.seed,
         work_folder: options.work_dir.as_deref(),
-        start_writer: &|dir| writer_command(&program, dir),
+        start_writer: &|dir| writer_command(&program, dir, options.seed),
     };
-    let read = read_chapters(wanted, &guide)?;
+    let summary = read_chapters(wanted, &guide)?;
+    let TourSummary { seed, engine, machine, .. } = &summary;
+    guide.print(&format!("\nseed {seed}; {engine}; {}\n", machine.sentence()));
     if terminal.is_json() {
-        terminal.show(&json!({"chapters": read}), |_| String::new())?;
+        terminal.show(&summary, |_| String::new())?;
     }
     Ok(())
 }
