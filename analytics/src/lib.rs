@@ -27,8 +27,8 @@ pub use recorder::{
     MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome,
     Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
     RecentWrite, Recorder, Role, RouteMetrics, Sample, SampledRows, Series, ShardMetrics, ShardNow,
-    ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, Window, WindowError, Worker, figures,
-    list_sampled_rows, openmetrics, writes_after,
+    ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, WaitCount, Window, WindowError,
+    Worker, figures, list_sampled_rows, openmetrics, writes_after,
 };
 #[cfg(feature = "service")]
 pub use service;

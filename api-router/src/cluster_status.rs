@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use analytics::{
     CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
-    PoolNow, RebalanceNow, ShardNow,
+    PoolNow, RebalanceNow, ShardNow, WaitCount,
 };
 use chrono::{DateTime, Utc};
 use shard_manager::cache::CacheStats;
 use shard_manager::engine::move_record::MoveRecord;
 use shard_manager::manager::{Manager, MoveTotals, Rebalances, ShardReport};
 use shard_manager::shard_map::ShardMap;
-use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
+use shard_manager::stats::{NodeStats, PARKED_WAITS_MS, ParkedStats, ShardStats, SizeEstimate};
 use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -290,12 +290,16 @@ fn cache(stats: CacheStats) -> CacheNow {
 }
 
 fn parked(stats: ParkedStats) -> ParkedNow {
+    let bounds = PARKED_WAITS_MS.into_iter().map(Some).chain([None]);
+    let waits = bounds.zip(stats.waits).map(|(up_to_ms, rows)| WaitCount { up_to_ms, rows });
     ParkedNow {
         rows: stats.rows as u64,
         bytes: stats.bytes as u64,
         total: stats.total,
         refused: stats.refused,
         longest_s: stats.longest.as_secs_f64(),
+        waits: waits.collect(),
+        waited_s: stats.waited.as_secs_f64(),
     }
 }
 

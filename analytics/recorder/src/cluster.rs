@@ -177,6 +177,20 @@ pub struct ParkedNow {
     pub refused: u64,
     /// Longest wait that has ended, in s.
     pub longest_s: f64,
+    /// Rows whose wait has ended, by its length, the shortest first.
+    pub waits: Vec<WaitCount>,
+    /// Sum of these waits, in s.
+    pub waited_s: f64,
+}
+
+/// Number of rows that have waited for at most some time, and for longer than the count before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct WaitCount {
+    /// Longest wait that is counted here, in ms; null for all longer ones.
+    pub up_to_ms: Option<u32>,
+    /// Number of rows.
+    pub rows: u64,
 }
 
 /// A move of slots in progress.

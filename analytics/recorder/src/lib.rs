@@ -74,7 +74,7 @@ mod worker;
 
 pub use cluster::{
     CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
-    PoolNow, RebalanceNow, ShardNow,
+    PoolNow, RebalanceNow, ShardNow, WaitCount,
 };
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};

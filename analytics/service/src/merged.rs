@@ -77,6 +77,13 @@ fn add_parked(sum: &mut ParkedNow, parked: &ParkedNow) {
     sum.total += parked.total;
     sum.refused += parked.refused;
     sum.longest_s = sum.longest_s.max(parked.longest_s);
+    sum.waited_s += parked.waited_s;
+    for count in &parked.waits {
+        match sum.waits.iter_mut().find(|sum| sum.up_to_ms == count.up_to_ms) {
+            Some(sum) => sum.rows += count.rows,
+            None => sum.waits.push(*count),
+        }
+    }
 }
 
 fn add_moved(sum: &mut MoveTotalsNow, moved: &MoveTotalsNow) {

@@ -125,6 +125,8 @@ fn writes_wait_for_the_end_of_a_fence_and_each_is_applied_once() {
         let count = |line: &str| assert!(metrics.contains(line), "{line}: {metrics}");
         count("tessera_parked_rows 0");
         count(&format!("tessera_parked_refusals_total{{result=\"waited\"}} {share}"));
+        count(&format!("tessera_parked_wait_seconds_count {share}"));
+        count(&format!("tessera_parked_wait_seconds_bucket{{le=\"+Inf\"}} {share}"));
     }
 }
 

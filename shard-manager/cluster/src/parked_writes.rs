@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use model::stats::ParkedStats;
+use model::stats::{PARKED_WAITS_MS, ParkedStats};
 
 /// Highest number of rows that wait at the same time: as many as wait in a few full lanes.
 pub const ROWS_MAX: usize = 65_536;
@@ -23,6 +23,11 @@ pub struct ParkedWrites {
     total: AtomicU64,
     refused: AtomicU64,
     longest: AtomicU64,
+    /// Rows whose wait has ended, by the bound of [`PARKED_WAITS_MS`] that it has not exceeded; the
+    /// last count is of longer waits.
+    waits: [AtomicU64; PARKED_WAITS_MS.len() + 1],
+    /// Sum of these waits in microseconds.
+    waited: AtomicU64,
 }
 
 /// Rows that wait. They are counted until this value is dropped.
@@ -58,7 +63,19 @@ impl ParkedWrites {
             total: self.total.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             longest: Duration::from_micros(self.longest.load(Ordering::Relaxed)),
+            waits: self.waits.each_ref().map(|rows| rows.load(Ordering::Relaxed)),
+            waited: Duration::from_micros(self.waited.load(Ordering::Relaxed)),
         }
+    }
+
+    /// Counts rows whose wait has ended.
+    fn count(&self, rows: usize, wait: Duration) {
+        let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.longest.fetch_max(wait_us, Ordering::Relaxed);
+        let is_within = |bound: &u32| wait <= Duration::from_millis(u64::from(*bound));
+        let bucket = PARKED_WAITS_MS.iter().position(is_within).unwrap_or(PARKED_WAITS_MS.len());
+        self.waits[bucket].fetch_add(rows as u64, Ordering::Relaxed);
+        self.waited.fetch_add(wait_us.saturating_mul(rows as u64), Ordering::Relaxed);
     }
 }
 
@@ -78,8 +95,7 @@ impl ParkedRows<'_> {
 impl Drop for ParkedRows<'_> {
     fn drop(&mut self) {
         if self.rows > 0 {
-            let waited = self.waited().as_micros() as u64;
-            self.parked.longest.fetch_max(waited, Ordering::Relaxed);
+            self.parked.count(self.rows, self.waited());
         }
         self.leave();
     }
@@ -99,5 +115,18 @@ mod tests {
         let stats = parked.stats();
         assert_eq!((stats.rows, stats.bytes), (0, 0));
         assert_eq!((stats.total, stats.refused), (ROWS_MAX as u64, 2));
+    }
+
+    #[test]
+    fn each_row_that_has_waited_is_counted_by_the_time_of_its_wait() {
+        let parked = ParkedWrites::default();
+        for (rows, ms) in [(3, 1), (2, 100), (1, 101), (4, 999_999)] {
+            parked.count(rows, Duration::from_millis(ms));
+        }
+        let stats = parked.stats();
+        let counted = PARKED_WAITS_MS.into_iter().map(Some).chain([None]).zip(stats.waits);
+        let counted: Vec<_> = counted.filter(|(_, rows)| *rows > 0).collect();
+        assert_eq!(counted, [(Some(1), 3), (Some(100), 2), (Some(120), 1), (None, 4)]);
+        assert_eq!(stats.waited, Duration::from_millis(3 + 200 + 101 + 4 * 999_999));
     }
 }

@@ -86,6 +86,10 @@ pub struct ComparisonStats {
     pub differences: u64,
 }
 
+/// Bounds in milliseconds by which waits of writes for their slots are counted.
+pub const PARKED_WAITS_MS: [u32; 20] =
+    [1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 500, 1_000, 2_000, 5_000];
+
 /// Statistics of the writes that wait until a shard accepts their slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParkedStats {
@@ -103,6 +107,11 @@ pub struct ParkedStats {
     pub refused: u64,
     /// Longest wait that has ended.
     pub longest: Duration,
+    /// Rows whose wait has ended, by the bound of [`PARKED_WAITS_MS`] that it has not exceeded; the
+    /// last count is of longer waits.
+    pub waits: [u64; PARKED_WAITS_MS.len() + 1],
+    /// Sum of these waits.
+    pub waited: Duration,
 }
 
 /// Statistics of a lane, or of several lanes of one shard together.

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::{Families, Scrape};
@@ -22,7 +24,16 @@ impl Scrape {
         let ends = [("waited", parked.total), ("no_room", parked.refused)];
         let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
         let help = "Rows that a shard has refused for their slots.";
-        families.counters("tessera_parked_refusals", help, ends)
+        families.counters("tessera_parked_refusals", help, ends)?;
+        let help = "Waits of rows for a shard that accepts their slots.";
+        let (unit, kind) = (Some(Unit::Seconds), MetricType::Histogram);
+        families.family("tessera_parked_wait", help, unit, kind, |family| {
+            let bound = |bound: Option<u32>| bound.map_or(f64::INFINITY, |ms| f64::from(ms) / 1e3);
+            let waits = parked.waits.iter();
+            let waits: Vec<_> = waits.map(|count| (bound(count.up_to_ms), count.rows)).collect();
+            let rows = waits.iter().map(|(_, rows)| rows).sum();
+            family.encode_histogram::<NoLabelSet>(parked.waited_s, rows, &waits, None)
+        })
     }
 
     pub(super) fn moves(&self, families: &mut Families<'_>) -> fmt::Result {
