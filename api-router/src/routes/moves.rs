@@ -7,6 +7,7 @@
 
 mod draft;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use actix_web::http::header::LOCATION;
@@ -42,7 +43,7 @@ const BODY_BYTES_MAX: usize = 16 << 10;
     "from": "shard1", "to": "shard4", "phase": "copying", "goal": "forward", "paused": false,
     "stalled": false, "rate": 20, "keep": 900, "rows": 120_000, "bytes": 25_165_824,
     "rows_expected": 480_000, "seconds_left": 21,
-    "longest_hold_ms": 0.0, "changes_behind": 12, "lag_ms": 140.2, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
+    "longest_hold_ms": 0.0, "phase_ms": {"planned": 4.1, "preparing": 21.7}, "changes_behind": 12, "lag_ms": 140.2, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
     "changed_at": "2026-11-24T12:00:07.000Z", "owned_at": null, "ended_at": null,
     "actions": ["pause", "cancel"]
 }))]
@@ -92,6 +93,10 @@ pub struct MoveAnswer {
     /// Longest time in milliseconds for which writes of the slots waited; 0 if none have waited
     /// yet.
     longest_hold_ms: f64,
+    /// Milliseconds that the move has spent in each phase that it has left, by the phase's name, as
+    /// its movers have measured them. A phase that was entered several times has the sum.
+    #[schema(required)]
+    phase_ms: BTreeMap<String, f64>,
     /// Number of changed rows that the receiving shard lacked when the other shard was last read.
     /// The target receives changes, and after the move the source while it is kept. Null while no
     /// copy is kept current.

@@ -74,7 +74,11 @@ fn the_metrics_show_a_move_and_count_its_rows_and_its_end() {
     assert_eq!((&open["id"], &open["to"]), (&begun["id"], &json!(to)), "{open}");
     assert_eq!((&open["stalled"], &open["slot_count"]), (&json!(false), &json!(1)), "{open}");
     assert_eq!(order(&router, &begun, "settle").status, 200);
-    until(&router, &begun, "done");
+    let done = until(&router, &begun, "done");
+    for phase in ["planned", "copying", "verifying", "fencing", "keeping", "cleaning"] {
+        let ms = done["phase_ms"][phase].as_f64();
+        assert!(ms.is_some_and(|ms| ms > 0.0), "{phase}: {done}");
+    }
     let metrics = eventually("the metrics know the end", || {
         let metrics = router.get("/metrics").text();
         // The move is counted a moment after the catalog has its end.

@@ -6,6 +6,7 @@
 //! **Invariant:** a record that has ended never changes again.
 //! **Not here:** storing records (the catalogs), the steps of a move (`cluster`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub const RATE_MIN: u32 = 1;
 pub const RATE_MAX: u32 = 10_000;
 
 /// Phase of a move, or the way in which it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MovePhase {
     /// The move has not begun.
     Planned,
@@ -199,6 +200,10 @@ pub struct MoveProgressReport {
     /// Longest time for which writes of the slots waited, in microseconds, as the mover has
     /// measured it; 0 before the first fence.
     pub hold_us: u64,
+    /// Time since which writes of the slots wait; `None` if no fence is in force.
+    pub held_since: Option<DateTime<Utc>>,
+    /// Microseconds in each phase that was left, summed over all movers.
+    pub phase_us: BTreeMap<MovePhase, u64>,
     /// Reason why it waits or has ended: a sentence for the operator.
     pub reason: Option<String>,
     /// Changes that the receiving side lacks; `None` if no copy is kept current.

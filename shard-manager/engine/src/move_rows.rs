@@ -4,6 +4,7 @@
 //! **Not here:** the transactions (`sqlite::catalog`, `postgres::catalog`), the rules of changes
 //! (`move_catalog`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -143,6 +144,10 @@ struct StoredProgress {
     #[serde(default)]
     deleted_batches: u64,
     hold_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_since: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    phase_us: BTreeMap<String, u64>,
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lag: Option<StoredLag>,
@@ -165,11 +170,14 @@ impl StoredProgress {
             changes,
             since: since.map(format_timestamp),
         });
+        let phase_us = report.phase_us.iter().map(|(phase, us)| (phase.name().to_owned(), *us));
         Self {
             rows: report.rows,
             bytes: report.bytes,
             deleted_batches: report.deleted_batches,
             hold_us: report.hold_us,
+            held_since: report.held_since.map(format_timestamp),
+            phase_us: phase_us.collect(),
             reason: report.reason.clone(),
             lag,
             rows_expected: report.rows_expected,
@@ -185,11 +193,14 @@ impl StoredProgress {
                 Some(MoveLag { changes, since: maybe_time(since.as_deref())? })
             }
         };
+        let phase_us = self.phase_us.iter().map(|(name, us)| Some((MovePhase::parse(name)?, *us)));
         Some(MoveProgressReport {
             rows: self.rows,
             bytes: self.bytes,
             deleted_batches: self.deleted_batches,
             hold_us: self.hold_us,
+            held_since: maybe_time(self.held_since.as_deref())?,
+            phase_us: phase_us.collect::<Option<_>>()?,
             reason: self.reason,
             lag,
             rows_expected: self.rows_expected,

@@ -4,6 +4,8 @@
 //! other.
 //! **Not here:** the rules of orders (`move_record`).
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use model::topology::ShardNumber;
 use moves::observation::MoveGoal;
@@ -57,6 +59,9 @@ pub struct MoveView {
     pub seconds_left: Option<u64>,
     /// Longest time in milliseconds for which writes of the slots waited.
     pub longest_hold_ms: f64,
+    /// Milliseconds in each phase that the move has left, by its name.
+    #[serde(default)]
+    pub phase_ms: BTreeMap<String, f64>,
     /// Number of changed rows that the receiving side lacked when the other one was last read. The
     /// target receives changes, and after the move the source while it is kept. `None` if no copy
     /// is kept current.
@@ -106,6 +111,7 @@ impl MoveView {
             rows_expected: record.progress.rows_expected,
             seconds_left: record.progress.seconds_left.filter(|_| is_copying(record)),
             longest_hold_ms: record.progress.hold_us as f64 / 1_000.0,
+            phase_ms: phase_ms(record),
             changes_behind: record.progress.lag.map(|lag| lag.changes),
             lag_ms: record.progress.lag.map(|lag| lag_ms(lag, now)),
             reason: record.progress.reason.clone(),
@@ -131,6 +137,11 @@ impl MoveView {
             None => false,
         }
     }
+}
+
+fn phase_ms(record: &MoveRecord) -> BTreeMap<String, f64> {
+    let times = record.progress.phase_us.iter();
+    times.map(|(phase, us)| (phase.name().to_owned(), *us as f64 / 1_000.0)).collect()
 }
 
 fn is_copying(record: &MoveRecord) -> bool {

@@ -28,6 +28,7 @@ fn shown(phase: &str, goal: &str) -> Value {
         "id": ID, "slots": "0-63", "slot_count": 64, "from": "shard1", "to": "shard4",
         "phase": phase, "goal": goal, "paused": false, "stalled": false, "rate": null, "rebalance": null,
         "keep": 900, "rows": 1_200, "bytes": 3_145_728, "longest_hold_ms": 12.5,
+        "phase_ms": {"copying": 1_500.5},
         "rows_expected": 4_800, "seconds_left": if phase == "copying" { json!(18) } else { Value::Null },
         "changes_behind": 12, "lag_ms": 1_500.0,
         "reason": if phase == "failed" { json!("a row is too large") } else { Value::Null },

@@ -40,6 +40,8 @@ pub(crate) fn report(phase: MovePhase, rows: u64) -> MoveReport {
         bytes,
         deleted_batches,
         hold_us: 7,
+        held_since: since,
+        phase_us: [(MovePhase::Copying, rows), (MovePhase::Verifying, 3)].into(),
         reason,
         lag,
         rows_expected,

@@ -37,14 +37,19 @@ fn progress() -> impl Strategy<Value = MoveProgressReport> {
     let lag = prop::option::of(lag.prop_map(|(changes, since)| MoveLag { changes, since }));
     let numbers = any::<(u64, u64, u64)>();
     let estimates = any::<(Option<u64>, Option<u64>)>();
-    (numbers, reason, lag, estimates).prop_map(
-        |((rows, bytes, hold_us), reason, lag, estimates)| {
+    let phase_us =
+        prop::collection::btree_map(prop::sample::select(&MovePhase::ALL[..]), any::<u64>(), 0..5);
+    let times = (prop::option::of(time()), phase_us);
+    (numbers, reason, lag, estimates, times).prop_map(
+        |((rows, bytes, hold_us), reason, lag, estimates, (held_since, phase_us))| {
             let (deleted_batches, (rows_expected, seconds_left)) = (rows / 7, estimates);
             MoveProgressReport {
                 rows,
                 bytes,
                 deleted_batches,
                 hold_us,
+                held_since,
+                phase_us,
                 reason,
                 lag,
                 rows_expected,

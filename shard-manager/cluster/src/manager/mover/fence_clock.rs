@@ -37,6 +37,8 @@ impl FenceTimes {
 pub(super) struct FenceClock {
     shards: Arc<FenceTimes>,
     lasting: Option<Fence>,
+    /// Beginning of the fence that an earlier mover may have left; `None` once it is known.
+    inherited: Option<Instant>,
     /// Number of consecutive fences without a commit.
     failed_fences: u32,
     /// Time before which no fence is begun.
@@ -53,9 +55,19 @@ struct Fence {
 }
 
 impl FenceClock {
-    /// Creates the clock of a move.
-    pub(super) fn new(shards: Arc<FenceTimes>) -> Self {
-        Self { shards, lasting: None, failed_fences: 0, next: Instant::now() }
+    /// Creates the clock of a move. If an earlier mover has left a fence, it began `age` ago.
+    pub(super) fn new(shards: Arc<FenceTimes>, age: Duration) -> Self {
+        let now = Instant::now();
+        let inherited = now.checked_sub(age);
+        Self { shards, lasting: None, inherited, failed_fences: 0, next: now }
+    }
+
+    /// Records at the first look at a shard that writes wait for a fence of an earlier mover, if
+    /// `waits` is true, so that the time before this mover counts too. Returns that time.
+    pub(super) fn inherit(&mut self, shard: ShardNumber, waits: bool) -> Option<Duration> {
+        let begun = self.inherited.take().filter(|_| waits && self.lasting.is_none())?;
+        self.lasting = Some(Fence { shard, begun, renewed: begun });
+        Some(begun.elapsed())
     }
 
     /// Returns the time until a shard may be fenced.
@@ -78,11 +90,14 @@ impl FenceClock {
         self.shards.note_end(shard, now + FENCE_HOLD);
     }
 
-    /// Records that the shard did not carry out the first request for the fence.
-    pub(super) fn withdraw(&mut self, now: Instant) {
-        if let Some(fence) = self.lasting.take_if(|fence| fence.begun == fence.renewed) {
+    /// Records that the shard did not carry out a request for a fence. Returns true if it was the
+    /// first one, so that no fence is in force.
+    pub(super) fn withdraw(&mut self, now: Instant) -> bool {
+        let fence = self.lasting.take_if(|fence| fence.begun == fence.renewed);
+        if let Some(fence) = fence {
             self.shards.note_end(fence.shard, now);
         }
+        fence.is_some()
     }
 
     /// Returns true if the fence has ended by itself.
@@ -123,18 +138,34 @@ mod tests {
     #[test]
     fn the_writes_that_waited_go_on_between_two_fences_of_a_shard() {
         let (times, now) = (Arc::<FenceTimes>::default(), Instant::now());
-        let mut first = FenceClock::new(Arc::clone(&times));
+        let mut first = FenceClock::new(Arc::clone(&times), Duration::ZERO);
         first.begin(SHARD, now);
         let end = now + Duration::from_millis(30);
         assert_eq!(first.end(false, end), Some(Duration::from_millis(30)));
-        let second = FenceClock::new(times);
+        let second = FenceClock::new(times, Duration::ZERO);
         assert_eq!(second.wait(SHARD, end), FENCE_GAP);
         assert_eq!(second.wait(ShardNumber(4), end + FENCE_GAP), Duration::ZERO);
     }
 
     #[test]
+    fn writes_that_wait_for_a_fence_of_an_earlier_mover_have_waited_since_it_began() {
+        let age = Duration::from_secs(9);
+        let clock = || FenceClock::new(Arc::default(), age);
+        let mut committed = clock();
+        committed.inherit(SHARD, true);
+        assert!(committed.end(false, Instant::now()).is_some_and(|hold| hold >= age));
+        let mut uncommitted = clock();
+        uncommitted.inherit(SHARD, true);
+        assert_eq!(uncommitted.end(true, Instant::now()), Some(FENCE_HOLD), "it ended by itself");
+        let mut unfenced = clock();
+        unfenced.inherit(SHARD, false);
+        unfenced.inherit(SHARD, true);
+        assert_eq!(unfenced.end(false, Instant::now()), None, "a later fence is its own");
+    }
+
+    #[test]
     fn fences_in_vain_come_less_and_less_often() {
-        let mut clock = FenceClock::new(Arc::default());
+        let mut clock = FenceClock::new(Arc::default(), Duration::ZERO);
         let mut now = Instant::now();
         let mut waits = Vec::new();
         for _ in 0..5 {

@@ -22,7 +22,9 @@ use moves::next_step::without_destination::{
 use moves::observation::{MoveGoal, ShardObservation, SlotsState};
 
 use super::lone_owner;
-use super::move_run::{CONFIRM_MAX, MoveRun, RunContinuation, goal_of, note_fence_that_ran_out};
+use super::move_run::{
+    CONFIRM_MAX, MoveRun, RunContinuation, goal_of, inherit_fence, note_fence_that_ran_out,
+};
 use super::move_sides::look_at;
 use super::publication::is_named_owner;
 use crate::shard::{Majority, Shard};
@@ -48,6 +50,9 @@ pub(super) async fn carry_on(
         return without_origin(run, reason, wait).await;
     };
     if matches!(seen.slots, SlotsState::Owned | SlotsState::Fenced) {
+        if seen.slots == SlotsState::Fenced {
+            inherit_fence(run, MoveSide::Origin, true);
+        }
         // The response to the request that lifted the fence may have been lost.
         note_fence_that_ran_out(run, Instant::now());
     }

@@ -29,7 +29,11 @@ pub(super) fn note_hold(
             reports.note_hold(fences.end(false, Instant::now()));
         }
         MoveRequest::Lift(_) if is_done => reports.note_hold(fences.end(true, Instant::now())),
-        MoveRequest::Fence(_) if is_rejected(answer) => fences.withdraw(Instant::now()),
+        MoveRequest::Fence(_) if is_rejected(answer) => {
+            if fences.withdraw(Instant::now()) {
+                reports.note_hold(None);
+            }
+        }
         MoveRequest::Prepare(_)
         | MoveRequest::Trace(_)
         | MoveRequest::Raise { .. }

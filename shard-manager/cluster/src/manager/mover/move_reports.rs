@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
 use engine::move_record::{
     MoveLag, MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name,
@@ -36,6 +37,8 @@ pub(super) struct MoveReports<'m> {
     record: MoveRecord,
     term: u64,
     phase: MovePhase,
+    /// Time at which the phase was entered, or its time was last counted.
+    phase_since: Instant,
     progress: MoveProgressReport,
     /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub(super) lag: Option<MoveLag>,
@@ -62,10 +65,15 @@ impl<'m> MoveReports<'m> {
         (catalog, status): (&'m dyn MoveCatalog, &'m MoveStatus),
         record: MoveRecord,
     ) -> Self {
-        let (phase, term) = (record.phase, record.term);
-        let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
+        let (phase, term, now) = (record.phase, record.term, Instant::now());
+        // A planned move has waited since its order, and other phases were left by their mover.
+        let waited = (Utc::now() - record.began_at).to_std().ok();
+        let waited = waited.filter(|_| phase == MovePhase::Planned).unwrap_or_default();
+        let phase_since = now.checked_sub(waited).unwrap_or(now);
+        let progress =
+            MoveProgressReport { reason: None, held_since: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
-        let stall = Stall { seen, since: Instant::now(), has_warned: false };
+        let stall = Stall { seen, since: now, has_warned: false };
         let (lag, sent, asked) = (progress.lag, None, None);
         Self {
             catalog,
@@ -73,6 +81,7 @@ impl<'m> MoveReports<'m> {
             record,
             term,
             phase,
+            phase_since,
             progress,
             lag,
             forecast: CopyForecast::default(),
@@ -117,22 +126,40 @@ impl<'m> MoveReports<'m> {
 
     /// Records the time for which writes waited, if there was a fence.
     pub(super) fn note_hold(&mut self, hold: Option<Duration>) {
+        self.progress.held_since = None;
         let hold = hold.unwrap_or_default();
         let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
         self.progress.hold_us = self.progress.hold_us.max(hold);
         self.status.note_hold(hold);
     }
 
+    /// Records that writes of the slots have waited for this time, unless they are known to wait.
+    pub(super) fn begin_hold(&mut self, age: Duration) {
+        self.progress.held_since.get_or_insert_with(|| Utc::now() - age);
+    }
+
     /// Enters the first phase of a move that was only planned: it no longer waits for other moves.
     pub(super) fn begin(&mut self) {
         if self.phase == MovePhase::Planned {
-            self.phase = MovePhase::Preparing;
+            self.enter(MovePhase::Preparing);
         }
     }
 
     /// Enters a phase.
     pub(super) fn enter(&mut self, phase: MovePhase) {
-        self.phase = phase;
+        if self.phase != phase {
+            self.count_time();
+            self.phase = phase;
+        }
+    }
+
+    /// Counts the time in the current phase since it was last counted.
+    fn count_time(&mut self) {
+        let now = Instant::now();
+        let time = now - std::mem::replace(&mut self.phase_since, now);
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let sum = self.progress.phase_us.entry(self.phase).or_default();
+        *sum = sum.saturating_add(time);
     }
 
     /// Records the reason why the move waits; `None` if it does not wait.
@@ -168,6 +195,7 @@ impl<'m> MoveReports<'m> {
         reason: Option<String>,
     ) -> Result<bool, Superseded> {
         (self.progress.reason, self.lag) = (reason, None);
+        self.count_time();
         self.send(phase).await?;
         let has_ended = self.record.phase.has_ended();
         if has_ended {

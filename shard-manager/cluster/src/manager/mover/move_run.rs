@@ -116,7 +116,7 @@ impl<'m> MoveRun<'m> {
             plan: record.plan(),
             term: MoveTerm { number: record.term, mover: random_mover() },
             progress: MoveProgress::default(),
-            fences: FenceClock::new(fences),
+            fences: FenceClock::new(fences, age_of_fence(&record)),
             copy_pace: CopyPace::new(record.new.rate),
             lag: CopyLag::of(&record),
             ahead: RoundAhead::default(),
@@ -257,9 +257,16 @@ impl<'m> MoveRun<'m> {
             self.recorded.note_closeness();
         }
         let now = Instant::now();
-        let target = seen.shard(seen.leg.target());
+        let (source, target) = (seen.leg.source(), seen.shard(seen.leg.target()));
+        let has_arrived = matches!(target.slots, SlotsState::Owned | SlotsState::Fenced);
+        let waits = match seen.shard(source).slots {
+            SlotsState::Fenced => true,
+            SlotsState::Moved => !has_arrived,
+            SlotsState::Owned | SlotsState::Importing | SlotsState::Other => false,
+        };
+        inherit_fence(self, source, waits);
         if seen.is_committed() {
-            if matches!(target.slots, SlotsState::Owned | SlotsState::Fenced) {
+            if has_arrived {
                 self.reports.note_hold(self.fences.end(false, now));
             }
             return;
@@ -309,6 +316,21 @@ pub(super) fn goal_of(run: &MoveRun<'_>) -> MoveGoal {
     }
     let failed = run.failure.as_ref().map(|failure| failure.goal);
     failed.unwrap_or_else(|| run.reports.record().goal)
+}
+
+/// Records at the first look at the source that its writes wait for a fence of an earlier mover.
+pub(super) fn inherit_fence(run: &mut MoveRun<'_>, source: MoveSide, waits: bool) {
+    let shard = run.plan.shards[source.index()];
+    if let Some(age) = run.fences.inherit(shard, waits) {
+        run.reports.begin_hold(age);
+    }
+}
+
+/// Returns the age of the fence that an earlier mover may have left: since its last report, if no
+/// report says since when writes wait, because none is sent in the short time of most fences.
+fn age_of_fence(record: &MoveRecord) -> Duration {
+    let since = record.progress.held_since.unwrap_or(record.changed_at);
+    (Utc::now() - since).to_std().unwrap_or_default()
 }
 
 /// Records the end of a fence that has run out while its shard still owns the slots.

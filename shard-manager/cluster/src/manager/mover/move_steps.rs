@@ -131,6 +131,7 @@ impl MoveRun<'_> {
         let is_catalog_unreachable = self.reports.is_catalog_unreachable();
         if wait.is_zero() && !is_catalog_unreachable {
             self.fences.begin(shard, now);
+            self.reports.begin_hold(Duration::ZERO);
             return None;
         }
         // Changes that come meanwhile are copied before the fence.
