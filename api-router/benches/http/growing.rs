@@ -15,7 +15,7 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 use crate::beside::{numbers_and_file, variables};
 use crate::joining::{join, read_user, servers_of};
 use crate::moving::{ROWS_OF_A_KEY, get, post, psql, store};
-use crate::paced_load::{Times, print_p99, send, send_beside_computation, write_user};
+use crate::paced_load::{Times, print_p99, send, send_beside, send_beside_computation, write_user};
 use crate::servers::Router;
 
 /// Number of shards before the join.
@@ -58,20 +58,15 @@ pub(crate) fn measure() -> std::io::Result<()> {
     if let Some((primary, _)) = servers {
         psql(primary, &format!("CREATE DATABASE {}", shard_name()))?;
     }
-    let before = send(Some(RATE), &request, &|| Ok(()))?;
+    let before = send(Some(RATE), &request)?;
     let mut changes = Vec::new();
     for (name, change) in [("join", true), ("drain", false)] {
         let owned = rows_of(url, &keys)?;
-        let done = std::sync::Mutex::new(None);
-        let times = send(Some(RATE), &request, &|| {
+        let (times, (took, view)) = send_beside(Some(RATE), &request, &|| {
             let began = Instant::now();
             let view = if change { grow(url, servers)? } else { shrink(url)? };
-            *done.lock().map_err(|_| Error::other("a client failed"))? =
-                Some((began.elapsed(), view));
-            Ok(())
+            Ok((began.elapsed(), view))
         })?;
-        let (took, view) =
-            done.into_inner().ok().flatten().ok_or_else(|| Error::other("no end"))?;
         let needed_rows = if change { rows_of(url, &keys)? } else { owned };
         let number = |member: &str| view[member].as_f64().unwrap_or(f64::NAN);
         let (moved_rows, skew) = (number("rows"), number("skew_measured"));
@@ -106,7 +101,7 @@ fn shard_name() -> String {
 
 /// Lets the shard join and take its share, and returns the rebalance.
 fn grow(url: &str, servers: Option<(&str, &str)>) -> std::io::Result<Value> {
-    join(url, servers, JOINING)?;
+    join(url, None, servers, JOINING)?;
     // The plan is refused until the replicas of the new shard follow its primary.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {

@@ -6,14 +6,13 @@
 //! ends the benchmark.
 
 use std::io::Error;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::beside::{numbers_and_file, variables};
 use crate::moving::{ROWS_OF_A_KEY, get, post, store};
-use crate::paced_load::{print_p99, send, send_beside_computation};
+use crate::paced_load::{print_p99, send, send_beside, send_beside_computation};
 use crate::servers::Router;
 
 /// Requests a second.
@@ -41,17 +40,12 @@ pub(crate) fn measure() -> std::io::Result<()> {
         let key = &keys[number.wrapping_mul(7_919) % keys.len()];
         if kind == 0 { write_order(agent, url, key) } else { read_orders(agent, url, key) }
     };
-    let before = send(Some(RATE), &request, &|| Ok(()))?;
-    let built = Mutex::new(None);
-    let during = send(Some(RATE), &request, &|| {
+    let before = send(Some(RATE), &request)?;
+    let (during, (took, index)) = send_beside(Some(RATE), &request, &|| {
         let began = Instant::now();
         let index = build(url)?;
-        *built.lock().map_err(|_| Error::other("a client failed"))? =
-            Some((began.elapsed(), index));
-        Ok(())
+        Ok((began.elapsed(), index))
     })?;
-    let built = built.into_inner().ok().flatten();
-    let (took, index) = built.ok_or_else(|| Error::other("no index"))?;
     println!(
         "{rows} rows, stored in {:.0} s; index built in {:.1} s, longest pause of a shard {} ms",
         stored.as_secs_f64(),
@@ -80,7 +74,7 @@ fn build(url: &str) -> std::io::Result<Value> {
         if index["state"] == "failed" {
             return Err(Error::other(index.to_string()));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

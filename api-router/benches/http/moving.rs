@@ -5,8 +5,9 @@
 //! with the variables of a new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster
 //! up`), its servers are the shards, and the time is also compared with that of a binary COPY of
 //! these rows from one server into an empty table of another, by two `psql`. The comparison of both
-//! copies, which COPY does not do, is counted apart. Afterwards clients write at half of the rate
-//! that they reach, while four of the slots move and while none does.
+//! copies, which COPY does not do, is counted apart, as the mover has measured it. Afterwards
+//! clients write at half of the rate that they reach, while four of the slots move as many times
+//! and while none does. The router counts how long the rows of these writes wait for their slots.
 
 use std::fmt::Write as _;
 use std::io::Error;
@@ -18,7 +19,9 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 
 use crate::beside::{numbers_and_file, variables};
 use crate::load::median;
-use crate::paced_load::{SENDING, highest, print_p99, send, send_beside_computation, write_user};
+use crate::paced_load::{
+    SENDING, highest, print_p99, send, send_beside, send_beside_computation, write_user,
+};
 use crate::servers::Router;
 
 /// Slots that move; they belong to the first shard of a new cluster.
@@ -53,7 +56,8 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let (mut owned, mut compared, mut held) = (Vec::new(), Vec::new(), Vec::new());
     let mut direction = (1, 2);
     for _ in 0..moves {
-        let moved = carry_out(&router.url, SLOTS, direction)?;
+        let moved = move_slots(&router.url, SLOTS, direction)?;
+        clean(&moved.path)?;
         direction = (direction.1, direction.0);
         owned.push((moved.owned - moved.compared).as_secs_f64());
         compared.push(moved.compared.as_secs_f64());
@@ -71,45 +75,53 @@ pub(crate) fn measure() -> std::io::Result<()> {
         highest(held.iter().copied())
     );
     println!("resident {before} MiB before, {} MiB after", router.resident_mib());
-    write_beside(&router.url, direction)
+    write_beside(&router.url, moves, direction)
 }
 
-/// Times of a move.
+/// A move whose target owns the slots.
 struct Moved {
+    /// URL of the move.
+    path: String,
     /// From its beginning until the target owned the slots.
     owned: Duration,
     /// Part of it during which both copies were compared.
     compared: Duration,
-    /// Longest wait of writes.
+    /// Longest time for which writes of the slots had to wait.
     held_ms: f64,
 }
 
-/// Moves the first slots, and waits until the copy on the source is deleted.
-fn carry_out(url: &str, slots: u16, (from, to): (u16, u16)) -> std::io::Result<Moved> {
+/// Moves the first slots, and waits until the target owns them.
+fn move_slots(url: &str, slots: u16, (from, to): (u16, u16)) -> std::io::Result<Moved> {
     let slots = json!([[0, slots - 1]]);
     let order = json!({"slots": slots, "from": format!("shard{from}"), "to": format!("shard{to}")});
     let began = Instant::now();
     let begun = post(&format!("{url}/api/moves"), &order)?;
     let path = format!("{url}/api/moves/{}", begun["id"].as_str().unwrap_or_default());
-    let (mut compared, mut looked_at) = (Duration::ZERO, began);
     let kept = loop {
         let shown = get(&path)?;
-        let since = std::mem::replace(&mut looked_at, Instant::now());
-        match shown["phase"].as_str() {
-            Some("keeping") => break shown,
-            Some("verifying") => compared += looked_at - since,
-            Some(_) | None if shown["ended_at"].is_null() => {}
-            Some(_) | None => return Err(Error::other(format!("the move has ended: {shown}"))),
+        if shown["phase"] == "keeping" {
+            break shown;
+        }
+        if !shown["ended_at"].is_null() {
+            return Err(Error::other(format!("the move has ended: {shown}")));
         }
         std::thread::sleep(Duration::from_millis(5));
     };
     let owned = began.elapsed();
+    let compared_ms = kept["phase_ms"]["verifying"].as_f64();
+    let compared_ms = compared_ms.ok_or_else(|| Error::other(format!("no comparison: {kept}")))?;
+    let compared = Duration::from_secs_f64(compared_ms / 1e3);
+    let held_ms = kept["longest_hold_ms"].as_f64().unwrap_or(0.0);
+    Ok(Moved { path, owned, compared, held_ms })
+}
+
+/// Waits until the copy of a move on its source is deleted.
+fn clean(path: &str) -> std::io::Result<()> {
     post(&format!("{path}/settle"), &json!({}))?;
-    while get(&path)?["ended_at"].is_null() {
+    while get(path)?["ended_at"].is_null() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let held_ms = kept["longest_hold_ms"].as_f64().unwrap_or(0.0);
-    Ok(Moved { owned, compared, held_ms })
+    Ok(())
 }
 
 /// Copies the rows from the first server into a new table of the second one, with the same indexes,
@@ -187,8 +199,9 @@ fn store_keys(url: &str, keys: &[String]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes single rows at half of the highest rate, while no move runs and while one does.
-fn write_beside(url: &str, direction: (u16, u16)) -> std::io::Result<()> {
+/// Writes single rows at half of the highest rate, while no move runs and while slots move this
+/// number of times.
+fn write_beside(url: &str, moves: usize, mut direction: (u16, u16)) -> std::io::Result<()> {
     let moving = keys_of_slots((0, SLOTS_BESIDE_WRITES - 1), KEYS_OF_A_SHARD);
     let [staying, others] = ["shard2", "shard3"].map(|shard| keys_of_shard(url, shard));
     let (staying, others) = (staying?, others?);
@@ -200,15 +213,51 @@ fn write_beside(url: &str, direction: (u16, u16)) -> std::io::Result<()> {
         };
         write_user(agent, url, &keys[number % keys.len()])
     };
-    let peak = send(None, &write, &|| Ok(()))?;
+    let peak = send(None, &write)?;
     let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
-    let before = send(Some(rate), &write, &|| Ok(()))?;
-    let during =
-        send(Some(rate), &write, &|| carry_out(url, SLOTS_BESIDE_WRITES, direction).map(drop))?;
-    println!("{rate:.0} writes a second, half of the highest rate, to all shards:");
-    print_p99(["both shards", "another shard"], &before, &during);
+    let before = send(Some(rate), &write)?;
+    let (mut during, mut cleaning) = (Vec::new(), Vec::new());
+    for _ in 0..moves {
+        let change = || move_slots(url, SLOTS_BESIDE_WRITES, direction);
+        let (times, moved) = send_beside(Some(rate), &write, &change)?;
+        during.extend(times);
+        let (times, ()) = send_beside(Some(rate), &write, &|| clean(&moved.path))?;
+        cleaning.extend(times);
+        direction = (direction.1, direction.0);
+    }
+    let kinds = ["both shards", "another shard"];
+    println!(
+        "{rate:.0} writes a second, half of the highest rate, to all shards, until the slots are owned:"
+    );
+    print_p99(kinds, &before, &during);
+    println!("while the source's copy is deleted:");
+    print_p99(kinds, &before, &cleaning);
     println!("beside a thread that only computes, and no move:");
-    print_p99(["both shards", "another shard"], &before, &send_beside_computation(rate, &write)?);
+    print_p99(kinds, &before, &send_beside_computation(rate, &write)?);
+    print_waits(url)
+}
+
+/// Prints the time for which rows have waited for their slots, as the router has counted it.
+fn print_waits(url: &str) -> std::io::Result<()> {
+    let mut reply = ureq::get(format!("{url}/metrics")).call().map_err(Error::other)?;
+    let metrics = reply.body_mut().read_to_string().map_err(Error::other)?;
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    // The counts of the buckets are cumulative.
+    let buckets: Vec<(f64, f64)> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("tessera_parked_wait_seconds_bucket{le=\""))
+        .filter_map(|line| line.split_once("\"}"))
+        .filter_map(|(bound, count)| Some((number(bound)?, number(count)?)))
+        .collect();
+    let all = buckets.last().map_or(0.0, |(_, count)| *count);
+    let longest =
+        metrics.lines().find_map(|line| line.strip_prefix("tessera_parked_longest_seconds "));
+    let longest = longest.and_then(number).unwrap_or(f64::NAN) * 1e3;
+    let slow = buckets.iter().find(|(_, count)| *count >= all * 0.99);
+    let slow = slow.filter(|_| all >= 100.0).map(|(bound, _)| bound * 1e3);
+    let slow =
+        slow.map_or("too few for p99".to_owned(), |slow| format!("p99 at most {slow:.0} ms"));
+    println!("{all:.0} rows waited for their slots: {slow}, longest {longest:.1} ms");
     Ok(())
 }
 
