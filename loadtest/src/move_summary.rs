@@ -20,7 +20,10 @@ pub(crate) struct MoveSummary {
     pub(crate) slots: usize,
     /// Number of rows copied; a row that was copied again counts again.
     pub(crate) rows: u64,
+    /// Longest time for which writes of slots had to wait, as the movers have measured it.
     pub(crate) longest_hold_ms: f64,
+    /// Longest time for which a row has waited for its slot, also behind a fence.
+    pub(crate) longest_wait_ms: f64,
     /// Number of operations in phases in which all operations were on rows of slots that moved.
     pub(crate) focused: u64,
 }
@@ -33,11 +36,12 @@ impl MoveSummary {
     pub(crate) fn describe(&self) -> String {
         let Self { begun, done, rolled_back, cancelled, slots, rows, focused, .. } = self;
         let share = slots * 100 / SLOTS;
-        let (failed, open, hold) = (self.failed.len(), self.open.len(), self.longest_hold_ms);
+        let (failed, open) = (self.failed.len(), self.open.len());
+        let (hold, wait) = (self.longest_hold_ms, self.longest_wait_ms);
         format!(
             "moves: {begun} begun, {done} done, {rolled_back} rolled back, {cancelled} cancelled, {failed} failed, \
-             {open} without an end; {slots} slots ({share} % of all) moved, {rows} rows copied, writes waited \
-             {hold:.1} ms at most; phases of {focused} operations were on slots that moved only"
+             {open} without an end; {slots} slots ({share} % of all) moved, {rows} rows copied, slots were held \
+             {hold:.1} ms at most, and rows waited {wait:.1} ms at most; phases of {focused} operations were on slots that moved only"
         )
     }
 

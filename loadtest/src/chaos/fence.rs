@@ -7,18 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Request;
 
 use super::cluster::ClusterError;
+use super::operator_requests::metric;
 use crate::http_client::Pool;
 
 /// Counter of rows that have waited for a slot, in the router's metrics.
 const WAITED: &str = "tessera_parked_refusals_total{result=\"waited\"} ";
-/// Longest wait for the metrics.
-const PATIENCE: Duration = Duration::from_secs(4);
-
 /// Command that fences slots of one cluster.
 pub(super) struct FenceCommand {
     program: PathBuf,
@@ -45,7 +40,7 @@ impl FenceCommand {
         (first, last): (u32, u32),
         lasts: Duration,
     ) -> anyhow::Result<Option<String>> {
-        let before = waited(pool).await;
+        let before = metric(pool, WAITED).await;
         let mut command = Command::new(&self.program);
         command.args(["slots", "fence", "--slots", &format!("{first}-{last}")]);
         command.args(["--seconds", &lasts.as_secs_f64().to_string()]).stdin(Stdio::null());
@@ -65,16 +60,8 @@ impl FenceCommand {
             return Ok(Some(format!("not fenced: {}", reason.trim())));
         }
         tokio::time::sleep(lasts).await;
-        let waited = before.zip(waited(pool).await).map(|(before, now)| now.saturating_sub(before));
+        let waited = before.zip(metric(pool, WAITED).await);
+        let waited = waited.map(|(before, now)| (now - before).max(0.0));
         Ok(waited.map(|rows| format!("{rows} rows waited")))
     }
-}
-
-/// Returns the number of rows that have waited for a slot since the router has started; `None` if
-/// its metrics do not contain the number.
-async fn waited(pool: &Pool) -> Option<u64> {
-    let asked = Request::get("/metrics").body(Full::<Bytes>::default()).ok()?;
-    let answer = pool.send(asked, PATIENCE).await.ok()?;
-    let text = String::from_utf8_lossy(&answer.body);
-    text.lines().find_map(|line| line.strip_prefix(WAITED)?.trim().parse().ok())
 }

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hyper::Method;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Method, Request};
 use serde::Deserialize;
 
 use crate::http_client::{Answer, Pool, check_ready};
@@ -49,6 +51,15 @@ impl ShardMap {
 
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
+
+/// Returns the value of a metric of a router, which follows this beginning of its line; `None` if
+/// the router does not respond, or does not have it.
+pub(super) async fn metric(pool: &Pool, line: &str) -> Option<f64> {
+    let asked = Request::get("/metrics").body(Full::<Bytes>::default()).ok()?;
+    let answer = pool.send(asked, PATIENCE).await.ok()?;
+    let text = String::from_utf8_lossy(&answer.body);
+    text.lines().find_map(|text| text.strip_prefix(line)?.trim().parse().ok())
+}
 
 /// Routers of one cluster: a request goes to the router that responded last, and to the next one
 /// if there is no response.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::operator_requests::{ShardMap, change, get, refusal};
+use super::operator_requests::{ShardMap, change, get, metric, refusal};
 use super::schedule::{Fault, MoveAction, MovePlan, Schedule};
 use super::{LIVENESS, ready};
 use crate::http_client::{Answer, Pool};
@@ -32,6 +32,9 @@ const KEPT_MAX: Duration = Duration::from_secs(5);
 const END_MAX: Duration = Duration::from_secs(60);
 /// Pause between two polls of the moves.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Longest wait of rows for their slots, in the router's metrics.
+const LONGEST_WAIT: &str = "tessera_parked_longest_seconds ";
 
 #[derive(Deserialize)]
 struct Listed {
@@ -74,6 +77,8 @@ pub(super) struct SlotMoves {
     begun: BTreeSet<String>,
     /// Moves of `begun` that have ended, kept here because a router lists only the last ones.
     ended: BTreeMap<String, SlotMove>,
+    /// Longest wait of rows for their slots, in seconds. A router that is killed forgets its own.
+    longest_wait: f64,
 }
 
 /// Returns an error if slots cannot move because there is one shard only.
@@ -94,7 +99,7 @@ pub(super) async fn check_shards(pool: &Pool) -> anyhow::Result<()> {
 
 impl SlotMoves {
     pub(super) fn new(pool: Arc<Pool>, moving: Arc<MovingSlots>) -> Self {
-        Self { pool, moving, begun: BTreeSet::new(), ended: BTreeMap::new() }
+        Self { pool, moving, begun: BTreeSet::new(), ended: BTreeMap::new(), longest_wait: 0.0 }
     }
 
     /// Begins moves and rolls moves back, until it is stopped.
@@ -109,6 +114,7 @@ impl SlotMoves {
             let Fault::Move { action } = fault else { continue };
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);
+            self.note_wait().await;
             let outcome = match action {
                 MoveAction::Begin(plan) => self.begin(plan).await,
                 MoveAction::RollBack { seed } => self.roll_back(seed).await,
@@ -201,7 +207,9 @@ impl SlotMoves {
             tokio::time::sleep(POLL).await;
         }
         self.moving.set(&BTreeSet::new());
-        let mut summary = MoveSummary { focused: self.moving.focused(), ..MoveSummary::default() };
+        self.note_wait().await;
+        let (focused, longest_wait_ms) = (self.moving.focused(), self.longest_wait * 1e3);
+        let mut summary = MoveSummary { focused, longest_wait_ms, ..MoveSummary::default() };
         match left {
             Ok(open) => summary.open.extend(open.iter().map(SlotMove::describe)),
             Err(error) => summary.open.push(format!("the moves are unknown: {error:#}")),
@@ -234,6 +242,12 @@ impl SlotMoves {
         self.note_ends(&listed.moves).await;
         self.moving.set(&listed.moves.iter().flat_map(|open| slots_of(&open.slots)).collect());
         Ok(listed.moves)
+    }
+
+    /// Records the longest wait of rows, as the router has counted it.
+    async fn note_wait(&mut self) {
+        let wait = metric(&self.pool, LONGEST_WAIT).await;
+        self.longest_wait = self.longest_wait.max(wait.unwrap_or_default());
     }
 
     /// Records the moves that are no longer under way.

@@ -17,7 +17,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// Number of keys in slots that move, and in slots that do not.
 const MOVED_KEYS: usize = 4;
 const OTHER_KEYS: usize = 2;
-/// Keys with large values, which a move that is to be cancelled copies slowly, and their size.
+/// Keys with large values, if rows are to be copied slowly, and their size.
 const LARGE_KEYS: usize = 6;
 const LARGE: usize = 900_000;
 
@@ -30,13 +30,28 @@ pub(crate) const TO: &str = "shard2";
 pub(crate) enum Ending {
     /// The slots move to the target, and the source is cleaned.
     Done,
+    /// The slots move to the target, after the source has lost changes while rows are copied, so
+    /// that the copy begins again.
+    CopiedAgain,
     /// The slots move to the target, and the move is rolled back.
     RolledBack,
     /// The move is cancelled while rows are copied.
     Cancelled,
 }
 
-use Ending::{Cancelled, Done, RolledBack};
+impl Ending {
+    /// Returns true if something happens while rows are copied.
+    fn copies_slowly(self) -> bool {
+        matches!(self, Cancelled | CopiedAgain)
+    }
+
+    /// Returns true if the target owns the slots in the end.
+    fn is_forward(self) -> bool {
+        matches!(self, Done | CopiedAgain)
+    }
+}
+
+use Ending::{Cancelled, CopiedAgain, Done, RolledBack};
 
 /// A key, and the values written to it.
 pub(crate) struct Key {
@@ -97,7 +112,7 @@ impl MoveClient {
 
     /// Chooses keys of the first shard, each in a slot of its own.
     fn choose_keys(&mut self, prefix: &str) {
-        let large = if self.ending == Cancelled { LARGE_KEYS } else { 0 };
+        let large = if self.ending.copies_slowly() { LARGE_KEYS } else { 0 };
         let moved = MOVED_KEYS + large;
         let began = Instant::now();
         for number in 0.. {
@@ -158,7 +173,7 @@ impl MoveClient {
     pub(crate) fn begin_move(&mut self, is_frozen: impl Fn() -> bool) {
         let keep = if self.ending == RolledBack { 600 } else { 0 };
         let mut wished = json!({"slots": self.slots(), "from": FROM, "to": TO, "keep": keep});
-        if self.ending == Cancelled {
+        if self.ending.copies_slowly() {
             wished["rate"] = json!(1);
         }
         let began = Instant::now();
@@ -231,7 +246,7 @@ impl MoveClient {
             std::thread::sleep(RETRY_AFTER);
         };
         let phase = match self.ending {
-            Done => "done",
+            Done | CopiedAgain => "done",
             RolledBack => "rolled_back",
             Cancelled => "cancelled",
         };
@@ -267,7 +282,7 @@ impl MoveClient {
                 "{label}: {name} is {number:?}, not {acknowledged} to {sent} or {unanswered:?}"
             );
             let route = self.read(&format!("/api/route?key={name}"), &[]);
-            let owner = if *moves && self.ending == Done { TO } else { FROM };
+            let owner = if *moves && self.ending.is_forward() { TO } else { FROM };
             assert_eq!(route.body["shard"], owner, "{}: {name}", self.label);
         }
         // A busy router may respond too late, but no fence is left.

@@ -66,7 +66,8 @@ const BACK: [(&str, usize); 9] = [
     ("forget", 2),
 ];
 
-/// Returns every stop point of a move, as its name, with the ending of the move that reaches it.
+/// Returns each stop point of a move that loses no recorded changes, as its name, with the ending of
+/// the move that reaches it.
 pub(crate) fn points() -> Vec<(Ending, String)> {
     let mut all = vec![(Done, "after_plan".to_owned())];
     let mut add = |ending, step: &str, turn: usize| {
@@ -194,6 +195,11 @@ fn play((ending, stops): (Ending, Vec<String>)) {
     }
     let Story { router, client } = &mut story;
     client.await_end(RESUMED_MAX, || router.log());
+    if stops[0] == "kill:after_commit" {
+        // The router that fenced the slots is not the one that has ended the wait.
+        let shown = client.shown().unwrap();
+        assert!(shown["longest_hold_ms"].as_f64() > Some(0.0), "{}: {shown}", client.label);
+    }
     client.check_rows();
     story.check_files();
 }

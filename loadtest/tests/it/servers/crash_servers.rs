@@ -38,6 +38,9 @@ const HELD: &str = "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advi
     + (SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND state LIKE 'idle in transaction%')";
 
+/// Number of changes of one transaction that a move cannot follow.
+const TOO_MANY: usize = 100_001;
+
 /// Texts of the two messages of a change of a move: the first one begins a transaction that may not
 /// be silent for long, the second one commits it.
 const COMMIT_OF_MOVE: [&str; 2] = ["SET LOCAL idle_in_transaction_session_timeout", "COMMIT"];
@@ -185,6 +188,17 @@ impl CrashServers {
             WHERE state = 'fenced' RETURNING slot"
         );
         assert!(!self.direct_session(shard).rows(&sql).is_empty(), "a fence lasts");
+    }
+
+    /// Records more changes of a slot in one transaction than a move can follow.
+    pub(super) fn record_too_much(&self, shard: &str, slot: u64) {
+        let sql = format!(
+            "WITH recorded AS (INSERT INTO tessera.tessera_changes
+                SELECT pg_current_xact_id(), 'kv', {slot}, 'none', ARRAY[number::text]
+                FROM generate_series(1, {TOO_MANY}) AS number RETURNING 1)
+            SELECT count(*) FROM recorded"
+        );
+        assert_eq!(self.direct_session(shard).rows(&sql), [TOO_MANY.to_string()]);
     }
 
     /// Waits until nothing of a move is left on either shard.

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::crash_servers::{ClockJump, CrashServers};
 use super::{Router, cluster_folder, start_program};
-use crate::move_client::Ending::{self, Cancelled, Done, RolledBack};
+use crate::move_client::Ending::{self, Cancelled, CopiedAgain, Done, RolledBack};
 use crate::move_client::{FROM, MoveClient, TO};
 use crate::move_stops::points;
 use crate::{for_each, sabotage};
@@ -90,7 +90,10 @@ const SHORT: [(Ending, &str, Lost, bool); 12] = [
 /// Returns every stop point with every loss, in an order in which the first ones differ most.
 fn all() -> Vec<Crash> {
     let mut all = Vec::new();
-    for (ending, point) in points() {
+    // On files only a log of many rows loses changes.
+    let again = ["before", "inside", "after"];
+    let again = again.map(|moment| (CopiedAgain, format!("{moment}_copy_again")));
+    for (ending, point) in points().into_iter().chain(again) {
         let mut losses = vec![
             Lost::Mover,
             Lost::Nothing,
@@ -175,12 +178,18 @@ impl<'s> Story<'s> {
         let began = Instant::now();
         let mover = self.mover.as_ref().unwrap();
         let writes = !matches!(self.crash.lost, Lost::Answer { .. });
+        let mut loses_changes = self.crash.ending == CopiedAgain;
         self.client.begin_move(|| mover.is_frozen());
         while !mover.is_frozen() {
             if writes {
                 self.client.write_all(|| mover.is_frozen());
             }
             let has_ended = self.client.direct();
+            if loses_changes && self.client.shown().is_some_and(|shown| shown["phase"] == "copying")
+            {
+                self.servers.record_too_much(FROM, self.client.slots()[0][0]);
+                loses_changes = false;
+            }
             // The router may stop while it reports the end of the move.
             let is_lost = has_ended && !self.crash.point.contains("_end");
             let is_lost = is_lost || began.elapsed() > REACHED_MAX;
