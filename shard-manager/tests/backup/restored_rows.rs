@@ -13,7 +13,8 @@ use crate::cluster::Cluster;
 use crate::scratch;
 
 /// Changes a text of a row in a file, wherever it is, without changing its length.
-fn damage(file: &Path, (text, other): (&[u8], &[u8])) {
+fn damage(file: &Path, text: &str, other: &str) {
+    let (text, other) = (text.as_bytes(), other.as_bytes());
     let mut bytes = fs::read(file).expect("readable");
     let mut changed = 0;
     while let Some(at) = bytes.windows(text.len()).position(|part| part == text) {
@@ -42,7 +43,7 @@ async fn a_row_that_differs_from_its_copy_after_the_restore_leaves_the_cluster_a
         if let Step::Writing { bytes, of } = step
             && bytes == of
         {
-            damage(&saved, (b"Ada Lovelace", b"Ada Lovelice"));
+            damage(&saved, "Ada Lovelace", "Ada Lovelice");
         }
     };
     let observer = ProgressObserver { step: &change, cancelled: &|| false };
