@@ -351,7 +351,8 @@ mod tests {
         assert_eq!(take(&mut body), None);
         drop(send(&budget, LARGE));
         assert_eq!(budget.state().held, 0, "the client disconnected");
-        let small = budget.charge(&response(SMALL_BYTES_MAX), false, Instant::now);
+        let small = response(SMALL_BYTES_MAX);
+        let small = budget.charge(&small, false, Instant::now);
         assert!(small.now_or_never().unwrap().unwrap().is_none());
     }
 

@@ -109,6 +109,12 @@ impl From<&PartitionError> for Problem {
     }
 }
 
+/// Returns the problem of a request that was refused before under the same `Idempotency-Key`.
+fn replayed(mut problem: Problem) -> Problem {
+    problem.rare().replayed = true;
+    problem
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let detail = error.to_string();
@@ -124,11 +130,7 @@ impl From<Error> for Problem {
             Error::NoSuchRow => Self::new(Code::TSR302, detail).hint(NO_SUCH_ROW),
             Error::VersionDiffers => Self::new(Code::TSR303, detail).hint(VERSION_DIFFERS),
             Error::KeyReused => Self::new(Code::TSR109, detail).hint(KEY_REUSED),
-            Error::Remembered(first) => {
-                let mut problem = Self::from(*first);
-                problem.rare().replayed = true;
-                problem
-            }
+            Error::Remembered(first) => replayed((*first).into()),
             Error::Undone { row, cause } => Self::from(*cause).undone_with_row(row),
             Error::TransactionTooLarge => Self::new(Code::TSR108, detail).hint(FEWER_ROWS),
             Error::RowTooLarge => Self::new(Code::TSR108, detail).hint(SMALLER_ROW),

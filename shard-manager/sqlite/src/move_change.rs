@@ -125,12 +125,10 @@ fn not_unique(
     connection: &mut SqliteConnection,
     error: DieselError,
 ) -> QueryResult<MoveChangeError> {
-    let index = match &error {
-        DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information) => {
-            index_ddl::broken_unique(connection, information.message())?
-        }
-        _ => None,
+    let DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information) = &error else {
+        return Err(error);
     };
+    let index = index_ddl::broken_unique(connection, information.message())?;
     let refused = |index| MoveChangeError::Failed {
         error: Error::NotUnique { index },
         outcome: Outcome::Rejected,

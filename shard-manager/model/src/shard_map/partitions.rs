@@ -79,10 +79,10 @@ pub(super) fn slot_of_row(
 pub fn conceal(map: &ShardMap, table: &Table, error: KeyError) -> KeyError {
     let column = partition_column(map, table);
     let is_hidden = column.is_some_and(|column| !table.visible().has(column));
-    match error {
-        KeyError::Partition(_) if is_hidden => PartitionError::Hidden.into(),
-        error => error,
+    if is_hidden && matches!(error, KeyError::Partition(_)) {
+        return PartitionError::Hidden.into();
     }
+    error
 }
 
 /// Returns the slot of a row of a table, with an explanation of the steps. Without a table the row

@@ -205,10 +205,10 @@ impl RoundReading {
         let indexes = Statement { sql: sql::UNIQUE_COLUMNS, binds: &[], cached: true };
         for_each_row(snapshot.connection, indexes, |row| {
             let name = row.text(0, str::to_owned).unwrap_or_default();
-            let columns = row.text(1, serde_json::from_str::<Vec<String>>);
             // A column that is an expression has no name.
+            let columns = row.text(1, |names| serde_json::from_str::<Vec<String>>(names).ok());
             let round = self.rows.get_mut(&name).filter(|round| round.row_count > 0);
-            if let (Some(round), Some(Ok(columns))) = (round, columns) {
+            if let Some((round, columns)) = round.zip(columns.flatten()) {
                 round.unique.push(columns);
             }
             Ok(())
