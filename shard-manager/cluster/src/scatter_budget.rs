@@ -1,8 +1,8 @@
 //! Scatter budget: the memory that the rows of all running reads of several shards may take until
 //! they are merged.
 //!
-//! **Invariant:** at most [`Rows::SCATTER_BYTES_MAX`] are charged, except by a read that runs alone;
-//! dropping rows returns their bytes.
+//! **Invariant:** at most [`Rows::SCATTER_BYTES_MAX`] are charged, except by a read that runs
+//! alone; dropping a charge returns its bytes.
 //! **Not here:** the largest answer of one shard (`model::result_rows`), reads of one shard, whose
 //! rows wait for no others.
 
