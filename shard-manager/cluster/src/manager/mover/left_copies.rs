@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** a move that may have left something is remembered even after the catalog ceases
 //! to list it, up to a bound. A move that is open is left to its mover.
-//! **Not here:** the deletion (`copy_cleaner`), the end without the destination (`lone_origin`).
+//! **Not here:** the deletion (`copy_cleaner`), the end without the destination (`lone_side`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -26,7 +26,7 @@ use moves::step::MoveStep;
 use super::copy_lag::CopyLag;
 use super::copy_pace::CopyPace;
 use super::fence_clock::{FenceClock, FenceTimes};
-use super::lone_origin;
+use super::lone_side;
 use super::move_reports::{MoveReports, Superseded};
 use super::move_round::{RoundAhead, RoundPace};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove, look_at};
@@ -203,7 +203,7 @@ impl<'m> MoveRun<'m> {
     async fn advance(&mut self) -> RunContinuation {
         let sides = match MoveSides::find(self.manager, &self.plan) {
             Ok(sides) => sides,
-            Err(reason) => return lone_origin::carry_on(self, reason, REOPEN).await,
+            Err(reason) => return lone_side::carry_on(self, reason, REOPEN).await,
         };
         // Replicas of files sync only on request.
         let both = [MoveSide::Origin, MoveSide::Destination];
@@ -215,7 +215,7 @@ impl<'m> MoveRun<'m> {
             Ok(seen) => seen,
             Err(reason) => {
                 self.progress.note_outage();
-                return lone_origin::carry_on(self, reason, RETRY).await;
+                return lone_side::carry_on(self, reason, RETRY).await;
             }
         };
         self.destination_lost_at = None;

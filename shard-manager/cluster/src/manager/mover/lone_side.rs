@@ -1,6 +1,6 @@
-//! Lone origin: carries on a move while its destination cannot be read, if it is to be cancelled or
-//! the origin has recorded more changes than it keeps.
+//! Lone side: carries on a move of which only one side can be read.
 //!
+//! The origin of a move that is to be cancelled, or that has recorded more changes than it keeps:
 //! ```text
 //!   raise the term ──▶ lift the fence, end the recording ──▶ wait for the destination
 //!                                                               └──▶ end, if it is cancelled
@@ -8,22 +8,32 @@
 //! Otherwise a destination that is gone for good would keep its move open, keep the origin
 //! recording changes, and keep the slots out of other moves.
 //!
-//! **Invariant:** the end is reported only once the deletion of the origin's row is confirmed.
-//! **Not here:** the decision (`moves::next_step::without_destination`), the rows that the
-//! destination still has when it comes back (`left_copies`).
+//! The shard that the slots have reached, while it records changes for a rollback:
+//! ```text
+//!   too many changes ──▶ no rollback is offered ──▶ end the recording ──▶ wait for the former owner
+//! ```
+//! Otherwise a source that is gone for long would let its target record changes without a limit.
+//!
+//! **Invariant:** the end is reported only once the deletion of the origin's row is confirmed, and
+//! a recording ends only after the catalog has stored that the time of keeping is over.
+//! **Not here:** the decisions (`moves::next_step::{without_destination, without_kept_source}`), the
+//! rows that the destination still has when it comes back (`left_copies`), the limit
+//! (`recorded_changes`).
 
 use std::time::{Duration, Instant};
 
 use engine::move_record::MovePhase;
-use moves::identity::{MoveLeg, MoveSide};
+use moves::identity::{MoveLeg, MoveRole, MoveSide};
 use moves::next_step::without_destination::{
     OriginObservation, OriginStep, next_without_destination,
 };
+use moves::next_step::without_kept_source::{OwnerObservation, next_without_kept_source};
 use moves::observation::{MoveGoal, ShardObservation, SlotsState};
+use moves::request::MoveRequest;
 
-use super::lone_owner;
 use super::move_run::{
-    CONFIRM_MAX, MoveRun, RunContinuation, goal_of, inherit_fence, note_fence_that_ran_out,
+    CONFIRM_MAX, MoveRun, RunContinuation, end_flow_back, goal_of, inherit_fence,
+    note_fence_that_ran_out,
 };
 use super::move_sides::look_at;
 use super::publication::is_named_owner;
@@ -88,7 +98,7 @@ pub(super) async fn carry_on(
         OriginStep::AwaitConfirmation => RunContinuation::AtOnce,
         OriginStep::AwaitDestination => {
             let reason = if seen.row.is_none() { run.recorded.explain(reason) } else { reason };
-            lone_owner::carry_on(run, (&origin, MoveSide::Origin), &seen, (reason, wait)).await
+            carry_on_owner(run, (&origin, MoveSide::Origin), &seen, (reason, wait)).await
         }
         OriginStep::Superseded => RunContinuation::Superseded,
         OriginStep::End => end(run, reason).await,
@@ -102,9 +112,51 @@ async fn without_origin(run: &mut MoveRun<'_>, reason: String, wait: Duration) -
     if let Some(destination) = destination
         && let Ok(seen) = look_at(&destination, &run.plan).await
     {
-        return lone_owner::carry_on(run, (&destination, side), &seen, (reason, wait)).await;
+        return carry_on_owner(run, (&destination, side), &seen, (reason, wait)).await;
     }
     RunContinuation::After(wait, Some(reason))
+}
+
+/// Takes the next step of a move of which only this side can be read, for this reason. The run
+/// looks at both sides again after `wait` if there is nothing to do on this side alone.
+async fn carry_on_owner(
+    run: &mut MoveRun<'_>,
+    (shard, side): (&Shard, MoveSide),
+    seen: &ShardObservation,
+    (reason, wait): (String, Duration),
+) -> RunContinuation {
+    let is_owner = matches!(seen.slots, SlotsState::Owned | SlotsState::Fenced);
+    let is_target = seen.row.as_ref().is_some_and(|row| row.role == MoveRole::Target);
+    let record = run.reports.record();
+    let is_kept = is_owner && record.owned_at.is_some() && record.goal == MoveGoal::Forward;
+    if is_target && is_kept && run.recorded.has_too_many(shard, &run.plan.slots).await {
+        end_flow_back(run).await;
+    }
+    let request = next_without_kept_source(&OwnerObservation {
+        id: run.plan.id,
+        goal: goal_of(run),
+        term: run.term,
+        side,
+        owner: seen,
+        is_published: is_named_owner(&run.manager.shards().newest_map(), &run.plan, side),
+    });
+    let Some(request) = request else {
+        let is_over = is_owner && seen.row.is_none() && goal_of(run) == MoveGoal::Settle;
+        let reason = if is_over {
+            format!("{reason}; {} no longer records changes for a rollback", shard.name())
+        } else {
+            reason
+        };
+        return RunContinuation::After(wait, Some(reason));
+    };
+    if matches!(request, MoveRequest::Forget(_)) {
+        run.reports.enter(MovePhase::Cleaning);
+        run.reports.lag = None;
+    }
+    match run.send((shard, side), request.into()).await {
+        Ok(()) => RunContinuation::AtOnce,
+        Err(continuation) => continuation,
+    }
 }
 
 /// Ends the move without its destination, which could not be reached for this reason.
