@@ -200,6 +200,21 @@ fn versions_are_skipped_once_on_a_timeline_and_for_each_timeline_that_was_lost_a
 }
 
 #[test]
+fn versions_are_skipped_even_if_the_promoted_server_knows_of_none_that_was_drawn() {
+    runtime().block_on(async {
+        let databases = Databases::new(1).await;
+        let manager = connect(&databases.address());
+        let mut direct = databases.direct_session(0).await;
+        direct.run("ALTER SEQUENCE tessera.tessera_version RESTART").await;
+        direct.run("UPDATE tessera.tessera_shard SET system='another'").await;
+        direct.run("SELECT tessera.tessera_begin_timeline()").await;
+        let first = put(&manager, "k", &at(Level::One)).await.unwrap();
+        assert_eq!(first.row.version >> 36, 1);
+        manager.close();
+    });
+}
+
+#[test]
 fn a_read_that_waits_for_a_promotion_reports_that_its_session_has_lost_a_write() {
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
