@@ -193,14 +193,15 @@ impl StoredProgress {
                 Some(MoveLag { changes, since: maybe_time(since.as_deref())? })
             }
         };
-        let phase_us = self.phase_us.iter().map(|(name, us)| Some((MovePhase::parse(name)?, *us)));
+        // A later version may know other phases.
+        let known = |(name, us): (&String, &u64)| Some((MovePhase::parse(name)?, *us));
         Some(MoveProgressReport {
             rows: self.rows,
             bytes: self.bytes,
             deleted_batches: self.deleted_batches,
             hold_us: self.hold_us,
             held_since: maybe_time(self.held_since.as_deref())?,
-            phase_us: phase_us.collect::<Option<_>>()?,
+            phase_us: self.phase_us.iter().filter_map(known).collect(),
             reason: self.reason,
             lag,
             rows_expected: self.rows_expected,

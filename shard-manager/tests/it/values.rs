@@ -309,10 +309,8 @@ fn a_row_names_the_member_that_is_wrong() {
             RowError::KeyContradicted { column: "id".into(), stored: Some(other.into()) };
         assert_eq!(refused(&[("id", &format!("\"{other}\""))]), contradiction, "{other}");
     }
-    assert_eq!(
-        refused(&[("id", "\"k\""), ("id", "\"other\"")]),
-        RowError::Twice { column: "id".into() }
-    );
+    let twice = refused(&[("id", "\"k\""), ("id", "\"other\"")]);
+    assert_eq!(twice, RowError::Twice { column: "id".into() });
     let long = "x".repeat(1_000);
     assert!(
         matches!(refused(&[(&long, "1")]), RowError::NoSuchColumn { column, suggestion: None, .. }

@@ -160,6 +160,18 @@ fn progress_that_an_earlier_version_has_stored_has_no_estimates() {
 }
 
 #[test]
+fn the_time_of_a_phase_that_only_another_version_knows_is_left_out() {
+    let slots = Slot::new(1).into_iter().collect();
+    let (source, target) = (ShardNumber(0), ShardNumber(1));
+    let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+    let mut row = ListedMoveRow::of(&MoveRecord::begin(new, Utc::now()));
+    let times = r#""phase_us":{"copying":5,"resting":3}"#;
+    row.progress = format!(r#"{{"rows":7,"bytes":9,"hold_us":0,{times},"reason":null}}"#);
+    let phase_us = [(MovePhase::Copying, 5)].into();
+    assert_eq!(row.record().map(|record| record.progress.phase_us), Ok(phase_us));
+}
+
+#[test]
 fn slots_of_another_group_of_tables_do_not_count() {
     let slots = Slot::new(1).into_iter().collect();
     let (source, target) = (ShardNumber(0), ShardNumber(1));

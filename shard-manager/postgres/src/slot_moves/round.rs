@@ -342,14 +342,16 @@ impl<'r> RoundReading<'r> {
 
 /// Adds the unique indexes of the tables that have rows, as of the snapshot.
 async fn with_unique(session: &MoveSession, mut rows: RoundRows) -> QueryResult<RoundRows> {
-    if rows.row_count() == 0 {
+    let with_rows = rows.tables.iter().filter(|table| table.row_count > 0);
+    let names: Vec<&str> = with_rows.map(|table| table.table.as_str()).collect();
+    if names.is_empty() {
         return Ok(rows);
     }
-    let indexes = Statement { sql: statements::UNIQUE_INDEXES, binds: &[], cached: true };
+    let binds = [Bind::texts(names.into_iter())];
+    let indexes = Statement { sql: statements::UNIQUE_INDEXES, binds: &binds, cached: true };
     for index in load(&session.connection, indexes).await? {
         let (name, columns) = index.text(0).zip(index.text(1)).unwrap_or_default();
-        let is_own = |table: &&mut RoundTable| table.table == name && table.row_count > 0;
-        if let Some(table) = rows.tables.iter_mut().find(is_own) {
+        if let Some(table) = rows.tables.iter_mut().find(|table| table.table == name) {
             table.unique.push(serde_json::from_str(&columns).map_err(|error| unreadable(&error))?);
         }
     }

@@ -166,15 +166,15 @@ pub(super) const UNIQUE_COLUMNS: &str = "SELECT array_to_json(array_agg(a.attnam
     WHERE i.indrelid=to_regclass($1) AND i.indisunique AND NOT i.indisprimary \
     AND i.indexprs IS NULL AND i.indpred IS NULL GROUP BY i.indexrelid";
 
-/// Tables and columns, as in [`UNIQUE_COLUMNS`], of the unique indexes that each row of their table
-/// satisfies. An index that is being built or dropped is none of them.
-pub(super) const UNIQUE_INDEXES: &str = "SELECT c.relname::text,\
-    array_to_json(array_agg(a.attname::text))::text FROM pg_index AS i \
-    JOIN pg_class AS c ON c.oid=i.indrelid \
+/// Tables and columns, as in [`UNIQUE_COLUMNS`], of the unique indexes of the tables `$1` that each
+/// row of their table satisfies. An index that is being built or dropped is none of them.
+pub(super) const UNIQUE_INDEXES: &str = "SELECT t.relname,\
+    array_to_json(array_agg(a.attname::text))::text FROM unnest($1::text[]) AS t(relname) \
+    JOIN pg_index AS i ON i.indrelid=to_regclass('public.'||quote_ident(t.relname)) \
     JOIN pg_attribute AS a ON a.attrelid=i.indrelid AND a.attnum=ANY(i.indkey) \
-    WHERE c.relnamespace=to_regnamespace('public') AND i.indisunique AND i.indisvalid \
+    WHERE i.indisunique AND i.indisvalid \
     AND NOT i.indisprimary AND i.indexprs IS NULL AND i.indpred IS NULL \
-    GROUP BY c.relname,i.indexrelid";
+    GROUP BY t.relname,i.indexrelid";
 
 /// Removes the rows of the shard keys of some rows that have their values in these columns of a
 /// unique index. Parameters: all columns of these rows.

@@ -16,6 +16,7 @@ use model::sabotage::{StopTime, reach};
 use moves::applied::AppliedRows;
 use moves::identity::{MoveSide, MoveTicket};
 use moves::move_row::{CopyCursor, MoveRow};
+use moves::observation::MoveGoal;
 use moves::request::MoveRequest;
 
 use super::copy_difference::CopyDifference;
@@ -102,6 +103,7 @@ impl MoveRun<'_> {
         let sent = self.send((sides.shard(to), to), change);
         let (sent, ()) = tokio::join!(sent, ahead.read(sides, from, query));
         if let Err(continuation) = sent {
+            end_keeping(self, seen, &continuation).await;
             return continuation;
         }
         self.ahead = ahead;
@@ -164,6 +166,15 @@ impl MoveRun<'_> {
             }
             Err(reason) => RunContinuation::After(RETRY, Some(reason)),
         }
+    }
+}
+
+/// Ends the time of keeping once it is over, although the kept source did not store a round.
+async fn end_keeping(run: &mut MoveRun<'_>, seen: &SeenMove, continuation: &RunContinuation) {
+    let is_kept = seen.is_committed() && run.reports.record().goal == MoveGoal::Forward;
+    if is_kept && let RunContinuation::After(pause, Some(_)) = continuation {
+        // Only its order counts: the run goes on as after the refusal.
+        run.keep(seen, *pause).await;
     }
 }
 

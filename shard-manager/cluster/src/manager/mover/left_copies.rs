@@ -78,18 +78,24 @@ impl LeftCopies {
         }
     }
 
-    /// Records moves of which a shard has a row. The catalog may not list them.
-    pub(super) fn find(&mut self, records: &[MoveRecord], now: Instant) {
+    /// Records moves of which a shard has a row. The catalog may not list them. Returns false if
+    /// there is no room for one of them.
+    pub(super) fn find(&mut self, records: &[MoveRecord], now: Instant) -> bool {
+        let mut are_noted = true;
         for record in records.iter().filter(|record| may_have_left(record)) {
-            self.remember(record, now);
+            are_noted &= self.remember(record, now);
         }
+        are_noted
     }
 
-    fn remember(&mut self, record: &MoveRecord, now: Instant) {
-        if self.left.len() < LEFT_MAX {
-            let new = || LeftCopy { record: record.clone(), next: now };
-            self.left.entry(record.id).or_insert_with(new);
+    /// Records a move, and returns false if there is no room for it.
+    fn remember(&mut self, record: &MoveRecord, now: Instant) -> bool {
+        if self.left.len() >= LEFT_MAX {
+            return self.left.contains_key(&record.id);
         }
+        let new = || LeftCopy { record: record.clone(), next: now };
+        self.left.entry(record.id).or_insert_with(new);
+        true
     }
 
     /// Records the result of an attempt.
@@ -196,5 +202,7 @@ mod tests {
         let cancelled = |id: usize| record(id as u128, MovePhase::Cancelled);
         let records: Vec<MoveRecord> = (0..LEFT_MAX + 5).map(cancelled).collect();
         assert_eq!(ids(left.due(&records, now)).len(), LEFT_MAX);
+        assert!(left.find(&records[..1], now), "it is remembered already");
+        assert!(!left.find(&records, now), "there is no room for some of them");
     }
 }

@@ -1,7 +1,8 @@
 //! Left search: finds moves of which a shard still has a row, to detect those that ended before
 //! this process began to lead. The catalog may no longer list them.
 //!
-//! **Invariant:** after this process has begun to lead, each open shard is read once.
+//! **Invariant:** after this process has begun to lead, each open shard is read until that succeeds
+//! once and all moves that were found are noted.
 //! **Not here:** the selection of the moves that have ended (`left_copies`), the deletion
 //! (`copy_cleaner`).
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::move_catalog::MoveCatalog;
-use engine::move_record::MoveRecord;
+use engine::move_record::{MoveRecord, move_name};
 use model::topology::ShardNumber;
 
 use super::CATALOG_MAX;
@@ -56,11 +57,14 @@ impl LeftSearch {
         self.is_busy.then_some(shards)
     }
 
-    /// Records the result of an attempt.
-    pub(super) fn settle(&mut self, found: &Searched, now: Instant) {
+    /// Records the result of an attempt. Unless all of its moves were noted, its shards are read
+    /// again.
+    pub(super) fn settle(&mut self, found: &Searched, are_noted: bool, now: Instant) {
         self.is_busy = false;
         self.next = Some(now + PAUSE);
-        self.searched.extend(&found.shards);
+        if are_noted {
+            self.searched.extend(&found.shards);
+        }
     }
 }
 
@@ -84,12 +88,23 @@ pub(super) async fn search(
 
 async fn moves_of(catalog: &dyn MoveCatalog, shard: &Shard) -> Result<Vec<MoveRecord>, String> {
     let failed = |error| format!("the moves of {} cannot be read: {error}", shard.name());
-    let rows = reader_of(shard)?.rows(Instant::now() + CALL_MAX).await.map_err(failed)?;
+    // An engine that distributes rows by itself has no moves.
+    let Ok(reader) = reader_of(shard) else { return Ok(Vec::new()) };
+    let rows = reader.rows(Instant::now() + CALL_MAX).await.map_err(failed)?;
     let mut records = Vec::new();
     for row in rows {
         let stored = tokio::time::timeout(CATALOG_MAX, catalog.get(row.id)).await;
         let stored = stored.map_err(|_elapsed| "the catalog does not answer".to_owned())?;
-        records.extend(stored.map_err(failed)?);
+        if let Some(record) = stored.map_err(failed)? {
+            records.push(record);
+        } else {
+            let (shard, id) = (shard.name(), move_name(row.id));
+            tracing::warn!(
+                shard,
+                id,
+                "a shard has a row of a move that the catalog no longer stores"
+            );
+        }
     }
     Ok(records)
 }

@@ -66,10 +66,7 @@ impl<'m> MoveReports<'m> {
         record: MoveRecord,
     ) -> Self {
         let (phase, term, now) = (record.phase, record.term, Instant::now());
-        // A planned move has waited since its order, and other phases were left by their mover.
-        let waited = (Utc::now() - record.began_at).to_std().ok();
-        let waited = waited.filter(|_| phase == MovePhase::Planned).unwrap_or_default();
-        let phase_since = now.checked_sub(waited).unwrap_or(now);
+        let phase_since = now.checked_sub(time_in_phase(&record)).unwrap_or(now);
         let progress =
             MoveProgressReport { reason: None, held_since: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
@@ -253,6 +250,14 @@ impl<'m> MoveReports<'m> {
     }
 }
 
+/// Returns the time that a move has spent in the phase that was last reported: the time since its
+/// order without that of the phases before. It includes the time in which no mover carried it out.
+fn time_in_phase(record: &MoveRecord) -> Duration {
+    let age = (Utc::now() - record.began_at).to_std().unwrap_or_default();
+    let before = record.progress.phase_us.values().copied().fold(0, u64::saturating_add);
+    age.saturating_sub(Duration::from_micros(before))
+}
+
 impl Stall {
     /// Records the state of a move, and warns once if it makes no progress.
     fn note(&mut self, record: &MoveRecord, phase: MovePhase, progress: &MoveProgressReport) {
@@ -267,5 +272,34 @@ impl Stall {
             let reason = progress.reason.as_deref().unwrap_or("it is busy");
             tracing::warn!(id, phase, reason, "a move makes no progress");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::move_record::NewMove;
+    use model::slot_set::SlotSet;
+    use model::topology::ShardNumber;
+
+    use super::*;
+
+    #[test]
+    fn a_mover_that_takes_over_counts_the_time_of_the_interrupted_phase_before_it() {
+        let new = NewMove {
+            slots: SlotSet::empty(),
+            source: ShardNumber(0),
+            target: ShardNumber(1),
+            rate: None,
+            keep: Duration::ZERO,
+        };
+        let mut record = MoveRecord::begin(new, Utc::now() - Duration::from_secs(9_000));
+        assert!(time_in_phase(&record) >= Duration::from_secs(9_000), "it has waited until now");
+        record.phase = MovePhase::Following;
+        record.progress.phase_us =
+            [(MovePhase::Planned, 1_000_000_000), (MovePhase::Copying, 5_000_000_000)].into();
+        let time = time_in_phase(&record).as_secs();
+        assert!((3_000..4_000).contains(&time), "{time}");
+        record.progress.phase_us.insert(MovePhase::Verifying, u64::MAX);
+        assert_eq!(time_in_phase(&record), Duration::ZERO, "the clock was set back");
     }
 }

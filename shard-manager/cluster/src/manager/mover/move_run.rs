@@ -47,6 +47,9 @@ pub(super) const RETRY: Duration = Duration::from_millis(200);
 const REOPEN: Duration = Duration::from_millis(500);
 /// Longest wait for replicas to confirm a position, before both shards are looked at again.
 pub(super) const CONFIRM_MAX: Duration = Duration::from_millis(500);
+/// Longest time for which writes are taken to have waited at a takeover if no report says since
+/// when: a fence that lasts is reported, and another mover leads a few seconds after the last one.
+const UNREPORTED_MAX: Duration = Duration::from_secs(10);
 /// Highest number of positions that a run waits for before it looks at both shards again.
 const CONFIRMATIONS: usize = 4;
 
@@ -326,11 +329,13 @@ pub(super) fn inherit_fence(run: &mut MoveRun<'_>, source: MoveSide, waits: bool
     }
 }
 
-/// Returns the age of the fence that an earlier mover may have left: since its last report, if no
-/// report says since when writes wait, because none is sent in the short time of most fences.
+/// Returns the age of the fence that an earlier mover may have left. No report is sent in the short
+/// time of most fences. If none says since when writes wait, the fence began after the last change
+/// that was reported. That may be long ago, so the age is then at most [`UNREPORTED_MAX`].
 fn age_of_fence(record: &MoveRecord) -> Duration {
-    let since = record.progress.held_since.unwrap_or(record.changed_at);
-    (Utc::now() - since).to_std().unwrap_or_default()
+    let reported = record.progress.held_since;
+    let age = (Utc::now() - reported.unwrap_or(record.changed_at)).to_std().unwrap_or_default();
+    if reported.is_some() { age } else { age.min(UNREPORTED_MAX) }
 }
 
 /// Records the end of a fence that has run out while its shard still owns the slots.

@@ -193,7 +193,8 @@ impl MoveRun<'_> {
             }
             MoveChangeError::Unsupported => self.fail(format!("{name}: {error}")).await,
             MoveChangeError::Failed { error: Error::NotUnique { index }, .. } => {
-                // The refusal may last, so writers do not wait for its end.
+                // The refusal may last: the fence runs out, and the copy is compared again before
+                // the next one.
                 self.progress.note_fence_end();
                 let reason = format!(
                     "{name} refuses a row for its unique index {index}, which the other shard \
