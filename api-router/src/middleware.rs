@@ -92,7 +92,7 @@ pub async fn handle_request(
         }
     };
     let problem;
-    (response, problem) = finish(&app, response, (is_write, began), &id).await;
+    (response, problem) = finish(&app, response, (route, is_write, began), &id).await;
     if is_head {
         response = without_stream(response);
     }
@@ -122,14 +122,16 @@ pub async fn handle_request(
 async fn finish(
     app: &App,
     mut response: ServiceResponse<BoxBody>,
-    (is_write, began): (bool, Instant),
+    (route, is_write, began): (Option<DataRoute>, bool, Instant),
     id: &HeaderValue,
 ) -> (ServiceResponse<BoxBody>, Option<Problem>) {
     let mut problem = problem_of(app, &response, is_write);
     let mut share = None;
     if problem.is_none() {
         let allowed = || deadline(response.request().headers()).unwrap_or_default();
-        match app.response_budget.charge(&response, is_write, || began + allowed()).await {
+        // Metrics and documents must not fail because reads of rows fill the memory.
+        let in_any_case = is_write || route.is_none();
+        match app.response_budget.charge(&response, in_any_case, || began + allowed()).await {
             Ok(charged) => share = charged,
             Err(exhausted) => problem = Some(exhausted),
         }

@@ -4,17 +4,19 @@
 //! A response of more than [`SMALL_BYTES_MAX`] is charged with its size until its last part is
 //! passed to the connection. When the budget is exhausted, responses are evicted, slowest first,
 //! whose clients receive less than [`RATE_MIN`]: their memory is freed, and their connections end.
-//! A response for which that does not free enough waits; those that wait have a limit of their own,
-//! because they are in memory too. The response of a write that was carried out does not wait.
+//! A response for which that would not free enough evicts none and waits. Those that wait get
+//! memory in their order, and have a limit of their own, because they are in memory too. Responses
+//! of writes that were carried out, and of routes that are not about rows, do not wait.
 //!
 //! Small responses and at most 128 KiB of each connection's buffer are not charged: the maximum
 //! number of connections limits them.
 //!
-//! **Invariant:** unless writes are answered faster than the slow are evicted, at most
+//! **Invariant:** unless responses that do not wait come faster than the slow are evicted, at most
 //! [`ResponseBudget::BYTES_MAX`] are charged; dropping a share returns its bytes to the budget.
 //! **Not here:** the rows of running reads (`shard_manager`), bodies of requests (`body_budget`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -34,28 +36,31 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 const PART_BYTES_MAX: usize = 64 << 10;
 /// Bytes per second below which a response may be evicted.
 const RATE_MIN: f64 = 128.0 * 1024.0;
-/// Time in which the weight of a client's bytes falls to a third.
-const DECAY: Duration = Duration::from_secs(1);
+/// Time in which the weight of a client's bytes falls to a third. Clients take more than a megabyte
+/// at once, and then nothing until they have received most of it: that pause must not look slow.
+const DECAY: Duration = Duration::from_secs(5);
 /// Bytes credited to a new response, which its client has had no time to receive: it may be evicted
 /// after two seconds.
 const INITIAL_CREDIT: f64 = 1024.0 * 1024.0;
-/// Interval at which a response that waits checks again which responses are slow.
+/// Most bytes that count as received recently: even the response of a fast client that stops may be
+/// evicted after six seconds.
+const RECENT_BYTES_MAX: f64 = 2.0 * 1024.0 * 1024.0;
+/// Interval at which the response that waits longest checks again which responses are slow.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Memory budget for the responses to all clients of a router.
 #[derive(Debug, Default)]
 pub struct ResponseBudget {
     state: Mutex<BudgetState>,
-    /// Notified when a response holds less than before.
-    freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct BudgetState {
     held: usize,
-    waiting: usize,
     next: u64,
     responses: BTreeMap<u64, Charged>,
+    /// Responses that wait for memory, in their order.
+    waiting: BTreeMap<u64, Waiting>,
 }
 
 #[derive(Debug)]
@@ -68,6 +73,14 @@ struct Charged {
     at: Instant,
 }
 
+/// A response that waits for memory.
+#[derive(Debug)]
+struct Waiting {
+    bytes: usize,
+    /// Notified when it waits longest, and then whenever a response holds less than before.
+    woken: Arc<Notify>,
+}
+
 impl Charged {
     /// Returns the bytes that were received recently, as bytes per second.
     fn rate(&self, now: Instant) -> f64 {
@@ -78,7 +91,7 @@ impl Charged {
 
 impl BudgetState {
     fn fits(&self, bytes: usize) -> bool {
-        self.held == 0 || self.held + bytes <= ResponseBudget::BYTES_MAX
+        fits_beside(self.held, bytes)
     }
 
     fn charge(&mut self, bytes: usize) -> u64 {
@@ -96,20 +109,49 @@ impl BudgetState {
         Some(removed)
     }
 
-    /// Evicts slow responses, slowest first, until `bytes` more fit, and returns them.
-    fn evict_for(&mut self, bytes: usize, now: Instant) -> Vec<Charged> {
-        let sent = self.responses.iter().filter(|(_, one)| one.rest.is_some());
-        let rates = sent.map(|(number, one)| (one.rate(now), *number));
-        let mut slow: Vec<(f64, u64)> = rates.filter(|(rate, _)| *rate < RATE_MIN).collect();
-        slow.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    /// Evicts slow responses, slowest first, until `bytes` more fit, and returns them. If all that
+    /// are slow do not make enough room, none is evicted, except `in_any_case`.
+    fn evict_for(&mut self, bytes: usize, in_any_case: bool) -> Vec<Charged> {
         let mut evicted = Vec::new();
-        for (_, number) in slow {
+        if self.fits(bytes) {
+            return evicted;
+        }
+        let now = Instant::now();
+        let sent = self.responses.iter().filter(|(_, one)| one.rest.is_some());
+        let rates = sent.map(|(number, one)| (one.rate(now), *number, one.bytes));
+        let mut slow: Vec<(f64, u64, usize)> = rates.filter(|one| one.0 < RATE_MIN).collect();
+        let evictable: usize = slow.iter().map(|one| one.2).sum();
+        if !in_any_case && !fits_beside(self.held - evictable, bytes) {
+            return evicted;
+        }
+        slow.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, number, _) in slow {
             if self.fits(bytes) {
                 break;
             }
             evicted.extend(self.remove(number));
         }
         evicted
+    }
+
+    /// Wakes the response that waits longest.
+    fn wake_first(&self) {
+        if let Some((_, first)) = self.waiting.first_key_value() {
+            first.woken.notify_one();
+        }
+    }
+}
+
+/// Returns true if the budget has room for these bytes beside those that are held.
+fn fits_beside(held: usize, bytes: usize) -> bool {
+    held == 0 || held + bytes <= ResponseBudget::BYTES_MAX
+}
+
+/// Frees responses that were evicted, and logs that they were.
+fn free(evicted: Vec<Charged>) {
+    if !evicted.is_empty() {
+        let bytes: usize = evicted.iter().map(|one| one.bytes).sum();
+        tracing::warn!(responses = evicted.len(), bytes, "large responses to slow clients ended");
     }
 }
 
@@ -120,36 +162,50 @@ impl ResponseBudget {
     pub const WAITING_BYTES_MAX: usize = 64 << 20;
 
     /// Charges a response with its size, if it is not small. Until a moment that `until` returns, a
-    /// response waits for memory; that of a write does not wait.
+    /// response waits for memory, unless it is to be charged `in_any_case`.
     ///
     /// # Errors
     /// TSR005 if no memory is free in time, or too many responses wait.
     pub async fn charge(
         self: &Arc<Self>,
         response: &ServiceResponse<BoxBody>,
-        is_write: bool,
+        in_any_case: bool,
         until: impl FnOnce() -> Instant,
     ) -> Result<Option<ResponseShare>, Problem> {
         let bytes = match response.response().body().size() {
             BodySize::Sized(bytes) if bytes > SMALL_BYTES_MAX as u64 => bytes as usize,
             BodySize::Sized(_) | BodySize::None | BodySize::Stream => return Ok(None),
         };
-        let share = match self.try_charge(bytes, is_write) {
-            Some(share) => share,
-            None => self.wait_and_charge(bytes, until()).await?,
-        };
-        Ok(Some(share))
+        if in_any_case {
+            return Ok(Some(self.charge_in_any_case(bytes)));
+        }
+        let none_waits = self.state().waiting.is_empty();
+        let at_once = if none_waits { self.try_charge(bytes, true) } else { None };
+        match at_once {
+            Some(share) => Ok(Some(share)),
+            None => self.wait_and_charge(bytes, until()).await.map(Some),
+        }
     }
 
-    /// Charges these bytes if they fit, or in any case, after evicting slow responses.
-    fn try_charge(self: &Arc<Self>, bytes: usize, in_any_case: bool) -> Option<ResponseShare> {
+    /// Charges these bytes, after evicting as many slow responses as make room.
+    fn charge_in_any_case(self: &Arc<Self>, bytes: usize) -> ResponseShare {
         let mut state = self.state();
-        let evicted =
-            if state.fits(bytes) { Vec::new() } else { state.evict_for(bytes, Instant::now()) };
-        let number = (in_any_case || state.fits(bytes)).then(|| state.charge(bytes));
+        let evicted = state.evict_for(bytes, true);
+        let number = state.charge(bytes);
         // Freed without the lock.
         drop(state);
-        drop(evicted);
+        free(evicted);
+        ResponseShare { budget: Arc::clone(self), number }
+    }
+
+    /// Charges these bytes if they fit. With `evicts`, slow responses make room if they can.
+    fn try_charge(self: &Arc<Self>, bytes: usize, evicts: bool) -> Option<ResponseShare> {
+        let mut state = self.state();
+        let evicted = if evicts { state.evict_for(bytes, false) } else { Vec::new() };
+        let number = state.fits(bytes).then(|| state.charge(bytes));
+        // Freed without the lock.
+        drop(state);
+        free(evicted);
         Some(ResponseShare { budget: Arc::clone(self), number: number? })
     }
 
@@ -158,18 +214,28 @@ impl ResponseBudget {
         bytes: usize,
         until: Instant,
     ) -> Result<ResponseShare, Problem> {
-        let _waiting = WaitingBytes::begin(self, bytes)?;
+        let turn = Turn::begin(self, bytes)?;
+        while !turn.has_come() {
+            let woken = timeout_at(until.into(), turn.woken.notified()).await;
+            woken.map_err(|_| budget_exhausted())?;
+        }
+        // When memory was freed, this only checks if the response fits: a search for slow responses
+        // looks at all of them.
+        let mut search_at = Instant::now();
         loop {
-            let freed = self.freed.notified();
-            if let Some(share) = self.try_charge(bytes, false) {
+            let now = Instant::now();
+            let evicts = now >= search_at;
+            if evicts {
+                search_at = now + RECHECK_EVERY;
+            }
+            if let Some(share) = self.try_charge(bytes, evicts) {
                 return Ok(share);
             }
-            let now = Instant::now();
             if now >= until {
                 return Err(budget_exhausted());
             }
             // The loop checks again, whether memory was freed or the interval has passed.
-            let _ = timeout_at(until.min(now + RECHECK_EVERY).into(), freed).await;
+            let _ = timeout_at(until.min(search_at).into(), turn.woken.notified()).await;
         }
     }
 
@@ -178,26 +244,38 @@ impl ResponseBudget {
     }
 }
 
-/// Bytes of a response that waits for memory.
-struct WaitingBytes<'b> {
+/// Place of a response among those that wait for memory.
+struct Turn<'b> {
     budget: &'b ResponseBudget,
-    bytes: usize,
+    number: u64,
+    woken: Arc<Notify>,
 }
 
-impl<'b> WaitingBytes<'b> {
+impl<'b> Turn<'b> {
     fn begin(budget: &'b ResponseBudget, bytes: usize) -> Result<Self, Problem> {
         let mut state = budget.state();
-        if state.waiting + bytes > ResponseBudget::WAITING_BYTES_MAX {
+        let waiting: usize = state.waiting.values().map(|one| one.bytes).sum();
+        if waiting + bytes > ResponseBudget::WAITING_BYTES_MAX {
             return Err(budget_exhausted());
         }
-        state.waiting += bytes;
-        Ok(Self { budget, bytes })
+        let number = state.waiting.last_key_value().map_or(0, |(last, _)| last + 1);
+        let woken = Arc::new(Notify::new());
+        state.waiting.insert(number, Waiting { bytes, woken: Arc::clone(&woken) });
+        Ok(Self { budget, number, woken })
+    }
+
+    /// Returns true once no response waits longer.
+    fn has_come(&self) -> bool {
+        let state = self.budget.state();
+        state.waiting.first_key_value().is_none_or(|(first, _)| *first == self.number)
     }
 }
 
-impl Drop for WaitingBytes<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.budget.state().waiting -= self.bytes;
+        let mut state = self.budget.state();
+        state.waiting.remove(&self.number);
+        state.wake_first();
     }
 }
 
@@ -230,8 +308,7 @@ impl ResponseShare {
         (charged.rest, charged.at) = (Some(bytes), Instant::now());
         let now = charged.bytes;
         state.held = state.held - before + now;
-        drop(state);
-        self.budget.freed.notify_waiters();
+        state.wake_first();
     }
 
     /// Takes the next part, and returns it with true if it is the last one; `None` if the response
@@ -243,25 +320,34 @@ impl ResponseShare {
         let rest = charged.rest.as_mut()?;
         let part = rest.split_to(rest.len().min(PART_BYTES_MAX));
         let is_last = rest.is_empty();
-        charged.received = charged.rate(now) * DECAY.as_secs_f64() + part.len() as f64;
-        charged.at = now;
+        let received = charged.rate(now) * DECAY.as_secs_f64() + part.len() as f64;
+        (charged.received, charged.at) = (received.min(RECENT_BYTES_MAX), now);
         Some((part, is_last))
     }
 }
 
 impl Drop for ResponseShare {
     fn drop(&mut self) {
+        let mut state = self.budget.state();
+        let removed = state.remove(self.number);
+        state.wake_first();
         // Freed without the lock.
-        let removed = self.budget.state().remove(self.number);
+        drop(state);
         drop(removed);
-        self.budget.freed.notify_waiters();
     }
 }
 
 /// Error that ends the connection of a response that was evicted.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the client received a large response more slowly than others needed its memory")]
 struct Evicted;
+
+/// The server logs the error in this form.
+impl fmt::Debug for Evicted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
 
 /// Body of a response that is charged.
 struct ChargedBody {
@@ -317,13 +403,13 @@ mod tests {
         TestRequest::default().to_srv_response(HttpResponse::Ok().body(vec![0; bytes]))
     }
 
-    /// Charges a response that is a read or a write, which may not wait.
+    /// Charges a response, which may not wait, if it fits or in any case.
     fn charge(
         budget: &Arc<ResponseBudget>,
         response: &ServiceResponse<BoxBody>,
-        is_write: bool,
+        in_any_case: bool,
     ) -> Result<ResponseShare, Problem> {
-        let charged = budget.charge(response, is_write, Instant::now).now_or_never();
+        let charged = budget.charge(response, in_any_case, Instant::now).now_or_never();
         charged.expect("it does not wait").map(|share| share.expect("it is large"))
     }
 
@@ -331,6 +417,11 @@ mod tests {
     fn send(budget: &Arc<ResponseBudget>, bytes: usize) -> BoxBody {
         let response = response(bytes);
         charge(budget, &response, false).unwrap().hold(response).into_body()
+    }
+
+    /// Makes all clients fast for as long as a test runs.
+    fn speed_up_all(budget: &Arc<ResponseBudget>) {
+        budget.state().responses.values_mut().for_each(|one| one.received = RATE_MIN * 1e6);
     }
 
     /// Takes the next part; false if the response was evicted, `None` at its end.
@@ -361,6 +452,7 @@ mod tests {
         let budget = Arc::new(ResponseBudget::default());
         let fit = ResponseBudget::BYTES_MAX / LARGE;
         let mut sent: Vec<BoxBody> = (0..fit).map(|_| send(&budget, LARGE)).collect();
+        speed_up_all(&budget);
         let refused = charge(&budget, &response(LARGE), false).unwrap_err();
         assert_eq!((refused.code(), refused.status().as_u16()), (Code::TSR005, 503));
         let slow_down = |number, received| {
@@ -368,12 +460,14 @@ mod tests {
         };
         slow_down(2, RATE_MIN / 2.0);
         slow_down(1, 0.0);
+        assert!(charge(&budget, &response(3 * LARGE), false).is_err());
+        assert_eq!(budget.state().held, ResponseBudget::BYTES_MAX, "both slow are not enough");
         sent.push(send(&budget, LARGE));
         let taken: Vec<_> = sent.iter_mut().map(take).collect();
         let evicted = taken.iter().position(|part| *part == Some(false));
         assert_eq!((evicted, taken.len()), (Some(1), fit + 1), "{taken:?}");
         assert_eq!(budget.state().held, ResponseBudget::BYTES_MAX);
-        slow_down(2, RATE_MIN * 100.0);
+        speed_up_all(&budget);
         // The row is stored: its response cannot be refused.
         let stored = charge(&budget, &response(LARGE), true).unwrap();
         assert_eq!(budget.state().held, ResponseBudget::BYTES_MAX + LARGE);
@@ -385,17 +479,21 @@ mod tests {
     fn a_response_waits_until_another_is_received_and_those_that_wait_are_limited() {
         let budget = Arc::new(ResponseBudget::default());
         let fit = ResponseBudget::BYTES_MAX / LARGE;
-        let mut sent: Vec<BoxBody> = (0..fit).map(|_| send(&budget, LARGE)).collect();
-        let response = response(LARGE);
+        let mut sent: Vec<BoxBody> = (1..fit).map(|_| send(&budget, LARGE)).collect();
+        sent.push(send(&budget, LARGE / 2));
+        speed_up_all(&budget);
+        let (large, later) = (response(LARGE), response(LARGE / 4));
         let until = || Instant::now() + Duration::from_secs(60);
-        let waiting = budget.charge(&response, false, until);
+        let waiting = budget.charge(&large, false, until);
         let wait = async {
-            let full = WaitingBytes::begin(&budget, ResponseBudget::WAITING_BYTES_MAX).err();
+            let full = Turn::begin(&budget, ResponseBudget::WAITING_BYTES_MAX).err();
             assert_eq!(full.map(|problem| problem.code()), Some(Code::TSR005));
+            let overtaken = budget.charge(&later, false, Instant::now).await;
+            assert!(overtaken.is_err(), "it fits, but another one waits longer");
             sent.pop();
         };
         let charged = actix_web::rt::System::new().block_on(join(waiting, wait)).0;
         assert!(charged.unwrap().is_some());
-        assert_eq!(budget.state().waiting, 0);
+        assert!(budget.state().waiting.is_empty());
     }
 }

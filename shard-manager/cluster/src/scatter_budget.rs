@@ -45,18 +45,20 @@ impl ScatterShare<'_> {
     /// Charges the rows that a shard has returned.
     ///
     /// # Errors
-    /// [`Error::ScatterMemoryFull`] if other reads leave too little.
+    /// [`Error::ScatterMemoryFull`] if other reads leave too little; nothing is charged then.
     pub fn charge(&self, rows: &Rows) -> Result<RowsCharge<'_>, Error> {
         let bytes = Some(rows.bytes()).filter(|bytes| *bytes > SMALL_BYTES_MAX).unwrap_or(0);
-        let charge = RowsCharge { share: self, bytes };
         if bytes > 0 {
-            let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            let all = self.budget.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            if all > Rows::SCATTER_BYTES_MAX && all > own {
-                return Err(Error::ScatterMemoryFull);
-            }
+            let own = self.own.load(Ordering::Relaxed);
+            let more = |held: usize| {
+                let fits = held + bytes <= Rows::SCATTER_BYTES_MAX || held == own;
+                fits.then_some(held + bytes)
+            };
+            let charged = self.budget.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            charged.map_err(|_| Error::ScatterMemoryFull)?;
+            self.own.fetch_add(bytes, Ordering::Relaxed);
         }
-        Ok(charge)
+        Ok(RowsCharge { share: self, bytes })
     }
 }
 
@@ -86,6 +88,8 @@ mod tests {
         let held: Vec<_> = (0..=fit).map(|_| first.charge(&largest)).collect();
         assert!(held.iter().all(Result::is_ok), "it runs alone");
         assert_eq!(second.charge(&largest).err(), Some(Error::ScatterMemoryFull));
+        assert_eq!(second.own.load(Ordering::Relaxed), 0, "a refused charge takes nothing");
+        assert_eq!(budget.held.load(Ordering::Relaxed), held.len() * Rows::BYTES_MAX);
         assert!(second.charge(&rows(SMALL_BYTES_MAX)).is_ok(), "small answers are not charged");
         drop(held);
         assert!(second.charge(&largest).is_ok());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cache::ServedBy;
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use model::error::{Error, Failure};
 use model::keyspace::Slot;
 use model::query::ReadQuery;
@@ -146,7 +146,7 @@ impl RowReader<'_> {
     ) -> Result<Answers<'s>, Error> {
         let list = self.data.manager.shards.load_full();
         let queries = self.shard_queries(query, &scope, &list);
-        let mut answers = self.query_shards((&queries, share), &list, (false, deadline)).await;
+        let mut answers = self.query_shards((&queries, share), &list, (false, deadline)).await?;
         let mut tries = 0;
         loop {
             let concerned = match self.check(&answers, &scope) {
@@ -180,7 +180,7 @@ impl RowReader<'_> {
             }
             // A replica that lags behind a move may show slots that its primary no longer owns, or
             // lack those that it owns by now.
-            let again = self.query_shards((&queries, share), &list, (tries > 1, deadline)).await;
+            let again = self.query_shards((&queries, share), &list, (tries > 1, deadline)).await?;
             answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
@@ -223,12 +223,16 @@ impl RowReader<'_> {
 
     /// Sends the queries to their shards. With `is_current`, a replica answers only if it has
     /// everything that its primary has now.
+    ///
+    /// # Errors
+    /// [`Error::ScatterMemoryFull`] as soon as the rows of one shard do not fit: the other queries
+    /// and their rows are dropped at once, so that other reads have room.
     async fn query_shards<'s>(
         self,
         (queries, share): (&ShardQueries, &'s ScatterShare<'s>),
         list: &ShardList,
         (is_current, deadline): (bool, Instant),
-    ) -> Answers<'s> {
+    ) -> Result<Answers<'s>, Error> {
         let reads = queries.iter().map(async |(number, query)| {
             let read = async {
                 let shard =
@@ -248,7 +252,16 @@ impl RowReader<'_> {
             };
             (*number, read.await)
         });
-        join_all(reads).await
+        let mut reads: FuturesUnordered<_> = reads.collect();
+        let mut answers = Vec::with_capacity(queries.len());
+        while let Some((number, answer)) = reads.next().await {
+            if matches!(answer, Err(Error::ScatterMemoryFull)) {
+                return Err(Error::ScatterMemoryFull);
+            }
+            answers.push((number, answer));
+        }
+        answers.sort_by_key(|(shard, _)| *shard);
+        Ok(answers)
     }
 
     /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
