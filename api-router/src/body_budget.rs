@@ -114,11 +114,14 @@ impl BodyBudget {
     }
 
     /// Evicts all bodies, including later ones, because the router is about to end. Each ends when
-    /// it next waits for its client.
+    /// it next waits for its client or for memory.
     pub fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
         state.shares.values().for_each(|share| share.evicted.notify_one());
+        drop(state);
+        // Bodies that wait for memory check again.
+        self.freed.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, BudgetState> {
@@ -242,7 +245,8 @@ impl BudgetShare {
     /// Holds this many more bytes as soon as there is memory for them; others may be evicted.
     ///
     /// # Errors
-    /// TSR005 if this body is evicted itself, or no memory is free in time.
+    /// TSR005 if this body is evicted itself, no memory is free in time, or none is free and the
+    /// router is about to end.
     pub async fn grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         if self.budget.state().try_grow(self.number, bytes, BodyBudget::BYTES_MAX) {
             return Ok(());
@@ -256,8 +260,10 @@ impl BudgetShare {
     /// Holds this many more bytes and returns true if they fit; otherwise evicts other bodies.
     fn grow_or_evict(&self, bytes: usize) -> Result<bool, Problem> {
         let mut state = self.budget.state();
-        if state.shares.get(&self.number).is_none_or(|one| one.is_evicted) {
-            return Err(budget_exhausted());
+        let is_evicted = state.shares.get(&self.number).is_none_or(|one| one.is_evicted);
+        if is_evicted || state.is_closed {
+            drop(state);
+            return Err(self.budget.eviction());
         }
         let grown = state.try_grow(self.number, bytes, BodyBudget::BYTES_MAX);
         if !grown {

@@ -18,6 +18,7 @@ use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
 use shard_manager::manager::{ShardReport, partition_columns};
 use shard_manager::shard_map::ShardMap;
 use shard_manager::shard_map::partitions::{explain, location, partition_column};
+use shard_manager::table::Table;
 use shard_manager::table_group::GroupNumber;
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
@@ -150,7 +151,8 @@ pub(crate) async fn route_key(
         Some(_) | None => partition_columns(schema, &map).contains(*column),
     };
     let shown = column.filter(knows);
-    let is_hidden = column.is_some() && shown.is_none();
+    let in_no_table = column.is_some() && shown.is_none();
+    let is_hidden = table.as_deref().map_or(in_no_table, |table| hides_partition(&map, table));
     let mut known = vec!["key", "table"];
     known.extend(column.map(|_| "partition").into_iter().chain(shown));
     parameters.check_names(&known)?;
@@ -164,10 +166,13 @@ pub(crate) async fn route_key(
         let detail = "this caller may not locate a shard key that is not one of its own";
         return Err(Problem::new(Code::TSR403, detail));
     }
+    let is_in_key = || table.as_deref().is_some_and(|table| is_partition_in_key(&map, table));
     let partition = match (shown, parameters.single("partition")?) {
         (Some(column), None) => parameters.single(column)?,
         // The location would confirm a guessed partition, and so that of a row which is there.
-        (None, Some(_)) if is_hidden => return Err(bad(PartitionError::Hidden.into())),
+        (None, given) if is_hidden && (given.is_some() || is_in_key()) => {
+            return Err(bad(PartitionError::Hidden.into()));
+        }
         (_, given) => given,
     };
     let explanation = explain(&map, table.as_deref(), key, partition).map_err(bad)?;
@@ -195,6 +200,17 @@ pub(crate) async fn route_key(
     };
     answer.explain(explanation.steps);
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Returns true if a column that is hidden in this view of a table names its partitions.
+fn hides_partition(map: &ShardMap, table: &Table) -> bool {
+    partition_column(map, table).is_some_and(|column| !table.visible().has(column))
+}
+
+/// Returns true if the shard key of a row of a table is also the name of its partition.
+fn is_partition_in_key(map: &ShardMap, table: &Table) -> bool {
+    let column = partition_column(map, table);
+    column.is_some() && column == table.routing()
 }
 
 /// Returns the problem of a key without a slot, which names neither the partition column nor its

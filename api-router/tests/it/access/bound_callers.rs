@@ -114,6 +114,16 @@ fn a_hidden_partition_column_is_named_neither_by_a_route_nor_by_a_hint() {
         assert_eq!(refused.code(), code, "{path}: {}", refused.text());
         assert!(!refused.text().contains("partition_key"), "{path}: {}", refused.text());
     }
+    // A table without the column has no partitions to hide.
+    let grants = json!([{"tables": ["kv"], "may": ["read"], "keys": "*"}]);
+    let role = json!({"role": "valued", "grants": grants});
+    served(send(&guarded, "PUT", "/api/access/roles/valued", Some(&role)), 200);
+    let valued = create(&guarded, &json!({"role": "valued"})).1;
+    for path in ["/api/route?key=ada&table=kv&partition=A", "/api/route?key=ada&table=kv"] {
+        let route = guarded.send("GET", path, Some(&valued));
+        assert_eq!(route.status, 200, "{path}: {}", route.text());
+        assert!(!route.text().contains("partition_key"), "{path}: {}", route.text());
+    }
     let read = "/api/read?table=users&shardKey=ada";
     let denied = [("prefer", "fanout=deny")];
     let read = guarded.send_with("GET", read, Some(&key), &denied, None);
