@@ -84,6 +84,8 @@ fn add_parked(sum: &mut ParkedNow, parked: &ParkedNow) {
             None => sum.waits.push(*count),
         }
     }
+    // Routers of another version may have other lengths.
+    sum.waits.sort_by_key(|count| count.up_to_ms.unwrap_or(u32::MAX));
 }
 
 fn add_moved(sum: &mut MoveTotalsNow, moved: &MoveTotalsNow) {

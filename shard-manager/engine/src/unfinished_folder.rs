@@ -7,9 +7,9 @@
 //! **Invariant:** under the final name there is a complete folder or none.
 //! **Not here:** the contents of the folder (backups and restores of the engines).
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
@@ -185,11 +185,31 @@ fn remove(path: &Path) -> io::Result<()> {
             continue;
         }
         match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
+            true => remove_folder(&entry.path())?,
             false => fs::remove_file(entry.path())?,
         }
     }
     fs::remove_dir_all(path)
+}
+
+/// Removes a folder with everything in it, also with folders that their owner has made read-only.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    fs::remove_dir_all(path).or_else(|error| match error.kind() == ErrorKind::PermissionDenied {
+        true => make_writable(path).and_then(|()| fs::remove_dir_all(path)),
+        false => Err(error),
+    })
+}
+
+/// Makes a folder and all folders in it writable for their owner.
+fn make_writable(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(private_file::FOLDER_MODE))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the names in a folder durable.

@@ -120,7 +120,7 @@ impl ShardDatabase {
         let lock = Statement { sql: CLAIMING, binds: &[], cached: false };
         load(&connection, lock).await.map_err(failed)?;
         if is_being_restored(&connection).await.map_err(failed)? {
-            let cause = "a restore into the database was interrupted: run the restore again";
+            let cause = "a restore into this database is running or was interrupted: wait for it, or run it again";
             return Err(OpenError::node(&self.name, cause));
         }
         let signed = signature(&connection).await.map_err(failed)?;

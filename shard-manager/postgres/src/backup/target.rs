@@ -47,6 +47,15 @@ const CONTENTS_OF_CLIENTS: &str = "SELECT c.relname::text FROM pg_class c \
     AND NOT EXISTS (SELECT FROM pg_depend d \
     WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
     ORDER BY c.relname LIMIT 1";
+/// Selects the schema of Tessera, or a table that is kept, and its owner, if the user lacks the
+/// rights of the owner, which removing and moving need.
+const OF_OTHER_OWNERS: &str = "SELECT o.name,pg_get_userbyid(o.owner)::text FROM (\
+    SELECT 1 AS rank,'the schema tessera'::text AS name,nspowner AS owner FROM pg_namespace \
+    WHERE nspname='tessera' UNION ALL \
+    SELECT 2,'the table tessera.'||relname::text,relowner FROM pg_class \
+    WHERE to_regclass('tessera.tessera_history') IS NOT NULL AND oid IN ( \
+    to_regclass('tessera.tessera_history'),to_regclass('tessera.__diesel_schema_migrations'))) o \
+    WHERE NOT pg_has_role(o.owner,'USAGE') ORDER BY o.rank,o.name LIMIT 1";
 /// Sessions of other clients with this database. Of sessions of other users, only the ids are
 /// visible to every user.
 const OTHERS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid<>pg_backend_pid() \
@@ -201,13 +210,23 @@ impl RestoreTarget {
     }
 
     /// Checks that a database that is to be emptied has no table that other applications have made
-    /// since the earlier restore.
+    /// since the earlier restore, and that the user may remove and move what it has.
     pub(super) async fn check_foreign(&self) -> Result<(), SaveError> {
         if !self.is_marked && !self.is_occupied {
             return Ok(());
         }
         let foreign = self.foreign().await.map_err(|error| self.failed(error))?;
-        foreign.map_or(Ok(()), |name| Err(self.has_foreign(&name)))
+        if let Some(name) = foreign {
+            return Err(self.has_foreign(&name));
+        }
+        let owned = self.load(OF_OTHER_OWNERS).await.map_err(|error| self.failed(error))?;
+        let owned = owned.first().and_then(|row| row.text(0).zip(row.text(1)));
+        owned.map_or(Ok(()), |(name, owner)| {
+            Err(self.refused(&format!(
+                "{name} belongs to the user {owner}, and only its owner may move or remove it: give this command's \
+                 user the rights of the owner (GRANT \"{owner}\" TO …), or make it the owner (ALTER … OWNER TO …)"
+            )))
+        })
     }
 
     fn has_foreign(&self, table: &str) -> SaveError {

@@ -112,9 +112,11 @@ fn replace_held(
     }
     observer.check()?;
     let old = DirView::open(place)?;
-    let members = old.map.topology().members().map(|(_, shard)| &*shard.name);
+    // The file of a retired shard would prevent the join of another one with its name, of which the
+    // restored catalog may know nothing.
+    let known = old.map.topology().shards().iter().map(|shard| &*shard.name);
     let shards: Vec<&str> =
-        members.chain(manifest.shards.iter().map(|saved| &*saved.shard)).collect();
+        known.chain(manifest.shards.iter().map(|saved| &*saved.shard)).collect();
     kept_files::keep(place, &new, &shards)?;
     let mode = fs::metadata(place).map_err(|error| SaveError::io(place, error))?.permissions();
     fs::set_permissions(&new, mode).map_err(|error| SaveError::io(&new, error))?;

@@ -1,6 +1,7 @@
 //! Tests of `lab snapshot` on files: a cluster is restored to a snapshot, or remains unchanged.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -129,12 +130,21 @@ fn a_restore_replaces_only_the_files_of_the_cluster() {
     for name in foreign {
         fs::write(data.join(name), name).expect("written");
     }
+    let set_mode = |mode| {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(data.join("backups/monday"), permissions).expect("a mode");
+    };
+    set_mode(0o555);
     std::os::unix::fs::symlink("analytics.db", data.join("link")).expect("a link");
     let own = ["doubtful-copies.json", "shard3-replica1.db", "catalog.db-journal"];
     for name in own {
         fs::write(data.join(name), "{}").expect("written");
     }
     stopped.run(&["restore", "one", "--yes"]).expect(0);
+    let monday = fs::metadata(data.join("backups/monday")).expect("a folder");
+    assert_eq!(monday.permissions().mode() & 0o777, 0o555);
+    // The folder of the test can then be removed.
+    set_mode(0o755);
     assert_eq!(stopped.rows(), rows);
     for name in foreign {
         assert_eq!(fs::read_to_string(data.join(name)).expect(name), name);
@@ -143,6 +153,19 @@ fn a_restore_replaces_only_the_files_of_the_cluster() {
     assert_eq!(link, Path::new("analytics.db"));
     assert!(own.iter().all(|name| !data.join(name).exists()), "the old cluster is replaced");
     assert_eq!(stopped.beside(), ["data", "snapshots"]);
+}
+
+#[test]
+fn a_shard_that_retired_after_the_snapshot_may_join_again() {
+    let stopped = Stopped::with_users(0..20);
+    stopped.run(&["save", "one"]).expect(0);
+    let data = stopped.data();
+    run_in(&data, &["shard", "add", "shard4"]).expect(0);
+    run_in(&data, &["shard", "remove", "shard4"]).expect(0);
+    assert!(data.join("shard4-primary.db").exists());
+    stopped.run(&["restore", "one", "--yes"]).expect(0);
+    run_in(&data, &["shard", "add", "shard4"]).expect(0);
+    run_in(&data, &["check"]).expect(0);
 }
 
 /// Restores the snapshot `new`, and kills the command with kill -9 once a path exists.
