@@ -214,9 +214,9 @@ impl ResponseBudget {
         bytes: usize,
         until: Instant,
     ) -> Result<ResponseShare, Problem> {
-        let turn = Turn::begin(self, bytes)?;
-        while !turn.has_come() {
-            let woken = timeout_at(until.into(), turn.woken.notified()).await;
+        let queued = QueuedResponse::begin(self, bytes)?;
+        while !queued.is_first() {
+            let woken = timeout_at(until.into(), queued.woken.notified()).await;
             woken.map_err(|_| budget_exhausted())?;
         }
         // When memory was freed, this only checks if the response fits: a search for slow responses
@@ -235,7 +235,7 @@ impl ResponseBudget {
                 return Err(budget_exhausted());
             }
             // The loop checks again, whether memory was freed or the interval has passed.
-            let _ = timeout_at(until.min(search_at).into(), turn.woken.notified()).await;
+            let _ = timeout_at(until.min(search_at).into(), queued.woken.notified()).await;
         }
     }
 
@@ -244,14 +244,14 @@ impl ResponseBudget {
     }
 }
 
-/// Place of a response among those that wait for memory.
-struct Turn<'b> {
+/// Response that waits for memory, after those that came before it.
+struct QueuedResponse<'b> {
     budget: &'b ResponseBudget,
     number: u64,
     woken: Arc<Notify>,
 }
 
-impl<'b> Turn<'b> {
+impl<'b> QueuedResponse<'b> {
     fn begin(budget: &'b ResponseBudget, bytes: usize) -> Result<Self, Problem> {
         let mut state = budget.state();
         let waiting: usize = state.waiting.values().map(|one| one.bytes).sum();
@@ -265,13 +265,13 @@ impl<'b> Turn<'b> {
     }
 
     /// Returns true once no response waits longer.
-    fn has_come(&self) -> bool {
+    fn is_first(&self) -> bool {
         let state = self.budget.state();
         state.waiting.first_key_value().is_none_or(|(first, _)| *first == self.number)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for QueuedResponse<'_> {
     fn drop(&mut self) {
         let mut state = self.budget.state();
         state.waiting.remove(&self.number);
@@ -486,7 +486,7 @@ mod tests {
         let until = || Instant::now() + Duration::from_secs(60);
         let waiting = budget.charge(&large, false, until);
         let wait = async {
-            let full = Turn::begin(&budget, ResponseBudget::WAITING_BYTES_MAX).err();
+            let full = QueuedResponse::begin(&budget, ResponseBudget::WAITING_BYTES_MAX).err();
             assert_eq!(full.map(|problem| problem.code()), Some(Code::TSR005));
             let overtaken = budget.charge(&later, false, Instant::now).await;
             assert!(overtaken.is_err(), "it fits, but another one waits longer");

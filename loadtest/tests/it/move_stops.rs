@@ -66,8 +66,8 @@ const BACK: [(&str, usize); 9] = [
     ("forget", 2),
 ];
 
-/// Returns each stop point of a move that loses no recorded changes, as its name, with the ending of
-/// the move that reaches it.
+/// Returns each stop point of a move that loses no recorded changes, as its name, with the ending
+/// of the move that reaches it.
 pub(crate) fn points() -> Vec<(Ending, String)> {
     let mut all = vec![(Done, "after_plan".to_owned())];
     let mut add = |ending, step: &str, turn: usize| {

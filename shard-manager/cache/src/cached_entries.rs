@@ -1,6 +1,6 @@
 //! Cached entries: removes all entries of a cluster from Redis.
 //!
-//! Entries expire by themselves. A temporary cluster removes its own, because nobody else will use
+//! Entries expire by themselves. A temporary cluster removes its own, because no other cluster uses
 //! them.
 //!
 //! **Invariant:** entries of other clusters are not touched.

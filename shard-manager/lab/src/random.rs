@@ -20,8 +20,8 @@ impl Random {
         Self(mixed)
     }
 
-    /// Returns the number at this place of the sequence, counted from 0. Numbers at different places
-    /// are different.
+    /// Returns the number at this place of the sequence, counted from 0. Numbers at different
+    /// places are different.
     pub(crate) fn at(&self, place: u64) -> u64 {
         Self(self.0.wrapping_add(STEP.wrapping_mul(place))).next()
     }

@@ -11,9 +11,9 @@
 //! locks are released, and the backup tries again. If this process hangs while it holds the locks,
 //! the servers terminate its sessions after two seconds, which releases the locks.
 //!
-//! A copy contains the shards that the catalog lists at this moment, without those that are joining,
-//! which have no rows. If others have joined or retired since the sessions began, the backup begins
-//! again.
+//! A copy contains the shards that the catalog lists at this moment, without those that are
+//! joining, which have no rows. If others have joined or retired since the sessions began, the
+//! backup begins again.
 //!
 //! A copy also contains the foreign rows and the moves that have not ended. A restored cluster can
 //! continue these moves, just as a router continues a move whose mover has crashed.

@@ -282,7 +282,8 @@ pub(super) const SQLITE: &[&[&str]] = &[
         "sql",
         "statement_deadline",
     ],
-    &["connection", "data_dir", "doubt_record"],
+    &["connection", "doubt_record"],
+    &["data_dir"],
     &["index_ddl"],
     &[
         "check",

@@ -83,8 +83,8 @@ impl CopiedShard {
     }
 }
 
-/// Returns the name of the file with the metadata of a shard. Names of shards have no dots, so it is
-/// not the name of another file of the copy, even if the file system ignores case.
+/// Returns the name of the file with the metadata of a shard. Names of shards have no dots, so it
+/// is not the name of another file of the copy, even if the file system ignores case.
 pub(super) fn metadata_of(shard: &str) -> String {
     let name = format!("{shard}.json");
     match [CATALOG, FILE].iter().any(|other| name.eq_ignore_ascii_case(other)) {

@@ -10,14 +10,15 @@
 //!
 //! The shard that the slots have reached, while it records changes for a rollback:
 //! ```text
-//!   too many changes ──▶ no rollback is offered ──▶ end the recording ──▶ wait for the former owner
+//!   too many changes ──▶ no rollback is offered ──▶ end the recording
+//!                                                     └──▶ wait for the former owner
 //! ```
 //! Otherwise a source that is gone for long would let its target record changes without a limit.
 //!
 //! **Invariant:** the end is reported only once the deletion of the origin's row is confirmed, and
 //! a recording ends only after the catalog has stored that the time of keeping is over.
-//! **Not here:** the decisions (`moves::next_step::{without_destination, without_kept_source}`), the
-//! rows that the destination still has when it comes back (`left_copies`), the limit
+//! **Not here:** the decisions (`moves::next_step::{without_destination, without_kept_source}`),
+//! the rows that the destination still has when it comes back (`left_copies`), the limit
 //! (`recorded_changes`).
 
 use std::time::{Duration, Instant};

@@ -36,9 +36,7 @@ pub(super) struct MoveReports<'m> {
     /// The move, as the catalog has last returned it.
     record: MoveRecord,
     term: u64,
-    phase: MovePhase,
-    /// Time at which the phase was entered, or its time was last counted.
-    phase_since: Instant,
+    clock: PhaseClock,
     progress: MoveProgressReport,
     /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub(super) lag: Option<MoveLag>,
@@ -48,8 +46,25 @@ pub(super) struct MoveReports<'m> {
     /// Time at which the last request to the catalog was answered or given up.
     asked: Option<Instant>,
     /// True if the last request to the catalog failed or was not answered.
-    is_catalog_unreachable: bool,
+    pub(super) is_catalog_unreachable: bool,
     stall: Stall,
+}
+
+/// Phase of a move, and the time since which it lasts or was last counted.
+struct PhaseClock {
+    phase: MovePhase,
+    since: Instant,
+}
+
+impl PhaseClock {
+    /// Counts the time in the phase since it was last counted.
+    fn count(&mut self, progress: &mut MoveProgressReport) {
+        let now = Instant::now();
+        let time = now - std::mem::replace(&mut self.since, now);
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let sum = progress.phase_us.entry(self.phase).or_default();
+        *sum = sum.saturating_add(time);
+    }
 }
 
 /// Progress that was last seen, and the time since which it has not changed.
@@ -66,7 +81,7 @@ impl<'m> MoveReports<'m> {
         record: MoveRecord,
     ) -> Self {
         let (phase, term, now) = (record.phase, record.term, Instant::now());
-        let phase_since = now.checked_sub(time_in_phase(&record)).unwrap_or(now);
+        let since = now.checked_sub(time_in_phase(&record)).unwrap_or(now);
         let progress =
             MoveProgressReport { reason: None, held_since: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
@@ -77,8 +92,7 @@ impl<'m> MoveReports<'m> {
             status,
             record,
             term,
-            phase,
-            phase_since,
+            clock: PhaseClock { phase, since },
             progress,
             lag,
             forecast: CopyForecast::default(),
@@ -92,11 +106,6 @@ impl<'m> MoveReports<'m> {
     /// Returns the move, as the catalog has last returned it.
     pub(super) fn record(&self) -> &MoveRecord {
         &self.record
-    }
-
-    /// Returns true if the last request to the catalog failed or was not answered.
-    pub(super) fn is_catalog_unreachable(&self) -> bool {
-        self.is_catalog_unreachable
     }
 
     /// Begins a term, in which later reports are sent.
@@ -137,26 +146,17 @@ impl<'m> MoveReports<'m> {
 
     /// Enters the first phase of a move that was only planned: it no longer waits for other moves.
     pub(super) fn begin(&mut self) {
-        if self.phase == MovePhase::Planned {
+        if self.clock.phase == MovePhase::Planned {
             self.enter(MovePhase::Preparing);
         }
     }
 
     /// Enters a phase.
     pub(super) fn enter(&mut self, phase: MovePhase) {
-        if self.phase != phase {
-            self.count_time();
-            self.phase = phase;
+        if self.clock.phase != phase {
+            self.clock.count(&mut self.progress);
+            self.clock.phase = phase;
         }
-    }
-
-    /// Counts the time in the current phase since it was last counted.
-    fn count_time(&mut self) {
-        let now = Instant::now();
-        let time = now - std::mem::replace(&mut self.phase_since, now);
-        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let sum = self.progress.phase_us.entry(self.phase).or_default();
-        *sum = sum.saturating_add(time);
     }
 
     /// Records the reason why the move waits; `None` if it does not wait.
@@ -170,16 +170,17 @@ impl<'m> MoveReports<'m> {
     /// # Errors
     /// [`Superseded`].
     pub(super) async fn keep_current(&mut self, is_urgent: bool) -> Result<(), Superseded> {
-        self.stall.note(&self.record, self.phase, &self.progress);
-        let is_brief = matches!(self.phase, MovePhase::Fencing | MovePhase::Activating);
+        let phase = self.clock.phase;
+        self.stall.note(&self.record, phase, &self.progress);
+        let is_brief = matches!(phase, MovePhase::Fencing | MovePhase::Activating);
         let is_recent = self.asked.is_some_and(|asked| asked.elapsed() < BRIEF_MAX);
         if is_brief && (is_recent || self.is_catalog_unreachable) {
             return Ok(());
         }
-        let is_news = self.sent.as_ref().is_none_or(|report| report.phase != self.phase);
+        let is_news = self.sent.as_ref().is_none_or(|report| report.phase != phase);
         let is_due = self.asked.is_none_or(|asked| asked.elapsed() >= INTERVAL);
         let is_due = is_due || is_news && !self.is_catalog_unreachable;
-        if is_due || is_urgent { self.send(self.phase).await } else { Ok(()) }
+        if is_due || is_urgent { self.send(phase).await } else { Ok(()) }
     }
 
     /// Reports the end of the move, and returns false if the catalog does not answer.
@@ -192,7 +193,7 @@ impl<'m> MoveReports<'m> {
         reason: Option<String>,
     ) -> Result<bool, Superseded> {
         (self.progress.reason, self.lag) = (reason, None);
-        self.count_time();
+        self.clock.count(&mut self.progress);
         self.send(phase).await?;
         let has_ended = self.record.phase.has_ended();
         if has_ended {

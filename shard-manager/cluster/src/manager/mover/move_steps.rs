@@ -128,7 +128,7 @@ impl MoveRun<'_> {
     fn await_fence(&mut self, side: MoveSide) -> Option<RunContinuation> {
         let (shard, now) = (self.plan.shards[side.index()], Instant::now());
         let wait = self.fences.wait(shard, now);
-        let is_catalog_unreachable = self.reports.is_catalog_unreachable();
+        let is_catalog_unreachable = self.reports.is_catalog_unreachable;
         if wait.is_zero() && !is_catalog_unreachable {
             self.fences.begin(shard, now);
             self.reports.begin_hold(Duration::ZERO);
