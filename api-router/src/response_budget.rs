@@ -1,9 +1,9 @@
 //! Response budget: the memory that the responses of all clients may take together until they are
 //! received.
 //!
-//! A response of more than [`SMALL_BYTES_MAX`] is charged with its size until its last part is
+//! A response of more than `SMALL_BYTES_MAX` is charged with its size until its last part is
 //! passed to the connection. When the budget is exhausted, responses are evicted, slowest first,
-//! whose clients receive less than [`RATE_MIN`]: their memory is freed, and their connections end.
+//! whose clients receive less than `RATE_MIN`: their memory is freed, and their connections end.
 //! A response for which that would not free enough evicts none and waits. Those that wait get
 //! memory in their order, and have a limit of their own, because they are in memory too. Responses
 //! of writes that were carried out, and of routes that are not about rows, do not wait.
