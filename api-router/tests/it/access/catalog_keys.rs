@@ -21,6 +21,11 @@ fn manager_role() -> Value {
         {"tables": ["users"], "may": ["read", "insert"], "keys": "$tenant"}]})
 }
 
+/// Returns a role that may do these things with the rows of `users` under these keys.
+fn role_for_users(role: &str, keys: &str, may: Value) -> Value {
+    json!({"role": role, "grants": [{"tables": ["users"], "may": may, "keys": keys}]})
+}
+
 pub(super) fn send(guarded: &Guarded, method: &str, path: &str, body: Option<&Value>) -> Reply {
     guarded.send_with(method, path, Some(admin().reveal()), &[], body)
 }
@@ -143,7 +148,7 @@ fn a_bad_body_is_refused_and_names_the_member() {
 fn roles_of_the_catalog_give_rights_at_once_and_those_of_the_file_stay() {
     let guarded = Guarded::start("on", &[]);
     let path = "/api/access/roles/packer";
-    let role = |may: Value| json!({"role": "packer", "grants": [{"tables": ["users"], "may": may, "keys": "*"}]});
+    let role = |may: Value| role_for_users("packer", "*", may);
     let put = send(&guarded, "PUT", path, Some(&role(json!(["insert"]))));
     assert_eq!(served(put, 200)["source"], "catalog");
     let (id, key) = create(&guarded, &json!({"role": "packer"}));
@@ -312,7 +317,7 @@ fn a_streamed_body_ends_when_its_key_is_revoked() {
 fn a_streamed_body_ends_when_its_grants_are_reduced() {
     let guarded = Guarded::start("on", &[]);
     let path = "/api/access/roles/packer";
-    let role = |may: Value| json!({"role": "packer", "grants": [{"tables": ["users"], "may": may, "keys": "*"}]});
+    let role = |may: Value| role_for_users("packer", "*", may);
     served(send(&guarded, "PUT", path, Some(&role(json!(["insert", "update"])))), 200);
     let (_, key) = create(&guarded, &json!({"role": "packer"}));
     let mut stream = begin(&guarded, &key, "POST /api/bulk-write?table=users HTTP/1.1");
@@ -328,7 +333,7 @@ fn a_streamed_body_ends_when_its_grants_are_reduced() {
 fn a_streamed_body_without_credentials_that_loses_its_rights_reports_the_rows_it_stored() {
     let guarded = Guarded::start("on", &[]);
     let path = "/api/access/roles/anonymous";
-    let role = |may: Value| json!({"role": "anonymous", "grants": [{"tables": ["users"], "may": may, "keys": "*"}]});
+    let role = |may: Value| role_for_users("anonymous", "*", may);
     served(send(&guarded, "PUT", path, Some(&role(json!(["insert", "update"])))), 200);
     let mut stream = guarded.router.connect();
     let head = "POST /api/bulk-write?table=users HTTP/1.1\r\nhost: localhost\r\nconnection: close";
@@ -356,7 +361,7 @@ fn await_active_request(guarded: &Guarded) {
 fn a_json_body_is_refused_if_its_key_loses_rights_while_it_arrives() {
     let guarded = Guarded::start("on", &[]);
     let path = "/api/access/roles/packer";
-    let role = |may: Value| json!({"role": "packer", "grants": [{"tables": ["users"], "may": may, "keys": "*"}]});
+    let role = |may: Value| role_for_users("packer", "*", may);
     let body = r#"{"table":"users","records":[{"user_id":"late","name":"N","email":"e"}]}"#;
     for (is_revoked, prefer) in [(true, "tx=per-shard"), (true, ""), (false, "")] {
         served(send(&guarded, "PUT", path, Some(&role(json!(["insert", "update"])))), 200);
@@ -464,7 +469,7 @@ fn changes_on_one_router_are_in_force_on_another() {
     let folder = folder.path();
     let guarded = Guarded::start_in(folder);
     let other = start_in(folder);
-    let role = |may: Value| json!({"role": "packer", "grants": [{"tables": ["users"], "may": may, "keys": "$tenant"}]});
+    let role = |may: Value| role_for_users("packer", "$tenant", may);
     let path = "/api/access/roles/packer";
     served(send(&guarded, "PUT", path, Some(&role(json!(["read"])))), 200);
     let (id, key) = create(&guarded, &json!({"role": "packer", "tenants": ["acme"]}));
