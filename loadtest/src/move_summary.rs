@@ -22,7 +22,8 @@ pub(crate) struct MoveSummary {
     pub(crate) rows: u64,
     /// Longest time for which writes of slots had to wait, as the movers have measured it.
     pub(crate) longest_hold_ms: f64,
-    /// Longest time for which a row has waited for its slot, also behind a fence.
+    /// Longest time for which a row has waited for its slot at the first router, also behind a
+    /// fence.
     pub(crate) longest_wait_ms: f64,
     /// Number of operations in phases in which all operations were on rows of slots that moved.
     pub(crate) focused: u64,

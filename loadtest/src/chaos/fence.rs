@@ -14,6 +14,7 @@ use crate::http_client::Pool;
 
 /// Counter of rows that have waited for a slot, in the router's metrics.
 const WAITED: &str = "tessera_parked_refusals_total{result=\"waited\"} ";
+
 /// Command that fences slots of one cluster.
 pub(super) struct FenceCommand {
     program: PathBuf,

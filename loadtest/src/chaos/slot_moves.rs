@@ -77,7 +77,8 @@ pub(super) struct SlotMoves {
     begun: BTreeSet<String>,
     /// Moves of `begun` that have ended, kept here because a router lists only the last ones.
     ended: BTreeMap<String, SlotMove>,
-    /// Longest wait of rows for their slots, in seconds. A router that is killed forgets its own.
+    /// Longest wait of rows for their slots at the first router, in seconds. A router that is
+    /// killed forgets its own.
     longest_wait: f64,
 }
 
@@ -114,12 +115,12 @@ impl SlotMoves {
             let Fault::Move { action } = fault else { continue };
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);
-            self.note_wait().await;
             let outcome = match action {
                 MoveAction::Begin(plan) => self.begin(plan).await,
                 MoveAction::RollBack { seed } => self.roll_back(seed).await,
             };
             recorder.fault(&format!("over: {described} ({outcome})"));
+            self.note_wait().await;
         }
         self
     }
@@ -244,7 +245,7 @@ impl SlotMoves {
         Ok(listed.moves)
     }
 
-    /// Records the longest wait of rows, as the router has counted it.
+    /// Records the longest wait of rows, as the first router has counted it.
     async fn note_wait(&mut self) {
         let wait = metric(&self.pool, LONGEST_WAIT).await;
         self.longest_wait = self.longest_wait.max(wait.unwrap_or_default());

@@ -196,7 +196,7 @@ fn play((ending, stops): (Ending, Vec<String>)) {
     let Story { router, client } = &mut story;
     client.await_end(RESUMED_MAX, || router.log());
     if stops[0] == "kill:after_commit" {
-        // The router that fenced the slots is not the one that has ended the wait.
+        // The router that is killed began the fence; its successor ended it.
         let shown = client.shown().unwrap();
         assert!(shown["longest_hold_ms"].as_f64() > Some(0.0), "{}: {shown}", client.label);
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
@@ -317,6 +317,13 @@ impl MoveRecord {
     /// same description may begin.
     pub fn may_retry(&self) -> bool {
         self.phase.has_ended() && self.phase != MovePhase::Done
+    }
+
+    /// Returns the rest of the time for which the source is kept; `None` if it has not begun.
+    pub fn keep_left(&self, now: DateTime<Utc>) -> Option<Duration> {
+        let keep = TimeDelta::from_std(self.new.keep).unwrap_or(TimeDelta::MAX);
+        let left = self.owned_at?.checked_add_signed(keep).map(|end| end - now);
+        Some(left.map_or(Duration::MAX, |left| left.to_std().unwrap_or(Duration::ZERO)))
     }
 
     /// Returns true if the target owns the slots, and they do not return.

@@ -271,17 +271,17 @@ pub struct RoundTable {
     pub row_count: u64,
     /// Names of the columns of each unique index that the shard had when the rows were read. They
     /// are left out if there are no rows.
-    pub unique: Vec<Vec<String>>,
+    pub unique_indexes: Vec<Vec<String>>,
 }
 
 impl RoundTable {
-    /// Returns true if no two rows of a shard key had the same values in these columns when the
-    /// rows were read. A row whose values one of these rows has was then changed or removed, and
-    /// may be displaced: that change is in this round, or in a later one.
+    /// Returns true if the sender had a unique index on these columns when the rows were read. A
+    /// row of the receiver with the same values has therefore lost them on the sender, in this
+    /// round or a later one, so it may be displaced.
     pub fn is_unique(&self, table: &Table, columns: &[usize]) -> bool {
         let places = Table::PLACE.iter().chain(columns);
         let is_among = |name: &String| places.clone().any(|at| table.column(*at).name == *name);
-        self.unique.iter().any(|index| index.iter().all(is_among))
+        self.unique_indexes.iter().any(|index| index.iter().all(is_among))
     }
 }
 

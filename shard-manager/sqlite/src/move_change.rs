@@ -36,9 +36,10 @@ use super::connection::Bind;
 use super::move_counts::ComparedCounts;
 use super::move_line::MoveLine;
 use super::move_metadata::{self, Difference};
+use super::moving_rows::{self, PrimaryScope};
 use super::owned_slots::OwnedSlots;
 use super::stored_move::{self, FEED_TIMELINE, StoredMove};
-use super::{index_ddl, log, move_entry, move_log, moving_rows, sql};
+use super::{index_ddl, log, move_entry, move_log, sql};
 
 /// Maximum number of rows that one transaction deletes before a copy begins or is given up.
 const DELETED_MAX: usize = 1_000;
@@ -185,7 +186,8 @@ impl Entry<'_> {
     ) -> QueryResult<MoveChanged> {
         let Self { counters, slots, round, now } = *self;
         let Counters { version, position } = counters;
-        let owned = move_entry::apply(connection, (line, rows), Some((slots, round)), position)?;
+        let scope = Some(PrimaryScope { slots, round });
+        let owned = move_entry::apply(connection, (line, rows), scope, position)?;
         let mut changes = line.to_line()?;
         changes.extend_from_slice(rows);
         let at = format_timestamp(now);

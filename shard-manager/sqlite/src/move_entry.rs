@@ -7,23 +7,22 @@
 
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
-use engine::slot_move::RoundTable;
 use model::slot_set::SlotSet;
 
 use super::batch::run;
 use super::connection::Bind;
 use super::move_line::{MoveLine, SlotGroup};
+use super::moving_rows::{self, PrimaryScope};
 use super::owned_slots::{OwnedSlots, each_state, json_list};
-use super::{move_counts, moving_rows, sql, stored_move};
+use super::{move_counts, sql, stored_move};
 
 /// Carries out a line and the lines about rows after it, inside a transaction, at this position of
-/// the log. On a primary, `of_primary` is the slots whose rows may be changed, and the tables of
-/// the round. Returns the owned slots after it, if states of slots have changed other than by a
-/// fence.
+/// the log. `scope` is `None` on a replica, which repeats what its primary accepted. Returns the
+/// owned slots after it, if states of slots have changed other than by a fence.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     (line, rows): (&MoveLine, &[u8]),
-    of_primary: Option<(&SlotSet, &[RoundTable])>,
+    scope: Option<PrimaryScope<'_>>,
     position: i64,
 ) -> QueryResult<Option<OwnedSlots>> {
     let mut is_fence = true;
@@ -40,7 +39,7 @@ pub(super) fn apply(
         stored_move::remove(connection, &line.id)?;
     }
     if !rows.is_empty() {
-        let added = moving_rows::apply(connection, rows, of_primary)?;
+        let added = moving_rows::apply(connection, rows, scope)?;
         for (table, added) in &added {
             let sql = if *added > 0 { sql::ADD_FOREIGN_ROWS } else { sql::SUBTRACT_FOREIGN_ROWS };
             run(connection, sql, &[Bind::Text(table), Bind::Int(added.abs())])?;

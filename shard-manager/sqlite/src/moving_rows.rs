@@ -109,9 +109,18 @@ pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): 
     push_json_string(lines, key);
 }
 
+/// Slots and tables of a change on a primary.
+#[derive(Clone, Copy)]
+pub(super) struct PrimaryScope<'a> {
+    /// Slots whose rows may be changed.
+    pub(super) slots: &'a SlotSet,
+    /// Tables of the round.
+    pub(super) round: &'a [RoundTable],
+}
+
 /// Carries out lines of the log about foreign rows, inside a transaction, and returns the numbers
-/// of rows that were added, by table. On a primary, `of_primary` is the slots whose rows may be
-/// changed, and the tables of the round. A replica repeats what its primary has accepted.
+/// of rows that were added, by table. `scope` is `None` on a replica, which repeats what its
+/// primary accepted.
 ///
 /// # Errors
 /// An error if a line cannot be read, is about another slot, or adds a row to a table that does not
@@ -119,9 +128,9 @@ pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): 
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     lines: &[u8],
-    of_primary: Option<(&SlotSet, &[RoundTable])>,
+    scope: Option<PrimaryScope<'_>>,
 ) -> QueryResult<BTreeMap<String, i64>> {
-    let (slots, round) = of_primary.unzip();
+    let (slots, round) = scope.map(|scope| (scope.slots, scope.round)).unzip();
     let with_unique = index_ddl::tables_with_unique(connection)?;
     let (tables, added) = (HashMap::new(), BTreeMap::new());
     let mut rows = MovingRows { connection, tables, round, added };

@@ -313,7 +313,7 @@ fn a_round_that_ends_before_a_unique_value_was_given_up_displaces_the_row_that_h
 }
 
 #[test]
-fn a_row_that_only_an_index_of_the_target_refuses_displaces_none() {
+fn a_unique_index_that_only_the_target_has_rejects_a_row_and_displaces_none() {
     let mut pair = MovePair::new(&KEYS);
     let table = make_unique(&mut pair);
     let put = |pair: &mut MovePair, id: i64| {

@@ -2,6 +2,7 @@
 
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::local::Stop;
+use shard_manager::moves::observation::MoveGoal;
 
 use crate::cluster::{Databases, SideSession, Trio, connect};
 use crate::move_steps::{
@@ -100,6 +101,7 @@ async fn an_owner_ends_its_recording_although_the_kept_source_cannot_be_reached(
     let manager = tokio::task::spawn_blocking(move || connect(&shards)).await.unwrap();
     let slots = store_large(&manager, 1).await;
     let mut target = databases.direct_session(0).await;
+    let mut catalog = databases.direct_session(1).await;
     kept_up(&manager, async {
         let id = begin(&manager, new(&slots, LONG)).await;
         until(&manager, id, &[MovePhase::Keeping]).await;
@@ -108,7 +110,10 @@ async fn an_owner_ends_its_recording_although_the_kept_source_cannot_be_reached(
             trio
         });
         let mut trio = stopping.await.unwrap();
-        order(&manager, id, MoveOrder::Settle).await;
+        let kept = manager.moves().get(id).await.unwrap();
+        assert_eq!(kept.goal, MoveGoal::Forward);
+        // The time of keeping is over now, as if the clock had advanced by it.
+        catalog.run("UPDATE tessera_moves SET keep_us = 0").await;
         target.until(LEFT_BEHIND, "0 0 0").await;
         let waiting = manager.moves().get(id).await.unwrap();
         assert!(!waiting.phase.has_ended(), "the source still has rows: {waiting:?}");

@@ -144,7 +144,7 @@ impl<'m> Mover<'m> {
                 Event::Deleted(found) => self.left_copies.settle(found, Instant::now()),
                 Event::Searched(found) => {
                     let now = Instant::now();
-                    let are_noted = self.left_copies.find(&found.records, now);
+                    let are_noted = self.left_copies.note_found(&found.records, now);
                     self.left_search.settle(&found, are_noted, now);
                 }
             }

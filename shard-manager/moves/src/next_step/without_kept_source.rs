@@ -1,5 +1,5 @@
-//! Steps while the source of a leg that was carried out cannot be read: the owner of the slots ends
-//! its recording of changes as soon as they are not needed for a rollback.
+//! Steps while the former owner cannot be read: the new owner stops recording changes as soon as no
+//! rollback needs them.
 //!
 //! The source has committed, so nothing that it does later changes the owner. When it is back, it
 //! meets an owner without a row of the move, as after a failover late in the cleaning, and its rows
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_gives_up_its_recording_alone_only_if_no_rollback_is_offered() {
+    fn an_owner_ends_its_recording_alone_only_if_no_rollback_is_possible() {
         let (first, back) = (owner(MoveLeg::FIRST), owner(MoveLeg::FIRST.next()));
         let (there, here) = (MoveSide::Destination, MoveSide::Origin);
         let forget = |leg| MoveRequest::Forget(MoveTicket { id: ID, leg, term: term(2) });

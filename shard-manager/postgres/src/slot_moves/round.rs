@@ -333,7 +333,7 @@ impl<'r> RoundReading<'r> {
             let row_count = rows.as_ref().map_or(0, ColumnArrays::rows) as u64;
             let [removed, rows] =
                 [removed, rows].map(|columns| columns.map_or_else(Vec::new, ColumnArrays::finish));
-            RoundTable { table, removed, rows, row_count, unique: Vec::new() }
+            RoundTable { table, removed, rows, row_count, unique_indexes: Vec::new() }
         });
         let is_empty = |table: &RoundTable| table.removed.is_empty() && table.rows.is_empty();
         RoundRows { tables: tables.filter(|table| !is_empty(table)).collect() }
@@ -352,7 +352,8 @@ async fn with_unique(session: &MoveSession, mut rows: RoundRows) -> QueryResult<
     for index in load(&session.connection, indexes).await? {
         let (name, columns) = index.text(0).zip(index.text(1)).unwrap_or_default();
         if let Some(table) = rows.tables.iter_mut().find(|table| table.table == name) {
-            table.unique.push(serde_json::from_str(&columns).map_err(|error| unreadable(&error))?);
+            let columns = serde_json::from_str(&columns).map_err(|error| unreadable(&error))?;
+            table.unique_indexes.push(columns);
         }
     }
     Ok(rows)

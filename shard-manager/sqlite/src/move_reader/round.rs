@@ -209,7 +209,7 @@ impl RoundReading {
             let columns = row.text(1, |names| serde_json::from_str::<Vec<String>>(names).ok());
             let round = self.rows.get_mut(&name).filter(|round| round.row_count > 0);
             if let Some((round, columns)) = round.zip(columns.flatten()) {
-                round.unique.push(columns);
+                round.unique_indexes.push(columns);
             }
             Ok(())
         })

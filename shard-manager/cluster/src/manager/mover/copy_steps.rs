@@ -16,7 +16,6 @@ use model::sabotage::{StopTime, reach};
 use moves::applied::AppliedRows;
 use moves::identity::{MoveSide, MoveTicket};
 use moves::move_row::{CopyCursor, MoveRow};
-use moves::observation::MoveGoal;
 use moves::request::MoveRequest;
 
 use super::copy_difference::CopyDifference;
@@ -103,7 +102,6 @@ impl MoveRun<'_> {
         let sent = self.send((sides.shard(to), to), change);
         let (sent, ()) = tokio::join!(sent, ahead.read(sides, from, query));
         if let Err(continuation) = sent {
-            end_keeping(self, seen, &continuation).await;
             return continuation;
         }
         self.ahead = ahead;
@@ -119,8 +117,7 @@ impl MoveRun<'_> {
         if seen.is_committed() {
             let rest = self.copy_pace.rest_beside_writes(time, Instant::now());
             let (interval, parts) = flow_back_interval(self);
-            // On a busy shard there are always changes, so the time of keeping ends here, too.
-            return self.keep(seen, if has_all { interval } else { rest * parts }).await;
+            return self.keep(seen, if has_all { interval } else { rest * parts });
         }
         if verifies {
             let Some(expected) = digests else {
@@ -166,15 +163,6 @@ impl MoveRun<'_> {
             }
             Err(reason) => RunContinuation::After(RETRY, Some(reason)),
         }
-    }
-}
-
-/// Ends the time of keeping once it is over, although the kept source did not store a round.
-async fn end_keeping(run: &mut MoveRun<'_>, seen: &SeenMove, continuation: &RunContinuation) {
-    let is_kept = seen.is_committed() && run.reports.record().goal == MoveGoal::Forward;
-    if is_kept && let RunContinuation::After(pause, Some(_)) = continuation {
-        // Only its order counts: the run goes on as after the refusal.
-        run.keep(seen, *pause).await;
     }
 }
 

@@ -37,7 +37,8 @@ impl FenceTimes {
 pub(super) struct FenceClock {
     shards: Arc<FenceTimes>,
     lasting: Option<Fence>,
-    /// Beginning of the fence that an earlier mover may have left; `None` once it is known.
+    /// Beginning of the fence that an earlier mover may have left; `None` after the first look at
+    /// the source.
     inherited: Option<Instant>,
     /// Number of consecutive fences without a commit.
     failed_fences: u32,
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_wait_for_a_fence_of_an_earlier_mover_have_waited_since_it_began() {
+    fn the_wait_of_an_inherited_fence_counts_from_its_beginning() {
         let age = Duration::from_secs(9);
         let clock = || FenceClock::new(Arc::default(), age);
         let mut committed = clock();

@@ -78,9 +78,9 @@ impl LeftCopies {
         }
     }
 
-    /// Records moves of which a shard has a row. The catalog may not list them. Returns false if
-    /// there is no room for one of them.
-    pub(super) fn find(&mut self, records: &[MoveRecord], now: Instant) -> bool {
+    /// Notes moves of which a shard still has rows, even if the catalog no longer lists them.
+    /// Returns false if some did not fit.
+    pub(super) fn note_found(&mut self, records: &[MoveRecord], now: Instant) -> bool {
         let mut are_noted = true;
         for record in records.iter().filter(|record| may_have_left(record)) {
             are_noted &= self.remember(record, now);
@@ -202,7 +202,7 @@ mod tests {
         let cancelled = |id: usize| record(id as u128, MovePhase::Cancelled);
         let records: Vec<MoveRecord> = (0..LEFT_MAX + 5).map(cancelled).collect();
         assert_eq!(ids(left.due(&records, now)).len(), LEFT_MAX);
-        assert!(left.find(&records[..1], now), "it is remembered already");
-        assert!(!left.find(&records, now), "there is no room for some of them");
+        assert!(left.note_found(&records[..1], now), "it is remembered already");
+        assert!(!left.note_found(&records, now), "there is no room for some of them");
     }
 }

@@ -1,8 +1,8 @@
 //! Left search: finds moves of which a shard still has a row, to detect those that ended before
 //! this process began to lead. The catalog may no longer list them.
 //!
-//! **Invariant:** after this process has begun to lead, each open shard is read until that succeeds
-//! once and all moves that were found are noted.
+//! **Invariant:** after this process begins to lead, it reads each open shard until one read has
+//! succeeded and all moves found were noted.
 //! **Not here:** the selection of the moves that have ended (`left_copies`), the deletion
 //! (`copy_cleaner`).
 

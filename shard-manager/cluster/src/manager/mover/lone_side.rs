@@ -10,16 +10,16 @@
 //!
 //! The shard that the slots have reached, while it records changes for a rollback:
 //! ```text
-//!   too many changes ──▶ no rollback is offered ──▶ end the recording
-//!                                                     └──▶ wait for the former owner
+//!   time is over, or ──▶ no rollback is offered ──▶ end the recording
+//!   too many changes                                  └──▶ wait for the former owner
 //! ```
 //! Otherwise a source that is gone for long would let its target record changes without a limit.
 //!
 //! **Invariant:** the end is reported only once the deletion of the origin's row is confirmed, and
 //! a recording ends only after the catalog has stored that the time of keeping is over.
 //! **Not here:** the decisions (`moves::next_step::{without_destination, without_kept_source}`),
-//! the rows that the destination still has when it comes back (`left_copies`), the limit
-//! (`recorded_changes`).
+//! the rows that the destination still has when it comes back (`left_copies`), the end
+//! of the time of keeping (`move_run`), the limit (`recorded_changes`).
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ use moves::observation::{MoveGoal, ShardObservation, SlotsState};
 use moves::request::MoveRequest;
 
 use super::move_run::{
-    CONFIRM_MAX, MoveRun, RunContinuation, end_flow_back, goal_of, inherit_fence,
+    CONFIRM_MAX, MoveRun, RunContinuation, goal_of, inherit_fence, limit_keeping,
     note_fence_that_ran_out,
 };
 use super::move_sides::look_at;
@@ -68,7 +68,8 @@ pub(super) async fn carry_on(
         note_fence_that_ran_out(run, Instant::now());
     }
     let lost_at = *run.destination_lost_at.get_or_insert_with(Instant::now);
-    if seen.row.is_some() {
+    // The changes that an owner records for a rollback have a limit of their own.
+    if seen.row.as_ref().is_some_and(|row| row.role == MoveRole::Source) {
         let (recorded, slots) = (&mut run.recorded, &run.plan.slots);
         run.progress.has_too_many_changes |= recorded.note_too_many(&origin, slots).await;
     }
@@ -128,10 +129,8 @@ async fn carry_on_owner(
 ) -> RunContinuation {
     let is_owner = matches!(seen.slots, SlotsState::Owned | SlotsState::Fenced);
     let is_target = seen.row.as_ref().is_some_and(|row| row.role == MoveRole::Target);
-    let record = run.reports.record();
-    let is_kept = is_owner && record.owned_at.is_some() && record.goal == MoveGoal::Forward;
-    if is_target && is_kept && run.recorded.has_too_many(shard, &run.plan.slots).await {
-        end_flow_back(run).await;
+    if is_owner && is_target {
+        limit_keeping(run, (shard, side)).await;
     }
     let request = next_without_kept_source(&OwnerObservation {
         id: run.plan.id,

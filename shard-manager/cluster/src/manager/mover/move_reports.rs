@@ -139,7 +139,7 @@ impl<'m> MoveReports<'m> {
         self.status.note_hold(hold);
     }
 
-    /// Records that writes of the slots have waited for this time, unless they are known to wait.
+    /// Records that writes have been waiting for this long, unless a wait is already recorded.
     pub(super) fn begin_hold(&mut self, age: Duration) {
         self.progress.held_since.get_or_insert_with(|| Utc::now() - age);
     }

@@ -36,6 +36,7 @@ use super::recorded_changes::RecordedChanges;
 use super::trim_waits::TrimWaits;
 use crate::manager::Manager;
 use crate::manager::move_announcements::{KeptRun, MoveWatch};
+use crate::shard::Shard;
 
 /// Wait after a lock was not free, or a request was refused.
 pub(super) const BUSY_WAIT: Duration = Duration::from_millis(25);
@@ -47,8 +48,8 @@ pub(super) const RETRY: Duration = Duration::from_millis(200);
 const REOPEN: Duration = Duration::from_millis(500);
 /// Longest wait for replicas to confirm a position, before both shards are looked at again.
 pub(super) const CONFIRM_MAX: Duration = Duration::from_millis(500);
-/// Longest time for which writes are taken to have waited at a takeover if no report says since
-/// when: a fence that lasts is reported, and another mover leads a few seconds after the last one.
+/// Upper limit of the assumed age of a fence that no report mentions. Longer fences are reported,
+/// and another mover takes over within seconds.
 const UNREPORTED_MAX: Duration = Duration::from_secs(10);
 /// Highest number of positions that a run waits for before it looks at both shards again.
 const CONFIRMATIONS: usize = 4;
@@ -380,23 +381,35 @@ async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<
     Ok(rows.map(|row| row.term.number).max().unwrap_or_default())
 }
 
-/// Counts the changes that the sending side has recorded, if that is due, and ends the recording if
-/// they are too many. While writes wait, nothing is counted.
+/// Ends the time of keeping if it is over. Counts the changes that the sending side has recorded,
+/// if that is due, and ends the recording if they are too many. While writes wait, nothing is
+/// counted.
 async fn limit_recording(run: &mut MoveRun<'_>, sides: &MoveSides, seen: &SeenMove) {
     let (source, target) = (seen.leg.source(), seen.leg.target());
-    let slots = &run.plan.slots;
     if seen.is_committed() {
-        let record = run.reports.record();
-        let is_kept = record.owned_at.is_some() && record.goal == MoveGoal::Forward;
-        if is_kept && run.recorded.has_too_many(sides.shard(target), slots).await {
-            end_flow_back(run).await;
-        }
+        limit_keeping(run, (sides.shard(target), target)).await;
     } else if seen.shard(source).row.is_some()
         && !run.progress.is_fenced
-        && run.recorded.note_too_many(sides.shard(source), slots).await
+        && run.recorded.note_too_many(sides.shard(source), &run.plan.slots).await
     {
         run.progress.has_too_many_changes = true;
         run.progress.short_rounds = 0;
+    }
+}
+
+/// Ends the time of keeping if it is over, or if the owner, which is this side, has recorded too
+/// many changes. A move that is paused keeps its source beyond that time, but not beyond too many
+/// changes; one whose slots are to return keeps it in either case.
+pub(super) async fn limit_keeping(run: &mut MoveRun<'_>, (owner, side): (&Shard, MoveSide)) {
+    let record = run.reports.record();
+    let left = record.keep_left(Utc::now()).filter(|_| record.goal == MoveGoal::Forward);
+    let Some(left) = left else { return };
+    let may_end = !record.is_paused && side == MoveSide::Destination;
+    let is_over = left.is_zero() || !run.follows_back;
+    if is_over && may_end && goal_of(run) == MoveGoal::Forward {
+        run.reports.order(MoveOrder::Settle).await;
+    } else if run.recorded.has_too_many(owner, &run.plan.slots).await {
+        end_flow_back(run).await;
     }
 }
 
@@ -408,7 +421,7 @@ pub(super) async fn end_flow_back(run: &mut MoveRun<'_>) {
     tracing::warn!(id, "changes no longer flow back to the source of a move: it is kept no longer");
     run.follows_back = false;
     if run.reports.record().goal == MoveGoal::Forward {
-        // If the catalog cannot store the order now, the next look at the kept source repeats it.
+        // If the catalog cannot store the order now, the next look at the owner repeats it.
         run.reports.order(MoveOrder::Settle).await;
     }
 }

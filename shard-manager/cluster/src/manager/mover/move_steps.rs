@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use engine::move_record::{MoveOrder, MovePhase};
 use engine::slot_move::{MoveChange, MoveChangeError, ROUND_BYTES_MAX};
 use model::error::Error;
@@ -19,7 +19,7 @@ use moves::step::{MoveStep, WaitReason};
 
 use super::copy_steps::{FLOW_BACK, copy};
 use super::move_answers::{after_refusal, is_rejected, learn, note_hold};
-use super::move_run::{BUSY_WAIT, MoveFailure, MoveRun, REST, RETRY, RunContinuation};
+use super::move_run::{BUSY_WAIT, MoveFailure, MoveRun, REST, RETRY, RunContinuation, goal_of};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
 use crate::shard::Shard;
@@ -69,7 +69,7 @@ impl MoveRun<'_> {
             }
             MoveStep::Rest(WaitReason::Keeping) => {
                 let (interval, _) = flow_back_interval(self);
-                self.keep(seen, REST.max(interval)).await
+                self.keep(seen, REST.max(interval))
             }
             MoveStep::Rest(WaitReason::Superseded) => RunContinuation::Superseded,
             MoveStep::Rest(WaitReason::Paused) => {
@@ -197,8 +197,9 @@ impl MoveRun<'_> {
                 // the next one.
                 self.progress.note_fence_end();
                 let reason = format!(
-                    "{name} refuses a row for its unique index {index}, which the other shard \
-                     lacks: the move continues when both shards have the index, or neither of them"
+                    "the unique index {index} of {name} rejects a row; the other shard does not \
+                     have that index, or is still building or dropping it: the move continues once \
+                     both shards have it, or neither does"
                 );
                 RunContinuation::After(RETRY, Some(reason))
             }
@@ -209,24 +210,19 @@ impl MoveRun<'_> {
         })
     }
 
-    /// Waits until the time of keeping is over; `pause` is the time until the next look. The time
-    /// of keeping is over at once if changes no longer flow back.
-    pub(super) async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> RunContinuation {
-        let record = self.reports.record();
-        if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
+    /// Returns the rest until the next look at a source that is kept: at most `pause`, and not
+    /// longer than the time of keeping, which ends at that look (`move_run::limit_keeping`).
+    pub(super) fn keep(&mut self, seen: &SeenMove, pause: Duration) -> RunContinuation {
+        if goal_of(self) == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
             // The slots are back, and the copy of the destination is no longer needed.
             self.deletes_other_copy = true;
             return RunContinuation::AtOnce;
         }
-        let Some(owned_at) = record.owned_at else {
+        let Some(left) = self.reports.record().keep_left(Utc::now()) else {
             // The catalog stores the time with the report of this phase.
             return RunContinuation::After(BUSY_WAIT, None);
         };
-        let keep = TimeDelta::from_std(record.new.keep).unwrap_or(TimeDelta::MAX);
-        let left = owned_at.checked_add_signed(keep).map(|end| end - Utc::now());
-        let left = left.map_or(Duration::MAX, |left| left.to_std().unwrap_or(Duration::ZERO));
         if left.is_zero() || !self.follows_back {
-            self.reports.order(MoveOrder::Settle).await;
             return RunContinuation::After(BUSY_WAIT, None);
         }
         if pause.is_zero() {
