@@ -54,7 +54,7 @@ use super::sql;
 use super::statement::{Statement, for_each_row, load};
 
 /// Number of attempts to copy the cluster while shards join and retire.
-const ROUNDS_OF_SHARDS: usize = 8;
+const ATTEMPTS_MAX: usize = 8;
 /// Maximum rows and bytes of one part of a file, which a restore stores with one statement.
 const PART_ROWS: usize = 2_000;
 const PART_BYTES: usize = 1 << 20;
@@ -74,7 +74,7 @@ pub async fn save(
     to: &Path,
     observer: &ProgressObserver<'_>,
 ) -> Result<ServerManifest, SaveError> {
-    for _ in 1..ROUNDS_OF_SHARDS {
+    for _ in 1..ATTEMPTS_MAX {
         match save_shards(address, to, observer).await {
             Err(SaveError::ShardsChanged) => {
                 tracing::info!("a backup begins again, because the shards have changed");

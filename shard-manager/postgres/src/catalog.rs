@@ -160,7 +160,7 @@ impl Catalog {
         names: &[String],
     ) -> Result<Cluster, OpenError> {
         let failed = |error| OpenError::node(PLACE, error);
-        let (row, stored) = match self.map_tables().find(spec).await? {
+        let (row, stored) = match self.map_tables().read_and_add_groups(spec).await? {
             Some(found) => found,
             None => {
                 let (row, map) = ClusterRow::new(spec, Some(names))?;

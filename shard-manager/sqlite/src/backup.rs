@@ -26,7 +26,7 @@
 //! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`, `replace`),
 //! requests for a backup (`control`, the command line).
 
-mod kept_files;
+mod foreign_files;
 pub mod manifest;
 mod originals;
 pub mod replace;
@@ -57,7 +57,7 @@ pub use engine::save_error::SaveError;
 pub use originals::Original;
 
 /// Number of attempts to copy the cluster while shards join and retire.
-const ROUNDS_OF_SHARDS: usize = 8;
+const ATTEMPTS_MAX: usize = 8;
 /// Number of shards that are copied at a time: disks are faster with two, and not with many.
 const AT_A_TIME: usize = 2;
 /// Interval between reports of progress.
@@ -153,7 +153,7 @@ impl BackupSource {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
-        for _ in 1..ROUNDS_OF_SHARDS {
+        for _ in 1..ATTEMPTS_MAX {
             match self.save_shards(to, observer) {
                 Err(SaveError::ShardsChanged) => {
                     tracing::info!("a backup begins again, because the shards have changed");
@@ -191,7 +191,7 @@ impl BackupMaker for BackupSource {
     }
 }
 
-/// Names a full disk as such if SQLite has reported it, whichever file of the copy was written.
+/// Reports a full disk as such if SQLite said so, whichever file it was writing.
 fn named_if_full(error: SaveError, to: &Path) -> SaveError {
     let SaveError::File(error) = error else { return error };
     SaveError::File(error.or_no_space(to, || false))

@@ -26,7 +26,7 @@ fn damage(file: &Path, text: &str, other: &str) {
 }
 
 #[tokio::test]
-async fn a_row_that_differs_from_its_copy_after_the_restore_leaves_the_cluster_as_it_was() {
+async fn a_restore_whose_rows_differ_from_the_copy_changes_nothing() {
     let dir = scratch::folder();
     let copy = dir.path().join("copy");
     let cluster = Cluster::with_shards(1);

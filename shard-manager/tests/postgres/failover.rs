@@ -200,7 +200,7 @@ fn versions_are_skipped_once_on_a_timeline_and_for_each_timeline_that_was_lost_a
 }
 
 #[test]
-fn versions_are_skipped_even_if_the_promoted_server_knows_of_none_that_was_drawn() {
+fn versions_are_skipped_even_if_the_promoted_server_has_seen_no_draw() {
     runtime().block_on(async {
         let databases = Databases::new(1).await;
         let manager = connect(&databases.address());

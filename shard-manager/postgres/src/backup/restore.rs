@@ -91,10 +91,10 @@ fn check_shards(folder: &Path, manifest: &ServerManifest) -> Result<(), SaveErro
     let rows = documents.get("tessera_shards").map_or("[]", |rows| rows.get());
     let rows: Vec<Listed> = serde_json::from_str(rows)
         .map_err(|error| SaveError::unsuitable(&path, error.to_string()))?;
-    let without_rows = [ShardState::Joining, ShardState::Retired].map(ShardState::name);
     let is_missing = |listed: &&Listed| {
         let mut copied = manifest.shards.iter();
-        !without_rows.contains(&&*listed.state) && !copied.any(|shard| shard.shard == listed.name)
+        let has_rows = ShardState::parse(&listed.state).is_none_or(ShardState::has_rows);
+        has_rows && !copied.any(|shard| shard.shard == listed.name)
     };
     match rows.iter().find(is_missing) {
         Some(Listed { name, .. }) => {

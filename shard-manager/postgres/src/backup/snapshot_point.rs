@@ -14,12 +14,13 @@ use engine::open_error::OpenError;
 use engine::progress_observer::ProgressObserver;
 use engine::save_error::SaveError;
 use futures_util::future::{join, join_all};
+use model::topology::ShardState;
 use model::value::format_timestamp;
 
 use crate::cluster_sessions::{ClusterSessions, ShardSession};
 use crate::db_error::DbErrorKind;
 use crate::sql;
-use crate::statement::{Statement, load, run};
+use crate::statement::{RowView, Statement, load, run};
 
 /// Bounds the wait for a lock and, should this process hang, the time for which it holds one.
 const BOUNDS: &str = "SET lock_timeout='500ms'; SET idle_session_timeout='2s'; \
@@ -36,11 +37,10 @@ const FENCE_LOCK: &str = "SELECT pg_advisory_lock(1950, 1)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock_all()";
 const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SELECT epoch FROM tessera.tessera_cluster";
-/// Selects the shards that have rows.
-const SHARDS: &str = "SELECT number,name FROM tessera.tessera_shards \
-    WHERE state NOT IN ('joining','retired') ORDER BY number";
-/// Attempts to hold all shards, and the pause after each, in which the held writes run.
+const SHARDS: &str = "SELECT number,name,state FROM tessera.tessera_shards ORDER BY number";
+/// Maximum number of attempts to exclude changes of tables, and to hold all shards.
 const HOLDS_MAX: usize = 20;
+/// Pause after an attempt to hold all shards, in which the held writes run.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Moment whose state a copy contains.
@@ -65,9 +65,7 @@ pub(super) async fn take(
     let catalog = &sessions.catalog.connection;
     let failed = |error| OpenError::node("the catalog", error);
     run(catalog, CATALOG_SETTINGS).await.map_err(failed)?;
-    if !lock(catalog, TABLES_LOCK).await.map_err(failed)? {
-        return Err(SaveError::WritesNotPaused { shard: "the catalog".to_owned() });
-    }
+    lock_tables(catalog, observer).await?;
     let mut restless = String::new();
     for _ in 0..HOLDS_MAX {
         observer.check()?;
@@ -86,11 +84,31 @@ pub(super) async fn take(
     Err(SaveError::WritesNotPaused { shard: restless })
 }
 
-/// Returns true if the sessions are those of all shards that the snapshot of the catalog lists.
+/// Excludes changes of tables. A change that is under way may take long.
+async fn lock_tables(
+    catalog: &AsyncPgConnection,
+    observer: &ProgressObserver<'_>,
+) -> Result<(), SaveError> {
+    for _ in 0..HOLDS_MAX {
+        observer.check()?;
+        let locked = lock(catalog, TABLES_LOCK).await;
+        if locked.map_err(|error| OpenError::node("the catalog", error))? {
+            return Ok(());
+        }
+    }
+    Err(SaveError::WritesNotPaused { shard: "the catalog".to_owned() })
+}
+
+/// Returns true if the sessions are those of all shards with rows that the snapshot of the catalog
+/// lists.
 async fn is_of_all_shards(sessions: &ClusterSessions) -> QueryResult<bool> {
     let statement = Statement { sql: SHARDS, binds: &[], cached: false };
     let listed = load(&sessions.catalog.connection, statement).await?;
-    let listed = listed.iter().map(|row| (row.bigint(0), row.text(1)));
+    let has_rows = |row: &&RowView| {
+        let state = row.text(2).and_then(|state| ShardState::parse(&state));
+        state.is_none_or(ShardState::has_rows)
+    };
+    let listed = listed.iter().filter(has_rows).map(|row| (row.bigint(0), row.text(1)));
     let copied = sessions.shards.iter();
     Ok(listed.eq(copied.map(|shard| (Some(i64::from(shard.number.0)), Some(shard.name.clone())))))
 }

@@ -78,21 +78,19 @@ const MAKE_MARK: &str = "CREATE SCHEMA IF NOT EXISTS tessera; CREATE TABLE \
     tessera.tessera_restore (cluster_id TEXT NOT NULL, at TEXT NOT NULL, version BIGINT NOT NULL)";
 const SET_MARK: &str = "INSERT INTO tessera.tessera_restore VALUES ($1,$2,$3)";
 /// Removes everything that a restore or a cluster has made, and no other table. The history of
-/// analytics and the record of its migrations stay.
+/// analytics and the record of its migrations stay. Migrations of analytics are numbered from
+/// 950001.
 const WIPE: &str = "DO $$ DECLARE own REGCLASS; BEGIN \
     IF to_regclass('tessera.tessera_tables') IS NOT NULL THEN \
     FOR own IN SELECT c.oid FROM pg_class c JOIN tessera.tessera_tables t ON t.name=c.relname \
     WHERE c.relnamespace='public'::regnamespace AND c.relkind='r' \
     LOOP EXECUTE format('DROP TABLE %s CASCADE',own); END LOOP; END IF; \
     IF to_regclass('tessera.tessera_history') IS NULL THEN DROP SCHEMA tessera CASCADE; RETURN; END IF; \
-    CREATE SCHEMA tessera_kept; \
-    ALTER TABLE tessera.tessera_history SET SCHEMA tessera_kept; \
-    ALTER TABLE tessera.__diesel_schema_migrations SET SCHEMA tessera_kept; \
-    DROP SCHEMA tessera CASCADE; CREATE SCHEMA tessera; \
-    ALTER TABLE tessera_kept.tessera_history SET SCHEMA tessera; \
-    ALTER TABLE tessera_kept.__diesel_schema_migrations SET SCHEMA tessera; \
-    DELETE FROM tessera.__diesel_schema_migrations WHERE substr(version,9)<'950001'; \
-    DROP SCHEMA tessera_kept; END $$";
+    ALTER SCHEMA tessera RENAME TO tessera_wiped; CREATE SCHEMA tessera; \
+    ALTER TABLE tessera_wiped.tessera_history SET SCHEMA tessera; \
+    ALTER TABLE tessera_wiped.__diesel_schema_migrations SET SCHEMA tessera; \
+    DROP SCHEMA tessera_wiped CASCADE; \
+    DELETE FROM tessera.__diesel_schema_migrations WHERE substr(version,9)<'950001'; END $$";
 
 /// Time for the sessions of a client that has just ended to disappear.
 const OTHERS_MAX: Duration = Duration::from_secs(5);

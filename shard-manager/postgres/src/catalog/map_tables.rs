@@ -133,7 +133,7 @@ impl MapTables<'_> {
 
     /// Reads an existing cluster and adds the new groups of the settings, in one transaction.
     /// Returns `None` if there is no cluster.
-    pub(super) async fn find(
+    pub(super) async fn read_and_add_groups(
         self,
         spec: &ClusterSpec,
     ) -> Result<Option<(ClusterRow, StoredMap)>, OpenError> {
@@ -144,30 +144,35 @@ impl MapTables<'_> {
             run(self.0, BEGIN_CHANGING).await.map_err(failed)?;
             let row = tessera_cluster::table.first(&mut &*self.0).await.optional();
             let row: Option<ClusterRow> = row.map_err(failed)?;
-            let found = match row {
-                None => None,
+            let (found, has_changed) = match row {
+                None => (None, false),
                 Some(row) => {
-                    let stored = self.with_groups(&row, spec).await?;
-                    Some((row, stored))
+                    let (stored, has_changed) = self.with_groups(&row, spec).await?;
+                    (Some((row, stored)), has_changed)
                 }
             };
-            run(self.0, "COMMIT").await.map_err(failed)?;
+            // After the lock of a row, even the commit of a transaction without changes waits for a
+            // synchronous standby. A rollback does not.
+            let end = if has_changed { "COMMIT" } else { "ROLLBACK" };
+            run(self.0, end).await.map_err(failed)?;
             Ok(found)
         };
         or_rollback(self.0, found.await).await
     }
 
     /// Reads the map of a cluster and adds the new groups of the settings. Copies the map of an
-    /// earlier version into tables of its own. Runs in the transaction of the caller.
+    /// earlier version into tables of its own. Also returns true if it has stored anything. Runs in
+    /// the transaction of the caller.
     async fn with_groups(
         self,
         row: &ClusterRow,
         spec: &ClusterSpec,
-    ) -> Result<StoredMap, OpenError> {
+    ) -> Result<(StoredMap, bool), OpenError> {
         let failed = |error| OpenError::node(PLACE, error);
         row.check_hash(PLACE)?;
         let mut stored = self.read_map(row).await.map_err(failed)?;
-        if !row.has_own_tables() {
+        let mut has_changed = !row.has_own_tables();
+        if has_changed {
             self.fill(&stored).await.map_err(failed)?;
         }
         // A refused start adds no group.
@@ -175,8 +180,9 @@ impl MapTables<'_> {
         if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
             self.add_groups(&stored.map, &next).await.map_err(failed)?;
             stored.map = next;
+            has_changed = true;
         }
-        Ok(stored)
+        Ok((stored, has_changed))
     }
 
     /// Stores a new cluster in empty tables, in one transaction.

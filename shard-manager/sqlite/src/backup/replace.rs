@@ -7,7 +7,7 @@
 //!                             exchanged with the data directory in one step of the file system
 //! ```
 //!
-//! Files that do not belong to the cluster stay in the data directory (`kept_files`).
+//! Files that do not belong to the cluster stay in the data directory (`foreign_files`).
 //!
 //! A process that is killed before the exchange leaves the old cluster, and one that is killed
 //! after it leaves the new one. The next replacement removes the unfinished folder.
@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use super::manifest::Manifest;
 use super::restore::{check_not_locked, restore};
-use super::{ProgressObserver, SaveError, kept_files};
+use super::{ProgressObserver, SaveError, foreign_files};
 use crate::copy::{continue_above, last_version};
 use crate::data_dir::{DataDir, primary_file};
 use crate::digest::{Digest, digest_copy};
@@ -53,9 +53,9 @@ pub fn replace(
     data_dir: &Path,
     observer: &ProgressObserver<'_>,
 ) -> Result<Replacement, SaveError> {
-    let place = check(from, data_dir)?;
+    let (place, old) = check_view(from, data_dir)?;
     let held = DataDir::open(&place)?;
-    let replaced = replace_held(from, &place, observer);
+    let replaced = replace_held(from, (&place, &old), observer);
     // After the exchange, the lock file is among the removed files.
     held.close();
     replaced
@@ -67,6 +67,11 @@ pub fn replace(
 /// # Errors
 /// [`SaveError`] with the reason.
 pub fn check(from: &Path, data_dir: &Path) -> Result<PathBuf, SaveError> {
+    check_view(from, data_dir).map(|(place, _)| place)
+}
+
+/// Checks a data directory like [`check`], and also returns the view of its cluster.
+fn check_view(from: &Path, data_dir: &Path) -> Result<(PathBuf, DirView), SaveError> {
     let manifest = Manifest::read(from)?;
     let view = DirView::open(data_dir)?;
     let place = data_dir.canonicalize().map_err(|error| SaveError::io(data_dir, error))?;
@@ -80,7 +85,7 @@ pub fn check(from: &Path, data_dir: &Path) -> Result<PathBuf, SaveError> {
         let cause = "this is the data directory of a different cluster than that of the copy";
         return Err(SaveError::target(data_dir, cause));
     }
-    Ok(place)
+    Ok((place, view))
 }
 
 /// Returns the digests of the rows of each shard in a copy, without changing it. Blocks.
@@ -97,7 +102,7 @@ pub fn digests(folder: &Path, manifest: &Manifest) -> Result<Vec<(String, Digest
 
 fn replace_held(
     from: &Path,
-    place: &Path,
+    (place, old): (&Path, &DirView),
     observer: &ProgressObserver<'_>,
 ) -> Result<Replacement, SaveError> {
     let mut beside = place.as_os_str().to_owned();
@@ -111,13 +116,12 @@ fn replace_held(
         return Err(SaveError::unsuitable(from, "the restored rows differ from its own"));
     }
     observer.check()?;
-    let old = DirView::open(place)?;
     // The file of a retired shard would prevent the join of another one with its name, of which the
     // restored catalog may know nothing.
     let known = old.map.topology().shards().iter().map(|shard| &*shard.name);
     let shards: Vec<&str> =
         known.chain(manifest.shards.iter().map(|saved| &*saved.shard)).collect();
-    kept_files::keep(place, &new, &shards)?;
+    foreign_files::link_foreign_files(place, &new, &shards)?;
     let mode = fs::metadata(place).map_err(|error| SaveError::io(place, error))?.permissions();
     fs::set_permissions(&new, mode).map_err(|error| SaveError::io(&new, error))?;
     exchange(&new, place)?;

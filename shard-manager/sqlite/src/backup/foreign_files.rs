@@ -1,9 +1,9 @@
-//! Kept files: everything in a data directory that does not belong to its cluster, such as the
+//! Foreign files: everything in a data directory that does not belong to its cluster, such as the
 //! history of analytics or files of the operator. A copy that replaces the cluster does not replace
 //! them.
 //!
-//! They are linked into the new directory before it is exchanged with the old one, so both have
-//! them, and removing the old directory removes only the second links.
+//! They are hard-linked into the new directory before the exchange. Removing the old directory
+//! afterwards removes only the extra links.
 //!
 //! **Invariant:** the old directory is not changed.
 //! **Not here:** the names of the files of a cluster (`data_dir`), the exchange (`replace`).
@@ -22,7 +22,11 @@ use crate::private_file;
 ///
 /// # Errors
 /// [`SaveError::Io`] with the first one that cannot be linked.
-pub(super) fn keep(place: &Path, new: &Path, shards: &[&str]) -> Result<(), SaveError> {
+pub(super) fn link_foreign_files(
+    place: &Path,
+    new: &Path,
+    shards: &[&str],
+) -> Result<(), SaveError> {
     for entry in entries(place)? {
         let name = entry.file_name();
         if !name.to_str().is_some_and(|name| is_of_cluster(name, shards)) {
