@@ -34,7 +34,7 @@ use model::error::Error;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 pub use self::change::{AccessChange, ChangeAuthor, NewKey};
-pub use self::feed::AccessFeed;
+pub use self::feed::{AccessFeed, AccessRead};
 pub use self::mode::AccessMode;
 pub use self::plan::{AccessFacts, ChangePlan, plan};
 pub use self::refusal::{AccessError, AccessRefusal};

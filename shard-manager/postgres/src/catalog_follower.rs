@@ -164,11 +164,11 @@ impl CatalogFollower {
         } else if seen.access == Some(version.access) {
             self.access.confirm(now());
         } else {
-            let base = self.access.base();
-            let state = catalog.access().state_after(term.timeline, base.as_deref());
+            let read = self.access.begin_read();
+            let state = catalog.access().state_after(term.timeline, read.base.as_deref());
             let state = tokio::time::timeout(ACCESS_MAX, state).await;
             let state = state.map_err(|elapsed| elapsed.to_string())?;
-            self.access.publish(state.map_err(|error| error.to_string())?, now());
+            self.access.publish(&read, state.map_err(|error| error.to_string())?, now());
             seen.access = Some(version.access);
         }
         Ok(())

@@ -80,8 +80,9 @@ impl FileAccess {
         let mut connection = self.connect()?;
         let generation = tables::change(&mut connection, change, author, now)?;
         if self.0.feed.is_watched() {
+            let read = self.0.feed.begin_read();
             let state = tables::load(&mut connection).map_err(|error| unavailable(&error))?;
-            self.0.feed.publish(state, now);
+            self.0.feed.publish(&read, state, now);
         }
         Ok(generation)
     }
@@ -119,9 +120,10 @@ impl AccessStore for FileAccess {
     fn load(&self) -> EngineFuture<'_, AccessState> {
         let store = self.clone();
         Box::pin(run_to_end(move || {
+            let read = store.0.feed.begin_read();
             let state = store.load_now()?;
             if store.0.feed.is_watched() {
-                store.0.feed.publish(state.clone(), now());
+                store.0.feed.publish(&read, state.clone(), now());
             }
             Ok(state)
         }))

@@ -167,6 +167,14 @@ async fn a_change_of_one_key_reads_no_other_key() {
     let other = create(&manager, AccessRole::READER).await;
     let known =
         until_known(&mut states, change(&manager, AccessChange::SuspendAllKeys).await).await;
+    // A read that began before any state was published reads all keys, whenever it ends. The
+    // follower has ended it once it confirms the state at the time of the clock, not at `now`.
+    let confirmed = async || {
+        while manager.access().confirmed_at(now()) == Some(now()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, confirmed()).await.expect("the follower confirms the state");
     let of_other = |state: &AccessState| state.keys.iter().find(|key| key.id == other).cloned();
     let mut direct = databases.direct_session(0).await;
     let quietly = |name: &str| {

@@ -21,6 +21,15 @@ pub struct AccessFeed {
     is_rewound: AtomicBool,
 }
 
+/// Read of the catalog whose result is to be published.
+#[derive(Debug)]
+pub struct AccessRead {
+    /// State to which changes of the catalog can be added, if there is one.
+    pub base: Option<Arc<AccessState>>,
+    /// Generation that was published before the read began.
+    since: u64,
+}
+
 impl Default for AccessFeed {
     fn default() -> Self {
         Self {
@@ -42,19 +51,23 @@ impl AccessFeed {
         self.latest.receiver_count() > 0
     }
 
-    /// Returns the published state, if changes of the catalog can be added to it. A catalog that
-    /// was restored to an earlier state may reach the same generation with other keys.
-    pub fn base(&self) -> Option<Arc<AccessState>> {
-        let latest = Arc::clone(&self.latest.borrow());
-        let is_usable = latest.generation > 0 && !self.is_rewound.load(Ordering::Acquire);
-        is_usable.then_some(latest)
+    /// Begins a read of the catalog. It has no base if the catalog was seen in an earlier state: a
+    /// catalog that was restored may reach the same generation with other keys.
+    pub fn begin_read(&self) -> AccessRead {
+        // Borrowed while the flag is read, which changes together with the state.
+        let latest = self.latest.borrow();
+        let since = latest.generation;
+        let is_usable = since > 0 && !self.is_rewound.load(Ordering::Acquire);
+        AccessRead { base: is_usable.then(|| Arc::clone(&latest)), since }
     }
 
-    /// Publishes a state that is current at this time, unless a later one is known.
-    pub fn publish(&self, state: AccessState, now: UnixTime) {
+    /// Publishes the state that a read returned, which is current at this time, unless a later one
+    /// is known. A state from before the beginning of the read shows that the catalog was restored;
+    /// one that is only older than what another read has published meanwhile does not.
+    pub fn publish(&self, read: &AccessRead, state: AccessState, now: UnixTime) {
         self.latest.send_if_modified(|latest| {
             let is_later = state.generation > latest.generation;
-            if state.generation != latest.generation {
+            if is_later || state.generation < read.since {
                 self.is_rewound.store(!is_later, Ordering::Release);
             }
             if is_later {
@@ -84,6 +97,38 @@ impl AccessFeed {
 mod tests {
     use super::*;
 
+    fn state(generation: u64) -> AccessState {
+        AccessState { generation, ..AccessState::default() }
+    }
+
+    fn base(feed: &AccessFeed) -> Option<u64> {
+        feed.begin_read().base.map(|state| state.generation)
+    }
+
+    #[test]
+    fn a_read_that_another_one_has_overtaken_leaves_the_base_in_place() {
+        let feed = AccessFeed::default();
+        let now = UnixTime::from_seconds(1_800_000_000);
+        feed.publish(&feed.begin_read(), state(5), now);
+        let overtaken = feed.begin_read();
+        feed.publish(&feed.begin_read(), state(7), now);
+        feed.publish(&overtaken, state(6), now);
+        assert_eq!(base(&feed), Some(7));
+    }
+
+    #[test]
+    fn a_catalog_that_was_restored_is_read_as_a_whole_until_a_later_state_is_published() {
+        let feed = AccessFeed::default();
+        let now = UnixTime::from_seconds(1_800_000_000);
+        feed.publish(&feed.begin_read(), state(5), now);
+        feed.publish(&feed.begin_read(), state(4), now);
+        assert_eq!(base(&feed), None);
+        feed.publish(&feed.begin_read(), state(5), now);
+        assert_eq!(base(&feed), None);
+        feed.publish(&feed.begin_read(), state(6), now);
+        assert_eq!(base(&feed), Some(6));
+    }
+
     #[test]
     fn a_confirmation_counts_from_the_corrected_clock() {
         let feed = AccessFeed::default();
@@ -91,7 +136,7 @@ mod tests {
         feed.confirm(corrected);
         assert_eq!(feed.confirmed_at(), None, "nothing was published");
         let ahead = corrected.plus(86_400);
-        feed.publish(AccessState { generation: 1, ..AccessState::default() }, ahead);
+        feed.publish(&feed.begin_read(), state(1), ahead);
         assert_eq!(feed.confirmed_at(), Some(ahead));
         feed.confirm(corrected);
         assert_eq!(feed.confirmed_at(), Some(corrected));

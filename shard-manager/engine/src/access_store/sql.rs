@@ -14,6 +14,9 @@ use super::change::AccessChange;
 use super::dead_keys::dead_before;
 use AccessColumn::{Number, Text};
 
+/// Number of lines of the log of changes that are kept.
+const LOG_LINES_MAX: i64 = 100_000;
+
 /// Value of a parameter, or of a column of a row.
 #[derive(Clone, PartialEq, Eq)]
 pub enum AccessValue {
@@ -331,11 +334,11 @@ pub(super) fn put_session_secret(seed: &SessionSeed) -> AccessStatement {
     )
 }
 
-/// Returns the statement that removes all but the last 100 000 lines of the log.
+/// Returns the statement that removes all but the last [`LOG_LINES_MAX`] lines of the log.
 pub(super) fn remove_old_lines() -> AccessStatement {
     let sql = "DELETE FROM tessera_access_log
-        WHERE number <= (SELECT max(number) FROM tessera_access_log) - 100000";
-    AccessStatement::work(sql, [])
+        WHERE number <= (SELECT max(number) FROM tessera_access_log) - $1";
+    AccessStatement::work(sql, [AccessValue::Number(LOG_LINES_MAX)])
 }
 
 /// Line of the log of changes.

@@ -49,10 +49,11 @@ impl AccessStore for Servers {
 
     fn load(&self) -> EngineFuture<'_, AccessState> {
         Box::pin(self.with_catalog(async |catalog, Term { timeline, .. }| {
+            let read = self.follower.access.begin_read();
             let state =
                 catalog.access().state(timeline).await.map_err(|error| unavailable(&error))?;
             if self.follower.access.is_watched() {
-                self.follower.access.publish(state.clone(), now());
+                self.follower.access.publish(&read, state.clone(), now());
             }
             Ok(state)
         }))
@@ -67,10 +68,10 @@ impl AccessStore for Servers {
         Box::pin(self.with_catalog(async move |catalog, Term { timeline, .. }| {
             let generation = catalog.access().change(change, (author, now), timeline).await?;
             if self.follower.access.is_watched() {
-                let base = self.follower.access.base();
-                let state = catalog.access().state_after(timeline, base.as_deref()).await;
+                let read = self.follower.access.begin_read();
+                let state = catalog.access().state_after(timeline, read.base.as_deref()).await;
                 let state = state.map_err(|error| unavailable(&error))?;
-                self.follower.access.publish(state, now);
+                self.follower.access.publish(&read, state, now);
             }
             Ok(generation)
         }))
