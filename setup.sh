@@ -10,7 +10,8 @@
 #                       PostgreSQL servers, and on the Citus cluster whose coordinator
 #                       TESSERA_CITUS_URL names, if it is set. A test fails for lack of a
 #                       program that TESSERA_TEST_REQUIRE lists, and is skipped for lack of
-#                       another; by default all that `./setup.sh tools` installs are listed
+#                       another; by default all that `./setup.sh tools` installs are listed.
+#                       More arguments are passed to each build: --features api-router/otlp
 #   ./setup.sh tools    only installs the tools for building and testing
 #   ./setup.sh help     shows this text
 #
@@ -41,6 +42,7 @@ readonly READY_SECONDS_MAX=60
 packages=() # What apt has to install.
 job=''      # Process id of the build or of the router, while it runs.
 servers=''  # Not empty while there are PostgreSQL servers of ours to stop.
+test_options=() # More options of cargo for building the tests.
 server_folder=''  # The folder of the PostgreSQL servers that tests run on, while there is one.
 scheme=http # https if the router has a certificate.
 trust=()    # Options of curl for requests to the router.
@@ -50,7 +52,7 @@ main() {
     case "${1-}" in
         '') start ;;
         postgres | --postgres) start_on_postgres ;;
-        test) run_tests ;;
+        test) run_tests "${@:2}" ;;
         tools) install_for_tests ;;
         help | -h | --help) usage ;;
         *)
@@ -516,13 +518,16 @@ BANNER
 # --- Tests ----------------------------------------------------------------------------------------
 
 run_tests() {
+    test_options=("$@")
     install_for_tests
     watch_signals
+    # Many tests wait for servers: with one test a core, cores would be idle.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS-$((2 * $(nproc)))}
     say 'running every test'
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
     export TESSERA_TEST_REQUIRE=${TESSERA_TEST_REQUIRE-$TEST_REQUIRE}
-    begin_job cargo test --workspace --locked --no-fail-fast # One run names all that fail.
+    begin_job cargo test --workspace --locked --no-fail-fast "${test_options[@]}" # One run names all that fail.
     await_job
     say 'running the tests of the router once more, on PostgreSQL servers'
     server_folder=$(mktemp -d)
@@ -546,7 +551,7 @@ run_tests() {
 # single package would make cargo compile again.
 run_on_servers() {
     local program
-    program=$(cargo test --workspace --test "$2" --no-run --locked --quiet \
+    program=$(cargo test --workspace --test "$2" --no-run --locked --quiet "${test_options[@]}" \
         --message-format json-render-diagnostics |
         sed -n "s/.*\/$1[#\"].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
     [[ -x $program ]] || die "the tests of $1 were not built"
