@@ -19,16 +19,16 @@
 #[cfg(feature = "store")]
 pub use recorder::store;
 pub use recorder::{
-    AccessNow, AuditNow, BUDGETS, BULK_KEYS_MAX, BackupsNow, CONTENT_TYPE, CacheMetrics, CacheNow,
-    Cell, CellLabel, ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter, ErrorGroup,
-    ErrorLog, ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap,
-    History, HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow,
+    AccessNow, AuditNow, BUDGETS, BULK_KEYS_MAX, BackupsNow, BusyKey, CONTENT_TYPE, CacheMetrics,
+    CacheNow, Cell, CellLabel, ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter,
+    ErrorGroup, ErrorLog, ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame,
+    Heatmap, History, HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow,
     LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters,
     MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome,
     Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
     RecentWrite, Recorder, Role, RouteMetrics, Sample, SampledRows, Series, ShardMetrics, ShardNow,
-    ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, WaitCount, Window, WindowError,
-    Worker, figures, list_sampled_rows, openmetrics, writes_after,
+    ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, WaitBucket, Window, WindowError,
+    Worker, busiest_keys, figures, list_sampled_rows, openmetrics, writes_after,
 };
 #[cfg(feature = "service")]
 pub use service;

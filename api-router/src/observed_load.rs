@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use analytics::{ClusterNow, MetricsQuery, Window, figures};
+use analytics::busiest_keys;
 use shard_manager::advice::{KeyLoad, SlotLoad};
 use shard_manager::keyspace::Slot;
 use shard_manager::manager::{LoadSource, ObservedLoad};
@@ -38,13 +38,8 @@ pub fn count(metrics: &MetricsView) -> ObservedLoad {
     let recorder = &metrics.recorder;
     let load = recorder.slot_load(MINUTES).into_iter();
     let slots = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();
-    let window = Window::parse("15m").unwrap_or_default();
-    let query = MetricsQuery { window, ..MetricsQuery::default() };
-    let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
-    let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
-        // The part of the count that may belong to other keys is subtracted.
-        let requests = hot.requests.saturating_sub(hot.error);
-        Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
+    let keys = busiest_keys(recorder, MINUTES).into_iter().filter_map(|busy| {
+        Some(KeyLoad { key: busy.key, slot: Slot::new(busy.slot?)?, requests: busy.requests })
     });
     ObservedLoad { slots, keys: keys.collect() }
 }

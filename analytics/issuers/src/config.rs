@@ -51,14 +51,19 @@ pub enum IssuerKeys {
 }
 
 impl IssuerKeys {
-    /// Returns the member that names the source, and its value.
+    /// Returns the member that names the source, and its value as it is shown.
     pub fn member(&self) -> (&'static str, String) {
         match self {
             Self::Jwks(path) => ("jwks_file", path.display().to_string()),
-            Self::Url(url) => ("jwks_url", url.clone()),
+            Self::Url(url) => ("jwks_url", shown_url(url).to_owned()),
             Self::Secret(path) => ("secret_file", path.display().to_string()),
         }
     }
+}
+
+/// Returns an address as it is shown: without its query, which may contain a secret.
+pub fn shown_url(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
 }
 
 /// Description of the permitted addresses of documents, for errors.

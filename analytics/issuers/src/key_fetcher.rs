@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use access::jwt::key_set::KeySet;
 use access::unix_time::UnixTime;
 
+use crate::config::shown_url;
 use crate::jwks_client;
 use crate::key_sets::{IssuerKeySets, SERVED_FOR};
 use crate::remote_keys::{RemoteKeySet, RemoteKeys};
@@ -125,8 +126,7 @@ impl Fetcher {
     /// Stores the outcome of a fetch for metrics, and logs changes between good and failing; a
     /// repeated failure is logged only at level debug.
     fn report(&mut self, fetched: Result<(), String>, now: UnixTime) {
-        // The query of an address may contain a secret.
-        let url = self.url.split('?').next().unwrap_or_default();
+        let url = shown_url(&self.url);
         let issuer = &self.state.issuer;
         self.state.is_good.store(fetched.is_ok(), Ordering::Relaxed);
         let Err(cause) = fetched else {

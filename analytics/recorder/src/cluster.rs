@@ -178,15 +178,16 @@ pub struct ParkedNow {
     /// Longest wait that has ended, in s.
     pub longest_s: f64,
     /// Rows whose wait has ended, by its length, the shortest first.
-    pub waits: Vec<WaitCount>,
+    pub waits: Vec<WaitBucket>,
     /// Sum of these waits, in s.
     pub waited_s: f64,
 }
 
-/// Number of rows that have waited for at most some time, and for longer than the count before.
+/// Bucket of a histogram: rows whose wait was at most `up_to_ms` and longer than the bound of the
+/// bucket before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
-pub struct WaitCount {
+pub struct WaitBucket {
     /// Longest wait that is counted here, in ms; null for all longer ones.
     pub up_to_ms: Option<u32>,
     /// Number of rows.

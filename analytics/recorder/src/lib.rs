@@ -74,7 +74,7 @@ mod worker;
 
 pub use cluster::{
     CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
-    PoolNow, RebalanceNow, ShardNow, WaitCount,
+    PoolNow, RebalanceNow, ShardNow, WaitBucket,
 };
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};
@@ -93,7 +93,7 @@ pub use openmetrics::{AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, 
 pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recent_writes::{BULK_KEYS_MAX, RecentWrite, SampledRows, WRITES_MAX};
-pub use recorder::{Recorder, list_sampled_rows, writes_after};
+pub use recorder::{BusyKey, Recorder, busiest_keys, list_sampled_rows, writes_after};
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use shard_labels::ShardLabels;
 pub use slot_load::SlotLoad;

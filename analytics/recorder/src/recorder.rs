@@ -16,14 +16,18 @@ use rtrb::RingBuffer;
 
 use crate::aggregator::{Aggregator, QueueReader};
 use crate::clock::Clock;
+use crate::cluster::ClusterNow;
 use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
+use crate::figures::figures;
 use crate::history::History;
+use crate::query::MetricsQuery;
 use crate::recent_writes::{RecentWrite, RecentWrites, SampledRows};
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
 use crate::shard_labels::ShardLabels;
 use crate::slot_load::SlotLoad;
 use crate::totals::Totals;
+use crate::window::Window;
 use crate::worker::Worker;
 
 /// Counts data requests. Share it by reference or `Arc`.
@@ -155,6 +159,31 @@ impl Recorder {
         self.history();
         self.state.aggregator().aggregates().totals.clone()
     }
+}
+
+/// A frequently requested key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusyKey {
+    /// The key.
+    pub key: String,
+    /// Slot of the key; `None` if unknown.
+    pub slot: Option<u16>,
+    /// Least number of requests for the key: the part of the count that may belong to other keys
+    /// is subtracted.
+    pub requests: u64,
+}
+
+/// Returns the most frequent keys of the last `minutes`, the most frequent first. Takes some
+/// milliseconds.
+pub fn busiest_keys(recorder: &Recorder, minutes: u64) -> Vec<BusyKey> {
+    let query = MetricsQuery { window: Window::of_minutes(minutes), ..MetricsQuery::default() };
+    let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
+    let keys = metrics.hot_keys.into_iter().map(|hot| BusyKey {
+        key: hot.key,
+        slot: hot.slot,
+        requests: hot.requests.saturating_sub(hot.error),
+    });
+    keys.collect()
 }
 
 /// Returns the most recent writes with a number above `number`, oldest first. Writes that were

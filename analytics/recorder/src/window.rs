@@ -1,6 +1,6 @@
 //! Window: the time range of a query, which ends now.
 //!
-//! **Invariant:** a [`Window`] is 1 ms to 7 days long; its constructors refuse every other length.
+//! **Invariant:** a [`Window`] is 1 ms to 7 days long; its constructors make no other length.
 //! **Not here:** rounding to the intervals of a ring (`history`).
 
 use std::time::Duration;
@@ -65,6 +65,11 @@ impl Window {
             (None, Some(text)) => Self::parse_time_range(text),
             (Some(_), Some(_)) => Err(WindowError::Both),
         }
+    }
+
+    /// Returns the window of the last `minutes`: at least one, and at most 7 days.
+    pub(crate) fn of_minutes(minutes: u64) -> Self {
+        Self { ms: minutes.saturating_mul(60_000).clamp(60_000, Self::MAX.ms) }
     }
 
     /// Returns the length of the window.

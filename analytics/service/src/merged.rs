@@ -142,3 +142,23 @@ fn nodes(seen: &[ShardNow]) -> Vec<NodeNow> {
 fn worse(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     [one, other].into_iter().flatten().reduce(f64::max)
 }
+
+#[cfg(test)]
+mod tests {
+    use recorder::WaitBucket;
+
+    use super::*;
+
+    fn parked(waits: &[(Option<u32>, u64)]) -> ParkedNow {
+        let bucket = |&(up_to_ms, rows)| WaitBucket { up_to_ms, rows };
+        ParkedNow { waits: waits.iter().map(bucket).collect(), ..ParkedNow::default() }
+    }
+
+    #[test]
+    fn buckets_of_one_bound_are_added_and_those_of_one_router_only_are_kept_in_order() {
+        let mut sum = ParkedNow::default();
+        add_parked(&mut sum, &parked(&[(Some(1), 2), (None, 1)]));
+        add_parked(&mut sum, &parked(&[(Some(1), 3), (Some(5), 1), (None, 1)]));
+        assert_eq!(sum, parked(&[(Some(1), 5), (Some(5), 1), (None, 2)]));
+    }
+}

@@ -26,8 +26,8 @@ use model::value::Value;
 /// Secrets with which a cluster names and signs its entries.
 #[derive(Clone)]
 pub(super) struct Secrets {
-    /// Part of every key.
-    cluster: String,
+    /// Beginning of every Redis key of the cluster.
+    pub(super) prefix: String,
     names: [u8; 16],
     pub(super) entries: [u8; 16],
 }
@@ -68,15 +68,10 @@ impl Secrets {
         let cluster = key.derive(b"cache: cluster");
         let cluster = u64::from_le_bytes(std::array::from_fn(|index| cluster[index]));
         Self {
-            cluster: format!("{cluster:016x}"),
+            prefix: format!("tessera:{FORMAT}:{cluster:016x}:"),
             names: key.derive(b"cache: names"),
             entries: key.derive(b"cache: entries"),
         }
-    }
-
-    /// Returns the beginning of every Redis key of the cluster.
-    pub(super) fn prefix(&self) -> String {
-        format!("tessera:{FORMAT}:{}:", self.cluster)
     }
 
     /// Returns the Redis key that holds all answers about this shard key, and its hash.
@@ -85,7 +80,7 @@ impl Secrets {
         let since = if is_on(Mutation::CacheKeepsSlot) { &1 } else { since };
         let mut key = String::with_capacity(56 + table.len() + shard_key.len());
         // Writing to a string never fails.
-        let _ = write!(key, "tessera:{FORMAT}:{}:{since}:{slot}:{table}:{shard_key}", self.cluster);
+        let _ = write!(key, "{}{since}:{slot}:{table}:{shard_key}", self.prefix);
         let hash = self.hash(key.as_bytes());
         (key, hash)
     }

@@ -239,7 +239,10 @@ impl Cache {
 
     /// Returns the entries of the cluster in Redis, to remove them once nothing uses the cache.
     pub fn entries(&self) -> CachedEntries {
-        CachedEntries { address: self.settings.address.clone(), prefix: self.secrets.prefix() }
+        CachedEntries {
+            address: self.settings.address.clone(),
+            prefix: self.secrets.prefix.clone(),
+        }
     }
 
     /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads

@@ -25,7 +25,11 @@ impl Scrape {
         let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
         let help = "Rows that a shard has refused for their slots.";
         families.counters("tessera_parked_refusals", help, ends)?;
-        let help = "Waits of rows for a shard that accepts their slots.";
+        if parked.waits.is_empty() {
+            // A histogram without buckets would lack that of all rows.
+            return Ok(());
+        }
+        let help = "Time that rows waited because their slots were fenced or moving.";
         let (unit, kind) = (Some(Unit::Seconds), MetricType::Histogram);
         families.family("tessera_parked_wait", help, unit, kind, |family| {
             let bound = |bound: Option<u32>| bound.map_or(f64::INFINITY, |ms| f64::from(ms) / 1e3);

@@ -70,7 +70,7 @@ pub(super) fn measure(
 fn structure_bytes(placement: &Placement, topology: &Topology) -> usize {
     let shards = topology.len();
     match placement {
-        // The numbers of the shards that take slots.
+        // The numbers of all shards, also of those with a weight of 0, which take no slots.
         Placement::Even | Placement::Modulo | Placement::Jump => shards * size_of::<ShardNumber>(),
         // The weight of each shard.
         Placement::Weighted => shards * size_of::<u64>(),

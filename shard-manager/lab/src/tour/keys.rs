@@ -9,7 +9,7 @@ use model::keyspace::routing_step::RoutingStep;
 use model::keyspace::{SLOT_COUNT, ShardKey, Slot};
 use model::query::ReadQuery;
 use model::shard_map::KeyLocation;
-use recorder::{ClusterNow, Labels, MetricsQuery, Operation, Recorder, Role, Sample, figures};
+use recorder::{Labels, Operation, Recorder, Role, Sample, busiest_keys};
 
 use super::{Chapter, SHARDS, Stage};
 use crate::lab_cluster::{block_on, failure, options};
@@ -177,12 +177,8 @@ fn sample(key: &str, place: KeyLocation, elapsed: Duration) -> Sample<'_> {
 fn observed(recorder: &Recorder) -> (Vec<SlotLoad>, Vec<KeyLoad>) {
     let load = recorder.slot_load(MINUTES).into_iter();
     let load = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();
-    let query = MetricsQuery::default();
-    let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
-    let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
-        // The part of the count that may belong to other keys is subtracted.
-        let requests = hot.requests.saturating_sub(hot.error);
-        Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
+    let keys = busiest_keys(recorder, MINUTES).into_iter().filter_map(|busy| {
+        Some(KeyLoad { key: busy.key, slot: Slot::new(busy.slot?)?, requests: busy.requests })
     });
     (load, keys.collect())
 }
