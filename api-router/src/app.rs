@@ -256,7 +256,7 @@ impl App {
         false
     }
 
-    /// Returns true if the router is about to end.
+    /// Returns true if the router is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -60,7 +60,7 @@ impl BodyLimits {
 ///
 /// # Errors
 /// TSR108 if it is larger, TSR004 if it does not arrive in time, TSR101 if the connection breaks,
-/// TSR005 if it is evicted, also because the router is about to end.
+/// TSR005 if it is evicted, also because the router is shutting down.
 pub async fn read(
     mut payload: Payload,
     limits: BodyLimits,

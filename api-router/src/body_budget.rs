@@ -113,7 +113,7 @@ impl BodyBudget {
         BudgetShare { budget: Arc::clone(self), number, evicted }
     }
 
-    /// Evicts all bodies, including later ones, because the router is about to end. Each ends when
+    /// Evicts all bodies, including later ones, because the router is shutting down. Each ends when
     /// it next waits for its client or for memory.
     pub fn close(&self) {
         let mut state = self.state();
@@ -131,7 +131,7 @@ impl BodyBudget {
     /// Returns the problem of a body that was evicted.
     fn eviction(&self) -> Problem {
         if self.state().is_closed {
-            return Problem::new(Code::TSR005, "the router is about to end").hint(AGAIN);
+            return Problem::new(Code::TSR005, "the router is shutting down").hint(AGAIN);
         }
         budget_exhausted()
     }
@@ -246,7 +246,7 @@ impl BudgetShare {
     ///
     /// # Errors
     /// TSR005 if this body is evicted itself, no memory is free in time, or none is free and the
-    /// router is about to end.
+    /// router is shutting down.
     pub async fn grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         if self.budget.state().try_grow(self.number, bytes, BodyBudget::BYTES_MAX) {
             return Ok(());
@@ -290,7 +290,7 @@ impl BudgetShare {
     /// Waits for `awaited`, which comes from the client, unless this body is evicted first.
     ///
     /// # Errors
-    /// TSR005 if it is evicted, or the router is about to end.
+    /// TSR005 if it is evicted, or the router is shutting down.
     pub async fn unless_evicted<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
         self.set_waiting(true);
         let came = tokio::select! {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use analytics::{
     CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
-    PoolNow, RebalanceNow, ShardNow, WaitCount,
+    PoolNow, RebalanceNow, ShardNow, WaitBucket,
 };
 use chrono::{DateTime, Utc};
 use shard_manager::cache::CacheStats;
@@ -291,7 +291,7 @@ fn cache(stats: CacheStats) -> CacheNow {
 
 fn parked(stats: ParkedStats) -> ParkedNow {
     let bounds = PARKED_WAITS_MS.into_iter().map(Some).chain([None]);
-    let waits = bounds.zip(stats.waits).map(|(up_to_ms, rows)| WaitCount { up_to_ms, rows });
+    let waits = bounds.zip(stats.waits).map(|(up_to_ms, rows)| WaitBucket { up_to_ms, rows });
     ParkedNow {
         rows: stats.rows as u64,
         bytes: stats.bytes as u64,

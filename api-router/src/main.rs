@@ -169,7 +169,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Stops listening, and waits until all requests are served. Streams, and other bodies of which
-/// more than 64 KiB have arrived, are cut off if they still arrive after a time or at a further
+/// more than 64 KiB have arrived, are cut off if they still arrive after a time or at a second
 /// signal: their clients get a response before the server closes the connections.
 async fn stop_serving(handle: &ServerHandle, app: &App, signals: &mut EndSignals) {
     let mut stopped = pin!(handle.stop(true));

@@ -7,6 +7,7 @@
 //! **Not here:** the work of a route.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::body::BoxBody;
@@ -38,6 +39,7 @@ use crate::headers::{X_REQUEST_ID, deadline, request_id};
 use crate::otlp::TracedRequest;
 use crate::problem::{self, Code, Problem};
 use crate::request_record::{self, RequestRecord};
+use crate::response_budget::ResponseBudget;
 use crate::trace::{TRACEPARENT, Trace};
 use crate::unsupported_headers::refuse_unsupported;
 
@@ -82,7 +84,7 @@ pub async fn handle_request(
     audit::name(app.audit.as_ref(), &request, &id);
     let is_authorized = request.headers().contains_key(AUTHORIZATION);
     let mut admission = Admission::default();
-    let mut response = match checked {
+    let response = match checked {
         Err(Refused::Problem(problem)) => request.error_response(problem),
         Err(Refused::Preflight) => request.into_response(cors::preflight()),
         // Routes turn their errors into responses; an error here is the framework's own.
@@ -91,8 +93,9 @@ pub async fn handle_request(
             next.call(request).await?
         }
     };
-    let problem;
-    (response, problem) = finish(&app, response, (route, is_write, began), &id).await;
+    let problem = problem_of(&app, &response, is_write);
+    let (mut response, problem) =
+        finish(&app.response_budget, response, problem, (route, is_write, began), &id).await;
     if is_head {
         response = without_stream(response);
     }
@@ -120,18 +123,17 @@ pub async fn handle_request(
 /// Renders the problem of a response, or compresses the response and charges it to the budget for
 /// the responses of all clients. Returns the problem as well.
 async fn finish(
-    app: &App,
+    budget: &Arc<ResponseBudget>,
     mut response: ServiceResponse<BoxBody>,
+    mut problem: Option<Problem>,
     (route, is_write, began): (Option<DataRoute>, bool, Instant),
     id: &HeaderValue,
 ) -> (ServiceResponse<BoxBody>, Option<Problem>) {
-    let mut problem = problem_of(app, &response, is_write);
     let mut share = None;
     if problem.is_none() {
         let allowed = || deadline(response.request().headers()).unwrap_or_default();
-        // Metrics and documents must not fail because reads of rows fill the memory.
-        let in_any_case = is_write || route.is_none();
-        match app.response_budget.charge(&response, in_any_case, || began + allowed()).await {
+        let in_any_case = is_never_refused(route, is_write);
+        match budget.charge(&response, in_any_case, || began + allowed()).await {
             Ok(charged) => share = charged,
             Err(exhausted) => problem = Some(exhausted),
         }
@@ -145,6 +147,12 @@ async fn finish(
         response = share.hold(response);
     }
     (response, problem)
+}
+
+/// Returns true if the response must be sent even if the memory for responses is used up: a write
+/// was carried out, and metrics and documents must not fail because of reads of rows.
+fn is_never_refused(route: Option<DataRoute>, is_write: bool) -> bool {
+    is_write || route.is_none()
 }
 
 fn kind_of(route: Option<DataRoute>, path: &str) -> ResponseKind {
@@ -336,5 +344,57 @@ fn counted_role(served_by: ServedBy) -> analytics::Role {
         ServedBy::Primary => analytics::Role::Primary,
         ServedBy::Replica => analytics::Role::Replica,
         ServedBy::Cache => analytics::Role::Cache,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::HttpResponse;
+    use actix_web::http::header::RETRY_AFTER;
+    use actix_web::rt::System;
+    use actix_web::test::TestRequest;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn read() -> Option<DataRoute> {
+        data_route("/api/read", &Method::GET)
+    }
+
+    /// Returns a response to a request that ends after a tenth of a second.
+    fn response(bytes: usize) -> ServiceResponse<BoxBody> {
+        let request = TestRequest::default().insert_header(("x-deadline-ms", "100"));
+        request.to_srv_response(HttpResponse::Ok().body(vec![0; bytes]))
+    }
+
+    #[test]
+    fn only_reads_of_rows_may_be_refused_for_want_of_memory() {
+        assert!(read().is_some() && !is_never_refused(read(), false));
+        assert!(is_never_refused(data_route("/api/write", &Method::POST), true));
+        assert!(is_never_refused(None, true), "a table was created");
+        assert!(is_never_refused(None, false), "metrics");
+    }
+
+    #[test]
+    fn a_large_read_is_charged_and_refused_once_the_budget_is_used_up_but_metrics_are_not() {
+        let (budget, id) = (Arc::new(ResponseBudget::default()), HeaderValue::from_static("test"));
+        let system = System::new();
+        let finished = |route| {
+            let large = response(128 << 10);
+            let state = (route, false, Instant::now());
+            system.block_on(finish(&budget, large, None, state, &id))
+        };
+        let all = response(ResponseBudget::BYTES_MAX);
+        let charged = budget.charge(&all, true, Instant::now).now_or_never();
+        let share = charged.expect("it does not wait").unwrap();
+        let (refused, problem) = finished(read());
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.headers().contains_key(RETRY_AFTER));
+        assert_eq!(problem.map(|problem| problem.code()), Some(Code::TSR005));
+        let (metrics, problem) = finished(None);
+        assert_eq!((metrics.status(), problem.is_none()), (StatusCode::OK, true));
+        // The budget has room again once nothing is held.
+        drop((share, metrics));
+        assert_eq!(finished(read()).0.status(), StatusCode::OK);
     }
 }

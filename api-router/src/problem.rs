@@ -8,6 +8,7 @@
 pub use self::backups::no_backup_dir;
 pub use self::changes::refused;
 pub use self::codes::Code;
+pub(crate) use self::domain::LESS_AT_ONCE;
 
 mod backups;
 mod changes;
@@ -168,6 +169,11 @@ impl Problem {
     pub fn ensure_outcome(&mut self) {
         self.outcome.get_or_insert("rejected");
     }
+}
+
+/// Returns true if the request of this problem has stored rows, or may have.
+pub fn may_have_stored(problem: &Problem) -> bool {
+    problem.outcome.is_some_and(|outcome| outcome != "rejected")
 }
 
 impl fmt::Display for Problem {

@@ -11,8 +11,9 @@
 //! Small responses and at most 128 KiB of each connection's buffer are not charged: the maximum
 //! number of connections limits them.
 //!
-//! **Invariant:** unless responses that do not wait come faster than the slow are evicted, at most
-//! [`ResponseBudget::BYTES_MAX`] are charged; dropping a share returns its bytes to the budget.
+//! **Invariant:** responses that may be refused are charged only while the total is at most
+//! [`ResponseBudget::BYTES_MAX`], or alone; those charged `in_any_case` may exceed it. Dropping a
+//! share returns its bytes to the budget.
 //! **Not here:** the rows of running reads (`shard_manager`), bodies of requests (`body_budget`).
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use actix_web::web::Bytes;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, LESS_AT_ONCE, Problem};
 
 /// Largest response that is not charged.
 const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -77,7 +78,7 @@ struct Charged {
 #[derive(Debug)]
 struct Waiting {
     bytes: usize,
-    /// Notified when it waits longest, and then whenever a response holds less than before.
+    /// Notified when it becomes first in the queue, and then whenever memory is freed.
     woken: Arc<Notify>,
 }
 
@@ -151,7 +152,7 @@ fn fits_beside(held: usize, bytes: usize) -> bool {
 fn free(evicted: Vec<Charged>) {
     if !evicted.is_empty() {
         let bytes: usize = evicted.iter().map(|one| one.bytes).sum();
-        tracing::warn!(responses = evicted.len(), bytes, "large responses to slow clients ended");
+        tracing::warn!(responses = evicted.len(), bytes, "aborted large responses to slow clients");
     }
 }
 
@@ -381,10 +382,9 @@ impl MessageBody for ChargedBody {
 fn budget_exhausted() -> Problem {
     let limit = ResponseBudget::BYTES_MAX >> 20;
     let detail = format!(
-        "large responses that clients have not received yet fill the {limit} MiB of memory for them"
+        "the {limit} MiB for large responses are used up by responses that clients are still receiving"
     );
-    Problem::new(Code::TSR005, detail)
-        .hint("send again after Retry-After, or ask for fewer rows or columns: limit, select")
+    Problem::new(Code::TSR005, detail).hint(LESS_AT_ONCE)
 }
 
 #[cfg(test)]

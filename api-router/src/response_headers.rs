@@ -238,7 +238,7 @@ refusals! {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "Nothing is counted here.";
-        503 Unavailable "The maximum number of event streams is open, or the router is about to end; see Retry-After.";
+        503 Unavailable "The maximum number of event streams is open, or the router is shutting down; see Retry-After.";
     }
     /// The problems that a read may answer with.
     ReadRefusals {

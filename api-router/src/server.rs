@@ -25,8 +25,8 @@ use crate::tls::{self, Identity, TlsError};
 
 /// Longest time for running requests to finish when the router ends.
 const SHUTDOWN_SECONDS: u64 = 25;
-/// Time for which bodies still arrive when the router ends. The rest of `SHUTDOWN_SECONDS` is for
-/// the rows that were received, which a slow shard stores in several steps, and for the responses.
+/// Time after the start of a shutdown for which request bodies are still read. The rest of
+/// `SHUTDOWN_SECONDS` is for storing the rows already received, and for the responses.
 pub const BODIES_END_AFTER: Duration = Duration::from_secs(12);
 /// Time for which an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);

@@ -25,7 +25,7 @@ const KEYS: usize = 10_000;
 /// Kinds of requests.
 const KINDS: [&str; 2] = ["point write", "point read"];
 /// Share of the requests that are not slower than the printed time.
-const SHARE: f64 = 0.999;
+const QUANTILE: f64 = 0.999;
 /// Longest time of a join.
 const JOINED_MAX: Duration = Duration::from_secs(60);
 
@@ -71,9 +71,9 @@ pub(crate) fn measure() -> std::io::Result<()> {
         let followed = longest(joins.iter().map(|joined| joined.followed));
         println!("the second router followed within {followed:.0} ms");
     }
-    print_quantile(SHARE, KINDS, &before, &during);
+    print_quantile(QUANTILE, KINDS, &before, &during);
     println!("beside a thread that only computes, and no change:");
-    print_quantile(SHARE, KINDS, &before, &send_beside_computation(rate, &request)?);
+    print_quantile(QUANTILE, KINDS, &before, &send_beside_computation(rate, &request)?);
     Ok(())
 }
 

@@ -6,8 +6,9 @@
 //! up`), its servers are the shards, and the time is also compared with that of a binary COPY of
 //! these rows from one server into an empty table of another, by two `psql`. The comparison of both
 //! copies, which COPY does not do, is counted apart, as the mover has measured it. Afterwards
-//! clients write at half of the rate that they reach, while four of the slots move as many times
-//! and while none does. The router counts how long the rows of these writes wait for their slots.
+//! clients write at half of the rate that they reach, while four of the slots move, once for each
+//! move measured above, and while none does. The router counts how long the rows of these writes
+//! wait for their slots.
 
 use std::fmt::Write as _;
 use std::io::Error;

@@ -119,12 +119,12 @@ pub(crate) fn write_user(agent: &ureq::Agent, url: &str, key: &str) -> std::io::
 
 /// Prints a quantile, such as 0.99, and the longest time of each kind of request, before a change
 /// and during it.
-pub(crate) fn print_quantile(share: f64, kinds: [&str; KINDS], before: &Times, during: &Times) {
-    let percentile = share * 100.0;
+pub(crate) fn print_quantile(quantile: f64, kinds: [&str; KINDS], before: &Times, during: &Times) {
+    let percentile = quantile * 100.0;
     for (kind, name) in kinds.iter().enumerate() {
         let [before, during] = [before, during].map(|times| of_kind(times, kind));
         let [highest_before, highest_during] = [&before, &during].map(|times| highest_of(times));
-        let [slow_before, slow_during] = [&before, &during].map(|times| quantile(times, share));
+        let [slow_before, slow_during] = [&before, &during].map(|times| time_at(times, quantile));
         let rest = match (slow_before, slow_during) {
             (Some(before), Some(during)) => format!(
                 "p{percentile} and longest: before {before:.1} and {highest_before:.1} ms, during {during:.1} \
@@ -154,8 +154,8 @@ fn of_kind(times: &Times, kind: usize) -> Vec<f64> {
 }
 
 /// Returns a quantile; `None` if there are too few times to distinguish it from the longest one.
-fn quantile(times: &[f64], share: f64) -> Option<f64> {
-    let at = (times.len() as f64 * share).ceil() as usize;
+fn time_at(times: &[f64], quantile: f64) -> Option<f64> {
+    let at = (times.len() as f64 * quantile).ceil() as usize;
     if at < times.len() { times.get(at.checked_sub(1)?).copied() } else { None }
 }
 

@@ -44,7 +44,7 @@ use super::scopes::{self, ROWS, RouteNeed};
 use super::sessions::Sessions;
 use crate::config::{AccessConfig, AccessMode, TrustedProxies};
 use crate::headers::X_CONSISTENCY;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, may_have_stored};
 pub use current_authenticator::CurrentAuthenticator;
 use identity::Identification;
 use refusal_log::RefusalLog;
@@ -192,15 +192,15 @@ impl AccessGate {
 
     /// Returns the problem to send for a request that its route refused. A request without
     /// credentials that lacks a right gets TSR401 instead of TSR403, because credentials may help.
-    /// One that has stored rows keeps its problem, which reports them.
+    /// One that has or may have stored rows keeps its problem, which reports them.
     pub fn challenge(&self, request: &HttpRequest, problem: Problem) -> Problem {
         let is_anonymous = || {
             let extensions = request.extensions();
             let caller = extensions.get::<Arc<Caller>>();
             caller.is_some_and(|caller| caller.principal == Principal::Anonymous)
         };
-        let has_stored = problem.outcome.is_some_and(|outcome| outcome != "rejected");
-        if problem.code() == Code::TSR403 && !has_stored && self.is_enforced() && is_anonymous() {
+        let may_help = problem.code() == Code::TSR403 && !may_have_stored(&problem);
+        if may_help && self.is_enforced() && is_anonymous() {
             return access_problems::missing();
         }
         problem

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use issuers::config::IssuerKeys;
+use issuers::config::{IssuerKeys, shown_url};
 use issuers::jwks_client::{self, FetchedDocument};
 use shard_manager::access::grant::TableSet;
 use shard_manager::access::jwt::key_set::{KeySet, SkippedKey};
@@ -158,7 +158,7 @@ async fn remote_issuers(config: &Config) -> Vec<Finding> {
         let asked = url.clone();
         let fetched = tokio::task::spawn_blocking(move || jwks_client::fetch(&asked)).await;
         let fetched = fetched.unwrap_or_else(|error| Err(error.to_string()));
-        found.extend(examine_document(url, fetched, SystemTime::now()));
+        found.extend(examine_document(shown_url(url), fetched, SystemTime::now()));
     }
     found
 }

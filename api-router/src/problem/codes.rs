@@ -10,7 +10,7 @@ analytics::problem_codes! {
 
     TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Retry later, or with a longer x-deadline-ms.";
     TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have been stored.";
-    TSR005 503 true  "Overloaded" "The shard's write queue is full, the maximum number of event streams is open, the memory for request bodies, for large responses or for the rows of reads is exhausted, or the router is about to end: the detail says which. Nothing was stored, except the rows before next_index of a streamed body. Retry after Retry-After.";
+    TSR005 503 true  "Overloaded" "The shard's write queue is full, the maximum number of event streams is open, the memory for request bodies, for large responses or for the rows of reads is exhausted, or the router is shutting down: the detail says which. Nothing was stored, except the rows before next_index of a streamed body. Retry after Retry-After.";
     TSR006 503 true  "Rights unknown" "The router cannot know the rights of the caller now: the keys of the token's issuer were not read yet, or keys and roles were last read too long ago. Nothing was stored; send again after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice, or the key in the path is not a valid shard key. The detail names it.";
     TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";

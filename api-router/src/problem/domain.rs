@@ -17,6 +17,9 @@ const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert m
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
 const NOT_UNIQUE: &str = "send other values, or first change the row that has these";
 const FEWER_ROWS: &str = "send fewer rows in one request, or without tx=per-shard";
+/// Hint of a read whose rows or response have no room in memory.
+pub(crate) const LESS_AT_ONCE: &str =
+    "send again after Retry-After, or ask for fewer rows or columns: limit, select";
 const SMALLER_ROW: &str =
     "shorten other columns of the row first, or store the value in a row of its own";
 const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
@@ -147,8 +150,7 @@ impl From<Error> for Problem {
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
-            Error::ScatterMemoryFull => Self::new(Code::TSR005, detail)
-                .hint("send again after Retry-After, or ask for fewer rows or columns: limit, select"),
+            Error::ScatterMemoryFull => Self::new(Code::TSR005, detail).hint(LESS_AT_ONCE),
             Error::QueueShareExceeded { shard } => share_exceeded(detail).shard(shard),
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard }

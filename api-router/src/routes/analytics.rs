@@ -61,7 +61,7 @@ pub(crate) async fn stream_metrics(
     let query = metrics_query(&app, &request)?;
     let hub = &app.analytics()?.hub;
     if app.is_draining() {
-        return Err(Problem::new(Code::TSR005, "this router is about to end")
+        return Err(Problem::new(Code::TSR005, "this router is shutting down")
             .hint("watch another router, or this one when it is back"));
     }
     let events = hub.watch(query).map_err(|_| {

@@ -213,7 +213,7 @@ mod tests {
         for parts in [["total ", "1,000 of 9,000"], ["shard1 ", "1,000 of 3,000"]] {
             let lines = kept.0.lock().unwrap().clone();
             let (_, line) = lines.rsplit_once(parts[0]).expect("a line of the bar");
-            let line = line.split("left").next().unwrap();
+            let (line, _) = line.split_once("left").expect("the time left");
             assert!(line.contains(parts[1]) && line.contains("/s"), "{lines}");
         }
         let shown = kept.0.lock().unwrap().clone();

@@ -1,5 +1,5 @@
-//! Scatter budget: the memory that the rows of all running reads of several shards may take until
-//! they are merged.
+//! Scatter budget: limits the memory of rows that shards have returned to reads of several shards,
+//! until they are merged. Rows that a shard is still sending are limited by its connections only.
 //!
 //! **Invariant:** at most [`Rows::SCATTER_BYTES_MAX`] are charged, except by a read that runs
 //! alone; dropping a charge returns its bytes.

@@ -71,6 +71,14 @@ impl ShardState {
         }
     }
 
+    /// Returns true if the shard may have rows.
+    pub fn has_rows(self) -> bool {
+        match self {
+            Self::Serving | Self::Draining => true,
+            Self::Joining | Self::Retired => false,
+        }
+    }
+
     /// Finds a state by name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)

@@ -71,12 +71,12 @@ pub(super) fn slot_of_row(
         None => keyspace.slot_of_key(key),
         Some(column) => keyspace.slot_in(named(table, column, key, partition), key),
     };
-    Ok(table.group().slot(slot.map_err(|error| conceal(map, table, error))?))
+    Ok(table.group().slot(slot.map_err(|error| hide_partition(map, table, error))?))
 }
 
 /// Returns the error of a row without a slot. It names neither the partition column nor the
 /// partitions if the column is hidden in this view of the table.
-pub fn conceal(map: &ShardMap, table: &Table, error: KeyError) -> KeyError {
+pub fn hide_partition(map: &ShardMap, table: &Table, error: KeyError) -> KeyError {
     let column = partition_column(map, table);
     let is_hidden = column.is_some_and(|column| !table.visible().has(column));
     if is_hidden && matches!(error, KeyError::Partition(_)) {
@@ -108,7 +108,8 @@ pub fn explain<'k>(
         None => keyspace.explain_key(key),
         Some(column) => keyspace.explain_in(named(table, column, key, partition), key),
     };
-    let Explanation { slot, mut steps } = explained.map_err(|error| conceal(map, table, error))?;
+    let Explanation { slot, mut steps } =
+        explained.map_err(|error| hide_partition(map, table, error))?;
     let group = table.group();
     for step in &mut steps {
         if let RoutingStep::Partition { first, last, .. } = step {

@@ -23,7 +23,7 @@ use model::keyspace::{KeyError, ShardKey};
 use model::query::{Comparison, Condition, ReadQuery, Test};
 use model::sabotage::{Mutation, is_on};
 use model::shard_map::ShardMap;
-use model::shard_map::partitions::conceal;
+use model::shard_map::partitions::hide_partition;
 use model::table::Table;
 use model::value::Value;
 
@@ -60,14 +60,14 @@ impl Data<'_> {
 }
 
 /// Returns the error of a read whose key has no slot, as far as the caller may know it.
-pub(super) fn unplaced(
+pub(super) fn error_without_slot(
     data: Data<'_>,
     table: &Arc<Table>,
     error: KeyError,
     map: &ShardMap,
 ) -> Error {
     match data.schema().usable_for(Arc::clone(table), RowOperations::READ) {
-        Ok(view) => conceal(map, &view, error).into(),
+        Ok(view) => hide_partition(map, &view, error).into(),
         Err(refused) => refused,
     }
 }

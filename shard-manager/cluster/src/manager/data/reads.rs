@@ -25,7 +25,7 @@ use model::value::Value;
 use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::moved_slots;
-use super::read_rights::unplaced;
+use super::read_rights::error_without_slot;
 use super::read_route::{Route, divided_by, single_place, spread, within_partition};
 use super::scatter::ReadScope;
 use super::{Data, ResumeError, RowReader};
@@ -62,8 +62,9 @@ impl Data<'_> {
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let place = key.map_or(Ok(None), |key| single_place(&query, key, &map));
-        let place = place
-            .map_err(|error| Failure::rejected(unplaced(self, &query.table, error, &map), None))?;
+        let place = place.map_err(|error| {
+            Failure::rejected(error_without_slot(self, &query.table, error, &map), None)
+        })?;
         let Some((key, place)) = key.zip(place) else {
             if let Some(key) = key {
                 spread(&mut query, key, &map);

@@ -178,10 +178,11 @@ impl RowReader<'_> {
             } else {
                 answers.clear();
             }
+            // The rows that are read again need no room beside their successors.
+            answers.retain(|(shard, _)| queries.iter().all(|(asked, _)| asked != shard));
             // A replica that lags behind a move may show slots that its primary no longer owns, or
             // lack those that it owns by now.
             let again = self.query_shards((&queries, share), &list, (tries > 1, deadline)).await?;
-            answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
         }
