@@ -36,6 +36,9 @@ readonly AXE_VERSION=4.14.1
 readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 # Prerequisites without which tests fail instead of being skipped.
 readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
+# Tests of the router that use no shards, and need not run again on servers.
+readonly WITHOUT_SHARDS=(--skip config:: --skip generated_clients:: --skip import_graph:: --skip language::
+    --skip layering:: --skip links:: --skip named_tests:: --skip type_size::)
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
@@ -521,13 +524,13 @@ run_tests() {
     test_options=("$@")
     install_for_tests
     watch_signals
-    # Many tests wait for servers: with one test a core, cores would be idle.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS-$((2 * $(nproc)))}
     say 'running every test'
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
     export TESSERA_TEST_REQUIRE=${TESSERA_TEST_REQUIRE-$TEST_REQUIRE}
-    begin_job cargo test --workspace --locked --no-fail-fast "${test_options[@]}" # One run names all that fail.
+    # Many tests wait: with one test a core, cores would be idle. One run names all that fail.
+    begin_job env RUST_TEST_THREADS="${RUST_TEST_THREADS-$((2 * $(nproc)))}" \
+        cargo test --workspace --locked --no-fail-fast "${test_options[@]}"
     await_job
     say 'running the tests of the router once more, on PostgreSQL servers'
     server_folder=$(mktemp -d)
@@ -535,7 +538,7 @@ run_tests() {
     make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
     TESSERA_TEST_REQUIRE+=,servers
-    run_on_servers api-router it
+    run_on_servers api-router it "${WITHOUT_SHARDS[@]}"
     run_on_servers loadtest it servers::
     run_on_servers analytics store servers::
     if [[ -z $citus ]]; then
