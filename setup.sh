@@ -36,9 +36,10 @@ readonly AXE_VERSION=4.14.1
 readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 # Prerequisites without which tests fail instead of being skipped.
 readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
-# Tests of the router that use no shards, and need not run again on servers.
-readonly WITHOUT_SHARDS=(--skip config:: --skip generated_clients:: --skip import_graph:: --skip language::
-    --skip layering:: --skip links:: --skip named_tests:: --skip type_size::)
+# Tests of the router on which the engine has no influence. They need not run again on servers.
+readonly WITHOUT_ENGINE=(aliases browser_policy compose compression config generated_clients import_graph
+    lab_page language layering links named_tests otlp pages problem_texts request_hints sabotage
+    served_page strategies tls traces type_size unsupported_headers)
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
@@ -538,7 +539,8 @@ run_tests() {
     make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
     TESSERA_TEST_REQUIRE+=,servers
-    run_on_servers api-router it "${WITHOUT_SHARDS[@]}"
+    local skipped=("${WITHOUT_ENGINE[@]/%/::}")
+    run_on_servers api-router it "${skipped[@]/#/--skip=}"
     run_on_servers loadtest it servers::
     run_on_servers analytics store servers::
     if [[ -z $citus ]]; then
