@@ -37,9 +37,11 @@ readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba56413
 # Prerequisites without which tests fail instead of being skipped.
 readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
 # Tests of the router on which the engine has no influence. They need not run again on servers.
-readonly WITHOUT_ENGINE=(aliases browser_policy compose compression config generated_clients import_graph
-    lab_page language layering links named_tests otlp pages problem_texts request_hints sabotage
-    served_page strategies tls traces type_size unsupported_headers)
+readonly WITHOUT_ENGINE=(
+    access::{algorithms,certificates,client_addresses,cors,credentials,files,issuer_keys,remote_keys}
+    access::{settings,tokens} aliases browser_policy compose compression config generated_clients
+    import_graph lab_page language layering links named_tests otlp pages problem_texts request_hints
+    sabotage served_page strategies tls traces type_size unsupported_headers)
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
