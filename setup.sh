@@ -41,7 +41,7 @@ readonly WITHOUT_ENGINE=(
     access::{algorithms,certificates,client_addresses,cors,credentials,files,issuer_keys,remote_keys}
     access::{settings,tokens} aliases browser_policy compose compression config generated_clients
     import_graph lab_page language layering links named_tests otlp pages problem_texts request_hints
-    sabotage served_page strategies tls traces type_size unsupported_headers)
+    served_page strategies tls traces type_size unsupported_headers)
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
