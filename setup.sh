@@ -38,10 +38,15 @@ readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba56413
 readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
 # Tests of the router on which the engine has no influence. They need not run again on servers.
 readonly WITHOUT_ENGINE=(
-    access::{algorithms,certificates,client_addresses,cors,credentials,files,issuer_keys,remote_keys}
-    access::{settings,tokens} aliases browser_policy compose compression config generated_clients
-    import_graph lab_page language layering links named_tests otlp pages problem_texts request_hints
-    served_page strategies tls traces type_size unsupported_headers)
+    access::{algorithms,audit,certificates,client_addresses,cors,credentials,fair,files}
+    access::{issuer_keys,limits,modes,quotas,remote_keys,session,settings,slow_bodies,tokens} aliases
+    browser_policy cache_config cache_failures compose compression config frames generated_clients
+    import_graph lab_page language layering links named_tests otlp pages problem_texts
+    request_hints scrape served_page sockets strategies streams_budget tls traces type_size
+    unsupported_headers)
+# A file system in memory, and the KiB that must be free there and in all for tests to use it.
+readonly MEMORY=/dev/shm
+readonly MEMORY_KIB_MIN=$((8 << 20))
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
@@ -50,6 +55,7 @@ job=''      # Process id of the build or of the router, while it runs.
 servers=''  # Not empty while there are PostgreSQL servers of ours to stop.
 test_options=() # More options of cargo for building the tests.
 server_folder=''  # The folder of the PostgreSQL servers that tests run on, while there is one.
+memory_folder=''  # The folder of temporary files that is in memory, while there is one.
 scheme=http # https if the router has a certificate.
 trust=()    # Options of curl for requests to the router.
 certified=''  # Not empty if the router requires a certificate of each client.
@@ -260,7 +266,7 @@ watch_signals() {
     trap 'on_signal 129' HUP
     trap 'on_signal 130' INT
     trap 'on_signal 143' TERM
-    trap 'end_job || true; end_servers; remove_test_servers' EXIT
+    trap 'end_job || true; end_servers; remove_test_servers; remove_memory_folder' EXIT
 }
 
 end_servers() {
@@ -531,6 +537,7 @@ run_tests() {
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
     export TESSERA_TEST_REQUIRE=${TESSERA_TEST_REQUIRE-$TEST_REQUIRE}
+    use_memory
     # Many tests wait: with one test a core, cores would be idle. One run names all that fail.
     begin_job env RUST_TEST_THREADS="${RUST_TEST_THREADS-$((2 * $(nproc)))}" \
         cargo test --workspace --locked --no-fail-fast "${test_options[@]}"
@@ -552,6 +559,30 @@ run_tests() {
     say 'running the tests of the router once more, on Citus'
     TESSERA_TEST_REQUIRE+=,citus
     TESSERA_CITUS_URL=$citus run_on_servers api-router it
+}
+
+# Has tests create their temporary files in memory if there is room: making a PostgreSQL server
+# writes a thousand files, which takes most of the time of many tests. TMPDIR names another place.
+use_memory() {
+    local old kib
+    for old in "$MEMORY"/tessera-tests-*; do
+        # A run that was killed has left it there.
+        [[ ! -O $old || -e /proc/${old##*-} ]] || rm -rf "$old"
+    done
+    kib=$(df --output=avail "$MEMORY" 2>/dev/null | tail -n 1) || return 0
+    [[ -z ${TMPDIR-} ]] && ((kib >= MEMORY_KIB_MIN && $(available_kib) >= MEMORY_KIB_MIN)) || return 0
+    memory_folder=$MEMORY/tessera-tests-$$
+    mkdir -m 755 "$memory_folder" # The user that runs the servers for root needs access.
+    export TMPDIR=$memory_folder
+}
+
+# Prints how much memory programs can use without swapping.
+available_kib() {
+    sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' /proc/meminfo
+}
+
+remove_memory_folder() {
+    [[ -z $memory_folder ]] || rm -rf "$memory_folder"
 }
 
 # Runs the tests of one test target of a package, as built for the whole workspace: building for a

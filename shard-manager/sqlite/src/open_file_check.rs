@@ -126,15 +126,14 @@ impl OpenFileCheck {
         }
     }
 
-    /// Checks that the name still leads to the file. Must be called before the file is opened again
-    /// by its name.
+    /// Checks that the names still lead to the same files. Must be called before the file is opened
+    /// again by its name: SQLite would open another file, or would create an empty WAL in the place
+    /// of a removed one.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`] if the name may lead to another file.
+    /// [`OpenError::Foreign`] if a name may lead to another file, or to none.
     pub fn check(&self) -> Result<(), OpenError> {
-        if self.file.is_some_and(|file| file.has_left(&self.path)) {
-            self.record_loss(Reason::FilesLost);
-        }
+        self.look();
         match self.loss() {
             Some(loss) => Err(OpenError::foreign(&self.path, loss.sentence())),
             None => Ok(()),
@@ -188,5 +187,27 @@ impl FileHandles {
 impl Drop for FileHandles {
     fn drop(&mut self) {
         self.file_check.beside.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::{create, open};
+    use diesel::connection::SimpleConnection;
+
+    #[test]
+    fn a_file_is_not_opened_again_once_its_wal_was_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("shard1-primary.db");
+        let mut connection = create(&path).expect("a file");
+        connection.batch_execute("CREATE TABLE t (a)").expect("a table");
+        let file_check = OpenFileCheck::of("shard1", &path);
+        let handles = file_check.open_handles();
+        assert!(handles.have_names() && file_check.check().is_ok());
+        drop(open(&path, "").expect("a second connection"));
+        fs::remove_file(folder.path().join("shard1-primary.db-wal")).expect("a WAL");
+        assert!(file_check.check().is_err());
+        assert_eq!(file_check.loss(), Some(Reason::FilesLost));
     }
 }

@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Ports below those that the system assigns, so that no other program takes one before its server
+/// Ports below those that the system assigns for outgoing connections and those that a local cluster
+/// chooses for its servers (20,000 to 31,999), so that no other program takes one before its server
 /// has started, or while that is down.
-const PORTS: Range<u16> = 20_000..32_000;
+const PORTS: Range<u16> = 10_000..20_000;
 
 /// Returns a port of the loopback interface on which no program listens: each call another one.
 pub(crate) fn free_port() -> u16 {
