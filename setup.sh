@@ -39,11 +39,12 @@ readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
 # Tests of the router on which the engine has no influence. They need not run again on servers.
 readonly WITHOUT_ENGINE=(
     access::{algorithms,audit,certificates,client_addresses,cors,credentials,fair,files}
-    access::{issuer_keys,limits,modes,quotas,remote_keys,session,settings,slow_bodies,tokens} aliases
-    browser_policy cache_config cache_failures compose compression config frames generated_clients
-    import_graph lab_page language layering links named_tests otlp pages problem_texts
-    request_hints scrape served_page sockets strategies streams_budget tls traces type_size
-    unsupported_headers)
+    access::{issuer_keys,limits,modes,quotas,remote_keys,session,settings,slow_bodies,tokens} advice
+    advice_actions advice_followed aliases browser_policy cache_config cache_failures compose
+    compression config csv_records frames generated_clients import_graph lab_page language layering
+    links metrics_kept metrics_known metrics_of_errors named_tests otlp pages problem_texts problems
+    request_hints scrape served_page sockets strategies streams_budget streams_live surface tls
+    traces type_size unsupported_headers)
 # A file system in memory, and the KiB that must be free there and in all for tests to use it.
 readonly MEMORY=/dev/shm
 readonly MEMORY_KIB_MIN=$((8 << 20))

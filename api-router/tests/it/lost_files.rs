@@ -123,8 +123,8 @@ fn no_write_is_acknowledged_that_is_in_a_removed_file() {
         // The loss may have been noticed before.
         assert!(["unknown", "rejected"].contains(&&*outcome), "{removed}: {}", reply.text());
         check_refused(&reply, &outcome, "removed or replaced");
-        // A connection that was being opened while the file was removed may have created a WAL; none
-        // does so once the loss has been noticed and those that were being opened are open.
+        // A connection that was being opened while the file was removed may have created a WAL;
+        // none does so later. Those that were being opened are open after the first check.
         check_lost(&router, "removed or replaced");
         let _ = fs::remove_file(data.join(removed));
         check_lost(&router, "removed or replaced");

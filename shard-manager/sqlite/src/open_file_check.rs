@@ -192,20 +192,21 @@ impl Drop for FileHandles {
 
 #[cfg(test)]
 mod tests {
+    use diesel::connection::{Connection, SimpleConnection};
+    use diesel::sqlite::SqliteConnection;
+
     use super::*;
-    use crate::connection::{create, open};
-    use diesel::connection::SimpleConnection;
 
     #[test]
     fn a_file_is_not_opened_again_once_its_wal_was_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("shard1-primary.db");
-        let mut connection = create(&path).expect("a file");
-        connection.batch_execute("CREATE TABLE t (a)").expect("a table");
+        let mut connection = SqliteConnection::establish(&path.to_string_lossy()).expect("a file");
+        let created = connection.batch_execute("PRAGMA journal_mode=WAL; CREATE TABLE t (a)");
+        created.expect("a table");
         let file_check = OpenFileCheck::of("shard1", &path);
         let handles = file_check.open_handles();
         assert!(handles.have_names() && file_check.check().is_ok());
-        drop(open(&path, "").expect("a second connection"));
         fs::remove_file(folder.path().join("shard1-primary.db-wal")).expect("a WAL");
         assert!(file_check.check().is_err());
         assert_eq!(file_check.loss(), Some(Reason::FilesLost));

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Ports below those that the system assigns for outgoing connections and those that a local cluster
-/// chooses for its servers (20,000 to 31,999), so that no other program takes one before its server
-/// has started, or while that is down.
+/// Ports below those that the system assigns for outgoing connections, and below those that a local
+/// cluster chooses for its servers (20,000 to 31,999), so that no other program takes one before
+/// its server has started, or while that is down.
 const PORTS: Range<u16> = 10_000..20_000;
 
 /// Returns a port of the loopback interface on which no program listens: each call another one.
