@@ -181,8 +181,17 @@ impl Scans {
     }
 
     /// Sends an empty statement.
+    ///
+    /// # Errors
+    /// [`Error::PoolExhausted`] only if other work uses all sessions: a node on which none could be
+    /// opened in time has not answered.
     pub(super) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
-        self.run(deadline, |session| Box::pin(run(&session.connection, ""))).await
+        let probed = self.run(deadline, |session| Box::pin(run(&session.connection, ""))).await;
+        let PoolStats { in_use, max, .. } = self.stats();
+        if matches!(probed, Err(Error::PoolExhausted { .. })) && in_use < max {
+            return Err(Error::DeadlinePassed);
+        }
+        probed
     }
 
     /// Returns rows and bytes of each table. Counting visits every row.

@@ -57,23 +57,17 @@ fn health_comes_by_an_early_deadline_and_names_the_nodes_that_did_not_answer() {
     runtime().block_on(async {
         until_replicas(&manager, 2).await;
         proxies.iter().for_each(|proxy| proxy.set(ProxyMode::Silent));
-        let began = Instant::now();
-        loop {
+        // The second time new sessions are needed, because those of the first time still wait.
+        for _ in 0..2 {
             let soon = Instant::now() + Duration::from_millis(100);
             let nodes = manager.status().health(soon).await.remove(0).nodes;
             assert_eq!(nodes.len(), 3, "{nodes:?}");
-            if nodes.iter().all(|node| !node.up) {
+            for node in nodes {
                 // The silence may have been noticed otherwise before.
                 let named = [Reason::NoAnswerInTime, Reason::NoAnswer];
-                for node in nodes {
-                    let is_named = named.into_iter().any(|reason| node.reasons.contains(reason));
-                    assert!(is_named, "{node:?}");
-                }
-                break;
+                let is_named = named.into_iter().any(|reason| node.reasons.contains(reason));
+                assert!(!node.up && is_named, "{node:?}");
             }
-            // On a busy machine all sessions of a node may be in use: then it is not reported as
-            // down.
-            assert!(began.elapsed() < Duration::from_secs(20), "{nodes:?}");
         }
         proxies.iter().for_each(|proxy| proxy.set(ProxyMode::Open));
         until_replicas(&manager, 2).await;
