@@ -17,8 +17,9 @@ use crate::batch::{Applied, Batch};
 
 /// Number of batches of which one is lost.
 const LOST_EVERY: u64 = 64;
-/// Time for which an acknowledged batch stays open: that of a sync on a slow disk.
-const OPEN: Duration = Duration::from_millis(3);
+/// Time for which an acknowledged batch stays open, in addition to that of its commit: that of a
+/// sync on a slow disk.
+const OPEN: Duration = Duration::from_millis(20);
 
 /// A batch that was acknowledged and is not committed yet.
 pub(super) struct Owed {
