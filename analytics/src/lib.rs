@@ -23,12 +23,13 @@ pub use recorder::{
     CacheNow, Cell, CellLabel, ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter,
     ErrorGroup, ErrorLog, ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame,
     Heatmap, History, HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow,
-    LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters,
-    MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome,
-    Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
-    RecentWrite, Recorder, Role, RouteMetrics, Sample, SampledRows, Series, ShardMetrics, ShardNow,
-    ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, WaitBucket, Window, WindowError,
-    Worker, busiest_keys, figures, list_sampled_rows, openmetrics, writes_after,
+    LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals, MemoryNow, Metrics,
+    MetricsParameters, MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation,
+    OperationError, Outcome, Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow,
+    ReadFrom, RebalanceNow, RecentWrite, Recorder, Role, RouteMetrics, Sample, SampledRows, Series,
+    ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, WaitBucket,
+    Window, WindowError, Worker, busiest_keys, figures, list_sampled_rows, openmetrics,
+    writes_after,
 };
 #[cfg(feature = "service")]
 pub use service;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use actix_web::web::{Bytes, block};
 use analytics::event_stream::Hub;
 use analytics::{
-    AccessNow, BackupsNow, ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures,
-    openmetrics,
+    AccessNow, BackupsNow, ClusterNow, ErrorLog, Labels, MemoryNow, Metrics, MetricsQuery,
+    Recorder, figures, openmetrics,
 };
 use serde::Serialize;
 use shard_manager::manager::Manager;
@@ -90,12 +90,14 @@ impl MetricsView {
     pub async fn exposition(
         self: &Arc<Self>,
         errors: Arc<ErrorLog>,
+        memory: MemoryNow,
         access: Option<AccessNow>,
         backups: Option<BackupsNow>,
     ) -> Result<String, Problem> {
         let now = self.now().await;
         let own = Arc::clone(self);
-        run_blocking(move || openmetrics(&own.recorder, &errors, &now, access, backups)).await
+        run_blocking(move || openmetrics(&own.recorder, &errors, &now, memory, access, backups))
+            .await
     }
 
     /// Ends the running second, so that its requests can be kept: none is recorded after this.

@@ -89,7 +89,9 @@ pub use metrics::{
     LatencyParts, Metrics, Named, PartMs, ReadFrom, RouteMetrics, Series, ShardMetrics,
     ShardSeries, Skew,
 };
-pub use openmetrics::{AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, openmetrics};
+pub use openmetrics::{
+    AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, MemoryNow, openmetrics,
+};
 pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recent_writes::{BULK_KEYS_MAX, RecentWrite, SampledRows, WRITES_MAX};

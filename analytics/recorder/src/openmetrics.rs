@@ -9,6 +9,7 @@
 //! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
 mod backup_families;
+mod memory_families;
 mod slot_families;
 
 use std::fmt;
@@ -31,6 +32,7 @@ use crate::shard_labels::ShardLabels;
 use crate::totals::{STATUS_OTHER, Totals};
 
 pub use self::backup_families::BackupsNow;
+pub use self::memory_families::MemoryNow;
 
 /// Value of the header `Content-Type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -76,13 +78,14 @@ pub struct AuditNow {
     pub dropped: u64,
 }
 
-/// Returns the text of `GET /metrics`: counts since the start, and the current state of the
-/// cluster, of access control, if it is not off, and of backups, if the router makes any. This
-/// drains the queues: call it where blocking is allowed.
+/// Returns the text of `GET /metrics`: counts since the start, also those of memory limits, and the
+/// current state of the cluster, of access control, if it is not off, and of backups, if the router
+/// makes any. This drains the queues: call it where blocking is allowed.
 pub fn openmetrics(
     recorder: &Recorder,
     errors: &ErrorLog,
     now: &ClusterNow,
+    memory: MemoryNow,
     access: Option<AccessNow>,
     backups: Option<BackupsNow>,
 ) -> String {
@@ -97,6 +100,7 @@ pub fn openmetrics(
         totals,
         errors: errors.counts(),
         now: now.clone(),
+        memory,
         access,
         backups,
         process: ProcessNow::read(),
@@ -117,6 +121,7 @@ struct Scrape {
     totals: Totals,
     errors: Vec<(ErrorKind, u64)>,
     now: ClusterNow,
+    memory: MemoryNow,
     access: Option<AccessNow>,
     backups: Option<BackupsNow>,
     history_bytes: u64,
@@ -190,6 +195,7 @@ impl Collector for Scrape {
         self.moves(&mut families)?;
         self.rebalance(&mut families)?;
         self.backups(&mut families)?;
+        self.memory.write(&mut families)?;
         self.router(&mut families)?;
         self.access(&mut families)?;
         self.process(&mut families)

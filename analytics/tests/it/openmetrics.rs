@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use analytics::{
-    BackupsNow, ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, RebalanceNow, Role, Sample,
-    ShardNow, openmetrics,
+    BackupsNow, ClusterNow, ComparedNow, ErrorEvent, ErrorLog, MemoryNow, NodeNow, RebalanceNow,
+    Role, Sample, ShardNow, openmetrics,
 };
 
 use crate::{TestRecorder, millis, now, read, seconds, write};
@@ -25,7 +25,17 @@ fn error(code: &'static str, shard: Option<&str>) -> ErrorEvent {
 
 fn scraped(test: &TestRecorder, errors: &ErrorLog) -> String {
     test.recorder.settle_at(test.recorder.started() + seconds(600));
-    openmetrics(&test.recorder, errors, &now(&test.recorder.labels().shards), None, None)
+    report(test, errors, &now(&test.recorder.labels().shards), None)
+}
+
+/// Returns the text of a router without access control whose memory was never short.
+fn report(
+    test: &TestRecorder,
+    errors: &ErrorLog,
+    cluster: &ClusterNow,
+    backups: Option<BackupsNow>,
+) -> String {
+    openmetrics(&test.recorder, errors, cluster, MemoryNow::default(), None, backups)
 }
 
 fn assert_line(text: &str, line: &str) {
@@ -81,7 +91,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
     };
     let cluster =
         ClusterNow { epoch: 3, in_flight: 2, shards: vec![shard], ..ClusterNow::default() };
-    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None, None);
+    let text = report(&test, &ErrorLog::new(), &cluster, None);
     for line in [
         "tessera_shard_up{shard=\"shard1\"} 1.0",
         "tessera_shard_slots{shard=\"shard1\"} 16384.0",
@@ -104,9 +114,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
 #[test]
 fn backups_are_counted_by_their_outcome_if_the_router_makes_any() {
     let test = TestRecorder::of(1);
-    let report = |backups| {
-        openmetrics(&test.recorder, &ErrorLog::new(), &ClusterNow::default(), None, backups)
-    };
+    let report = |backups| report(&test, &ErrorLog::new(), &ClusterNow::default(), backups);
     let done = BackupsNow { is_running: true, done: 3, failed: 1, ..BackupsNow::default() };
     let text = report(Some(BackupsNow { last_success_s: Some(1_795_600_000.5), ..done }));
     for line in [
@@ -123,11 +131,26 @@ fn backups_are_counted_by_their_outcome_if_the_router_makes_any() {
 }
 
 #[test]
+fn evicted_responses_and_reads_that_were_refused_for_lack_of_memory_are_counted() {
+    let test = TestRecorder::of(1);
+    let memory = MemoryNow { evicted_responses: 3, refused_responses: 2, refused_rows: 5 };
+    let cluster = ClusterNow::default();
+    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster, memory, None, None);
+    for line in [
+        "tessera_responses_evicted_total{} 3",
+        "tessera_reads_refused_total{memory=\"responses\"} 2",
+        "tessera_reads_refused_total{memory=\"rows\"} 5",
+    ] {
+        assert_line(&text, line);
+    }
+}
+
+#[test]
 fn the_latest_rebalance_is_reported_and_nothing_about_one_that_is_not_known() {
     let test = TestRecorder::of(1);
     let report = |rebalance| {
         let cluster = ClusterNow { rebalance, ..ClusterNow::default() };
-        openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None, None)
+        report(&test, &ErrorLog::new(), &cluster, None)
     };
     let latest = RebalanceNow {
         state: "failed".into(),

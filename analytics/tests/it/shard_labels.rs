@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use analytics::{ErrorLog, MetricsQuery, Recorder, Window, figures, openmetrics};
+use analytics::{ErrorLog, MemoryNow, MetricsQuery, Recorder, Window, figures, openmetrics};
 
 use crate::{BEGIN_MS, TestRecorder, labels, now, read};
 
@@ -29,7 +29,8 @@ fn a_shard_that_joins_is_counted_under_its_name_from_its_first_request() {
         counts.map(|(name, count)| (name.to_owned(), count)).to_vec()
     );
     assert_eq!(metrics.unassigned, 1, "the request before the shard had a name");
-    let text = openmetrics(&test.recorder, &ErrorLog::new(), &now(&[]), None, None);
+    let text =
+        openmetrics(&test.recorder, &ErrorLog::new(), &now(&[]), MemoryNow::default(), None, None);
     assert!(
         text.contains(r#"tessera_read_target_total{shard="shard4",role="replica"} 1"#),
         "{text}"

@@ -6,6 +6,7 @@ mod access;
 mod alerts;
 mod clocks;
 mod config;
+mod failed_rebalances;
 mod fake;
 mod fleet;
 #[path = "../../../shard-manager/tests/support/free_port.rs"]

@@ -176,6 +176,9 @@ impl From<MovesError> for Problem {
             (Some(refusal), MovesError::Unsupported) => {
                 refused(refusal, format!("Citus places its rows itself: {CITUS_MOVE}"))
             }
+            (Some(refusal), error @ MovesError::List(MoveListError::TooMany)) => {
+                refused(refusal, error.to_string()).hint("/api/moves?state=open lists them")
+            }
             (Some(refusal), error) => refused(refusal, error.to_string()),
             (None, MovesError::List(MoveListError::Unread(error))) => {
                 failed(error, Outcome::Rejected)
@@ -263,6 +266,7 @@ mod tests {
             (MovesError::NoShardNamed("shard9".to_owned()), "TSR320", 404),
             (MovesError::NotServing { shard: shard(), state }, "TSR326", 409),
             (MovesError::OlderRouters(2), "TSR326", 409),
+            (MoveListError::TooMany.into(), "TSR326", 409),
             (MovesError::NotOwned { shard: shard(), slots: slots() }, "TSR334", 409),
             (MovesError::NoRetry(MovePhase::Copying), "TSR332", 409),
             (MovesError::Unsupported, "TSR329", 409),

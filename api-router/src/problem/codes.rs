@@ -45,7 +45,7 @@ analytics::problem_codes! {
     TSR323 409 true  "Database unreachable" "The server of the new shard's database does not answer this router. Nothing was changed; the same request may succeed once it answers.";
     TSR324 409 false "Database not suitable" "The server or the database of the new shard lacks something: the version, a right, a setting, replicas, or room. The detail names it. Nothing was changed.";
     TSR325 409 false "Credentials missing" "The URL of a new shard holds no password, and the router's own settings have no user for that host and port. Nothing was changed.";
-    TSR326 409 false "Shard state conflict" "The shard is not in a state that permits the change: it owns slots, holds the catalog, has another weight, or has retired, another shard has the name, or there are too many shards. The detail says which. Nothing was changed.";
+    TSR326 409 false "Shard state conflict" "The shard is not in a state that permits the change: it owns slots, holds the catalog, has another weight, or has retired, another shard has the name, or there are too many shards or open moves. The detail says which. Nothing was changed.";
     TSR327 412 false "Shard map differs" "The shard map is not of the epoch that If-Match names, or has changed during the request. Nothing was changed.";
     TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, or more if there are further table groups, and belong to the named shard if there is one; a fence lasts for at most 60 seconds. Nothing was changed.";
     TSR329 409 false "Placed by the engine" "The engine distributes rows over its nodes by itself, so that its shards and slots are not changed here. Nothing was changed.";

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::{AccessNow, BackupsNow, CONTENT_TYPE};
+use analytics::{AccessNow, BackupsNow, CONTENT_TYPE, MemoryNow};
 use shard_manager::manager::Backups;
 
 use crate::app::App;
@@ -31,8 +31,16 @@ pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpR
     });
     let errors = Arc::clone(&analytics.errors);
     let backups = app.backups.as_deref().map(backups_now);
-    let text = analytics.metrics.exposition(errors, access, backups).await?;
+    let text = analytics.metrics.exposition(errors, memory_now(&app), access, backups).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
+}
+
+fn memory_now(app: &App) -> MemoryNow {
+    MemoryNow {
+        evicted_responses: app.response_budget.evicted(),
+        refused_responses: app.response_budget.refused(),
+        refused_rows: app.manager.status().refused_reads(),
+    }
 }
 
 fn backups_now(backups: &Backups) -> BackupsNow {

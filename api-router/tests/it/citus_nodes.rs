@@ -361,3 +361,19 @@ fn a_need_that_is_not_met_is_named_before_anything_begins() {
     let repaired = post(&router, &drain, &json!({"dry_run": true})).json();
     assert_eq!(repaired["refusals"], json!([]), "{repaired}");
 }
+
+#[test]
+fn a_single_move_and_its_rollback_are_refused_with_the_function_of_citus_that_moves_rows() {
+    if !is_there() {
+        return;
+    }
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, OPERATE);
+    let wished = json!({"key": "ada", "to": "shard1"});
+    let rollback = "/api/moves/5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e/rollback";
+    for (path, body) in [("/api/moves", wished), (rollback, json!({}))] {
+        let function = "SELECT citus_move_shard_placement(";
+        refused(&post(&router, path, &body), 409, "TSR329", function);
+    }
+}

@@ -240,6 +240,21 @@ async fn empty(url: &str, name: String) -> Result<Emptied, tokio_postgres::Error
     Ok(Emptied { name, shape, position })
 }
 
+/// A session with a database that is open until the value is dropped.
+pub(crate) struct OpenSession {
+    _session: (Client, Runtime),
+}
+
+impl OpenSession {
+    /// Opens a session of this name.
+    pub(crate) fn named(url: &str, name: &str) -> Self {
+        let runtime = runtime();
+        let client = runtime.block_on(connect(url));
+        runtime.block_on(ask(&client, &format!("SET application_name = '{name}'")));
+        Self { _session: (client, runtime) }
+    }
+}
+
 /// Runs SQL on a database and returns the first column of each row.
 pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
     try_query(url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))

@@ -75,6 +75,7 @@ mod metrics_kept;
 mod metrics_known;
 mod metrics_live;
 mod metrics_of_errors;
+mod move_commands;
 mod moves;
 mod moves_saved;
 mod moves_watched;

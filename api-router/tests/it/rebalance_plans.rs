@@ -1,15 +1,23 @@
 //! Tests of plans of rebalances over HTTP, and of requests that are refused before anything begins.
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::advice::{Owners, advice, read};
-use crate::backend::{is_servers, not_on_citus};
-use crate::client::refusal;
-use crate::harness::{Router, eventually};
-use crate::moves::OPERATE;
+use crate::backend::{files_only, is_servers, not_on_citus, servers_only, url_of};
+use crate::client::{lab, refusal, set};
+use crate::databases::OpenSession;
+use crate::folders;
+use crate::harness::{Router, command, eventually, isolated};
+use crate::moves::{self, OPERATE, begin_slow, other, place};
+use crate::prerequisites::{Prerequisite, skip};
 use crate::rebalances::{JSON, WHY, begin, join, owners, post, state, until, weigh};
 
 const NOWHERE: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+/// Paths of changes that take slots of the second shard, once the first one is heavier.
+const CHANGES: [&str; 2] = ["/api/rebalance", "/api/shards/shard2/drain"];
 
 fn epoch(router: &Router) -> u64 {
     router.get("/api/shard-map").json()["epoch"].as_u64().unwrap()
@@ -290,4 +298,163 @@ fn without_analytics_a_rebalance_by_load_is_refused_and_by_slots_is_planned() {
     assert_eq!((refused.status, &*refused.code()), (400, "TSR335"), "{}", refused.text());
     let planned = post(&router, "/api/rebalance", &json!({"dry_run": true}));
     assert_eq!((planned.status, &planned.json()["slots"]), (200, &json!(0)), "settled");
+}
+
+/// Waits until the plan of each change has these refusals and no others; then checks that the
+/// change itself is refused with the first one, and that nothing was begun.
+#[track_caller]
+fn check_refused(router: &Router, sentences: &[&str]) {
+    let before = owners(router);
+    for path in CHANGES {
+        eventually("the plan has these refusals", || {
+            let plan = post(router, path, &json!({"dry_run": true}));
+            assert_eq!(plan.status, 200, "{path}: {}", plan.text());
+            (plan.json()["refusals"] == json!(sentences)).then_some(())
+        });
+        let refused = post(router, path, &json!({}));
+        let (status, code, outcome) = refusal(&refused);
+        let found = (status, &*code, &*outcome);
+        assert_eq!(found, (409, "TSR326", "rejected"), "{path}: {}", refused.text());
+        assert_eq!(refused.json()["detail"], sentences[0], "{path}");
+    }
+    assert_eq!(router.get("/api/rebalance").json()["rebalances"], json!([]));
+    assert_eq!(router.get("/api/moves").json()["moves"], json!([]));
+    assert_eq!(state(router, "shard2"), "serving");
+    assert!(owners(router) == before, "nothing was begun");
+}
+
+#[test]
+fn a_plan_names_each_shard_whose_replicas_do_not_follow_and_nothing_begins_until_they_do() {
+    files_only!("a replica of the servers does not belong to one test");
+    let router = lab(&["--operate", "--replicas", "1"]);
+    assert_eq!(weigh(&router, "shard1", 2).status, 200);
+    let [first, second] = ["shard1", "shard2"].map(|shard| {
+        format!(
+            "1 replicas of {shard} must follow its primary, and 0 do: a failover could undo the \
+             move"
+        )
+    });
+    set(&router, "shard2-replica1", "cut");
+    check_refused(&router, &[&second]);
+    set(&router, "shard1-replica1", "cut");
+    check_refused(&router, &[&first, &second]);
+    set(&router, "shard2-replica1", "running");
+    check_refused(&router, &[&first]);
+    set(&router, "shard1-replica1", "running");
+    plan(&router, &json!({"dry_run": true}));
+}
+
+/// Starts a router whose files are on a small disk of their own; `None` if this machine does not
+/// let a test mount one.
+fn on_a_small_disk(folder: &Path, size: &str, flags: &[&str]) -> Option<Router> {
+    let disk = folder.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = format!("mount -t tmpfs -o size={size} tessera '{}'", disk.display());
+    let apart = |script: &str| {
+        let mut apart = isolated(Command::new("unshare"), folder);
+        apart.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        apart
+    };
+    if !apart(&mount).output().is_ok_and(|trial| trial.status.success()) {
+        return None;
+    }
+    let inner = command(&disk.join("data"));
+    let mut outer = apart(&format!("{mount} && exec \"$@\""));
+    outer.arg(inner.get_program()).args(inner.get_args()).args(flags);
+    Some(Router::start_command(outer))
+}
+
+#[test]
+fn a_drain_whose_rows_need_more_room_than_the_disk_has_is_refused_by_plan_and_begin() {
+    files_only!("the disk is that of the servers");
+    let folder = folders::temporary();
+    let flags = ["--shards", "2", "--replicas", "0", "--operate"];
+    let Some(router) = on_a_small_disk(folder.path(), "40m", &flags) else {
+        return skip(Prerequisite::Mount, "this machine does not let a test mount a small disk");
+    };
+    let drain = |dry_run: bool| post(&router, CHANGES[1], &json!({"dry_run": dry_run}));
+    let says_it = |said: &str| {
+        said.starts_with("the rows of the slots need about ")
+            && said.contains(" bytes on the disk of shard1, which has ")
+            && said.ends_with(" left: free some, or move fewer slots")
+    };
+    let large = "x".repeat(500_000);
+    let said = Owners::of(&router).keys("shard2", 70).iter().find_map(|key| {
+        let written = router.write_user(key, &large);
+        assert_eq!(written.status, 201, "half of the disk is free: {}", written.text());
+        drain(true).json()["refusals"][0].as_str().map(str::to_owned)
+    });
+    assert!(said.as_deref().is_some_and(says_it), "{said:?}");
+    let refused = drain(false);
+    let (status, code, outcome) = refusal(&refused);
+    assert_eq!((status, &*code, &*outcome), (409, "TSR326", "rejected"), "{}", refused.text());
+    assert!(refused.json()["detail"].as_str().is_some_and(says_it), "{}", refused.text());
+    assert_eq!(router.get("/api/rebalance").json()["rebalances"], json!([]));
+    assert_eq!(state(&router, "shard2"), "serving");
+}
+
+#[test]
+fn a_plan_counts_the_routers_that_are_too_old_and_nothing_begins_while_they_are_connected() {
+    servers_only!("no other router opens the files of a cluster");
+    not_on_citus!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, OPERATE);
+    assert_eq!(weigh(&router, "shard1", 2).status, 200);
+    let old = OpenSession::named(&url_of(&data, 0), "tessera follower");
+    check_refused(
+        &router,
+        &["routers that are too old to take part in a move are connected to the catalog (1): end \
+           them, or start them with the version of this router"],
+    );
+    drop(old);
+    plan(&router, &json!({"dry_run": true}));
+}
+
+#[test]
+fn a_placement_that_gives_slots_to_a_draining_shard_has_no_plan() {
+    not_on_citus!(WHY);
+    let router = Router::start_with(OPERATE);
+    let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 0}));
+    eventually("the shard gets no slots any more", || {
+        (state(&router, "shard2") == "draining").then_some(())
+    });
+    let placement = |dry_run: bool| {
+        let placement = "manual:0-16383=shard2";
+        let body = json!({"by": "placement", "placement": placement, "dry_run": dry_run});
+        post(&router, "/api/rebalance", &body)
+    };
+    let refused = placement(true);
+    assert_eq!((refused.status, &*refused.code()), (400, "TSR335"), "{}", refused.text());
+    let sentence = "the placement gives slots to shard2, which is draining";
+    assert_eq!(refused.json()["detail"], sentence);
+    let refused = placement(false);
+    assert_eq!((refused.status, &*refused.code()), (409, "TSR338"), "{}", refused.text());
+    let cancel = format!("/api/rebalance/{}/cancel", begun["id"].as_str().unwrap());
+    let cancelled = router.send("POST", &cancel, &[], None);
+    assert_eq!(cancelled.status, 200, "{}", cancelled.text());
+    until(&router, &begun, "cancelled");
+    let listed = router.get("/api/rebalance").json()["rebalances"].clone();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "the drain alone: {listed}");
+}
+
+#[test]
+fn a_plan_leaves_out_the_slots_of_an_open_move_and_says_so() {
+    not_on_citus!(WHY);
+    let router = Router::start_with(OPERATE);
+    let to = other(&place(&router, "ada").1);
+    let begun = begin_slow(&router, "ada", to, 1);
+    assert_eq!(moves::order(&router, &begun, "pause").status, 200);
+    assert_eq!(weigh(&router, to, 0).status, 200);
+    let planned = plan(&router, &json!({"dry_run": true}));
+    let slots = planned["slots"].as_u64().unwrap();
+    assert!(slots >= 5_461, "all slots of the target: {planned}");
+    assert_eq!(planned["needed_slots"], slots + 1, "the one that moves to it, too: {planned}");
+    let steps = planned["moves"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["from"] == to), "{planned}");
+    let note =
+        "1 more slots have to move, but move already: plan again when those moves have ended";
+    assert_eq!(planned["note"], note);
+    assert_eq!(moves::order(&router, &begun, "cancel").status, 200);
+    moves::until(&router, &begun, "cancelled");
 }

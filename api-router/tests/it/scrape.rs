@@ -96,6 +96,11 @@ fn the_parser_of_others_finds_the_requests_that_were_made() {
     for name in ["tessera_shard_up", "tessera_shard_slots", "tessera_lane_waiting"] {
         assert_eq!(named(&found, name).len(), 3, "{name}");
     }
+    for (name, budgets) in
+        [("tessera_responses_evicted_total", 1), ("tessera_reads_refused_total", 2)]
+    {
+        assert_eq!((named(&found, name).len(), sum(&found, name, &[])), (budgets, 0.0), "{name}");
+    }
     assert_eq!(sum(&found, "tessera_shard_slots", &[]), 16_384.0);
     assert_eq!(sum(&found, "tessera_shard_up", &[]), 3.0);
     assert_eq!(sum(&found, "http_server_active_requests", &[]), 0.0);

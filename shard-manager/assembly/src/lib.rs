@@ -15,6 +15,7 @@ use sqlite::open::OpenedFiles;
 
 pub use postgres::citus::{MOVE as CITUS_MOVE, MOVES as CITUS_MOVES};
 pub use postgres::open::ConnectedCluster;
+pub use postgres::replay_delay::delay_replay;
 pub use postgres::temporary_database::{TemporaryDatabase, server_version};
 pub use sqlite::open::EmbeddedCluster;
 pub use sqlite::version as sqlite_version;

@@ -6,7 +6,7 @@
 //! **Not here:** the largest answer of one shard (`model::result_rows`), reads of one shard, whose
 //! rows wait for no others.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use model::error::Error;
 use model::result_rows::Rows;
@@ -18,6 +18,8 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct ScatterBudget {
     held: AtomicUsize,
+    /// Number of refused charges. A read ends with its first.
+    refused: AtomicU64,
 }
 
 /// Share of one read in the budget.
@@ -39,6 +41,11 @@ impl ScatterBudget {
     pub fn open_share(&self) -> ScatterShare<'_> {
         ScatterShare { budget: self, own: AtomicUsize::new(0) }
     }
+
+    /// Returns the number of reads that were refused since the start.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
 }
 
 impl ScatterShare<'_> {
@@ -55,7 +62,10 @@ impl ScatterShare<'_> {
                 fits.then_some(held + bytes)
             };
             let charged = self.budget.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-            charged.map_err(|_| Error::ScatterMemoryFull)?;
+            if charged.is_err() {
+                self.budget.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(Error::ScatterMemoryFull);
+            }
             self.own.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(RowsCharge { share: self, bytes })
@@ -89,10 +99,11 @@ mod tests {
         assert!(held.iter().all(Result::is_ok), "it runs alone");
         assert_eq!(second.charge(&largest).err(), Some(Error::ScatterMemoryFull));
         assert_eq!(second.own.load(Ordering::Relaxed), 0, "a refused charge takes nothing");
+        assert_eq!(budget.refused(), 1);
         assert_eq!(budget.held.load(Ordering::Relaxed), held.len() * Rows::BYTES_MAX);
         assert!(second.charge(&rows(SMALL_BYTES_MAX)).is_ok(), "small answers are not charged");
         drop(held);
         assert!(second.charge(&largest).is_ok());
-        assert_eq!(budget.held.load(Ordering::Relaxed), 0);
+        assert_eq!((budget.held.load(Ordering::Relaxed), budget.refused()), (0, 1));
     }
 }

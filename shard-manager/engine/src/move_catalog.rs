@@ -18,6 +18,10 @@ use super::move_record::{MoveOrder, MoveOrderFault, MovePhase, MoveProgressRepor
 /// Highest number of moves that have ended and are still listed.
 pub const ENDED_LISTED_MAX: usize = 100;
 
+/// Highest number of moves that have not ended, without those of rebalances, which begin only a few
+/// at once. It suffices to move all slots of a group in moves of the largest size.
+pub const OPEN_MOVES_MAX: usize = 256;
+
 /// Moves of a catalog.
 pub trait MoveCatalog: Send + Sync {
     /// Acquires the right to carry moves out, unless another process has it, and returns true if
@@ -51,7 +55,8 @@ pub trait MoveCatalog: Send + Sync {
     fn get(&self, id: MoveId) -> EngineFuture<'_, Option<MoveRecord>>;
 
     /// Lists a new move if the shard map still has this epoch and none of the move's slots is in
-    /// another move. A move that is already listed is left unchanged, so that the call can be
+    /// another move. Unless it is a part of a rebalance, fewer than [`OPEN_MOVES_MAX`] such moves
+    /// may be open. A move that is already listed is left unchanged, so that the call can be
     /// repeated.
     ///
     /// # Errors
@@ -124,6 +129,12 @@ pub enum MoveListError {
         /// Present epoch.
         epoch: u64,
     },
+    /// As many moves as possible are open.
+    #[error(
+        "{OPEN_MOVES_MAX} moves have not ended, the most that may be open beside those of \
+         rebalances: wait for the end of one, settle one that is kept, or cancel one"
+    )]
+    TooMany,
     /// The rebalance that the new move belongs to is not running.
     #[error("the rebalance of the move does not go on")]
     RebalanceNotRunning,

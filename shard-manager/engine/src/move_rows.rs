@@ -17,7 +17,7 @@ use model::value::format_timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::catalog_rows::GROUP;
-use super::move_catalog::MoveListError;
+use super::move_catalog::{MoveListError, OPEN_MOVES_MAX};
 use super::move_record::{
     MoveLag, MovePhase, MoveProgressReport, MoveRecord, NewMove, goal_name, parse_goal,
     parse_move_name,
@@ -283,6 +283,15 @@ pub fn check_new_move(
     let Some(first) = taken.first() else { return Ok(()) };
     let slots: SlotSet = taken.iter().filter_map(|row| slot(row)).collect();
     Err(MoveListError::SlotsMove { slots, move_name: first.move_id.clone() })
+}
+
+/// Checks that a new move, which is not a part of a rebalance, may be listed beside the open moves
+/// that are not either.
+///
+/// # Errors
+/// [`MoveListError::TooMany`].
+pub fn check_open_moves(open: i64) -> Result<(), MoveListError> {
+    if open < OPEN_MOVES_MAX as i64 { Ok(()) } else { Err(MoveListError::TooMany) }
 }
 
 /// Checks that a new move may be listed beside its rebalance, which is in the state of this name.

@@ -172,6 +172,7 @@ impl RefusalCode {
             MoveListError::NoMove => Some(Self::NoMove),
             MoveListError::SlotsMove { .. } => Some(Self::SlotsMove),
             MoveListError::Stale { .. } => Some(Self::MapChanged),
+            MoveListError::TooMany => Some(Self::ShardState),
             MoveListError::RebalanceNotRunning => Some(Self::RebalanceState),
             MoveListError::Superseded | MoveListError::Order(_) => Some(Self::MoveState),
             MoveListError::Unread(_) | MoveListError::Failed(_) => None,

@@ -1,27 +1,28 @@
-//! Crash: a writing process is repeatedly killed with SIGKILL; every row that it has acknowledged
-//! must be there when the files are opened.
+//! Crash: a writing process, and the servers to which it writes if there are any, are repeatedly
+//! killed with SIGKILL; every row that it has acknowledged must be there at the next opening.
 //!
 //! **Invariant:** a missing acknowledged row makes the experiment fail.
-//! **Not here:** the process (`killed_writer`); a loss of power, which also loses the data that the
-//! operating system keeps in memory.
+//! **Not here:** the process (`killed_writer`), killing servers (`cli`); a loss of power, which
+//! also loses the data that the operating system keeps in memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use model::query::ReadQuery;
 
 use crate::chart::{BarChart, Chart};
-use crate::databases::report_of_files;
+use crate::databases::{ServerNodes, report_of_files, report_of_servers};
 use crate::dataset::UserIds;
 use crate::experiment_observer::ExperimentObserver;
-use crate::killed_writer::{StartWriter, kill_after, user_ids};
+use crate::killed_writer::{kill_after, user_ids};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Number of shards.
-pub(crate) const SHARDS: usize = 3;
+pub const SHARDS: usize = 3;
 /// Distance between the first row numbers of two rounds, each of which writes fewer rows.
 const ROUND: u64 = 1 << 32;
 
@@ -36,8 +37,21 @@ pub struct CrashOptions<'c> {
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
-    /// Function that returns the command of the process, which has the same seed.
-    pub start_writer: &'c (dyn Fn(&std::path::Path, u64) -> std::process::Command + Sync),
+    /// Function that returns the command of the process, which has the same seed, for the folder
+    /// of its files or servers and the number of its first row.
+    pub start_writer: &'c (dyn Fn(&Path, u64) -> Command + Sync),
+}
+
+/// Servers to which the process writes, instead of files. They are killed together with it.
+pub struct KilledServers<'s> {
+    /// The servers, without replicas.
+    pub nodes: &'s ServerNodes,
+    /// Folder by which the process finds them.
+    pub dir: PathBuf,
+    /// Function that kills all processes of all servers with SIGKILL.
+    pub kill: &'s dyn Fn() -> Result<(), LabError>,
+    /// Function that starts the servers again, and returns once they accept connections.
+    pub start: &'s dyn Fn() -> Result<(), LabError>,
 }
 
 /// Rows that were found after a kill.
@@ -48,27 +62,88 @@ struct Round {
     opened_ms: f64,
 }
 
-/// Carries out the experiment.
+/// Databases that are killed together with the process that writes to them.
+enum Killed<'k> {
+    /// Files in this folder.
+    Files(PathBuf),
+    /// Servers.
+    Servers(&'k KilledServers<'k>),
+}
+
+impl Killed<'_> {
+    /// Returns the folder by which the process finds the databases.
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Files(dir) => dir,
+            Self::Servers(servers) => &servers.dir,
+        }
+    }
+
+    fn kill_servers(&self) -> Result<(), LabError> {
+        match self {
+            Self::Files(_) => Ok(()),
+            Self::Servers(servers) => (servers.kill)(),
+        }
+    }
+
+    /// Opens the cluster, after the servers have been started again.
+    fn open(&self) -> Result<LabCluster, LabError> {
+        match self {
+            Self::Files(dir) => LabCluster::embedded(dir.clone(), SHARDS, 0),
+            Self::Servers(servers) => {
+                (servers.start)()?;
+                LabCluster::connected(&servers.nodes.cluster)
+            }
+        }
+    }
+}
+
+/// Carries out the experiment, in files unless there are servers.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed, for example a lost row.
 pub fn run(
     options: &CrashOptions<'_>,
+    servers: Option<&KilledServers<'_>>,
     observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let data_dir = folder.join("crash");
+    let (rounds, report) = match servers {
+        Some(servers) => {
+            let rounds = kill_repeatedly(&Killed::Servers(servers), options, observer)?;
+            let engine = (&*servers.nodes.engine, &*servers.nodes.notes);
+            (rounds, report_of_servers(engine, "crash", options.seed))
+        }
+        None => {
+            let folder = WorkFolder::create(options.work_folder.as_deref())?;
+            let rounds = kill_repeatedly(&Killed::Files(folder.join("crash")), options, observer)?;
+            (rounds, report_of_files(&folder, "crash", options.seed)?)
+        }
+    };
+    let mut report = report
+        .set("shards", SHARDS)
+        .set("rounds", options.rounds)
+        .set("acknowledged", options.acknowledged);
+    report.tables.push(table(&rounds));
+    report.charts.push(chart(&rounds));
+    report.explanation = explanation(&rounds, servers.is_some());
+    Ok(report.ended(began.elapsed()))
+}
+
+fn kill_repeatedly(
+    killed: &Killed<'_>,
+    options: &CrashOptions<'_>,
+    observer: &dyn ExperimentObserver,
+) -> Result<Vec<Round>, LabError> {
     let ids = user_ids(options.seed);
     let (mut rounds, mut acknowledged, mut stored) = (Vec::new(), Vec::new(), 0);
     let bar = observer.bar("kills", options.rounds.into());
     for round in 0..options.rounds {
-        let first = u64::from(round) * ROUND;
-        let start = |dir: &std::path::Path| (options.start_writer)(dir, first);
-        let start: StartWriter<'_> = &start;
-        let known = kill_after(start, &data_dir, options.acknowledged, observer)?;
+        let writer = (options.start_writer)(killed.dir(), u64::from(round) * ROUND);
+        let kill_servers = || killed.kill_servers();
+        let known = kill_after(writer, options.acknowledged, &kill_servers, observer)?;
         let opening = Instant::now();
-        let cluster = LabCluster::embedded(data_dir.clone(), SHARDS, 0)?;
+        let cluster = killed.open()?;
         let opened_ms = opening.elapsed().as_secs_f64() * 1_000.0;
         acknowledged.extend(known.iter().copied());
         // Rows of earlier rounds must be there, too.
@@ -84,14 +159,7 @@ pub fn run(
         rounds.push(Round { acknowledged: own, found: own, unacknowledged, opened_ms });
         bar.add(1);
     }
-    let mut report = report_of_files(&folder, "crash", options.seed)?
-        .set("shards", SHARDS)
-        .set("rounds", options.rounds)
-        .set("acknowledged", options.acknowledged);
-    report.tables.push(table(&rounds));
-    report.charts.push(chart(&rounds));
-    report.explanation = explanation(&rounds);
-    Ok(report.ended(began.elapsed()))
+    Ok(rounds)
 }
 
 fn count_found(cluster: &LabCluster, ids: &UserIds, numbers: &[u64]) -> Result<u64, LabError> {
@@ -134,12 +202,16 @@ fn chart(rounds: &[Round]) -> Chart {
     })
 }
 
-fn explanation(rounds: &[Round]) -> String {
+fn explanation(rounds: &[Round], is_on_servers: bool) -> String {
+    let (log, next) = match is_on_servers {
+        false => ("log of its file", "opening"),
+        true => ("write-ahead log of its server", "start"),
+    };
     let sum = |of: fn(&Round) -> u64| rounds.iter().map(of).sum::<u64>();
     let slowest = rounds.iter().map(|round| round.opened_ms).fold(0.0, f64::max);
     format!(
         "All {} rows that were acknowledged before {} kills are there, because a row is acknowledged after its \
-         transaction is in the synced log of its file, which the next opening replays in at most {slowest:.0} ms. Another {} \
+         transaction is in the synced {log}, which the next {next} replays in at most {slowest:.0} ms. Another {} \
          rows were stored although their clients had received no response: for them the outcome is unknown, and nothing is lost.",
         sum(|round| round.acknowledged),
         rounds.len(),

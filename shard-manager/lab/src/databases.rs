@@ -27,6 +27,17 @@ pub struct ServerDatabases {
     pub notes: Vec<String>,
 }
 
+/// Servers of the nodes of a cluster, to use instead of files. The caller removes them afterwards.
+#[derive(Clone, Debug)]
+pub struct ServerNodes {
+    /// The nodes.
+    pub cluster: ConnectedCluster,
+    /// Servers and their version, for the report.
+    pub engine: String,
+    /// Conditions that affect the numbers, for the report.
+    pub notes: Vec<String>,
+}
+
 /// Databases of the clusters of an experiment.
 #[derive(Debug)]
 pub(crate) enum Databases<'d> {

@@ -34,14 +34,13 @@ pub(crate) fn user_ids(seed: u64) -> UserIds {
     UserIds::new(seed, "killed writer")
 }
 
-/// Writes users to the cluster in a folder and reports the number of each, until the process is
-/// killed or its output is closed.
+/// Writes users to a cluster and reports the number of each, until the process is killed or its
+/// output is closed.
 ///
 /// # Errors
 /// [`LabError::Failed`] if a row is not stored.
-pub fn write_until_killed(data_dir: &Path, first: u64, seed: u64) -> Result<(), LabError> {
+pub fn write_until_killed(cluster: &LabCluster, first: u64, seed: u64) -> Result<(), LabError> {
     let ids = user_ids(seed);
-    let cluster = LabCluster::embedded(data_dir.to_owned(), 3, 0)?;
     let users = cluster.table("users")?;
     let client = |client: u64| -> Result<(), LabError> {
         let mut number = first + client;
@@ -66,18 +65,18 @@ pub fn write_until_killed(data_dir: &Path, first: u64, seed: u64) -> Result<(), 
 }
 
 /// Starts a writer, kills it with SIGKILL once it has reported this many rows, and returns the
-/// numbers of all rows that it has reported.
+/// numbers of all rows that it has reported. Immediately before that, `kill_servers` kills the
+/// servers to which it writes, if there are any.
 ///
 /// # Errors
 /// [`LabError`] if the writer cannot be started or ends without being killed, or the experiment is
-/// cancelled.
+/// cancelled; errors of `kill_servers`.
 pub(crate) fn kill_after(
-    start: StartWriter<'_>,
-    data_dir: &Path,
+    mut command: Command,
     acknowledged: usize,
+    kill_servers: &dyn Fn() -> Result<(), LabError>,
     observer: &dyn ExperimentObserver,
 ) -> Result<BTreeSet<u64>, LabError> {
-    let mut command = start(data_dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut writer = Writer(command.spawn().map_err(LabError::failed)?);
     let lines = writer.lines()?;
@@ -90,6 +89,8 @@ pub(crate) fn kill_after(
             Err(RecvTimeoutError::Disconnected) => break,
         }
         if !is_killed && (numbers.len() >= acknowledged || observer.is_cancelled()) {
+            // The writer may then end by itself, because it has lost its servers.
+            kill_servers()?;
             writer.0.kill().map_err(LabError::failed)?;
             is_killed = true;
         }

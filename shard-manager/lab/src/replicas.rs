@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use assembly::delay_replay;
 use cluster::manager::RequestOptions;
 use engine::fault_injector::NodeFault;
 use model::consistency::Level;
@@ -17,18 +18,19 @@ use model::row_change::Operation;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
-use crate::databases::report_of_files;
+use crate::databases::{ServerNodes, report_of_files, report_of_servers};
 use crate::dataset::{UserIds, user_named};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
-use crate::node_faults::{inject, until_well};
+use crate::node_faults::{InjectedFault, inject, until_well};
 use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
-/// Number of shards, and of replicas of each.
-const SHARDS: usize = 2;
-const REPLICAS: usize = 2;
+/// Number of shards.
+pub const SHARDS: usize = 2;
+/// Number of replicas of each shard.
+pub const REPLICAS: usize = 2;
 /// Delays of each change on each replica, in milliseconds.
 pub const DELAYS_MS: [u64; 3] = [0, 20, 200];
 /// Keys that the operations use in turn.
@@ -88,32 +90,31 @@ struct Tried {
     reads: Timings,
 }
 
-/// Carries out the experiment.
+/// Carries out the experiment, in files unless there are servers.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
 pub fn run(
     options: &ReplicasOptions,
+    servers: Option<&ServerNodes>,
     observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let cluster = LabCluster::embedded(folder.join("replicas"), SHARDS, REPLICAS)?;
-    until_well(&cluster, observer)?;
-    let mut tried = Vec::new();
-    for delay_ms in DELAYS_MS {
-        observer.report(&format!("each replica is {delay_ms} ms behind"));
-        let fault = NodeFault { delay: Duration::from_millis(delay_ms), ..NodeFault::default() };
-        let nodes = (1..=SHARDS).flat_map(|shard| {
-            (1..=REPLICAS).map(move |replica| format!("shard{shard}-replica{replica}"))
-        });
-        let delayed = nodes.map(|node| inject(&cluster, &node, fault));
-        let _delayed: Vec<_> = delayed.collect::<Result<_, _>>()?;
-        for reading in Reading::ALL {
-            tried.push(try_reading((delay_ms, reading), options, &cluster, observer)?);
+    let (tried, report) = match servers {
+        Some(servers) => {
+            let cluster = LabCluster::connected(&servers.cluster)?;
+            let tried = try_delays(options, (&cluster, Some(servers)), observer)?;
+            let engine = (&*servers.engine, &*servers.notes);
+            (tried, report_of_servers(engine, "replicas", options.seed))
         }
-    }
-    let mut report = report_of_files(&folder, "replicas", options.seed)?
+        None => {
+            let folder = WorkFolder::create(options.work_folder.as_deref())?;
+            let cluster = LabCluster::embedded(folder.join("replicas"), SHARDS, REPLICAS)?;
+            let tried = try_delays(options, (&cluster, None), observer)?;
+            (tried, report_of_files(&folder, "replicas", options.seed)?)
+        }
+    };
+    let mut report = report
         .set("shards", SHARDS)
         .set("replicas", REPLICAS)
         .set("operations", options.operations);
@@ -121,6 +122,46 @@ pub fn run(
     report.charts.push(chart(&tried));
     report.explanation = explanation(&tried);
     Ok(report.ended(began.elapsed()))
+}
+
+fn try_delays(
+    options: &ReplicasOptions,
+    (cluster, servers): (&LabCluster, Option<&ServerNodes>),
+    observer: &dyn ExperimentObserver,
+) -> Result<Vec<Tried>, LabError> {
+    until_well(cluster, observer)?;
+    let mut tried = Vec::new();
+    for delay_ms in DELAYS_MS {
+        observer.report(&format!("each replica is {delay_ms} ms behind"));
+        let delay = Duration::from_millis(delay_ms);
+        // Ends the faults when it is dropped.
+        let _delayed = match servers {
+            Some(servers) => {
+                delay_servers(servers, delay)?;
+                Vec::new()
+            }
+            None => delay_files(cluster, delay)?,
+        };
+        for reading in Reading::ALL {
+            tried.push(try_reading((delay_ms, reading), options, cluster, observer)?);
+        }
+    }
+    Ok(tried)
+}
+
+/// Delays each change on each replica in files, until the result is dropped.
+fn delay_files(cluster: &LabCluster, delay: Duration) -> Result<Vec<InjectedFault>, LabError> {
+    let fault = NodeFault { delay, ..NodeFault::default() };
+    let nodes = (1..=SHARDS).flat_map(|shard| {
+        (1..=REPLICAS).map(move |replica| format!("shard{shard}-replica{replica}"))
+    });
+    nodes.map(|node| inject(cluster, &node, fault)).collect()
+}
+
+/// Delays each change on each replica on a server, until another delay is set.
+fn delay_servers(servers: &ServerNodes, delay: Duration) -> Result<(), LabError> {
+    let mut replicas = servers.cluster.address.shards.iter().flat_map(|shard| &shard.replicas);
+    replicas.try_for_each(|replica| delay_replay(replica, delay).map_err(LabError::failed))
 }
 
 fn try_reading(

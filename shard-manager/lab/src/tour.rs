@@ -12,16 +12,20 @@ mod writes;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use engine::fault_injector::NodeMode;
 use model::row_change::{Operation, RowDone};
 use serde::Serialize;
 
 use crate::databases::engine_of_files;
 use crate::dataset::user_named;
+use crate::disturbance::{Disturbance, LinkedServers, disturb};
 use crate::experiment_observer::ExperimentObserver;
 use crate::killed_writer::StartWriter;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::machine::Machine;
+use crate::node_faults::in_mode;
+use crate::tcp_link::LinkState;
 use crate::work_folder::WorkFolder;
 
 /// Number of shards of most chapters.
@@ -40,6 +44,8 @@ pub struct Chapter {
     shards: usize,
     /// Number of replicas of each shard.
     replicas: usize,
+    /// True if another shard joins.
+    grows: bool,
     work: fn(&Stage<'_>) -> Result<(), LabError>,
 }
 
@@ -93,9 +99,53 @@ pub struct TourSummary {
     pub chapters: Vec<ChapterRead>,
 }
 
-/// Cluster of the tour, and the lines that a chapter has shown.
+/// Nodes of a chapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChapterSize {
+    /// Number of shards.
+    pub shards: usize,
+    /// Number of replicas of each shard.
+    pub replicas: usize,
+    /// True if another shard joins, which needs a server, too.
+    pub grows: bool,
+}
+
+/// Servers of one chapter, to use instead of files. They are removed when the value is dropped.
+pub trait ChapterServers {
+    /// Returns the nodes; those of a cluster with replicas are behind links.
+    fn linked(&self) -> &LinkedServers;
+
+    /// Returns the URL of the database of the shard that joins, without user and password.
+    fn joining(&self) -> Option<&str>;
+
+    /// Returns the folder by which another process finds the servers.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] without servers.
+    fn dir(&self) -> Result<&Path, LabError>;
+
+    /// Kills all processes of all servers with SIGKILL.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] if one of them continues.
+    fn kill(&self) -> Result<(), LabError>;
+
+    /// Starts the servers again, and returns once they accept connections.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] if a server does not start.
+    fn start_again(&self) -> Result<(), LabError>;
+}
+
+/// Function that starts the servers of a chapter.
+pub type StartServers<'s> = &'s dyn Fn(ChapterSize) -> Result<Box<dyn ChapterServers>, LabError>;
+
+/// Cluster of the tour, and the lines that a chapter has shown. Fields are dropped in the order of
+/// declaration.
 struct Stage<'t> {
     cluster: LabCluster,
+    /// Servers of the cluster; `None` if it has files.
+    servers: Option<Box<dyn ChapterServers>>,
     folder: &'t WorkFolder,
     guide: &'t dyn Guide,
     start_writer: StartWriter<'t>,
@@ -114,6 +164,8 @@ pub struct TourOptions<'t> {
     pub work_folder: Option<&'t Path>,
     /// Starter of the process that one chapter kills, which has the same seed.
     pub start_writer: StartWriter<'t>,
+    /// Starter of the servers of each chapter; `None` for files.
+    pub start_servers: Option<StartServers<'t>>,
 }
 
 /// Reads chapters until the last, or until the reader leaves, and returns those that were read.
@@ -122,30 +174,38 @@ pub struct TourOptions<'t> {
 /// [`LabError::Impossible`] if there is no such chapter; otherwise the error of the step that
 /// failed.
 pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<TourSummary, LabError> {
-    let TourOptions { first, seed, work_folder, start_writer } = options;
+    let TourOptions { first, seed, work_folder, start_writer, start_servers } = options;
     if !(1..=CHAPTERS.len()).contains(&first) {
         let line = format!("there are chapters 1 to {}, not {first}", CHAPTERS.len());
         return Err(LabError::Impossible(line));
     }
     let folder = WorkFolder::create(work_folder)?;
-    let mut chapters = Vec::new();
+    let (mut chapters, mut engine) = (Vec::new(), None);
     for (number, chapter) in (1..).zip(&CHAPTERS).skip(first - 1) {
         guide.check_cancelled()?;
         guide.open(number, chapter);
         // Each chapter has its own cluster, so that it does not depend on earlier ones.
-        let data_dir = folder.join(&format!("chapter{number}"));
-        let cluster = LabCluster::embedded(data_dir, chapter.shards, chapter.replicas)?;
+        let Chapter { title, files, shards, replicas, grows, work, .. } = *chapter;
+        let size = ChapterSize { shards, replicas, grows };
+        let servers = start_servers.map(|start| start(size)).transpose()?;
+        let cluster = match &servers {
+            Some(servers) => LabCluster::connected(&servers.linked().cluster)?,
+            None => {
+                LabCluster::embedded(folder.join(&format!("chapter{number}")), shards, replicas)?
+            }
+        };
+        engine = servers.as_ref().map(|servers| servers.linked().engine.clone());
         let (seen, folder) = (Mutex::default(), &folder);
-        let stage = Stage { cluster, folder, guide, start_writer, seed, seen };
-        (chapter.work)(&stage)?;
+        let stage = Stage { cluster, servers, folder, guide, start_writer, seed, seen };
+        work(&stage)?;
         let seen = stage.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Chapter { title, files, .. } = *chapter;
         chapters.push(ChapterRead { number, title, seen, files });
         if !guide.close(number, chapter)? {
             break;
         }
     }
-    Ok(TourSummary { seed, engine: engine_of_files()?, machine: Machine::here(), chapters })
+    let engine = engine.map_or_else(engine_of_files, Ok)?;
+    Ok(TourSummary { seed, engine, machine: Machine::here(), chapters })
 }
 
 impl Stage<'_> {
@@ -154,6 +214,20 @@ impl Stage<'_> {
         let line = line.into();
         self.guide.report(&line);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// Returns the servers; `None` if the cluster has files.
+    fn linked(&self) -> Option<&LinkedServers> {
+        self.servers.as_ref().map(|servers| servers.linked())
+    }
+
+    /// Cuts off the nodes whose names fulfil a condition, until the result is dropped.
+    fn cut(
+        &self,
+        is_about: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Box<dyn Disturbance + '_>>, LabError> {
+        let cut = (in_mode(NodeMode::Cut), LinkState::Cut);
+        disturb((&self.cluster, self.linked()), is_about, cut)
     }
 
     /// Stores a user, and returns its row.

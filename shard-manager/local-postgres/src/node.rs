@@ -58,6 +58,8 @@ pub enum Stop {
     Fast,
     /// Stops at once, as a loss of power would: the next start recovers.
     Immediate,
+    /// Kills all processes (SIGKILL), which complete nothing any more: the next start recovers.
+    Kill,
 }
 
 /// State of a node.
@@ -208,7 +210,8 @@ impl LocalNode {
     }
 
     /// Stops its server and waits until that has exited. Does nothing if it does not run. A server
-    /// that does not stop in time is stopped at once, and killed if that fails too.
+    /// that does not stop in time is stopped at once, and killed if that fails too. Processes of a
+    /// killed server may end a moment later; the next start waits for them.
     ///
     /// # Errors
     /// [`LocalError::NotStopped`] if it still exists after about a minute.
@@ -216,7 +219,13 @@ impl LocalNode {
         let ways: &[_] = match how {
             Stop::Fast => &[("fast", "30"), ("immediate", "10")],
             Stop::Immediate => &[("immediate", "10")],
+            Stop::Kill => &[],
         };
+        if how == Stop::Kill
+            && let Some(server) = self.dir.server()
+        {
+            processes::kill(server);
+        }
         for (mode, seconds) in ways {
             let Some(server) = self.dir.server() else { return Ok(()) };
             if processes::is_frozen(server) {
@@ -225,7 +234,7 @@ impl LocalNode {
                 // of them completes any work first.
                 match how {
                     Stop::Fast => processes::thaw(server),
-                    Stop::Immediate => processes::end_frozen(server),
+                    Stop::Immediate | Stop::Kill => processes::end_frozen(server),
                 }
             }
             let mut command = self.env.command("pg_ctl");

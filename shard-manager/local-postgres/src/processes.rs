@@ -1,4 +1,4 @@
-//! Processes: suspends and resumes a server with all its child processes.
+//! Processes: suspends, resumes and kills a server with all its child processes.
 //!
 //! **Invariant:** a signal goes only to the server, whose pid the caller has verified, and to its
 //! descendants at that moment.
@@ -52,6 +52,13 @@ pub(super) fn end_frozen(server: Pid) {
     let family = family(server);
     send(&family, Signal::QUIT);
     send(&family, Signal::CONT);
+}
+
+/// Kills a server and its descendants. They are suspended first, so that none of them starts
+/// another one or completes anything after the first is gone.
+pub(super) fn kill(server: Pid) {
+    freeze(server);
+    send(&family(server), Signal::KILL);
 }
 
 /// Returns whether a server is frozen.
@@ -131,6 +138,8 @@ fn is_suspended(state: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
@@ -139,6 +148,17 @@ mod tests {
         assert_eq!(read, Some(Process { pid: 12, parent: 7, is_suspended: true }));
         assert_eq!(parse_stat("12 (postgres) S 1 0").map(|it| it.is_suspended), Some(false));
         assert_eq!(parse_stat("nothing"), None);
+    }
+
+    #[test]
+    fn a_child_is_killed_without_a_chance_to_end_by_itself() {
+        let mut child = Command::new("sh").args(["-c", "sleep 30; true"]).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        while family(pid).len() < 2 {
+            sleep(POLL);
+        }
+        kill(pid);
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 
     #[test]

@@ -38,7 +38,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::backup::live::ServerBackups;
 use super::catalog::{self, Catalog};
-use super::catalog_follower::CatalogFollower;
+use super::catalog_follower::{CatalogFollower, record_arrivals};
 use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
@@ -135,6 +135,9 @@ impl Servers {
             }
         };
         let next = changed?;
+        if let MapChange::Owners { to, floor: Some(floor), .. } = &change {
+            record_arrivals(&self.follower.shards.load(), &[(*to, floor.sequence)]);
+        }
         self.follower.adopt(next.clone()).await;
         Ok(Arc::new(next))
     }

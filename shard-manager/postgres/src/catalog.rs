@@ -40,7 +40,7 @@ pub use index_tables::IndexTables;
 pub use intents::Intents;
 pub use known_shards::{KnownShard, KnownShards};
 pub use lead_lock::LeadLock;
-pub use map_tables::{MapTables, StoredMap, raise_epoch};
+pub use map_tables::{MapTables, StoredMap, arrivals_after, raise_epoch};
 pub use move_tables::MoveTables;
 pub use rebalance_tables::RebalanceTables;
 pub use router_versions::{follower_purpose, older_routers};

@@ -33,7 +33,9 @@ use model::table::{Registry, Table};
 use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion, PLACE, follower_purpose, raise_epoch};
+use super::catalog::{
+    Catalog, CatalogVersion, PLACE, arrivals_after, follower_purpose, raise_epoch,
+};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -237,6 +239,8 @@ impl CatalogFollower {
         };
         if let Some(next) = self.not_below((catalog, timeline), next, known.epoch()).await? {
             *read_on = Some(timeline);
+            let arrivals = arrivals_after(&catalog.connection, known.epoch()).await?;
+            record_arrivals(&self.shards.load(), &arrivals);
             self.publish(next);
         }
         Ok(())
@@ -326,6 +330,8 @@ impl CatalogFollower {
         let known = self.map.backlog().newest_or(self.map.load_full()).epoch();
         let read = async {
             let next = catalog.map_tables().map().await?;
+            let arrivals = arrivals_after(&catalog.connection, known).await?;
+            record_arrivals(&self.shards.load(), &arrivals);
             self.not_below((&catalog, term.timeline), next, known).await
         };
         let map = tokio::select! {
@@ -394,6 +400,17 @@ impl CatalogFollower {
                 .fold(registry.clone(), |all, table| all.with(Arc::clone(table)))
         });
         Ok(())
+    }
+}
+
+/// Records at which positions shards have accepted slots, before a map that names them as owners is
+/// in force. A replica below such a position may still serve a slot that its shard has given away
+/// and got back, with rows from before: a session may have seen later ones on the shard between.
+pub(super) fn record_arrivals(followed: &FollowedShards, arrivals: &[(ShardNumber, u64)]) {
+    for (number, position) in arrivals {
+        if let Some((_, replication)) = followed.get(number) {
+            replication.primary().record_schema_change(*position);
+        }
     }
 }
 

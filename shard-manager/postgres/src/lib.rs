@@ -45,6 +45,7 @@ pub mod primary_tracker;
 mod proof;
 pub mod readers;
 mod refusals;
+pub mod replay_delay;
 pub mod replica;
 pub mod requirements;
 mod row_arrays;

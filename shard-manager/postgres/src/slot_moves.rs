@@ -233,10 +233,17 @@ impl PgMoves {
 
     /// Makes a change known in this process, and returns its effect.
     fn changed(&self, changed: MoveChanged) -> MoveEffect {
-        let MoveChanged { effect, timeline, position, has_news, ends_recording } = changed;
+        let MoveChanged { effect, timeline, position, has_news, gains_slots, ends_recording } =
+            changed;
         if let Some(position) = position {
             let timeline = self.timeline_id(timeline);
-            self.replication.update_if_current(timeline, |state| state.primary().observe(position));
+            self.replication.update_if_current(timeline, |state| {
+                state.primary().observe(position);
+                if gains_slots {
+                    // A replica below it may serve rows from before the slots were given away.
+                    state.primary().record_schema_change(position);
+                }
+            });
         }
         if has_news {
             // The notification of the database takes a moment longer.

@@ -108,7 +108,7 @@ fn execute(server: &NodeAddress, sql: &str) -> Result<(), OpenError> {
 }
 
 /// Does some work in a session of the maintenance database, on a thread of its own.
-fn in_session<T: Send>(
+pub(super) fn in_session<T: Send>(
     server: &NodeAddress,
     work: impl AsyncFnOnce(&mut AsyncPgConnection) -> QueryResult<T> + Send,
 ) -> Result<T, OpenError> {

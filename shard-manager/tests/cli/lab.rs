@@ -168,16 +168,6 @@ fn a_server_that_an_experiment_does_not_use_is_named_in_its_report() {
 }
 
 #[test]
-fn experiments_that_need_files_refuse_servers_with_the_reason() {
-    for (experiment, reason) in [
-        ("crash", "servers are processes of their own"),
-        ("replicas", "servers send their changes to each other"),
-    ] {
-        run(&["lab", experiment, "--postgres"]).refused(reason);
-    }
-}
-
-#[test]
 fn impossible_sizes_are_refused_before_a_server_is_started() {
     for (args, with) in [
         (&["shards", "--counts", "2,300"][..], "256 shards, not 300"),
@@ -186,6 +176,9 @@ fn impossible_sizes_are_refused_before_a_server_is_started() {
         (&["indexes", "--shards", "300"], "1 to 256 shards, not 300"),
         (&["levels", "--replicas", "6"], "1 to 5 replicas, not 6"),
         (&["network", "--replicas", "0"], "1 to 5 replicas, not 0"),
+        (&["replicas", "--operations", "0"], "0 is not in 1..=100000"),
+        (&["crash", "--kills", "0"], "0 is not in 1..=1000"),
+        (&["tour", "--unattended", "--chapter", "11"], "chapters 1 to 10, not 11"),
     ] {
         run(&[&["lab"], args, &["--postgres"]].concat()).refused(with);
     }

@@ -27,6 +27,7 @@ mod redis_server;
 mod results;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod screen;
 mod shards;
 mod speed;
 mod status;

@@ -1,6 +1,10 @@
 //! Tests of `placement`.
 
+use shard_manager::assembly::{self, EmbeddedCluster};
+use shard_manager::engine::cluster_spec::ClusterSpec;
+
 use crate::cluster::{Cluster, run, run_in, serve};
+use crate::scratch;
 
 #[test]
 fn every_slot_is_shown_with_its_owner() {
@@ -71,6 +75,49 @@ fn a_rebalance_of_the_real_map_moves_no_more_than_the_weights_demand() {
             (change["needed"].as_f64().unwrap(), change["share"].as_f64().unwrap());
         assert!(share <= needed + 4.0 / 16_384.0, "{change:#}");
         assert!(change["after"]["skew"].as_f64().unwrap() < 1.001, "{change:#}");
+    }
+}
+
+/// A stopped cluster of three shards on a ring.
+fn on_a_ring(ring: &str) -> tempfile::TempDir {
+    let wanted = ClusterSpec {
+        placement: Some(ring.parse().expect("a placement")),
+        shards: Some(3),
+        replicas: Some(0),
+        ..ClusterSpec::default()
+    };
+    let dir = scratch::folder();
+    let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
+    let manager = assembly::open(&cluster).expect("the cluster starts");
+    Cluster { manager, dir }.stop()
+}
+
+#[test]
+fn a_simulation_of_a_ring_and_a_plan_for_its_new_shard_move_the_same_number_of_slots() {
+    for (ring, weight) in [("ring:160", "1"), ("ring:16", "2")] {
+        let dir = on_a_ring(ring);
+        let dir = dir.path();
+        let path = dir.to_str().unwrap();
+        let simulate = ["placement", "simulate", "--data-dir", path, "--placement", ring];
+        let compared = run(&[&simulate[..], &["--add", weight, "--json"]].concat());
+        let compared = compared.expect(0).json();
+        let simulated = &compared["algorithms"][0];
+        assert_eq!(simulated["algorithm"], ring);
+        let change = &simulated["changes"][0];
+        // The name of a shard determines its points on the ring: the simulation uses the next one.
+        assert_eq!(change["after"]["shards"][3]["shard"], "shard4");
+        run_in(dir, &["shard", "add", "shard4", "--weight", weight]).expect(0);
+        let plan = run_in(dir, &["rebalance", "--by", "placement", "--dry-run", "--json"]);
+        let plan = plan.expect(0).json();
+        assert_eq!((&plan["by"], &plan["placement"]), (&"placement".into(), &ring.into()));
+        assert_eq!(plan["slots"], change["slots"], "{ring}: {plan}");
+        assert_eq!(plan["shards"][3]["slots_after"], change["slots"], "{ring}: {plan}");
+        let share = plan["slots"].as_f64().unwrap() / 16_384.0;
+        assert!((share - change["share"].as_f64().unwrap()).abs() < 1e-9, "{ring}: {change:#}");
+        let moves = plan["moves"].as_array().unwrap();
+        assert!(moves.iter().all(|step| step["to"] == "shard4"), "{ring}: {plan}");
+        let skew = change["after"]["skew"].as_f64().unwrap();
+        assert!((plan["skew_planned"].as_f64().unwrap() - skew).abs() < 1e-9, "{ring}: {plan}");
     }
 }
 

@@ -9,9 +9,12 @@ use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
 use shard_manager::engine::rebalance_view::RebalanceBegun;
 use shard_manager::manager::Rebalances;
 
-use crate::cluster::{Cluster, Ended, block_on, contents, program, run, run_in, serve};
+use crate::cluster::{Cluster, Ended, block_on, contents, interrupt, program, run, run_in, serve};
+use crate::screen::Screen;
 
 const ID: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+/// Bar of the running rebalance, and as much of its message as fits in a line of 80 columns.
+const BAR: &str = " rebalance ██████████░░░░░░░░░░ running    64 of 128 slots, 1 of 2 moves";
 /// Commands that wait for a rebalance, without the URL.
 const WAITS: [&[&str]; 3] = [
     &["rebalance", "wait", ID],
@@ -124,5 +127,51 @@ fn an_interrupt_ends_the_wait_and_the_rebalance_or_drain_goes_on() {
         assert!(said.is_some_and(|line| line.contains(&again)), "{wait:?}: {rest:?}");
         let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
         assert_eq!(ended.out, "", "{wait:?}");
+    }
+}
+
+#[test]
+fn a_terminal_has_a_bar_of_the_slots_that_have_moved_instead_of_lines() {
+    let url = serving("running");
+    for wait in WAITS {
+        let command = program(&[wait, &["--url", &url]].concat());
+        let (mut screen, child) = Screen::start(command);
+        let shown = screen.read_until(|shown| shown.contains(BAR));
+        assert!(shown.contains(BAR), "{wait:?}: {shown:?}");
+        assert!(!shown.contains(ID), "{wait:?}: a line would begin with the id: {shown:?}");
+        interrupt(child);
+        let rest = screen.read_to_end();
+        let again = format!("the rebalance goes on: `shard-manager rebalance wait {ID}`");
+        assert!(rest.contains(&again), "{wait:?}: {rest:?}");
+    }
+}
+
+#[test]
+fn a_bar_is_gone_when_the_rebalance_has_ended_and_its_outcome_is_the_output() {
+    let url = serving("done");
+    for wait in WAITS {
+        let command = program(&[wait, &["--url", &url]].concat());
+        let (mut screen, child) = Screen::start(command);
+        let shown = screen.read_to_end();
+        assert!(!shown.contains(ID), "{wait:?}: {shown:?}");
+        // The last thing is to clear the line of the bar.
+        let last = shown.rsplit('\r').next().unwrap_or_default();
+        assert!(!last.contains("slots"), "{wait:?}: {shown:?}");
+        let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(0);
+        for line in ["state         done", "slots         64 of 128"] {
+            assert!(ended.out.lines().any(|known| known == line), "{wait:?}: {line}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn with_json_a_terminal_stays_empty_and_the_output_is_the_rebalance() {
+    let url = serving("done");
+    for wait in WAITS {
+        let command = program(&[wait, &["--url", &url, "--json"]].concat());
+        let (mut screen, child) = Screen::start(command);
+        assert_eq!(screen.read_to_end(), "", "{wait:?}");
+        let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(0);
+        assert_eq!(ended.json(), shown("done"), "{wait:?}");
     }
 }

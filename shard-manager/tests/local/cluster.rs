@@ -134,6 +134,21 @@ fn a_server_that_was_killed_recovers() {
 }
 
 #[test]
+fn a_server_whose_processes_are_killed_recovers_at_its_next_start() {
+    let place = ClusterFolder::new();
+    let cluster = place.up(1, 0);
+    let primary = node(&cluster, "shard1-primary");
+    fill(primary);
+    primary.stop(Stop::Kill).unwrap();
+    assert_eq!(primary.state(), NodeState::Stopped);
+    primary.start().unwrap();
+    assert_eq!(ask(primary, ROWS), "42");
+    let log = fs::read_to_string(primary.dir.log()).unwrap();
+    assert!(log.contains("was not properly shut down"), "{log}");
+    assert!(!log.contains("received immediate shutdown request"), "{log}");
+}
+
+#[test]
 fn a_process_id_of_another_program_is_ignored_and_not_signalled() {
     let place = ClusterFolder::new();
     let cluster = place.up(1, 0);

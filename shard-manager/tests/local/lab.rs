@@ -1,6 +1,7 @@
 //! Tests of experiments with `--postgres`: servers and databases that they make and remove, and
 //! their results.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,6 +11,12 @@ use serde_json::{Value, json};
 use shard_manager::local::{LocalCluster, LocalNode};
 
 use crate::servers::{ClusterFolder, ask};
+
+/// Message of an experiment that Ctrl-C has ended.
+const CANCELLED: &str = "cancelled; the files and databases of the experiment are removed";
+
+/// Experiments whose number of clients cannot be chosen.
+const WITHOUT_CLIENTS: [&str; 3] = ["replicas", "crash", "tour"];
 
 /// Runs the comparison with few users in a folder, and returns its report and its messages.
 fn run_lab(work: &Path, main: Option<&str>) -> (String, String) {
@@ -23,7 +30,7 @@ fn run_lab(work: &Path, main: Option<&str>) -> (String, String) {
 fn run_experiment(work: &Path, args: &[&str], main: Option<&str>) -> Output {
     let mut command = program(work, args);
     command.arg("--json");
-    if !args.contains(&"--clients") {
+    if !args.contains(&"--clients") && !WITHOUT_CLIENTS.contains(&args[0]) {
         command.args(["--clients", "2"]);
     }
     if let Some(url) = main {
@@ -206,22 +213,131 @@ fn levels_refuse_exactly_what_they_cannot_promise_while_servers_are_cut_off() {
 }
 
 #[test]
+fn only_reads_at_one_without_a_token_are_stale_while_replicas_on_servers_lag() {
+    let report = report_of(&["replicas", "--operations", "20"]);
+    let rows = rows(&report, 0);
+    assert_eq!(rows.len(), 12, "three delays, four kinds of reads");
+    for row in rows {
+        let text = |column: usize| row[column].as_str().expect("a text");
+        let stale = row[3].as_f64().expect("a share");
+        match (text(0), text(1)) {
+            ("200 ms", "one") => assert!(stale > 0.0, "{row:?}"),
+            (_, "one") => {}
+            (_, _) => assert_eq!(stale, 0.0, "{row:?}"),
+        }
+        assert_eq!(row[2], 20, "{row:?}");
+    }
+}
+
+#[test]
+fn no_acknowledged_row_is_lost_when_all_servers_are_killed_in_the_middle_of_writes() {
+    let report = report_of(&["crash", "--kills", "2", "--acknowledged", "60"]);
+    let rows = rows(&report, 0);
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(row[1].as_u64() >= Some(60) && row[1] == row[2] && row[3] == 0, "{row:?}");
+    }
+    let explanation = report["explanation"].as_str().expect("an explanation");
+    assert!(explanation.contains("write-ahead log of its server"), "{explanation}");
+}
+
+#[test]
+fn chapters_of_the_tour_about_failures_and_growing_show_their_subject_on_servers() {
+    let place = ClusterFolder::new();
+    let args = ["tour", "--unattended", "--chapter", "4"];
+    let ended = run_experiment(place.parent.path(), &args, None);
+    let tour: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    assert!(tour["engine"].as_str().is_some_and(|engine| engine.starts_with("PostgreSQL ")));
+    let seen = |number: u64| {
+        let chapters = tour["chapters"].as_array().expect("chapters");
+        let chapter = chapters.iter().find(|chapter| chapter["number"] == number);
+        let lines = chapter.and_then(|chapter| chapter["seen"].as_array()).expect("lines");
+        lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+    };
+    for (number, parts) in [
+        (4, &["shard1-replica1 is down", "30 rows were written meanwhile", "is back"][..]),
+        (5, &["sees the old name, from a replica", "sees the new name, from the primary"]),
+        (6, &["its servers were killed with kill -9", "every acknowledged row is there"]),
+        (7, &["one: stored", "quorum: stored", "all: refused"]),
+        (8, &["2048 of 16384 slots moved to it, 12.5 %", "all 600 rows are there"]),
+        (9, &["the advice is `hot`"]),
+        (10, &["300 rows in one bulk write", "2 were stored"]),
+    ] {
+        for part in parts {
+            assert!(seen(number).contains(part), "{number}: {part}: {}", seen(number));
+        }
+    }
+}
+
+#[test]
 fn an_interrupted_experiment_stops_its_servers_and_leaves_nothing() {
+    let long: [&[&str]; 4] = [
+        &["conflicts", "--rounds", "100000"],
+        &["replicas", "--operations", "100000"],
+        &["crash", "--kills", "1000", "--acknowledged", "900000"],
+        &["tour", "--unattended"],
+    ];
+    for args in long {
+        stop_early(args);
+    }
+}
+
+/// Interrupts an experiment once it has started a server.
+#[track_caller]
+fn stop_early(args: &[&str]) {
     let place = ClusterFolder::new();
     let work = place.parent.path();
-    let mut command = program(work, &["conflicts", "--rounds", "100000"]);
+    let mut command = program(work, args);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("the program starts");
     let server = wait_for_server(&mut child, work);
-    let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(signalled.expect("kill runs").success());
+    interrupt(&child);
     let ended = child.wait_with_output().expect("it ends");
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     let messages = String::from_utf8(ended.stderr).expect("UTF-8");
-    let cancelled = "cancelled; the files and databases of the experiment are removed";
-    assert!(messages.contains(cancelled), "{messages}");
+    assert!(messages.contains(CANCELLED), "{messages}");
     assert_eq!(left_in(work), Vec::<PathBuf>::new());
     assert!(TcpStream::connect(("127.0.0.1", server.port)).is_err(), "its server is stopped");
+}
+
+#[test]
+fn an_interrupted_run_drops_its_database_on_the_server_of_maindb_url() {
+    let place = ClusterFolder::new();
+    let work = place.parent.path();
+    let cluster = place.up(1, 0);
+    let primary = cluster.node("shard1-primary").expect("a primary");
+    let databases = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
+    let before = ask(primary, databases);
+    let mut command = program(work, &["run", "--users", "2000000", "--shards", "1"]);
+    command.env("MAINDB_URL", primary.url("shard1"));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program starts");
+    let mut messages = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut begun = String::new();
+    // The database has been created, and users are generated into it.
+    while !begun.contains("2 of 4") {
+        let read = messages.read_line(&mut begun).expect("UTF-8");
+        assert!(read > 0, "the experiment has ended: {begun}");
+    }
+    let (_, named) = begun.split_once("the one database is ").expect("it is named");
+    let (name, _) = named.split_once(',').expect("a sentence");
+    assert!(name.starts_with("tessera_lab_"), "{begun}");
+    let count = format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'");
+    assert_eq!(ask(primary, &count), "1", "{begun}");
+    interrupt(&child);
+    let mut ended = String::new();
+    messages.read_to_string(&mut ended).expect("UTF-8");
+    assert_eq!(child.wait().expect("it ends").code(), Some(2), "{ended}");
+    assert!(ended.contains(CANCELLED), "{ended}");
+    assert_eq!(ask(primary, databases), before, "its database is dropped, and no other");
+    assert_eq!(left_in(work), Vec::<PathBuf>::new());
+}
+
+/// Interrupts an experiment, as Ctrl-C does.
+#[track_caller]
+fn interrupt(experiment: &Child) {
+    let signalled = Command::new("kill").args(["-INT", &experiment.id().to_string()]).status();
+    assert!(signalled.expect("kill runs").success());
 }
 
 /// Waits until an experiment has started a server.

@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::manager::{Manager, RequestOptions};
+use shard_manager::token::SessionToken;
 
-use crate::cluster::{SideSession, Trio, connect};
-use crate::read_write_steps::{at, get, put, seen};
+use crate::cluster::{Databases, SideSession, Trio, connect};
+use crate::move_clients::keys_of;
+use crate::move_steps::{LONG, SOURCE, TARGET, begin, kept_up, new, order, until};
+use crate::read_write_steps::{at, get, put, seen, until_replicas};
 use crate::rows::options;
 use crate::server::runtime;
 
@@ -98,4 +102,46 @@ async fn stay_a_little_behind(manager: &Manager, replicas: &mut [SideSession]) {
         }
     }
     assert_eq!(new, 0, "a replica answered a read that bears only 100 ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_sees_its_write_on_a_shard_that_got_a_slot_back_although_a_replica_lags() {
+    let trio = Trio::of(1, &[]);
+    let databases = Databases::new(1).await;
+    let mut address = trio.address();
+    address.shards.append(&mut databases.address().shards);
+    let open = || {
+        let address = address.clone();
+        tokio::task::spawn_blocking(move || connect(&address))
+    };
+    let (manager, other) = (open().await.unwrap(), open().await.unwrap());
+    let (keys, slots) = keys_of(&manager, SOURCE, 1);
+    let key = &*keys[0][0];
+    for router in [&manager, &other] {
+        until_replicas(router, 1).await;
+    }
+    let mut replica = SideSession::open(trio.node("shard1-replica1"), "shard1").await;
+    replica.run("SELECT pg_wal_replay_pause()").await;
+    replica.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
+
+    let mut session = SessionToken::empty();
+    kept_up(&manager, async {
+        let id = begin(&manager, new(&slots, LONG)).await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        let written = put(&manager, key, &at(Level::One)).await.unwrap().receipt;
+        assert_eq!(written.place.shard, TARGET);
+        manager.sessions().extend(&mut session, TARGET, written.position);
+        order(&manager, id, MoveOrder::Rollback).await;
+        until(&manager, id, &[MovePhase::RolledBack]).await;
+    })
+    .await;
+    // The replica owns the slot still, as before the move, and has no row.
+    let with = RequestOptions { session, staleness: LONG, ..at(Level::One) };
+    for router in [&manager, &other] {
+        let read = get(router, key, &with).await.unwrap();
+        assert_eq!((&read.shards[..], read.rows.len()), (&[SOURCE][..], 1));
+    }
+    replica.run("SELECT pg_wal_replay_resume()").await;
+    let closing = tokio::task::spawn_blocking(move || [manager, other].map(|it| it.close()));
+    closing.await.unwrap();
 }

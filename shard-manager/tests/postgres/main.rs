@@ -17,6 +17,7 @@ mod bound_specs;
 #[path = "../access/bound_steps.rs"]
 mod bound_steps;
 mod cached;
+mod cancelled_moves;
 mod catalog_tables;
 mod certificates;
 mod certified;
@@ -63,6 +64,7 @@ mod move_contract;
 mod move_steps;
 mod moved_slots;
 mod moves;
+mod moves_without_catalog;
 mod moves_without_shard;
 #[path = "../support/nested_conditions.rs"]
 mod nested_conditions;

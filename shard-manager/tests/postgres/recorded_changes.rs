@@ -256,3 +256,43 @@ async fn a_transaction_that_stays_open_on_the_source_does_not_hold_up_a_move() {
     .await;
     assert_eq!(owners(&manager, &slots), [TARGET]);
 }
+
+/// Number of triggers that record changes and are enabled.
+const ENABLED: &str = "SELECT count(*)::text AS value FROM pg_trigger
+    WHERE tgname::text LIKE 'tessera_record%' AND tgenabled <> 'D'";
+
+/// Checks that a table of values cannot be truncated, and keeps its rows.
+async fn assert_not_truncated(direct: &mut SideSession) {
+    let count = "SELECT count(*)::text AS value FROM kv";
+    let before = direct.text(count).await;
+    let refused = direct.try_run("TRUNCATE kv").await.expect_err("its changes are recorded");
+    assert!(refused.contains("slots of kv move: delete rows instead"), "{refused}");
+    assert_eq!(direct.text(count).await, before);
+}
+
+#[tokio::test]
+async fn a_table_cannot_be_truncated_while_its_changes_are_recorded_and_can_be_afterwards() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let slots = store_large(&manager, 60).await;
+    let [mut source, mut target] =
+        [databases.direct_session(0).await, databases.direct_session(1).await];
+    kept_up(&manager, async {
+        let id = begin(&manager, slow(&slots)).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        order(&manager, id, MoveOrder::Pause).await;
+        until_paused(&manager, id).await;
+        assert_not_truncated(&mut source).await;
+        order(&manager, id, MoveOrder::Resume).await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        // The target records changes for a rollback.
+        assert_not_truncated(&mut target).await;
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    for direct in [&mut source, &mut target] {
+        direct.until(ENABLED, "0").await;
+        direct.run("TRUNCATE kv").await;
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use shard_manager::engine::ClusterBackend;
-use shard_manager::engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
+use shard_manager::engine::move_catalog::{MoveCatalog, MoveListError, MoveReport, OPEN_MOVES_MAX};
 use shard_manager::engine::move_record::{
     MoveLag, MoveOrder, MoveOrderFault, MovePhase, MoveProgressReport, MoveRecord, NewMove,
 };
@@ -92,6 +92,7 @@ pub(crate) async fn check(
     check_progress(catalog).await;
     check_stored(catalog, &mut texts).await;
     check_clock_set_back(backend, &mut texts).await;
+    check_open_moves(backend, &mut texts).await;
     check_epoch(backend).await;
     let of_ended = "SELECT move_id AS value FROM tessera_moving
         WHERE move_id IN (SELECT id FROM tessera_moves WHERE ended_at IS NOT NULL)";
@@ -260,6 +261,38 @@ async fn check_clock_set_back(
     assert_eq!(of_rebalance().await, [failed]);
     end(catalog, next.id).await;
     rebalance_contract::end(rebalances, &record).await;
+}
+
+/// Checks that of more moves than may be open, only those of a rebalance begin.
+async fn check_open_moves(
+    backend: &dyn ClusterBackend,
+    texts: &mut impl AsyncFnMut(&str) -> Vec<String>,
+) {
+    let (catalog, rebalances) = (catalog(backend), rebalance_contract::catalog(backend));
+    let all_but_one = OPEN_MOVES_MAX - 1;
+    let ended_at = "'2025-01-01T00:00:00.' || (100000 + number) || 'Z'";
+    let open = OLD.replace(ended_at, "NULL").replace("'done'", "'planned'");
+    let open = open.replace("-8000-", "-a000-").replace("1200", &all_but_one.to_string());
+    assert_eq!(texts(&open).await.len(), all_but_one);
+    let last = begin(catalog, [480]).await;
+    let beyond = new_move([481]);
+    assert_eq!(catalog.begin(&beyond, 1).await, Err(MoveListError::TooMany));
+    assert_eq!(catalog.get(beyond.id).await, Ok(None));
+    assert_eq!(catalog.begin(&last, 1).await, Ok(()), "repeated, it changes nothing");
+    let record = rebalance_contract::new_rebalance([482]);
+    rebalances.begin_rebalance(&record, 1).await.expect("no other one goes on");
+    let of_rebalance = MoveRecord { rebalance: Some(record.id), ..new_move([482]) };
+    assert_eq!(catalog.begin(&of_rebalance, 1).await, Ok(()));
+    assert_eq!(catalog.begin(&beyond, 1).await, Err(MoveListError::TooMany));
+    end(catalog, last.id).await;
+    assert_eq!(catalog.begin(&beyond, 1).await, Ok(()), "the rebalance's move does not count");
+    for open in [beyond.id, of_rebalance.id] {
+        end(catalog, open).await;
+    }
+    rebalance_contract::end(rebalances, &record).await;
+    let removed = "DELETE FROM tessera_moves WHERE id LIKE '00000000-0000-4000-a000-%'
+        RETURNING id AS value";
+    assert_eq!(texts(removed).await.len(), all_but_one);
 }
 
 async fn check_epoch(backend: &dyn ClusterBackend) {

@@ -253,7 +253,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "requirements",
         "temporary_database",
     ],
-    &["shard_indexes", "slot_moves"],
+    &["replay_delay", "shard_indexes", "slot_moves"],
     &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
     &["key_reads", "batch_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "catalog_session", "scan"],

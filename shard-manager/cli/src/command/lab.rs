@@ -2,10 +2,12 @@
 //!
 //! **Not here:** the experiments (the package `lab`).
 
+mod chapter_servers;
 mod guarantees;
 mod lab_servers;
 mod linked_servers;
 mod network;
+mod node_servers;
 mod report_folder;
 mod run;
 mod sizes;
@@ -18,7 +20,9 @@ mod watcher;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use ::lab::crash;
 use ::lab::killed_writer::write_until_killed;
+use ::lab::lab_cluster::LabCluster;
 use ::lab::lab_error::LabError;
 use ::lab::report::{Cell, Report};
 use clap::{Args, Subcommand};
@@ -63,7 +67,7 @@ enum Experiment {
     Levels(guarantees::Levels),
     /// Shows what reads return while replicas lag, with and without a session token
     Replicas(guarantees::Replicas),
-    /// Kills a writing process with kill -9, and looks for its acknowledged rows
+    /// Kills a writing process, and its servers, with kill -9, and looks for its acknowledged rows
     Crash(guarantees::Crash),
     /// Shows which concurrent changes of the same row are lost, and which are refused
     Conflicts(guarantees::Conflicts),
@@ -84,11 +88,14 @@ enum Experiment {
     /// Saves your cluster under a name, and restores it to that state
     #[command(after_help = snapshot::EXAMPLES)]
     Snapshot(snapshot::Options),
-    /// Writes to the files in a folder until it is killed; used by other experiments
+    /// Writes to the files or servers in a folder until it is killed; used by other experiments
     #[command(hide = true)]
     WriteUntilKilled {
-        /// Data directory
-        data_dir: PathBuf,
+        /// Data directory, or directory of local servers
+        dir: PathBuf,
+        /// Write to the servers of the directory
+        #[arg(long)]
+        servers: bool,
         /// Number of the first row
         #[arg(long, default_value_t = 0)]
         first: u64,
@@ -120,8 +127,12 @@ struct Common {
 
 /// Carries out an experiment.
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
-    if let Experiment::WriteUntilKilled { data_dir, first, seed } = &options.experiment {
-        return Ok(write_until_killed(data_dir, *first, *seed)?);
+    if let Experiment::WriteUntilKilled { dir, servers, first, seed } = &options.experiment {
+        let cluster = match servers {
+            true => node_servers::connect_to(dir)?,
+            false => LabCluster::embedded(dir.clone(), crash::SHARDS, 0)?,
+        };
+        return Ok(write_until_killed(&cluster, *first, *seed)?);
     }
     interrupt::watch();
     match options.experiment {
@@ -142,11 +153,19 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     }
 }
 
-/// Returns the command of the process that writes to the files in a folder until it is killed.
-fn writer_command(program: &Path, data_dir: &Path, seed: u64) -> process::Command {
+/// Returns the command of the process that writes to the files, or to the servers, in a folder
+/// until it is killed.
+fn writer_command(
+    program: &Path,
+    (dir, is_of_servers): (&Path, bool),
+    seed: u64,
+) -> process::Command {
     let mut command = process::Command::new(program);
-    command.args(["lab", "write-until-killed"]).arg(data_dir);
+    command.args(["lab", "write-until-killed"]).arg(dir);
     command.args(["--seed", &seed.to_string()]);
+    if is_of_servers {
+        command.arg("--servers");
+    }
     command
 }
 

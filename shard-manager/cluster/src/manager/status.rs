@@ -106,6 +106,12 @@ impl Status<'_> {
         self.0.parked.stats()
     }
 
+    /// Returns the number of reads of several shards that were refused since the start, because
+    /// their rows had no room beside those of other reads.
+    pub fn refused_reads(self) -> u64 {
+        self.0.scatter_budget.refused()
+    }
+
     /// Returns the counters of the cache; `None` if there is none.
     pub fn cache_stats(self) -> Option<CacheStats> {
         self.0.cache.as_ref().map(|cache| cache.stats())

@@ -9,9 +9,9 @@ use moves::identity::MoveId;
 use moves::observation::MoveGoal;
 use proptest::prelude::*;
 
-use super::{ListedMoveRow, MovingSlotRow, check_new_move, listed_records};
+use super::{ListedMoveRow, MovingSlotRow, check_new_move, check_open_moves, listed_records};
 use crate::catalog_rows::GROUP;
-use crate::move_catalog::MoveListError;
+use crate::move_catalog::{MoveListError, OPEN_MOVES_MAX};
 use crate::move_record::{MoveLag, MovePhase, MoveProgressReport, MoveRecord, NewMove};
 use crate::rebalance_record::RebalanceId;
 
@@ -169,6 +169,16 @@ fn the_time_of_a_phase_that_only_another_version_knows_is_left_out() {
     row.progress = format!(r#"{{"rows":7,"bytes":9,"hold_us":0,{times},"reason":null}}"#);
     let phase_us = [(MovePhase::Copying, 5)].into();
     assert_eq!(row.record().map(|record| record.progress.phase_us), Ok(phase_us));
+}
+
+#[test]
+fn one_more_move_than_may_be_open_is_refused_with_the_number_and_the_remedies() {
+    let most = OPEN_MOVES_MAX as i64;
+    assert_eq!((check_open_moves(0), check_open_moves(most - 1)), (Ok(()), Ok(())));
+    let refused = check_open_moves(most).expect_err("it is one too many");
+    assert_eq!(refused, MoveListError::TooMany);
+    let sentence = refused.to_string();
+    assert!(["256 moves", "settle", "cancel"].iter().all(|part| sentence.contains(part)));
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use cluster::manager::RequestOptions;
-use engine::fault_injector::NodeMode;
 use model::consistency::Level;
 use model::query::ReadQuery;
 use model::row_change::Operation;
@@ -13,7 +12,7 @@ use crate::dataset::new_user;
 use crate::killed_writer::{kill_after, user_ids};
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on, failure, options};
 use crate::lab_error::LabError;
-use crate::node_faults::{in_mode, inject, until_well};
+use crate::node_faults::{until, until_well};
 
 /// Replicas of chapters that lose one.
 const REPLICAS: usize = 2;
@@ -27,9 +26,11 @@ pub(super) const REPLICA: Chapter = Chapter {
     files: &[
         "shard-manager/cluster/src/shard/replica_set.rs",
         "shard-manager/sqlite/src/applier.rs",
+        "shard-manager/postgres/src/replica.rs",
     ],
     shards: SHARDS,
     replicas: REPLICAS,
+    grows: false,
     work: replica,
 };
 
@@ -37,9 +38,14 @@ pub(super) const CRASH: Chapter = Chapter {
     title: "Kill and recover",
     intro: "A writing process is killed with kill -9, which gives it no chance to finish anything. Every write \
             that was acknowledged is on disk, and the next start finds it.",
-    files: &["shard-manager/sqlite/src/writer.rs", "shard-manager/sqlite/src/open.rs"],
+    files: &[
+        "shard-manager/sqlite/src/writer.rs",
+        "shard-manager/sqlite/src/open.rs",
+        "shard-manager/postgres/src/writer.rs",
+    ],
     shards: SHARDS,
     replicas: 0,
+    grows: false,
     work: crash,
 };
 
@@ -53,6 +59,7 @@ pub(super) const LEVELS: Chapter = Chapter {
     ],
     shards: SHARDS,
     replicas: REPLICAS,
+    grows: false,
     work: levels,
 };
 
@@ -61,12 +68,8 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
     until_well(cluster, stage.guide)?;
     stage.store("user_1", "Ada Lovelace")?;
     let node = "shard1-replica1";
-    let cut = inject(cluster, node, in_mode(NodeMode::Cut))?;
-    let health = block_on(cluster.manager().status().health(Instant::now() + PATIENCE));
-    let lost = health.into_iter().flat_map(|shard| shard.nodes).find(|found| found.node == node);
-    let lost = lost.ok_or_else(|| LabError::failed("the node is not listed"))?;
-    let reason = lost.reasons.iter().next().map_or("", |reason| reason.sentence());
-    stage.report(format!("{node} is {}: {reason}", if lost.up { "up" } else { "down" }));
+    let cut = stage.cut(|found| found == node)?;
+    stage.report(format!("{node} is down: {}", until_down(1, stage)?));
     let (mut written, users) = (0, cluster.table("users")?);
     for number in 0..30 {
         stage.store(&format!("user_{number}"), "Grace Hopper")?;
@@ -84,11 +87,41 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
+/// Waits until this number of nodes is known to be down, and returns the reason of the first one. A
+/// server that is cut off is noticed by its next request or probe.
+fn until_down(nodes: usize, stage: &Stage<'_>) -> Result<&'static str, LabError> {
+    let mut reason = "";
+    until(stage.guide, "the nodes that are cut off are known to be down", || {
+        let health = stage.cluster.manager().status().health(Instant::now() + PATIENCE);
+        let health = block_on(health);
+        let all = health.iter().flat_map(|shard| &shard.nodes);
+        let down: Vec<_> = all.filter(|node| !node.up).collect();
+        let first = down.first().and_then(|node| node.reasons.iter().next());
+        reason = first.map_or("", |reason| reason.sentence());
+        down.len() == nodes
+    })?;
+    Ok(reason)
+}
+
 fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
-    let data_dir = stage.folder.join("killed");
-    let acknowledged = kill_after(stage.start_writer, &data_dir, ACKNOWLEDGED, stage.guide)?;
-    stage.report("a process was killed with kill -9 while it wrote rows");
-    let cluster = LabCluster::embedded(data_dir, 3, 0)?;
+    let dir = match &stage.servers {
+        Some(servers) => servers.dir()?.to_owned(),
+        None => stage.folder.join("killed"),
+    };
+    let writer = (stage.start_writer)(&dir);
+    let kill_servers = || stage.servers.as_ref().map_or(Ok(()), |servers| servers.kill());
+    let acknowledged = kill_after(writer, ACKNOWLEDGED, &kill_servers, stage.guide)?;
+    let (cluster, opened) = match &stage.servers {
+        Some(servers) => {
+            stage.report("a process and its servers were killed with kill -9 while it wrote rows");
+            servers.start_again()?;
+            (LabCluster::connected(&servers.linked().cluster)?, "servers were started")
+        }
+        None => {
+            stage.report("a process was killed with kill -9 while it wrote rows");
+            (LabCluster::embedded(dir, SHARDS, 0)?, "files were opened")
+        }
+    };
     let users = cluster.table("users")?;
     let (mut found, ids) = (0, user_ids(stage.seed));
     for number in &acknowledged {
@@ -100,7 +133,7 @@ fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
         let line = format!("{found} of {} acknowledged rows are there", acknowledged.len());
         return Err(LabError::Failed(line));
     }
-    stage.report("the files were opened again, and every acknowledged row is there");
+    stage.report(format!("the {opened} again, and every acknowledged row is there"));
     Ok(())
 }
 
@@ -108,9 +141,8 @@ fn levels(stage: &Stage<'_>) -> Result<(), LabError> {
     let cluster = &stage.cluster;
     until_well(cluster, stage.guide)?;
     let users = cluster.table("users")?;
-    let cut = (1..=3)
-        .map(|shard| inject(cluster, &format!("shard{shard}-replica1"), in_mode(NodeMode::Cut)));
-    let _cut: Vec<_> = cut.collect::<Result<_, _>>()?;
+    let _cut = stage.cut(|node| node.ends_with("-replica1"))?;
+    until_down(SHARDS, stage)?;
     stage.report("one of the two replicas of each shard is cut off");
     for level in Level::ALL {
         let id = format!("at_{}", level.name());

@@ -21,6 +21,7 @@ pub(super) const SHARD: Chapter = Chapter {
     files: &["shard-manager/cluster/src/manager/rebalancer.rs", "shard-manager/moves/src/lib.rs"],
     shards: SHARDS,
     replicas: 0,
+    grows: true,
     work: grow,
 };
 
@@ -34,7 +35,8 @@ fn grow(stage: &Stage<'_>) -> Result<(), LabError> {
     let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(LabError::failed)?;
     let stored = block_on(cluster.write_bulk(rows));
     stage.report(format!("{stored} rows are on {SHARDS} shards"));
-    let moved = add_shard(cluster, ("shard8", None), stage.guide)?.slots_moved;
+    let joining = stage.servers.as_ref().and_then(|servers| servers.joining());
+    let moved = add_shard(cluster, ("shard8", joining), stage.guide)?.slots_moved;
     let share = 100.0 * moved as f64 / f64::from(SLOT_COUNT);
     stage.report(format!(
         "shard8 has joined; {moved} of {SLOT_COUNT} slots moved to it, {share:.1} %"

@@ -36,6 +36,7 @@ pub(super) const HASH: Chapter = Chapter {
     files: &["shard-manager/model/src/keyspace.rs"],
     shards: SHARDS,
     replicas: 0,
+    grows: false,
     work: hash,
 };
 
@@ -49,6 +50,7 @@ pub(super) const SHARD: Chapter = Chapter {
     ],
     shards: SHARDS,
     replicas: 0,
+    grows: false,
     work: shard,
 };
 
@@ -59,6 +61,7 @@ pub(super) const HOT: Chapter = Chapter {
     files: &["analytics/recorder/src/hot.rs", "shard-manager/model/src/advice/load_judgement.rs"],
     shards: SHARDS,
     replicas: 0,
+    grows: false,
     work: hot,
 };
 

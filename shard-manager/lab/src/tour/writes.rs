@@ -1,19 +1,23 @@
 //! Chapters about writes: one row, a read after it, and many rows at once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use assembly::delay_replay;
 use engine::fault_injector::NodeMode;
 use model::query::ReadQuery;
 use model::row_change::Operation;
+use model::topology::ShardNumber;
 
 use super::{Chapter, SHARDS, Stage};
 use crate::dataset::{new_user, user_named};
 use crate::lab_cluster::{block_on, failure, options};
 use crate::lab_error::LabError;
-use crate::node_faults::{in_mode, inject, until};
+use crate::node_faults::{InjectedFault, in_mode, inject, until};
 
 /// Replicas of the chapter about sessions.
 const REPLICAS: usize = 2;
+/// Time by which paused replicas on servers apply changes late.
+const PAUSE: Duration = Duration::from_secs(3_600);
 /// Rows of the chapter about bulk writes.
 const ROWS: u64 = 300;
 
@@ -21,9 +25,14 @@ pub(super) const WRITE: Chapter = Chapter {
     title: "Write a row",
     intro: "A write goes to the queue of its shard. Everything that waits there is stored in one transaction, which \
             is synced to disk before any of the writes is acknowledged.",
-    files: &["shard-manager/cluster/src/lane/worker.rs", "shard-manager/sqlite/src/writer.rs"],
+    files: &[
+        "shard-manager/cluster/src/lane/worker.rs",
+        "shard-manager/sqlite/src/writer.rs",
+        "shard-manager/postgres/src/writer.rs",
+    ],
     shards: SHARDS,
     replicas: 0,
+    grows: false,
     work: write,
 };
 
@@ -34,6 +43,7 @@ pub(super) const SESSION: Chapter = Chapter {
     files: &["shard-manager/model/src/token.rs", "shard-manager/cluster/src/shard/reads.rs"],
     shards: SHARDS,
     replicas: REPLICAS,
+    grows: false,
     work: session,
 };
 
@@ -44,6 +54,7 @@ pub(super) const BULK: Chapter = Chapter {
     files: &["shard-manager/cluster/src/manager/data/bulk.rs"],
     shards: SHARDS,
     replicas: 0,
+    grows: false,
     work: bulk,
 };
 
@@ -94,10 +105,7 @@ fn session(stage: &Stage<'_>) -> Result<(), LabError> {
     let place = cluster.place(&users, Operation::Upsert, id, new_user(id));
     let (place, _) = place.map_err(LabError::failed)?;
     let shard = cluster.manager().shard_name(place.shard).to_owned();
-    let paused = (1..=REPLICAS).map(|replica| {
-        inject(cluster, &format!("{shard}-replica{replica}"), in_mode(NodeMode::Paused))
-    });
-    let _paused: Vec<_> = paused.collect::<Result<_, _>>()?;
+    let _paused = pause_replicas(stage, (&shard, place.shard))?;
     stage.report(format!("the replicas of {shard} are paused now"));
     let row = user_named(id, "the new name");
     let placed = cluster.place(&users, Operation::Upsert, id, row).map_err(LabError::failed)?;
@@ -112,6 +120,25 @@ fn session(stage: &Stage<'_>) -> Result<(), LabError> {
         return Err(LabError::failed("a client did not read its own write"));
     }
     Ok(())
+}
+
+/// Pauses the replicas of a shard: in files until the result is dropped, on servers for longer than
+/// the chapter.
+fn pause_replicas(
+    stage: &Stage<'_>,
+    (name, shard): (&str, ShardNumber),
+) -> Result<Vec<InjectedFault>, LabError> {
+    if let Some(servers) = stage.linked() {
+        let of_shard = servers.cluster.address.shards.get(shard.index());
+        for replica in of_shard.into_iter().flat_map(|shard| &shard.replicas) {
+            delay_replay(replica, PAUSE).map_err(LabError::failed)?;
+        }
+        return Ok(Vec::new());
+    }
+    let paused = (1..=REPLICAS).map(|replica| {
+        inject(&stage.cluster, &format!("{name}-replica{replica}"), in_mode(NodeMode::Paused))
+    });
+    paused.collect()
 }
 
 fn bulk(stage: &Stage<'_>) -> Result<(), LabError> {

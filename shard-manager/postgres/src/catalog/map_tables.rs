@@ -20,6 +20,7 @@ use model::keyspace::Slot;
 use model::map_change::MapChange;
 use model::shard_map::{ShardMap, SlotOwner, followed_by};
 use model::table_group::GroupNumber;
+use model::topology::ShardNumber;
 use model::value::{ColumnType, Value};
 
 use super::{PLACE, or_rollback, refused};
@@ -33,6 +34,9 @@ const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 /// Selects the owners that have changed after an epoch, by slot.
 const OWNERS: &str = "SELECT slot, shard, since FROM tessera_owners
     WHERE group_name = $1 AND since > $2 ORDER BY slot";
+/// Selects the highest position at which each shard has accepted slots after an epoch.
+const ARRIVALS: &str = "SELECT shard, max(floor_position) FROM tessera_owners
+    WHERE group_name = $1 AND since > $2 AND floor_position IS NOT NULL GROUP BY shard";
 /// Inserts the first owner of every slot.
 const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT $1, slot - 1, shard, 1 FROM unnest($2) WITH ORDINALITY AS owner (shard, slot)";
@@ -355,6 +359,26 @@ async fn store_groups(
     let rows = GroupRow::of(map, from);
     let stored = diesel::insert_into(tessera_groups::table).values(&rows);
     stored.execute(&mut connection).await.map(drop)
+}
+
+/// Returns the shards that have accepted slots after an epoch, each with the position of the last
+/// time.
+///
+/// # Errors
+/// The error of the query.
+pub async fn arrivals_after(
+    connection: &AsyncPgConnection,
+    epoch: u64,
+) -> QueryResult<Vec<(ShardNumber, u64)>> {
+    let binds = [Bind::text(GROUP), Bind::bigint(epoch.cast_signed())];
+    let mut arrivals = Vec::new();
+    for_each_row(connection, Statement { sql: ARRIVALS, binds: &binds, cached: false }, |row| {
+        let shard = row.bigint(0).and_then(|number| u16::try_from(number).ok()).map(ShardNumber);
+        arrivals.extend(shard.zip(row.bigint(1).map(i64::cast_unsigned)));
+        Ok(())
+    })
+    .await?;
+    Ok(arrivals)
 }
 
 /// Raises the epoch of the catalog to this one, unless it is as high already, and notifies all

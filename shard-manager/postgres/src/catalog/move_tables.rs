@@ -14,7 +14,7 @@ use engine::move_catalog::{ENDED_LISTED_MAX, MoveListError};
 use engine::move_record::{MovePhase, MoveRecord, move_name};
 use engine::move_rows::{
     ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move,
-    check_rebalance_of_move, listed_records,
+    check_open_moves, check_rebalance_of_move, listed_records,
 };
 use engine::rebalance_record::RebalanceId;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
@@ -148,6 +148,12 @@ impl MoveTables<'_> {
         let epoch: i64 = epoch.first(&mut &*self.0).await?;
         let moving: Vec<MovingSlotRow> = tessera_moving::table.load(&mut &*self.0).await?;
         check_new_move(record, (expected_epoch, epoch.cast_unsigned()), &moving)?;
+        if record.rebalance.is_none() {
+            let open = listed::tessera_listed_moves.filter(listed::ended_at.is_null());
+            let open = open.filter(listed::rebalance.is_null()).count();
+            let open: i64 = open.get_result(&mut &*self.0).await?;
+            check_open_moves(open)?;
+        }
         let row = diesel::insert_into(listed::tessera_listed_moves);
         row.values(ListedMoveRow::of(record)).execute(&mut &*self.0).await?;
         let slots = diesel::insert_into(tessera_moving::table).values(MovingSlotRow::of(record));

@@ -69,6 +69,8 @@ pub(super) struct MoveChanged {
     pub(super) position: Option<u64>,
     /// True if states of slots have changed.
     pub(super) has_news: bool,
+    /// True if the shard has become the owner of slots.
+    pub(super) gains_slots: bool,
     /// True if changes of the slots are no longer recorded.
     pub(super) ends_recording: bool,
 }
@@ -114,6 +116,7 @@ pub(super) async fn attempt(
         timeline: seen.position.timeline,
         position: None,
         has_news: false,
+        gains_slots: false,
         ends_recording: false,
     };
     if effect == MoveEffect::Repeated {
@@ -143,6 +146,7 @@ pub(super) async fn attempt(
         timeline: seen.position.timeline,
         position: Some(position),
         has_news: transaction.difference().has_news(),
+        gains_slots: transaction.difference().gains_slots(),
         ends_recording: matches!(effect, MoveEffect::Changed(RowWork::EndTraces)),
         effect,
     }))

@@ -85,6 +85,14 @@ impl Difference<'_> {
         self.before.slots != self.after.slots
     }
 
+    /// Returns true if the shard has become the owner of a slot.
+    pub(super) fn gains_slots(&self) -> bool {
+        let owns = |metadata: &ShardMetadata, slot: &Slot| {
+            metadata.slots.get(slot).is_some_and(|state| state.is_owned())
+        };
+        self.after.slots.keys().any(|slot| owns(self.after, slot) && !owns(self.before, slot))
+    }
+
     /// Returns the statements that store the difference.
     pub(super) fn statements(&self) -> QueryResult<Vec<Work<'static>>> {
         let mut statements: Vec<Work<'static>> = self.slot_statements();

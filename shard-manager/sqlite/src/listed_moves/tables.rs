@@ -12,7 +12,7 @@ use engine::move_catalog::{ENDED_LISTED_MAX, MoveListError};
 use engine::move_record::{MovePhase, MoveRecord, move_name};
 use engine::move_rows::{
     ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move,
-    check_rebalance_of_move, listed_records,
+    check_open_moves, check_rebalance_of_move, listed_records,
 };
 use engine::rebalance_record::RebalanceId;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
@@ -75,6 +75,11 @@ pub(super) fn begin(
         let epoch: i64 = epoch.first(connection)?;
         let moving: Vec<MovingSlotRow> = tessera_moving::table.load(connection)?;
         check_new_move(record, (expected_epoch, epoch.cast_unsigned()), &moving)?;
+        if record.rebalance.is_none() {
+            let open = listed::tessera_listed_moves.filter(listed::ended_at.is_null());
+            let open = open.filter(listed::rebalance.is_null()).count();
+            check_open_moves(open.get_result::<i64>(connection)?)?;
+        }
         let row =
             diesel::insert_into(listed::tessera_listed_moves).values(ListedMoveRow::of(record));
         row.execute(connection)?;

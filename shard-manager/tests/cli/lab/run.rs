@@ -84,11 +84,15 @@ fn an_interrupted_run_and_the_next_one_after_a_kill_leave_nothing() {
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
 }
 
-/// Returns true if an experiment in the folder has made the databases of its shards.
+/// Returns true if an experiment in the folder has made its one database, `tessera_lab_RUN`, and
+/// those of its shards.
 fn has_databases(dir: &Path) -> bool {
-    let has_database =
-        |folder: String| dir.join(folder).join("shards").join("shard3-primary.db").exists();
-    left_in(dir).into_iter().any(has_database)
+    let has_both = |folder: String| {
+        let one = folder.replace("tessera-lab-", "tessera_lab_");
+        let files = [(&*one, "shard1-primary.db"), ("shards", "shard3-primary.db")];
+        files.iter().all(|(data, file)| dir.join(&folder).join(data).join(file).exists())
+    };
+    left_in(dir).into_iter().any(has_both)
 }
 
 #[test]

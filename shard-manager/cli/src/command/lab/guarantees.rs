@@ -1,26 +1,19 @@
 //! `lab levels`, `replicas`, `crash` and `conflicts`: experiments about guarantees.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::lab::conflicts::{self, ConflictsOptions};
-use ::lab::crash::{self, CrashOptions};
+use ::lab::crash::{self, CrashOptions, KilledServers};
 use ::lab::levels::{self, LevelsOptions};
 use ::lab::replicas::{self, ReplicasOptions};
 use clap::Args;
 
 use super::lab_servers::{ClusterSizes, DatabaseServers, WorkPlace};
 use super::linked_servers::ServersBehindLinks;
+use super::node_servers::NodeServers;
 use super::{Common, writer_command};
 use crate::command::CommandError;
 use crate::terminal::Terminal;
-
-/// Reason why `lab replicas` cannot use servers.
-const REPLICAS_NEED_FILES: &str = "lab replicas delays each change on each replica, which it can do only in its own \
-     process; servers send their changes to each other. `lab levels --postgres` and `lab network --postgres` have replicas \
-     on servers";
-/// Reason why `lab crash` cannot use servers.
-const CRASH_NEEDS_FILES: &str = "lab crash kills the process that writes the files, and servers are processes of their \
-     own. `loadtest --verify --chaos --cluster DIR` kills servers, and looks for each acknowledged row";
 
 #[derive(Args, Debug)]
 pub(super) struct Levels {
@@ -47,21 +40,21 @@ pub(super) struct Replicas {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     operations: u64,
     #[command(flatten)]
-    place: FilePlace,
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct Crash {
     #[command(flatten)]
     common: Common,
-    /// Number of times that the process is killed
+    /// Number of times that the process, and with --postgres its servers, are killed
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     kills: u32,
-    /// Number of acknowledged rows after which the process is killed
+    /// Number of acknowledged rows after which they are killed
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     acknowledged: u32,
     #[command(flatten)]
-    place: FilePlace,
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -76,27 +69,6 @@ pub(super) struct Conflicts {
     rounds: u32,
     #[command(flatten)]
     place: WorkPlace,
-}
-
-/// Place of the files of an experiment that cannot use servers.
-#[derive(Args, Clone, Debug)]
-struct FilePlace {
-    /// Folder for the temporary folder of the databases [default: that of the system]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
-    /// Refused with the reason
-    #[arg(long, hide = true)]
-    postgres: bool,
-}
-
-impl FilePlace {
-    /// Refuses `--postgres`, with the reason why the experiment needs files.
-    fn check(&self, reason: &str) -> Result<(), CommandError> {
-        if self.postgres {
-            return Err(CommandError::Refused(format!("--postgres: {reason}")));
-        }
-        Ok(())
-    }
 }
 
 impl Levels {
@@ -118,32 +90,48 @@ impl Levels {
 impl Replicas {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
         let Self { common, operations, place } = self;
-        place.check(REPLICAS_NEED_FILES)?;
-        let (seed, work_folder) = (common.seed, place.work_dir);
+        let (seed, work_folder) = (common.seed, place.work_dir.clone());
         let wanted = ReplicasOptions { operations, seed, work_folder };
-        common.carry_out(terminal, |watcher| Ok(replicas::run(&wanted, watcher)?))
+        common.carry_out(terminal, |watcher| {
+            let nodes = (replicas::SHARDS, replicas::REPLICAS);
+            // Dropped after the experiment.
+            let servers = NodeServers::start(&place, nodes, watcher)?;
+            let nodes = servers.as_ref().map(NodeServers::nodes);
+            Ok(replicas::run(&wanted, nodes, watcher)?)
+        })
     }
 }
 
 impl Crash {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
-        self.place.check(CRASH_NEEDS_FILES)?;
+        let Self { common, kills, acknowledged, place } = self;
         let program = std::env::current_exe();
         let program = program.map_err(|error| CommandError::Refused(error.to_string()))?;
-        let seed = self.common.seed;
+        let seed = common.seed;
         let start_writer = |dir: &Path, first: u64| {
-            let mut command = writer_command(&program, dir, seed);
+            let mut command = writer_command(&program, (dir, place.postgres), seed);
             command.args(["--first", &first.to_string()]);
             command
         };
         let wanted = CrashOptions {
-            rounds: self.kills,
-            acknowledged: self.acknowledged as usize,
+            rounds: kills,
+            acknowledged: acknowledged as usize,
             seed,
-            work_folder: self.place.work_dir,
+            work_folder: place.work_dir.clone(),
             start_writer: &start_writer,
         };
-        self.common.carry_out(terminal, |watcher| Ok(crash::run(&wanted, watcher)?))
+        common.carry_out(terminal, |watcher| {
+            // Dropped after the experiment.
+            let servers = NodeServers::start(&place, (crash::SHARDS, 0), watcher)?;
+            let Some(servers) = &servers else { return Ok(crash::run(&wanted, None, watcher)?) };
+            let killed = KilledServers {
+                nodes: servers.nodes(),
+                dir: servers.local().dir()?.to_owned(),
+                kill: &|| servers.local().kill(),
+                start: &|| servers.local().start_again(),
+            };
+            Ok(crash::run(&wanted, Some(&killed), watcher)?)
+        })
     }
 }
 

@@ -4,16 +4,19 @@
 //! server that `MAINDB_URL` names, only the database of the experiment is removed.
 //! **Not here:** creating servers (`local_postgres`), the experiments (`lab`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use ::lab::databases::ServerDatabases;
 use ::lab::experiment_observer::ExperimentObserver;
+use ::lab::lab_error::LabError;
 use ::lab::run::ServerSides;
 use ::lab::work_folder::WorkFolder;
 use assembly::{ConnectedCluster, TemporaryDatabase, server_version};
 use clap::Args;
 use engine::cluster_spec::ClusterSpec;
-use local_postgres::{LocalCluster, LocalNode, LocalSpec};
+use local_postgres::{LocalCluster, LocalError, LocalNode, LocalSpec, Stop};
+use model::topology::Role;
 use postgres::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress, Timeouts};
 
 use crate::command::CommandError;
@@ -230,8 +233,30 @@ fn cluster(primaries: Vec<NodeAddress>) -> ConnectedCluster {
     cluster_of(primaries.into_iter().map(shard).collect())
 }
 
+/// Returns the cluster of these servers, each at the address that `address_of` returns for it.
+pub(super) fn cluster_of_nodes(
+    nodes: &[LocalNode],
+    mut address_of: impl FnMut(&LocalNode) -> Result<NodeAddress, CommandError>,
+) -> Result<ConnectedCluster, CommandError> {
+    let mut shards = Vec::new();
+    for of_shard in nodes.chunk_by(|one, next| one.shard == next.shard) {
+        let (mut primary, mut replicas) = (None, Vec::new());
+        for node in of_shard {
+            let address = address_of(node)?;
+            match node.role {
+                Role::Primary => primary = Some(address),
+                Role::Replica => replicas.push(address),
+            }
+        }
+        let primary =
+            primary.ok_or_else(|| CommandError::Refused("a shard has no primary".to_owned()))?;
+        shards.push(ShardAddress { name: None, weight: None, primary, replicas });
+    }
+    Ok(cluster_of(shards))
+}
+
 /// Returns the cluster of these shards, with the catalog on the first one.
-pub(super) fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
+fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
     let address = ClusterAddress {
         engine: ServerEngine::Postgres,
         shards,
@@ -261,6 +286,47 @@ impl LocalServers {
     /// Returns the servers.
     pub(super) fn nodes(&self) -> &[LocalNode] {
         self.0.as_ref().map_or(&[], LocalCluster::nodes)
+    }
+
+    /// Returns the folder of the servers, by which another process finds them.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] without servers.
+    pub(super) fn dir(&self) -> Result<&Path, LabError> {
+        let none = || LabError::Failed("no server was created".to_owned());
+        self.0.as_ref().map(LocalCluster::dir).ok_or_else(none)
+    }
+
+    /// Kills all processes of all servers.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] if a server continues.
+    pub(super) fn kill(&self) -> Result<(), LabError> {
+        self.for_each(|node| node.stop(Stop::Kill))
+    }
+
+    /// Starts the servers again, and returns once they accept connections.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] if a server does not start.
+    pub(super) fn start_again(&self) -> Result<(), LabError> {
+        self.for_each(LocalNode::start)
+    }
+
+    /// Applies a function to all servers at the same time.
+    fn for_each(
+        &self,
+        act: impl Fn(&LocalNode) -> Result<(), LocalError> + Sync,
+    ) -> Result<(), LabError> {
+        let act = &act;
+        thread::scope(|scope| {
+            let nodes = self.nodes().iter();
+            let begun: Vec<_> = nodes.map(|node| scope.spawn(move || act(node))).collect();
+            begun.into_iter().try_for_each(|begun| match begun.join() {
+                Ok(done) => done.map_err(|error| LabError::Failed(error.to_string())),
+                Err(_) => Err(LabError::Failed("a thread of the lab has ended".to_owned())),
+            })
+        })
     }
 
     fn primaries(&self) -> impl Iterator<Item = &LocalNode> {

@@ -7,11 +7,11 @@ use ::lab::disturbance::LinkedServers;
 use ::lab::experiment_observer::ExperimentObserver;
 use ::lab::tcp_link::TcpLink;
 use ::lab::work_folder::WorkFolder;
+use assembly::ConnectedCluster;
 use local_postgres::LocalNode;
-use model::topology::Role;
-use postgres::node_address::{Host, NodeAddress, ShardAddress};
+use postgres::node_address::{Host, NodeAddress};
 
-use super::lab_servers::{LocalServers, WorkPlace, cluster_of, parsed};
+use super::lab_servers::{LocalServers, WorkPlace, cluster_of_nodes, parsed};
 use crate::command::CommandError;
 
 /// Servers of an experiment, behind their links. Fields are dropped in the order of declaration.
@@ -35,27 +35,9 @@ impl ServersBehindLinks {
         let folder = WorkFolder::create(place.work_dir.as_deref())?;
         observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
         let local = LocalServers::up(&folder, (shards, replicas))?;
-        let mut links = Vec::new();
-        let mut addresses = Vec::new();
-        for shard in 0..shards {
-            let of_shard = local.nodes().iter().filter(|node| node.shard == shard);
-            let (mut primary, mut others) = (None, Vec::new());
-            for node in of_shard {
-                let link = TcpLink::to(node.port, seed);
-                let link = link.map_err(|error| CommandError::Refused(error.to_string()))?;
-                let address = through(node, &link)?;
-                links.push((node.name.clone(), link));
-                match node.role {
-                    Role::Primary => primary = Some(address),
-                    Role::Replica => others.push(address),
-                }
-            }
-            let primary = primary
-                .ok_or_else(|| CommandError::Refused("a shard has no primary".to_owned()))?;
-            addresses.push(ShardAddress { name: None, weight: None, primary, replicas: others });
-        }
+        let (cluster, links) = behind_links(local.nodes(), seed)?;
         let engine = local.engine("a server for each node, behind a link")?;
-        let (cluster, notes) = (cluster_of(addresses), folder.notes());
+        let notes = folder.notes();
         let linked = LinkedServers { cluster, links, engine, notes };
         Ok(Some(Self { linked, _local: local, _folder: folder }))
     }
@@ -64,6 +46,23 @@ impl ServersBehindLinks {
     pub(super) fn linked(&self) -> &LinkedServers {
         &self.linked
     }
+}
+
+/// Opens a link to each node, and returns the cluster of the nodes at the ports of their links, and
+/// the name of each node with its link.
+pub(super) fn behind_links(
+    nodes: &[LocalNode],
+    seed: u64,
+) -> Result<(ConnectedCluster, Vec<(String, TcpLink)>), CommandError> {
+    let mut links = Vec::new();
+    let cluster = cluster_of_nodes(nodes, |node| {
+        let link = TcpLink::to(node.port, seed);
+        let link = link.map_err(|error| CommandError::Refused(error.to_string()))?;
+        let address = through(node, &link)?;
+        links.push((node.name.clone(), link));
+        Ok(address)
+    })?;
+    Ok((cluster, links))
 }
 
 /// Returns the address of a node through a link.

@@ -11,11 +11,16 @@ use std::sync::{Mutex, PoisonError};
 
 use ::lab::experiment_observer::{Bar, ExperimentObserver};
 use ::lab::lab_error::LabError;
-use ::lab::tour::{CHAPTERS, Chapter, Guide, TourOptions, TourSummary, run as read_chapters};
+use ::lab::tour::{
+    CHAPTERS, Chapter, ChapterServers, ChapterSize, Guide, TourOptions, TourSummary,
+    run as read_chapters,
+};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::chapter_servers::ServersOfChapter;
+use super::lab_servers::WorkPlace;
 use super::watcher::Watcher;
 use super::writer_command;
 use crate::command::atomic_file::{Target, refused};
@@ -31,7 +36,8 @@ continues with the next chapter.
 Examples:
   shard-manager lab tour
   shard-manager lab tour --chapter 6
-  shard-manager lab tour --unattended";
+  shard-manager lab tour --unattended
+  shard-manager lab tour --postgres";
 
 /// Longest line that is read between two chapters.
 const LINE_MAX: u64 = 1_000;
@@ -50,9 +56,8 @@ pub(super) struct Options {
     /// File that stores the next chapter
     #[arg(long, value_name = "FILE", default_value = "./tessera-tour.json")]
     state: PathBuf,
-    /// Folder for the temporary folder of the cluster [default: that of the system]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: WorkPlace,
 }
 
 /// State of a tour that was interrupted.
@@ -91,11 +96,20 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     };
     let program = std::env::current_exe();
     let program = program.map_err(|error| CommandError::Refused(error.to_string()))?;
+    let WorkPlace { work_dir, postgres } = &options.place;
+    let start_servers = |size: ChapterSize| -> Result<Box<dyn ChapterServers>, LabError> {
+        let servers = ServersOfChapter::start(work_dir.as_deref(), (size, options.seed), &guide);
+        match servers {
+            Ok(servers) => Ok(Box::new(servers)),
+            Err(error) => Err(LabError::Failed(error.to_string())),
+        }
+    };
     let wanted = TourOptions {
         first: options.chapter.or(left).unwrap_or(1),
         seed: options.seed,
-        work_folder: options.work_dir.as_deref(),
-        start_writer: &|dir| writer_command(&program, dir, options.seed),
+        work_folder: work_dir.as_deref(),
+        start_writer: &|dir| writer_command(&program, (dir, *postgres), options.seed),
+        start_servers: if *postgres { Some(&start_servers) } else { None },
     };
     let summary = read_chapters(wanted, &guide)?;
     let TourSummary { seed, engine, machine, .. } = &summary;

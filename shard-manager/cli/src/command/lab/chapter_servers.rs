@@ -1,0 +1,82 @@
+//! Chapter servers: PostgreSQL servers of one chapter of the tour.
+//!
+//! **Invariant:** the links, the servers and their folder are removed when their value is dropped.
+//! **Not here:** creating servers (`local_postgres`), the chapters (`lab::tour`).
+
+use std::path::Path;
+
+use ::lab::disturbance::LinkedServers;
+use ::lab::experiment_observer::ExperimentObserver;
+use ::lab::lab_error::LabError;
+use ::lab::tour::{ChapterServers, ChapterSize};
+use ::lab::work_folder::WorkFolder;
+use assembly::TemporaryDatabase;
+
+use super::lab_servers::{LocalServers, cluster_of_nodes, parsed};
+use super::linked_servers::behind_links;
+use crate::command::CommandError;
+
+/// Servers of a chapter. Fields are dropped in the order of declaration.
+pub(super) struct ServersOfChapter {
+    /// Database of the catalog, if it is on the server of the shard that joins.
+    _catalog: Option<TemporaryDatabase>,
+    linked: LinkedServers,
+    joining: Option<String>,
+    local: LocalServers,
+    _folder: WorkFolder,
+}
+
+impl ServersOfChapter {
+    /// Starts a server for each node, and one for the shard that joins. Nodes of a cluster with
+    /// replicas are behind links.
+    pub(super) fn start(
+        work_dir: Option<&Path>,
+        (size, seed): (ChapterSize, u64),
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Self, CommandError> {
+        let ChapterSize { shards, replicas, grows } = size;
+        let shards = shards + usize::from(grows);
+        let folder = WorkFolder::create(work_dir)?;
+        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
+        let local = LocalServers::up(&folder, (shards, replicas))?;
+        let (mut cluster, links) = match replicas {
+            0 => (cluster_of_nodes(local.nodes(), |node| parsed(Some(node)))?, Vec::new()),
+            _ => behind_links(local.nodes(), seed)?,
+        };
+        let (mut catalog, mut joining) = (None, None);
+        if grows && let Some(last) = cluster.address.shards.pop() {
+            // A router gives the password of a server only to servers in its settings: that of the
+            // new shard is there as the one of the catalog.
+            let name = format!("tessera_lab_{}_catalog", folder.run());
+            let database = TemporaryDatabase::create(&last.primary, &name)?;
+            cluster.address.catalog = Some(database.address().clone());
+            catalog = Some(database);
+            joining = Some(last.primary.location());
+        }
+        let (engine, notes) = (local.engine("a server for each node")?, folder.notes());
+        let linked = LinkedServers { cluster, links, engine, notes };
+        Ok(Self { _catalog: catalog, linked, joining, local, _folder: folder })
+    }
+}
+
+impl ChapterServers for ServersOfChapter {
+    fn linked(&self) -> &LinkedServers {
+        &self.linked
+    }
+
+    fn joining(&self) -> Option<&str> {
+        self.joining.as_deref()
+    }
+
+    fn dir(&self) -> Result<&Path, LabError> {
+        self.local.dir()
+    }
+
+    fn kill(&self) -> Result<(), LabError> {
+        self.local.kill()
+    }
+
+    fn start_again(&self) -> Result<(), LabError> {
+        self.local.start_again()
+    }
+}

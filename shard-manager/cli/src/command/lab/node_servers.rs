@@ -1,0 +1,62 @@
+//! Node servers: PostgreSQL servers of an experiment, one for each node of its cluster.
+//!
+//! **Invariant:** the servers and their folder are removed when their value is dropped.
+//! **Not here:** creating servers (`local_postgres`), servers behind links (`linked_servers`).
+
+use std::path::Path;
+
+use ::lab::databases::ServerNodes;
+use ::lab::experiment_observer::ExperimentObserver;
+use ::lab::lab_cluster::LabCluster;
+use ::lab::work_folder::WorkFolder;
+use local_postgres::LocalCluster;
+
+use super::lab_servers::{LocalServers, WorkPlace, cluster_of_nodes, parsed};
+use crate::command::CommandError;
+
+/// Servers of an experiment. Fields are dropped in the order of declaration.
+pub(super) struct NodeServers {
+    nodes: ServerNodes,
+    local: LocalServers,
+    _folder: WorkFolder,
+}
+
+impl NodeServers {
+    /// Starts a server for each node of this many shards with this many replicas each; returns
+    /// `None` if the experiment uses files.
+    pub(super) fn start(
+        place: &WorkPlace,
+        (shards, replicas): (usize, usize),
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Option<Self>, CommandError> {
+        if !place.postgres {
+            return Ok(None);
+        }
+        let folder = WorkFolder::create(place.work_dir.as_deref())?;
+        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
+        let local = LocalServers::up(&folder, (shards, replicas))?;
+        let nodes = ServerNodes {
+            cluster: cluster_of_nodes(local.nodes(), |node| parsed(Some(node)))?,
+            engine: local.engine("a server for each node")?,
+            notes: folder.notes(),
+        };
+        Ok(Some(Self { nodes, local, _folder: folder }))
+    }
+
+    /// Returns the servers for the experiment.
+    pub(super) fn nodes(&self) -> &ServerNodes {
+        &self.nodes
+    }
+
+    /// Returns the processes of the servers.
+    pub(super) fn local(&self) -> &LocalServers {
+        &self.local
+    }
+}
+
+/// Connects to the servers in a folder, which another process has created.
+pub(super) fn connect_to(dir: &Path) -> Result<LabCluster, CommandError> {
+    let local = LocalCluster::open(dir)?;
+    let cluster = cluster_of_nodes(local.nodes(), |node| parsed(Some(node)))?;
+    Ok(LabCluster::connected(&cluster)?)
+}
