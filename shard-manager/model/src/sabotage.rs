@@ -25,10 +25,10 @@
 //! | `wrong_row` | one read of 128 returns the row of another key | a read returns the rows of its key | C2 |
 //! | `sqlite_sync_off` | nothing is synced to the disk | a success survives a loss of power | `tests/power_loss` |
 //! | `cache_set_without_version` | the cache stores any answer, and returns it until it expires | an answer of the cache is proven new enough | C4 |
-//! | `token_without_epoch` | tokens have no epoch | a session never goes back, also when a slot has moved | `tests/it` |
+//! | `token_without_epoch` | tokens have no epoch | a session never goes back, also when a slot has moved | `tests/embedded` |
 //! | `cache_keeps_slot` | cache keys lack the epoch in which a slot got its owner | an answer of the cache is of the slot's owner | `tests/cache` |
 //! | `read_unowned` | reads of files show rows of slots that the shard does not own | a row has one owner | C7 while slots change hands |
-//! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | C7 while slots change hands, `tests/it` |
+//! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | C7 while slots change hands, `tests/embedded` |
 //! | `refusal_lost` | a write that a shard refuses for its slot is answered and dropped | a success is stored | C7 while slots change hands |
 //! | `unbound_reads` | reads of bound callers are not restricted to their keys | a tenant reads its own rows only | `loadtest --tenants` |
 //! | `no_fence` | the fence of a move ends at once, and the commit trusts it | a move loses no write | C3, C6, C7 with moves |
@@ -36,8 +36,8 @@
 //! | `copy_forgets_deletes` | a copy keeps rows that were deleted after they were copied | a deleted row stays deleted | C3, C7 or the comparison, with moves |
 //! | `idempotency_stays` | records of idempotency keys do not move | a change happens once, also when its slot has moved | C1 with moves |
 //! | `version_not_raised` | a target does not raise its version counter to that of the source | versions only grow, also when a slot has moved | C1, C3 with moves |
-//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | `tests/it`, simulation of `moves` |
-//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `tests/it`, with a damaged row |
+//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | `tests/embedded`, simulation of `moves` |
+//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `tests/embedded`, with a damaged row |
 //! | `commit_by_clock` | a slow mover commits without a look at changes, as if its fence still held | a move loses no write | C3, C6, C7 with moves |
 //! | `one_statement_fence` | PostgreSQL takes the fence lock and looks for changes in one statement, whose snapshot is older than the lock; no fence lasts before it | a move loses no write | C3, C6, C7 with moves on servers |
 //!

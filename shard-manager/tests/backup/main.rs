@@ -3,7 +3,7 @@
 
 mod backup;
 #[expect(dead_code, reason = "it serves other tests too")]
-#[path = "../it/cluster.rs"]
+#[path = "../embedded/cluster.rs"]
 mod cluster;
 mod command;
 mod control;
