@@ -76,7 +76,7 @@ impl ClusterSessions {
         };
         let listed = found.cluster.shards.iter().map(|shard| shard.name.clone());
         let names: Vec<String> = listed.enumerate().map(name).collect();
-        let members = discovery::find(&found.cluster, &names).await?;
+        let members = discovery::find(&found.cluster, &names, &found.opened).await?;
         let catalog = match &found.cluster.catalog {
             Some(at) => at,
             None => &members[found.catalog_shard].nodes[0].address,

@@ -7,12 +7,14 @@
 //! accept writes; two such nodes on the same timeline are an error, and so is a shard without any.
 //! **Not here:** later changes of the primary (`primary_tracker`).
 
+use std::sync::{Mutex, PoisonError};
+
 use engine::open_error::OpenError;
 use futures_util::future::join_all;
 
 use super::ConnectError;
 use super::node::Node;
-use super::node_address::{ClusterAddress, NodeAddress};
+use super::node_address::{ClusterAddress, NodeAddress, Timeouts};
 use super::requirements;
 use super::session::{self, Identity, NodeRole as Role, Session};
 
@@ -35,6 +37,36 @@ pub(super) struct ConnectionAttempt {
     pub(super) found: Result<Session, ConnectError>,
 }
 
+/// Sessions that an earlier search has opened, for the next one: opening a session takes long.
+#[derive(Default)]
+pub(super) struct OpenedSessions(Mutex<Vec<Session>>);
+
+impl OpenedSessions {
+    /// Keeps the sessions that were opened.
+    pub(super) fn keep(&self, sessions: impl IntoIterator<Item = Session>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(sessions);
+    }
+
+    /// Returns a session with the one host of an address, if there is one and the host answers. Its
+    /// identity is queried again, because its role may have changed.
+    async fn take(&self, at: &NodeAddress, timeouts: &Timeouts) -> Option<Session> {
+        let mut found = {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = kept.iter().position(|session| session.address == *at)?;
+            kept.swap_remove(place)
+        };
+        let wait = at.connect_timeout.unwrap_or(timeouts.connect);
+        let asked = session::identify(&mut found.connection);
+        found.identity = tokio::time::timeout(wait, asked).await.ok()?.ok()?;
+        Some(found)
+    }
+
+    /// Closes the sessions that were not used.
+    fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 impl ConnectionAttempt {
     fn identity(&self) -> Option<&Identity> {
         self.found.as_ref().ok().map(|session| &session.identity)
@@ -45,7 +77,8 @@ impl ConnectionAttempt {
     }
 }
 
-/// Finds the nodes of all shards, and their primaries.
+/// Finds the nodes of all shards, and their primaries. Uses the sessions that an earlier search has
+/// opened, and closes the rest of them.
 ///
 /// # Errors
 /// [`OpenError`] of the first shard without a primary, or of a node with another role or another
@@ -53,13 +86,15 @@ impl ConnectionAttempt {
 pub(super) async fn find(
     address: &ClusterAddress,
     names: &[String],
+    opened: &OpenedSessions,
 ) -> Result<Vec<Members>, OpenError> {
     let own = address.shards.iter().map(async |shard| {
         let listed = [&shard.primary].into_iter().chain(&shard.replicas);
-        ask_all(listed, address).await
+        ask_again(listed, address, opened).await
     });
-    let (mut shards, others) =
-        futures_util::future::join(join_all(own), ask_all(&address.replicas, address)).await;
+    let others = ask_again(&address.replicas, address, opened);
+    let (mut shards, others) = futures_util::future::join(join_all(own), others).await;
+    opened.close();
     for other in others {
         let shard = match other.identity() {
             Some(identity) => shard_by_identity(&shards, identity).ok_or_else(|| {
@@ -83,9 +118,21 @@ pub(super) async fn ask_all<'a>(
     listed: impl IntoIterator<Item = &'a NodeAddress>,
     cluster: &ClusterAddress,
 ) -> Vec<ConnectionAttempt> {
+    ask_again(listed, cluster, &OpenedSessions::default()).await
+}
+
+/// Asks every host of some addresses, over the session that is open or else over a new one.
+async fn ask_again<'a>(
+    listed: impl IntoIterator<Item = &'a NodeAddress>,
+    cluster: &ClusterAddress,
+    opened: &OpenedSessions,
+) -> Vec<ConnectionAttempt> {
     let hosts = listed.into_iter().flat_map(|at| at.hosts.iter().map(|host| at.at(host)));
     let asked = hosts.map(async |at| {
-        let found = session::connect(&at, OPENING, Role::Any, &cluster.timeouts).await;
+        let found = match opened.take(&at, &cluster.timeouts).await {
+            Some(found) => Ok(found),
+            None => session::connect(&at, OPENING, Role::Any, &cluster.timeouts).await,
+        };
         ConnectionAttempt { at, found }
     });
     join_all(asked).await

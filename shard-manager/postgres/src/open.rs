@@ -139,14 +139,14 @@ async fn try_lock(
     ConnectedCluster { address, wanted }: &ConnectedCluster,
     joining: &mut JoiningShards,
 ) -> Result<Option<LockedCluster>, OpenError> {
-    let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
+    let ShardAddresses { cluster: address, is_made, catalog_shard, differences, opened } =
         &shard_addresses::find(address, joining).await?;
     if address.engine == ServerEngine::Citus && !wanted.groups.is_empty() {
         let cause = "Citus distributes the rows itself: table groups are not supported with it";
         return Err(OpenError::Conflict(cause.to_owned()));
     }
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let shards = discovery::find(address, &names).await?;
+    let shards = discovery::find(address, &names, opened).await?;
     check_distinct(&shards, &names)?;
     for (shard, name) in shards.iter().zip(&names) {
         check_engine(&shard.session, name, address.engine).await?;
@@ -304,10 +304,10 @@ pub struct CheckedAddresses {
 /// # Errors
 /// [`OpenError`] with the first reason why they do not.
 pub async fn check_members(address: &ClusterAddress) -> Result<CheckedAddresses, OpenError> {
-    let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
+    let ShardAddresses { cluster: address, is_made, catalog_shard, differences, opened } =
         shard_addresses::find(address, &mut JoiningShards::default()).await?;
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    check_distinct(&discovery::find(&address, &names).await?, &names)?;
+    check_distinct(&discovery::find(&address, &names, &opened).await?, &names)?;
     let of_shard = || address.shards.get(catalog_shard).map(|shard| shard.primary.clone());
     let catalog = address.catalog.clone().or_else(of_shard).filter(|_| is_made);
     Ok(CheckedAddresses { differences, catalog })

@@ -15,7 +15,7 @@ use engine::open_error::OpenError;
 use futures_util::future::{join, join_all};
 
 use super::catalog::{KnownShard, KnownShards};
-use super::discovery::{ConnectionAttempt, ask_all, best};
+use super::discovery::{ConnectionAttempt, OpenedSessions, ask_all, best};
 use super::node_address::{ClusterAddress, Host, NodeAddress, ShardAddress};
 use super::session::Identity;
 use super::shard_database::signature;
@@ -31,6 +31,8 @@ pub(super) struct ShardAddresses {
     pub(super) catalog_shard: usize,
     /// Sentences about settings that are not in force.
     pub(super) differences: Vec<String>,
+    /// Sessions with the servers that answered.
+    pub(super) opened: OpenedSessions,
 }
 
 /// Shards whose join was interrupted, and how a start treats them.
@@ -67,12 +69,15 @@ pub(super) async fn find(
     address: &ClusterAddress,
     joining: &mut JoiningShards,
 ) -> Result<ShardAddresses, OpenError> {
+    let opened = OpenedSessions::default();
     let of_shards = address.shards.iter().map(async |shard| {
         let hosts = [&shard.primary].into_iter().chain(&shard.replicas);
-        examine(ask_all(hosts, address).await).await
+        examine(ask_all(hosts, address).await, &opened).await
     });
-    let of_replicas =
-        address.replicas.iter().map(async |at| examine(ask_all([at], address).await).await);
+    let of_replicas = address
+        .replicas
+        .iter()
+        .map(async |at| examine(ask_all([at], address).await, &opened).await);
     let (of_shards, of_replicas) = join(join_all(of_shards), join_all(of_replicas)).await;
     let listed = address.shards.iter().enumerate().zip(of_shards);
     let listed = listed.map(|((index, shard), found)| {
@@ -82,7 +87,10 @@ pub(super) async fn find(
     let listed: Vec<Listed<'_>> = listed.collect();
     check_distinct(&listed)?;
     let catalog = match &address.catalog {
-        Some(at) => examine(ask_all([at], address).await).await.and_then(|found| found.catalog),
+        Some(at) => {
+            let found = examine(ask_all([at], address).await, &opened).await;
+            found.and_then(|found| found.catalog)
+        }
         None => {
             let found = listed.iter().map(|shard| &shard.found).chain(&of_replicas).flatten();
             found.into_iter().find_map(|found| found.catalog.clone())
@@ -90,7 +98,8 @@ pub(super) async fn find(
     };
     let Some(known) = catalog else {
         let (cluster, differences) = (address.clone(), Vec::new());
-        return Ok(ShardAddresses { cluster, is_made: false, catalog_shard: 0, differences });
+        let (is_made, catalog_shard) = (false, 0);
+        return Ok(ShardAddresses { cluster, is_made, catalog_shard, differences, opened });
     };
     let members = known.members.map_err(|cause| OpenError::node("the catalog", cause))?;
     let (members, left_out) = joining.divide(members);
@@ -119,7 +128,7 @@ pub(super) async fn find(
         .and_then(|held_by| members.iter().position(|member| member.name == *held_by));
     let cluster = ClusterAddress { shards, replicas, ..address.clone() };
     let (catalog_shard, differences) = (catalog_shard.unwrap_or(0), choice.differences);
-    Ok(ShardAddresses { cluster, is_made: true, catalog_shard, differences })
+    Ok(ShardAddresses { cluster, is_made: true, catalog_shard, differences, opened })
 }
 
 impl JoiningShards {
@@ -131,14 +140,21 @@ impl JoiningShards {
     }
 }
 
-/// Reads the facts about the database of some hosts, from its primary if that answers.
-async fn examine(mut attempts: Vec<ConnectionAttempt>) -> Option<FoundDatabase> {
+/// Reads the facts about the database of some hosts, from its primary if that answers, and keeps
+/// their sessions.
+async fn examine(
+    mut attempts: Vec<ConnectionAttempt>,
+    opened: &OpenedSessions,
+) -> Option<FoundDatabase> {
     let first = best(&attempts).or_else(|| attempts.iter().position(|at| at.found.is_ok()))?;
     let session = attempts.swap_remove(first).found.ok()?;
     // A database that cannot be read is refused with the reason when it is opened.
     let facts = facts(&session.connection).await.ok();
     let (signature, catalog) = facts.unwrap_or_default();
-    Some(FoundDatabase { identity: session.identity, signature, catalog })
+    let identity = session.identity.clone();
+    let others = attempts.into_iter().filter_map(|attempt| attempt.found.ok());
+    opened.keep(others.chain([session]));
+    Some(FoundDatabase { identity, signature, catalog })
 }
 
 type Facts = (Option<(String, String)>, Option<KnownShards>);

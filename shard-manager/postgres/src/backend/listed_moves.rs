@@ -2,11 +2,11 @@
 //! them out, and the sessions with the catalog, which the list of indexes uses as well.
 //!
 //! **Invariant:** a session is used only in the term of the catalog's primary in which it was
-//! opened.
+//! opened, and by one request at a time.
 //! **Not here:** the transactions and the lock (`catalog`), the steps of a move (`cluster`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::EngineFuture;
@@ -19,6 +19,7 @@ use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
 use futures_util::future::BoxFuture;
 use model::error::Error;
 use moves::identity::MoveId;
+use tokio::sync::Mutex;
 
 use super::ANSWER_MAX;
 use crate::catalog::{
@@ -31,14 +32,18 @@ use crate::term::Term;
 const PROOF_MAX: Duration = Duration::from_secs(2);
 /// Time limit for connecting and taking the lock.
 const LEAD_MAX: Duration = Duration::from_secs(5);
+/// Time for which a request waits for the kept session while another request uses it: about as long
+/// as it takes to open a session. After that it opens one of its own.
+const SPARE_WAIT: Duration = Duration::from_millis(50);
 
 /// Lists of moves, rebalances and indexes in a catalog that routers share.
 pub(super) struct ServerMoves {
     follower: Arc<CatalogFollower>,
-    /// Session of the last request, kept for the next one.
+    /// Session of the last request, kept for the next one. Locked while a request uses it; empty
+    /// meanwhile, so that a request which is dropped ends the session.
     spare: Mutex<Option<(Catalog, Term)>>,
     /// Empty during a call, so that a call which is dropped ends the session and frees the lock.
-    lead: tokio::sync::Mutex<Option<LeadSession>>,
+    lead: Mutex<Option<LeadSession>>,
     /// True if the lock was lost and the caller of `lead` has not learned of it yet.
     has_unreported_loss: AtomicBool,
 }
@@ -57,15 +62,17 @@ impl ServerMoves {
         Self {
             follower,
             spare: Mutex::default(),
-            lead: tokio::sync::Mutex::default(),
+            lead: Mutex::default(),
             has_unreported_loss: AtomicBool::new(false),
         }
     }
 
     /// Ends the sessions, so that another router can lead at once.
     pub(super) fn close(&self) {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A call in progress will see that the router is closing, and keeps no session.
+        if let Ok(mut spare) = self.spare.try_lock() {
+            spare.take();
+        }
         if let Ok(mut lead) = self.lead.try_lock() {
             lead.take();
         }
@@ -86,7 +93,9 @@ impl ServerMoves {
         work: impl AsyncFnOnce(&Catalog) -> Result<T, E>,
     ) -> Result<T, E> {
         let worked = async {
-            let (catalog, term) = self.session().await?;
+            let mut spare = tokio::time::timeout(SPARE_WAIT, self.spare.lock()).await.ok();
+            let kept = spare.as_mut().and_then(|spare| spare.take());
+            let (catalog, term) = self.session(kept).await?;
             let worked = tokio::select! {
                 biased;
                 worked = work(&catalog) => worked,
@@ -94,9 +103,11 @@ impl ServerMoves {
                     Err(unavailable(&"another node is its primary now").into())
                 }
             };
-            if worked.is_ok() && !self.is_closed() {
-                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-                *spare = Some((catalog, term));
+            if worked.is_ok()
+                && !self.is_closed()
+                && let Some(spare) = &mut spare
+            {
+                **spare = Some((catalog, term));
             }
             worked
         };
@@ -121,10 +132,9 @@ impl ServerMoves {
             .await
     }
 
-    /// Returns the spare session if it still responds, else a new one.
-    async fn session(&self) -> Result<(Catalog, Term), Error> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((catalog, term)) = spare.filter(|(_, term)| self.is_present(*term)) {
+    /// Returns the kept session if it still responds, else a new one.
+    async fn session(&self, kept: Option<(Catalog, Term)>) -> Result<(Catalog, Term), Error> {
+        if let Some((catalog, term)) = kept.filter(|(_, term)| self.is_present(*term)) {
             let proof = tokio::time::timeout(PROOF_MAX, LeadLock::of(&catalog).confirm()).await;
             if matches!(proof, Ok(Ok(()))) {
                 return Ok((catalog, term));

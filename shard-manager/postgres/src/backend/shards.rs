@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::Servers;
 use crate::catalog::{self, StoredMap};
-use crate::discovery::{self, ask_all, best};
+use crate::discovery::{self, OpenedSessions, ask_all, best};
 use crate::new_shard_check::{self, JoinedCluster};
 use crate::node::Node;
 use crate::node_address::{ClusterAddress, NodeAddress};
@@ -211,7 +211,8 @@ async fn prepare(
     cluster: &ClusterAddress,
     (tables, indexes): (&Registry, Vec<SchemaChange>),
 ) -> Result<PreparedShard, OpenError> {
-    let mut found = discovery::find(cluster, &[claim.shard.to_owned()]).await?;
+    let (names, opened) = ([claim.shard.to_owned()], OpenedSessions::default());
+    let mut found = discovery::find(cluster, &names, &opened).await?;
     let members = found.remove(0);
     check_engine(&members.session, claim.shard, cluster.engine).await?;
     let (claimed, Found { tables: known, .. }) =
