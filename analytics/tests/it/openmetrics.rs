@@ -251,6 +251,7 @@ fn no_key_id_or_client_is_in_any_label_and_labels_are_bounded() {
         "result",
         "version",
         "backend",
+        "memory",
     ];
     assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
     assert!(text.lines().count() < 4_000, "{} lines", text.lines().count());
