@@ -41,7 +41,7 @@ pub(crate) async fn fill(plan: &Plan) -> anyhow::Result<()> {
 
 /// Returns goose's scenario for a plan.
 pub(crate) fn scenario(options: &Options, plan: Arc<Plan>) -> anyhow::Result<Scenario> {
-    match options.load.rate {
+    match options.load.open_rate() {
         None => closed::scenario(plan),
         Some(rate) => Ok(open::scenario(plan, rate, options.load.in_flight)),
     }
@@ -55,7 +55,7 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
     let mut goose = options.goose.clone();
     // Our own report replaces its text; its files are written as usual.
     goose.no_print_metrics = true;
-    if options.load.rate.is_some() {
+    if options.load.open_rate().is_some() {
         // One user sends for all.
         goose.users = Some(1);
         goose.increase_rate = Some("10".to_owned());

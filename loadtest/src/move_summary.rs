@@ -41,7 +41,7 @@ impl MoveSummary {
         let (hold, wait) = (self.longest_hold_ms, self.longest_wait_ms);
         format!(
             "moves: {begun} begun, {done} done, {rolled_back} rolled back, {cancelled} cancelled, {failed} failed, \
-             {open} without an end; {slots} slots ({share} % of all) moved, {rows} rows copied, slots were held \
+             {open} without an end; {slots} of {SLOTS} slots ({share} %) moved, {rows} rows copied, slots were held \
              {hold:.1} ms at most, and rows waited {wait:.1} ms at most; phases of {focused} operations were on slots that moved only"
         )
     }
@@ -72,5 +72,7 @@ mod tests {
         assert_eq!(summary.differing().count(), 1);
         assert_eq!(summary.warnings().count(), 1);
         assert!(summary.describe().starts_with("moves: 3 begun, 1 done,"));
+        let summary = MoveSummary { slots: SLOTS / 4, ..summary };
+        assert!(summary.describe().contains("; 4096 of 16384 slots (25 %) moved, "));
     }
 }

@@ -38,6 +38,9 @@ const USERS_MAX: usize = 1_000;
 const KEYS_MAX: i64 = 10_000_000;
 /// Maximum number of requests under way in the open model: each has a connection.
 const IN_FLIGHT_MAX: i64 = 10_000;
+/// Slowest rate of a run with `--verify`: a step under way sends several requests before the run
+/// can end.
+const VERIFIED_RATE_MIN: f64 = 1.0;
 /// Default time after which a request without a response has failed: twice the router's own
 /// deadline of 5 s.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -121,7 +124,8 @@ pub(crate) struct Load {
     pub(crate) no_fill: bool,
 
     /// Open model: so many requests per second, whatever the responses. Latency counts from when a
-    /// request was due
+    /// request was due. With --verify, at most so many (1 or more): users wait for their responses,
+    /// and latency counts from the request itself
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub(crate) rate: Option<f64>,
 
@@ -133,7 +137,7 @@ pub(crate) struct Load {
 
     /// Prove the promises: a workload of its own (no mix) whose every answer is recorded and judged
     /// afterwards
-    #[arg(long, conflicts_with_all = ["rate", "mix", "dist"])]
+    #[arg(long, conflicts_with_all = ["in_flight", "mix", "dist"])]
     pub(crate) verify: bool,
 
     /// Start a router over a directory of its own, and kill, freeze and restart it while the
@@ -238,6 +242,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// Returns the rate of the open model; `None` for a closed one. The rate of `--verify` is the
+    /// maximum of a closed model.
+    pub(crate) fn open_rate(&self) -> Option<f64> {
+        self.rate.filter(|_| !self.verify)
+    }
+
     /// Returns the kinds of faults of the run.
     pub(crate) fn kinds(&self) -> Vec<FaultKind> {
         if !self.faults.is_empty() {
@@ -366,11 +376,16 @@ impl Options {
             "--rate sends single requests; the mix f sends pairs: use --mix a"
         );
         anyhow::ensure!(
+            !self.load.verify || rate.is_none_or(|rate| rate >= VERIFIED_RATE_MIN),
+            "--rate: with --verify at least {VERIFIED_RATE_MIN} request per second"
+        );
+        anyhow::ensure!(
             *mix != Mix::Bulk || *keys >= crate::requests::BULK_ROWS,
             "--keys: the mix bulk writes {} different keys at once",
             crate::requests::BULK_ROWS
         );
-        if let (Some(tenants), Some(users), None) = (self.load.tenants, self.goose.users, rate) {
+        let (tenants, users) = (self.load.tenants, self.goose.users);
+        if let (Some(tenants), Some(users), None) = (tenants, users, self.load.open_rate()) {
             anyhow::ensure!(
                 users >= tenants as usize,
                 "--users: each of the {tenants} tenants needs a user of its own"
@@ -428,10 +443,12 @@ impl Options {
     pub(crate) fn description(&self) -> String {
         let goose = &self.goose;
         let Load { mix, writes, keys, seed, rate, verify, chaos, .. } = &self.load;
-        let load = match (rate, &goose.users) {
-            (Some(rate), _) => format!("{rate} requests/s"),
-            (None, Some(users)) => format!("{users} users"),
-            (None, None) => "users by plan".to_owned(),
+        let users = goose.users.map(|users| format!("{users} users"));
+        let users = users.unwrap_or_else(|| "users by plan".to_owned());
+        let load = match rate {
+            Some(rate) if *verify => format!("{users}, at most {rate} requests/s"),
+            Some(rate) => format!("{rate} requests/s"),
+            None => users,
         };
         let time = goose.run_time.as_deref().map(|time| match time.ends_with(char::is_numeric) {
             true => format!(", {time}s"),

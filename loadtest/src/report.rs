@@ -55,7 +55,7 @@ pub(crate) struct Report {
     pub(crate) seed: u64,
     /// `closed` or `open`.
     pub(crate) model: String,
-    /// Target of requests per second, in the open model.
+    /// Target of requests per second in the open model; with `--verify`, the maximum.
     pub(crate) target_per_s: Option<f64>,
     pub(crate) elapsed_s: f64,
     pub(crate) stopped_early: bool,
@@ -248,7 +248,7 @@ impl Report {
             hosts: options.targets.iter().map(ToString::to_string).collect(),
             mix: options.load.mix.to_string(),
             seed: options.load.seed,
-            model: if options.load.rate.is_some() { "open" } else { "closed" }.to_owned(),
+            model: if options.load.open_rate().is_some() { "open" } else { "closed" }.to_owned(),
             target_per_s: options.load.rate,
             elapsed_s: rounded(seconds),
             stopped_early: run_time.is_some_and(|t| seconds + STOPPED_EARLY_S < t.as_secs_f64()),
@@ -290,6 +290,11 @@ impl Report {
         let tenants = clients.of_users().iter();
         self.tenants = tenants.filter_map(|client| TenantLine::of(client)).collect();
         self.passed &= self.foreign_rows() == 0;
+    }
+
+    /// Returns true if requests were sent whatever the responses.
+    fn is_open(&self) -> bool {
+        self.model == "open"
     }
 
     /// Returns the number of answers with a row of another tenant.

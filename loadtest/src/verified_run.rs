@@ -127,14 +127,18 @@ async fn break_meanwhile(
             );
         }
     }
-    let moves = targets.as_ref().and_then(ChaosTargets::move_summary).cloned().unwrap_or_default();
-    verified.add_moves(&moves);
+    let moves = targets.as_ref().and_then(ChaosTargets::move_summary).cloned();
+    if let Some(moves) = &moves {
+        verified.add_moves(moves);
+    }
     let growth = targets.as_ref().and_then(ChaosTargets::growth_summary).cloned();
-    let growth = growth.unwrap_or_default();
-    verified.add_growth(&growth);
+    if let Some(growth) = &growth {
+        verified.add_growth(growth);
+    }
     let start = start(&counters, &recorder);
     let mut report = conclude(options, &counters, ran, &history, (verified, start));
-    report.warnings.extend(moves.warnings().chain(growth.warnings()));
+    report.warnings.extend(moves.iter().flat_map(MoveSummary::warnings));
+    report.warnings.extend(growth.iter().flat_map(GrowthSummary::warnings));
     Ok((report, targets))
 }
 
@@ -200,12 +204,9 @@ impl Verified {
         self.findings.push(finding);
     }
 
-    /// Adds the moves of slots, if there were any. A copy that differs from its source is a broken
-    /// promise, although the slots have stayed where they were.
+    /// Adds the moves of slots. A copy that differs from its source is a broken promise, although
+    /// the slots have stayed where they were.
     fn add_moves(&mut self, moves: &MoveSummary) {
-        if *moves == MoveSummary::default() {
-            return;
-        }
         self.notes.insert(0, moves.describe());
         for differing in moves.differing() {
             let promise = "a move copies every row of its slots as it is";
@@ -213,12 +214,9 @@ impl Verified {
         }
     }
 
-    /// Adds the joins and drains of shards, if there were any. A map without a slot, or with one
-    /// twice, is a broken promise.
+    /// Adds the joins and drains of shards. A map without a slot, or with one twice, is a broken
+    /// promise.
     fn add_growth(&mut self, growth: &GrowthSummary) {
-        if *growth == GrowthSummary::default() {
-            return;
-        }
         self.notes.insert(0, growth.describe());
         let more = growth.more_broken_maps;
         let more = (more > 0).then(|| format!("{more} more maps are not described"));

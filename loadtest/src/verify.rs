@@ -17,6 +17,7 @@ mod bank;
 mod batch;
 mod fixed_rows;
 mod names;
+mod pacer;
 mod read_back;
 mod register;
 mod session;
@@ -34,6 +35,7 @@ use tokio::sync::Mutex;
 
 use self::fixed_rows::FixedRows;
 use self::names::RowNames;
+use self::pacer::Pacer;
 use self::session::Session;
 use crate::clients::{Client, Clients};
 use crate::counters::Counters;
@@ -56,6 +58,9 @@ const DEPOSIT: i64 = 1_000;
 /// Pause of a session after an outcome that stayed unknown, so that a router that is down is not
 /// flooded with requests.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Longest wait of a session for its next step under a maximum rate, so that goose can end it
+/// meanwhile.
+const STEP_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// State that all sessions of a run share.
 pub(crate) struct Verification {
@@ -73,6 +78,8 @@ pub(crate) struct Verification {
     moving: Arc<MovingSlots>,
     /// True if slots move during the run.
     has_moves: bool,
+    /// Schedule of the requests of all users, if the run has a maximum rate.
+    pacer: Option<Arc<Pacer>>,
 }
 
 /// Client with rows and banks of its own.
@@ -109,6 +116,10 @@ impl Verification {
         let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
         let header = Header { bank: Some(bank), ..Header::new(owner.names.run(), started, hosts) };
+        // Goose would count a step without a request as an iteration.
+        let step_wait_max =
+            options.goose.iterations.map_or(STEP_WAIT_MAX, |_iterations| Duration::MAX);
+        let pacer = options.load.rate.map(|rate| Arc::new(Pacer::new(rate, step_wait_max)));
         Ok(Self {
             recorder: Recorder::start(header),
             counters,
@@ -121,6 +132,7 @@ impl Verification {
             moving: Arc::default(),
             has_moves: options.load.chaos
                 && options.load.kinds().iter().any(|kind| kind.is_of_moves()),
+            pacer,
         })
     }
 
@@ -218,6 +230,9 @@ struct Shared(Arc<Mutex<Session>>);
 async fn act(user: &mut GooseUser) -> TransactionResult {
     let session = session(user)?;
     let mut session = session.lock().await;
+    if !session.turns.begin_step().await {
+        return Ok(());
+    }
     for done in workload::next(&mut session).await {
         let pause = done.sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
         crate::load::report_to_goose(user, done.sample.operation, &done.sample, done.status)

@@ -166,6 +166,30 @@ fn each_tenant_has_a_user() {
 }
 
 #[test]
+fn the_rate_of_a_verified_run_is_a_maximum_and_other_rates_are_those_of_the_open_model() {
+    for more in [&["--yes"][..], &["--chaos"], &["--tenants", "20"]] {
+        let args = [&["--verify", "--rate", "500"], more].concat();
+        let options = read(&args).unwrap();
+        assert_eq!((options.load.rate, options.load.open_rate()), (Some(500.0), None), "{args:?}");
+        let description = options.description();
+        assert!(description.starts_with("20 users, at most 500 requests/s, 15s"), "{description}");
+    }
+    assert!(read(&["--verify", "--rate", "1", "--users", "1000"]).is_ok());
+    let open = read(&["--rate", "500", "--in-flight", "10"]).unwrap();
+    assert_eq!(open.load.open_rate(), Some(500.0));
+    assert!(open.description().starts_with("500 requests/s, 15s"), "{}", open.description());
+    for bad in [
+        &["--rate", "0.5"][..],
+        &["--in-flight", "10"],
+        &["--rate", "500", "--in-flight", "10"],
+        &["--rate", "500", "--mix", "a"],
+        &["--rate", "500", "--tenants", "4", "--users", "3"],
+    ] {
+        assert!(read(&[&["--verify"], bad].concat()).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn options_of_goose_without_effect_are_refused_and_not_listed() {
     let help = command().render_long_help().to_string();
     for (args, why) in [

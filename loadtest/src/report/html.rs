@@ -81,11 +81,16 @@ fn head(report: &Report) -> Markup {
 }
 
 fn model(report: &Report) -> &'static str {
-    match report.model.as_str() {
-        "open" => {
+    match (report.is_open(), report.target_per_s.is_some()) {
+        (true, _) => {
             "open: sent at the rate, whatever the responses; times count from when a request was due"
         }
-        _ => "closed: a user waits for its response, so stalls weigh less than they should",
+        (false, true) => {
+            "closed, at the rate at most: a user waits for its response; times count from the request itself"
+        }
+        (false, false) => {
+            "closed: a user waits for its response, so stalls weigh less than they should"
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
     let Load { mix, writes, keys, value_size, no_fill, rate, in_flight, verify, chaos, .. } =
         &options.load;
     let Load { cluster, faults, level, .. } = &options.load;
+    let is_open = options.load.open_rate().is_some();
     let faults: Vec<_> = faults.iter().map(|kind| format!("{kind:?}")).collect();
     let goose = &options.goose;
     let hosts: Vec<_> = options.targets.iter().map(ToString::to_string).collect();
@@ -31,9 +32,9 @@ pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
         ("value-size", Some(value_size.to_string())),
         ("no-fill", no_fill.then(|| "yes".to_owned())),
         ("rate", rate.map(|rate| rate.to_string())),
-        ("in-flight", rate.map(|_| in_flight.to_string())),
-        // With a rate, the number of users does not determine the load.
-        ("users", goose.users.filter(|_| rate.is_none()).map(|users| users.to_string())),
+        ("in-flight", is_open.then(|| in_flight.to_string())),
+        // In the open model, the number of users does not determine the load.
+        ("users", goose.users.filter(|_| !is_open).map(|users| users.to_string())),
         ("run-time", goose.run_time.clone()),
         ("iterations", goose.iterations.map(|iterations| iterations.to_string())),
     ];

@@ -137,6 +137,23 @@ fn late_and_dropped_requests_are_reported() {
 }
 
 #[test]
+fn the_rate_of_a_verified_run_is_reported_as_demanded_and_as_reached() {
+    let counts = counters(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+    let report = Report::new(&options(&["--verify", "--rate", "500"]), &counts, ran());
+    assert_eq!((report.model.as_str(), report.target_per_s), ("closed", Some(500.0)));
+    let text = report.text();
+    for part in ["333/s   failed 0   at most 500/s demanded\n", "closed, at the rate at most: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("since due") && !text.contains("--rate avoids that"), "{text}");
+    let asked = |name: &str| report.options.get(name).map(String::as_str);
+    assert_eq!(
+        [asked("rate"), asked("users"), asked("in-flight")],
+        [Some("500"), Some("20"), None]
+    );
+}
+
+#[test]
 fn a_threshold_that_failed_fails_the_run() {
     let counts = counters(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
     let ran = Ran { thresholds_failed: vec!["p95<1ms (was 2)".to_owned()], ..ran() };

@@ -25,7 +25,10 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
     }
     write!(out, "  requests {requests:>9} {requests_per_s:>7.0}/s   failed {failed}")?;
     match report.target_per_s {
-        Some(target) => writeln!(out, "   asked for {target:.0}/s, dropped {dropped}")?,
+        Some(target) if report.is_open() => {
+            writeln!(out, "   asked for {target:.0}/s, dropped {dropped}")?;
+        }
+        Some(target) => writeln!(out, "   at most {target:.0}/s demanded")?,
         None => writeln!(out)?,
     }
     for load in &report.operations {
@@ -36,23 +39,14 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
             latency(latency_ms)
         )?;
     }
-    if report.target_per_s.is_some() {
+    if report.is_open() {
         writeln!(out, "  response {:>19}   {}", "since due", latency(&report.response_ms))?;
         writeln!(out, "  service  {:>19}   {}", "since sent", latency(&report.service_ms))?;
     }
     shares("shards", &report.shards, out)?;
     shares("roles", &report.roles, out)?;
     shares("cache", &report.cache, out)?;
-    writeln!(
-        out,
-        "  model    {}",
-        match report.model.as_str() {
-            "open" =>
-                "open: sent at the rate, whatever the responses; latency counts from when a request was due",
-            _ =>
-                "closed: a user waits for its response, so stalls weigh less than they should; --rate avoids that",
-        }
-    )?;
+    writeln!(out, "  model    {}", model(report))?;
     for warning in &report.warnings {
         writeln!(out, "  warning  {warning}")?;
     }
@@ -83,6 +77,24 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
         false => "FAIL",
     };
     writeln!(out, "{word}: {}", report.verdict())
+}
+
+fn model(report: &Report) -> &'static str {
+    let has_maximum = report.target_per_s.is_some();
+    match (report.is_open(), has_maximum, report.verified.is_some()) {
+        (true, ..) => {
+            "open: sent at the rate, whatever the responses; latency counts from when a request was due"
+        }
+        (false, true, _) => {
+            "closed, at the rate at most: a user waits for its response; latency counts from the request itself"
+        }
+        (false, false, true) => {
+            "closed: a user waits for its response, so stalls weigh less than they should"
+        }
+        (false, false, false) => {
+            "closed: a user waits for its response, so stalls weigh less than they should; --rate avoids that"
+        }
+    }
 }
 
 /// Writes the requests of the tenants: a line for each, up to [`TENANTS_MAX`].

@@ -59,7 +59,8 @@ struct ProblemOutcome {
 /// Sends a request with the options of `operation`, and records in it the times, the node, the
 /// number of attempts and the outcome.
 ///
-/// With `other` the request goes to another router than the session's own, if there is one.
+/// With `other` the request goes to another router than the session's own, if there is one. Each
+/// attempt waits for its turn; the operation begins when it is sent first.
 pub(super) async fn send(
     session: &mut Session,
     mut asked: HttpRequest,
@@ -70,6 +71,7 @@ pub(super) async fn send(
     let (host, pool) = session.router(other);
     head(session, &mut asked, operation);
     let line = session.client.client.line(&asked);
+    session.turns.next_request().await;
     let began = Instant::now();
     operation.start = session.of.recorder.at(began);
     let mut may_have_happened = false;
@@ -82,6 +84,7 @@ pub(super) async fn send(
         let again = outcome == Outcome::Unknown && operation.changes();
         if again && operation.attempts < ATTEMPTS_MAX {
             tokio::time::sleep(BACK_OFF * (1 << (operation.attempts - 1))).await;
+            session.turns.next_request().await;
             operation.attempts += 1;
             continue;
         }
@@ -126,6 +129,7 @@ pub(super) async fn probe(session: &mut Session) -> Done {
     let rank = session.random.below(super::HOT_ROWS);
     let probe = Probe::draw(&mut session.random);
     let (_, pool) = session.router(false);
+    session.turns.next_request().await;
     let client = &session.client.client;
     let began = Instant::now();
     let sent = match probe.request(USERS, &other.names.register(rank)) {

@@ -113,6 +113,7 @@ pub(super) async fn walk(session: &mut Session) -> Vec<Done> {
     let client = Arc::clone(&session.client);
     let mut walker = Session::of(Arc::clone(&session.of), client, router);
     walker.token = Some(token);
+    walker.turns = session.turns.hand_over();
     let run = walker.client.names.run().to_owned();
     let path =
         format!("/api/read?table={USERS}&run=eq.{run}&email=eq.{EMAIL}&order=user_id&limit={PAGE}");

@@ -6,6 +6,7 @@ use checker::history::{Kind, Level, NodeId, Operation, Role, Value};
 use hyper::header::HeaderValue;
 use loadtest::recorder::SessionLog;
 
+use super::pacer::Turns;
 use super::{Verification, VerifyingClient};
 use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
@@ -34,21 +35,25 @@ pub(super) struct Session {
     home: usize,
     /// The last acknowledged write, to be sent again or read back.
     pub(super) last: Option<Acknowledged>,
+    /// Turns of its requests, if the run has a maximum rate.
+    pub(super) turns: Turns,
 }
 
 impl Session {
-    /// Creates the session of a user.
+    /// Creates the session of a user, whose requests the rate of the run limits.
     pub(super) fn new(of: Arc<Verification>, number: usize) -> Self {
         let count = of.clients.len();
         let client = Arc::clone(&of.clients[number % count]);
-        Self { home: number / count, ..Self::of(of, client, number) }
+        let turns = Turns::new(of.pacer.clone());
+        Self { home: number / count, turns, ..Self::of(of, client, number) }
     }
 
-    /// Creates a session of a client.
+    /// Creates a session of a client, without a maximum rate.
     pub(super) fn of(of: Arc<Verification>, client: Arc<VerifyingClient>, number: usize) -> Self {
         let log = of.recorder.session();
         let random = Random::of_user(of.seed, number);
-        Self { of, client, log, random, token: None, home: number, last: None }
+        let turns = Turns::default();
+        Self { of, client, log, random, token: None, home: number, last: None, turns }
     }
 
     /// Returns its router, and the router's number among the hosts; with `other` another one, if

@@ -12,6 +12,11 @@ use crate::prerequisites::{Prerequisite, skip};
 use crate::router::{MANAGER, PROGRAM, bare_command, tester};
 use crate::{operations, report, text, until_enough};
 
+/// Faults of two routers with a cache on a cluster: all kinds apart from moves of slots, and from
+/// joins and drains of shards.
+pub(crate) const OTHERS_OF_CLUSTER: &str = "router-kill,router-freeze,router-restart,stop,freeze,\
+    cut,half-open,delay,lost-answer,promote,fence,redis-flush,redis-freeze,redis-kill";
+
 /// A cluster. Removed when it is dropped.
 pub(crate) struct Cluster {
     folder: TempDir,

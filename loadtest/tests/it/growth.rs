@@ -5,17 +5,13 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::cluster::Cluster;
-use crate::moves::number;
+use crate::cluster::{Cluster, OTHERS_OF_CLUSTER};
+use crate::moves::{OTHERS_OF_FILES, number};
 use crate::router::{MANAGER, PROGRAM, tester};
 use crate::{report, text, until_enough};
 
-/// Faults during which shards join and are drained: without servers, and with them. Routers have a
-/// cache.
-const OF_ROUTER: &str = "join,drain,move,rollback,router-kill,router-freeze,router-restart,fence,\
-    redis-flush,redis-freeze,redis-kill";
-const OF_SERVERS: &str = "join,drain,move,rollback,router-kill,router-freeze,router-restart,stop,freeze,cut,\
-    half-open,delay,lost-answer,promote,fence,redis-flush,redis-freeze,redis-kill";
+/// Faults that move slots.
+pub(crate) const GROWTH_AND_MOVES: &str = "join,drain,move,rollback";
 /// Two routers of one cluster, so that one of them is there while the other one is down.
 const TWO_ROUTERS: [&str; 2] = ["--routers", "2"];
 /// Joins and drains of a long run.
@@ -34,15 +30,15 @@ fn on_files((seed, seconds): (u64, &str), faults: &str) -> Command {
 
 /// Returns the command of a run on files under all faults, of a router with a cache.
 fn under_all_faults(run: (u64, &str)) -> Command {
-    let mut command = on_files(run, OF_ROUTER);
+    let mut command = on_files(run, &format!("{GROWTH_AND_MOVES},{OTHERS_OF_FILES}"));
     command.args(["--cache", "--shard-manager"]).arg(&*MANAGER);
     command
 }
 
 /// Numbers of a run that has kept every promise.
 #[derive(Debug)]
-struct Grown {
-    joined: u64,
+pub(crate) struct Grown {
+    pub(crate) joined: u64,
     retired: u64,
     /// Rebalances that failed: a rollback of another move may give slots to a shard that is being
     /// drained.
@@ -51,7 +47,7 @@ struct Grown {
 
 /// Asserts that a run has kept every promise, and that every rebalance has ended.
 #[track_caller]
-fn assert_kept(output: &Output) -> Grown {
+pub(crate) fn assert_kept(output: &Output) -> Grown {
     let report = report(output);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr} {report:#}");
@@ -118,19 +114,20 @@ fn repeat(mut run: impl FnMut(u64) -> Output) {
 }
 
 #[test]
-#[ignore = "takes half an hour"]
+#[ignore = "takes half an hour: cargo test -p loadtest --test it drained_twenty_times -- --ignored --nocapture"]
 fn shards_of_files_join_and_are_drained_twenty_times_under_all_faults() {
     repeat(|seed| under_all_faults((seed, "40")).output().unwrap());
 }
 
 #[test]
-#[ignore = "takes half an hour"]
+#[ignore = "takes half an hour: cargo test -p loadtest --test it drained_twenty_times -- --ignored --nocapture"]
 fn databases_join_and_are_drained_twenty_times_under_all_faults() {
     let Some(cluster) = Cluster::up("2", "2") else { return };
+    let faults = format!("{GROWTH_AND_MOVES},{OTHERS_OF_CLUSTER}");
     repeat(|seed| {
         let seed = seed.to_string();
         let more = ["--cache", "--level", "quorum", "--json", "--seed", &seed];
-        cluster.under_chaos("60", OF_SERVERS, &[&more[..], &TWO_ROUTERS].concat())
+        cluster.under_chaos("60", &faults, &[&more[..], &TWO_ROUTERS].concat())
     });
     cluster.check();
 }

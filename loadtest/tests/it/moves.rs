@@ -5,7 +5,13 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::router::{MANAGER, PROGRAM, tester};
+use crate::verify::assert_paced;
 use crate::{found, operations, report, sabotage, text, until_enough};
+
+/// Faults of a router over files, and of its cache: all kinds that need no servers, apart from
+/// moves of slots, and from joins and drains of shards.
+pub(crate) const OTHERS_OF_FILES: &str =
+    "router-kill,router-freeze,router-restart,fence,redis-flush,redis-freeze,redis-kill";
 
 /// Mutations of moves, and the checks of which one detects each.
 const BROKEN: [(&str, &[&str]); 6] = [
@@ -20,6 +26,13 @@ const BROKEN: [(&str, &[&str]); 6] = [
 const OPERATIONS_MAX: u64 = 100_000;
 /// Seconds of a run against a mutation.
 const BROKEN_TIME: &str = "6";
+
+/// Maximum number of requests per second of a run with all faults.
+pub(crate) const RATE: &str = "500";
+/// Seconds of the first long run; each further run takes as much longer.
+const LONG_S: u64 = 120;
+/// Number of slots that must have moved in a long run: a quarter of all.
+const QUARTER: u64 = 16_384 / 4;
 
 /// Returns the command of a run in which slots of the shards of a new router move.
 fn under_moves(router: &std::path::Path, (seed, seconds): (u64, &str), faults: &str) -> Command {
@@ -44,9 +57,10 @@ pub(crate) fn number(sentence: &str, words: &str) -> u64 {
 }
 
 /// Asserts that a run has kept every promise and that every move has ended, and returns its report.
-fn assert_kept(output: &Output) -> Value {
+#[track_caller]
+pub(crate) fn assert_kept(output: &Output) -> Value {
     let report = report(output);
-    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(output.status.code(), Some(0), "{} {report:#}", text(&output.stderr));
     assert_eq!(number(&moves(&report), " without an end"), 0, "{report:#}");
     report
 }
@@ -76,6 +90,41 @@ fn no_promise_is_broken_while_the_process_that_moves_slots_is_killed_and_frozen(
         assert_kept(&command.arg("--shard-manager").arg(&*MANAGER).output().unwrap())
     };
     until_enough(run, |report| operations(report) > 500 && number(&moves(report), " begun") >= 1);
+}
+
+/// Repeats runs, each with another seed and longer than the one before, until a quarter of all
+/// slots has moved in one of them. A slow machine moves fewer slots in the same time.
+///
+/// `run` takes the seed and the seconds. No run exceeds the rate, and each reports the longest wait
+/// of rows; the last one has phases on slots that move only, and walks by cursor.
+pub(crate) fn until_a_quarter_has_moved(run: impl Fn(u64, &str) -> Output) {
+    let kept = |turn: u64| {
+        let seed = turn + 1;
+        let report = assert_kept(&run(seed, &(LONG_S * seed).to_string()));
+        assert_paced(&report, RATE);
+        let moves = moves(&report);
+        eprintln!("seed {seed}: {} requests/s, {moves}", report["requests_per_s"]);
+        assert!(moves.contains(", and rows waited "), "{moves}");
+        report
+    };
+    until_enough(kept, |report| {
+        let moves = moves(report);
+        let operations = report["operations"].as_array().unwrap();
+        number(&moves, " of 16384 slots") >= QUARTER
+            && number(&moves, " operations were on slots that moved only") >= 1
+            && operations.iter().any(|operation| operation["name"] == "scatter")
+    });
+}
+
+#[test]
+#[ignore = "takes minutes: cargo test -p loadtest --test it a_quarter_of_the_slots -- --ignored --nocapture --test-threads 1"]
+fn a_quarter_of_the_slots_of_files_moves_beside_all_other_faults() {
+    let faults = format!("move,rollback,{OTHERS_OF_FILES}");
+    until_a_quarter_has_moved(|seed, seconds| {
+        let mut command = under_moves(&PROGRAM, (seed, seconds), &faults);
+        command.args(["--cache", "--rate", RATE, "--shard-manager"]).arg(&*MANAGER);
+        command.output().unwrap()
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has created `plain`
 //! and `lab`, like `./setup.sh test` does.
 
+mod all_faults;
 mod crash_servers;
 mod crashed_moves;
 mod frozen_mover;

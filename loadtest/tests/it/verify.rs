@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
+
 use crate::router::{PROGRAM, tester};
 use crate::{for_each, operations, report, text, until_enough};
 
@@ -34,6 +36,31 @@ fn nothing_acknowledged_is_lost_when_the_router_is_killed_and_frozen() {
         let notes = report["verified"]["notes"].to_string();
         assert!(notes.contains("rows of all shards were written within"), "seed {seed}: {notes}");
     });
+}
+
+/// Asserts that a run with `--verify` has kept to its maximum rate, on a slow machine as well.
+#[track_caller]
+pub(crate) fn assert_paced(report: &Value, rate: &str) {
+    let rate: f64 = rate.parse().unwrap();
+    assert_eq!(report["model"], "closed");
+    assert_eq!(report["target_per_s"].as_f64(), Some(rate));
+    let number = |name: &str| report[name].as_f64().unwrap();
+    // A tenth of a second is caught up at most, and the time is rounded.
+    let most = rate * (number("elapsed_s") + 0.2) + 1.0;
+    assert!(number("requests") <= most, "more than {most}: {report:#}");
+}
+
+#[test]
+fn a_verified_run_keeps_to_its_maximum_rate_while_the_router_is_killed_and_frozen() {
+    let run = |_| {
+        let output = under_chaos(5, 4, &["--rate", "40", "--json"]);
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "{report:#}");
+        assert_paced(&report, "40");
+        assert!(report["told"].as_str().unwrap().starts_with("8 users, at most 40 requests/s, "));
+        report
+    };
+    until_enough(run, |report| report["requests"].as_u64().unwrap() >= 40);
 }
 
 #[test]

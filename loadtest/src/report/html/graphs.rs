@@ -38,11 +38,12 @@ pub(super) fn throughput(report: &Report, run: &Run<'_>) -> Markup {
         let (begin, end) = (px(run.x(0.0)), px(run.x(run.seconds)));
         format!("M{begin} {}H{end}", px(frame.y(scale, target)))
     });
+    let target_name = if report.is_open() { "asked for" } else { "maximum" };
     let legend = html! {
         (key("rate", "requests/s"))
         @if merged { (key("band", "slowest to fastest second")) }
         (key("failed", "failed/s"))
-        @if target.is_some() { (key("target", "asked for")) }
+        @if target.is_some() { (key("target", target_name)) }
     };
     let drawing = html! {
         (frame.value_axis(scale, rate_tick))

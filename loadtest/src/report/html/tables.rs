@@ -29,7 +29,7 @@ pub(super) fn operations(report: &Report) -> Markup {
         tr class="sum" {
             (cells("all", &join(counts(*requests, *requests_per_s, *failed), &report.response_ms)))
         }
-        @if report.target_per_s.is_some() {
+        @if report.is_open() {
             tr {
                 (cells("all, since sent", &join(["–"; 3].map(str::to_owned), &report.service_ms)))
             }
