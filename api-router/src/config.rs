@@ -93,6 +93,11 @@ pub struct Flags {
     /// Server that keeps the shard map [default: that of the first shard]
     #[arg(long, value_name = "URL")]
     maindb_url: Option<String>,
+    /// Bytes that the database of each shard may take on its servers, 1073741824 to
+    /// 1125899906842624, or none: slots for which a shard has too little room do not move to it
+    /// [default: none]
+    #[arg(long, value_name = "BYTES|none")]
+    shard_disk_bytes: Option<String>,
     /// Number of shards of a new cluster, 1 to 256 [default: 3; an existing data directory keeps
     /// its own]
     #[arg(long, value_name = "N")]
@@ -348,7 +353,7 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
         let folder = (!text.contains("://")).then(|| PathBuf::from(text));
         folder.ok_or_else(|| "a folder".to_owned())
     })?;
-    for name in ["shard_urls", "replica_urls", "maindb_url"] {
+    for name in ["shard_urls", "replica_urls", "maindb_url", "shard_disk_bytes"] {
         settings.show(name, "none".to_owned(), Origin::Default);
     }
     Ok(Engine::Embedded { data_dir })
@@ -434,6 +439,7 @@ impl Flags {
             ("shard_urls", &self.shard_urls),
             ("replica_urls", &self.replica_urls),
             ("maindb_url", &self.maindb_url),
+            ("shard_disk_bytes", &self.shard_disk_bytes),
             ("shards", &self.shards),
             ("replicas", &self.replicas),
             ("weights", &self.weights),

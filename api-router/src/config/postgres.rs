@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
-use analytics::settings::{Origin, Settings};
+use analytics::settings::{Origin, Settings, within};
 use shard_manager::node_address::{
     ClusterAddress, NodeAddress, NodeDefaults, Password, SYSTEM_ROOTS, ServerEngine, ShardAddress,
     Timeouts, TlsMode,
@@ -23,6 +23,10 @@ use super::sources::{Sources, name_with_origin};
 
 /// Variable of libpq with the password for all nodes whose address has none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
+/// Setting of the size to which the database of each shard may grow.
+const DISK_BYTES: &str = "shard_disk_bytes";
+/// Value of this setting for an unknown size.
+const NONE: &str = "none";
 
 /// Returns the engine of the servers, or `None` if the configuration does not choose servers.
 pub(super) fn chosen_server_engine(
@@ -46,6 +50,7 @@ pub(super) fn chosen_server_engine(
     let section = sources.sections.postgres.is_some().then(|| in_file("[postgres]"));
     let needs_shards = name_with_origin(settings, "replica_urls")
         .or_else(|| name_with_origin(settings, "maindb_url"))
+        .or_else(|| given_disk_bytes(settings))
         .or(section);
     match (engine, named, needs_shards) {
         (Some(None), Some(named), _) | (Some(None), None, Some(named)) => {
@@ -99,7 +104,8 @@ pub(super) fn cluster(
     }
     let replicas = list(settings, "replica_urls", &defaults)?;
     let catalog = catalog(settings, sources, &defaults)?;
-    let cluster = ClusterAddress { engine, shards, replicas, catalog, timeouts };
+    let disk_bytes = disk_bytes(settings, engine)?;
+    let cluster = ClusterAddress { engine, shards, replicas, catalog, timeouts, disk_bytes };
     check_names(&cluster)?;
     check_nodes(&cluster)?;
     check_coordinator(&cluster)?;
@@ -129,6 +135,35 @@ fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
+}
+
+/// Returns the name of the setting of disk space with its origin; `None` if no size is set.
+fn given_disk_bytes(settings: &Settings<'_>) -> Option<String> {
+    let is_size = settings.find(DISK_BYTES).is_some_and(|(_, text)| text != NONE);
+    is_size.then(|| name_with_origin(settings, DISK_BYTES)).flatten()
+}
+
+/// Returns the bytes that the database of each shard may take; `None` if they are not set. Citus
+/// places rows itself, so nothing of it is checked.
+fn disk_bytes(
+    settings: &mut Settings<'_>,
+    engine: ServerEngine,
+) -> Result<Option<u64>, ConfigError> {
+    match (engine, given_disk_bytes(settings)) {
+        (ServerEngine::Citus, Some(given)) => Err(ConfigError(format!(
+            "engine is citus, and {given} is set: leave it out; Citus places rows itself"
+        ))),
+        (ServerEngine::Citus, None) | (ServerEngine::Postgres, _) => {
+            let least = ClusterAddress::DISK_BYTES_LEAST as usize;
+            let most = ClusterAddress::DISK_BYTES_MOST as usize;
+            settings.parse(DISK_BYTES, NONE, |text| match text {
+                NONE => Ok(None),
+                _ => within(text, least, most)
+                    .map(|bytes| Some(bytes as u64))
+                    .map_err(|allowed| format!("{allowed}, or none")),
+            })
+        }
+    }
 }
 
 fn bare(primary: NodeAddress) -> ShardAddress {

@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// Names of all settings, as at the top level of the configuration file.
-pub(super) const NAMES: [&str; 44] = [
+pub(super) const NAMES: [&str; 45] = [
     "bind",
     "data_dir",
     "engine",
@@ -59,6 +59,7 @@ pub(super) const NAMES: [&str; 44] = [
     "shard_urls",
     "replica_urls",
     "maindb_url",
+    "shard_disk_bytes",
 ];
 
 /// Settings whose variables have no prefix: other programs use them too.

@@ -40,11 +40,12 @@ const SWITCHES: [&str; 4] = ["behind_tls", "insecure", "lab", "operate"];
 
 /// Settings about servers, certificates, traces, the files of access control and the cache; they
 /// have tests of their own.
-const ELSEWHERE: [&str; 22] = [
+const ELSEWHERE: [&str; 23] = [
     "engine",
     "shard_urls",
     "replica_urls",
     "maindb_url",
+    "shard_disk_bytes",
     "tls_cert",
     "tls_key",
     "tls_client_ca",
@@ -134,6 +135,7 @@ fn the_defaults_apply_without_settings() {
         ("shard_urls", "none"),
         ("replica_urls", "none"),
         ("maindb_url", "none"),
+        ("shard_disk_bytes", "none"),
         ("log", "info"),
         ("behind_tls", "false"),
         ("insecure", "false"),

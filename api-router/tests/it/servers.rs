@@ -201,6 +201,49 @@ fn what_contradicts_the_addresses_is_refused() {
 }
 
 #[test]
+fn the_disk_space_of_shards_can_be_set_in_every_source() {
+    let bytes = "5000000000";
+    for source in ["flag", "environment", ".env", "tessera.toml"] {
+        let folder = folder();
+        let list = both();
+        let mut command = with(folder.path(), &[("SHARD_URLS", &list)], &[]);
+        match source {
+            "flag" => drop(command.args(["--shard-disk-bytes", bytes])),
+            "environment" => drop(command.env("TESSERA_SHARD_DISK_BYTES", bytes)),
+            ".env" => {
+                write(folder.path(), ".env", &format!("TESSERA_SHARD_DISK_BYTES={bytes}\n"));
+            }
+            _ => {
+                write(folder.path(), "tessera.toml", &format!("shard_disk_bytes = {bytes}\n"));
+            }
+        }
+        assert_eq!(shown(command)["shard_disk_bytes"], said(bytes, source));
+    }
+    let shown = of_file(&format!("[[shard]]\nprimary = \"{ONE}\"\n"));
+    assert_eq!(shown["shard_disk_bytes"], said("none", "default"));
+}
+
+#[test]
+fn disk_space_out_of_bounds_or_of_shards_that_are_not_on_postgresql_is_refused() {
+    let folder = folder();
+    let list = both();
+    let allowed = "it must be a number from 1073741824 to 1125899906842624, or none";
+    for bad in ["0", "-1", "500", "1073741823", "1125899906842625", "500GB", "5e9", "all"] {
+        let flag = format!("--shard-disk-bytes={bad}");
+        let said = refusal(with(folder.path(), &[("SHARD_URLS", &list)], &[&flag]));
+        let text = format!("shard_disk_bytes (from flag) is `{bad}`; {allowed}");
+        assert!(said.contains(&text), "{said}");
+    }
+    let files = refusal(with(folder.path(), &[], &["--shard-disk-bytes=5000000000"]));
+    let text = "shard_disk_bytes (from flag) is about servers of PostgreSQL, but no shard is named";
+    assert!(files.contains(text), "{files}");
+    let flags = ["--engine=citus", "--shard-disk-bytes=5000000000"];
+    let citus = refusal(with(folder.path(), &[("SHARD_URLS", ONE)], &flags));
+    let text = "engine is citus, and shard_disk_bytes (from flag) is set: leave it out";
+    assert!(citus.contains(text), "{citus}");
+}
+
+#[test]
 fn settings_of_servers_without_a_shard_are_refused() {
     let folder = folder();
     for name in ["REPLICA_URLS", "MAINDB_URL"] {

@@ -142,6 +142,14 @@ pub trait PrimaryReader: NodeReader {
     /// Errors of [`NodeReader::read_key`].
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate>;
 
+    /// Returns the free bytes of the disk on which rows are stored. A server does not report them:
+    /// they are what the settings allow its database, less the size of the database; `None` if the
+    /// settings allow no certain size.
+    ///
+    /// # Errors
+    /// Errors of [`NodeReader::read_key`].
+    fn free_bytes(&self, deadline: Instant) -> EngineFuture<'_, Option<u64>>;
+
     /// Returns the connections that movers need with the node's server, and those that are free;
     /// `None` if the engine has no server.
     ///

@@ -113,10 +113,6 @@ pub trait MoveReader: Send + Sync {
         Box::pin(async { Ok(false) })
     }
 
-    /// Returns the free bytes of the disk on which rows are stored; `None` if the engine cannot
-    /// determine them, as is the case for database servers.
-    fn free_bytes(&self) -> Option<u64>;
-
     /// Returns the moves of which the shard has a row.
     ///
     /// # Errors

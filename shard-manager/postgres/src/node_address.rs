@@ -259,14 +259,23 @@ pub struct ClusterAddress {
     pub catalog: Option<NodeAddress>,
     /// Timeouts of connections and statements.
     pub timeouts: Timeouts,
+    /// Bytes that the database of each shard may take on the disk of each of its servers; `None`
+    /// if they are not known.
+    pub disk_bytes: Option<u64>,
 }
 
 impl ClusterAddress {
+    /// Least value of [`ClusterAddress::disk_bytes`]: a lower one is probably meant in another
+    /// unit.
+    pub const DISK_BYTES_LEAST: u64 = 1 << 30;
+    /// Highest value of [`ClusterAddress::disk_bytes`].
+    pub const DISK_BYTES_MOST: u64 = 1 << 50;
+
     /// Returns the address of a cluster of which only the catalog, or one shard, is known.
     pub fn of_node(at: &NodeAddress) -> Self {
         let (shards, replicas, timeouts) = (Vec::new(), Vec::new(), Timeouts::default());
         let (engine, catalog) = (ServerEngine::Postgres, Some(at.clone()));
-        Self { engine, shards, replicas, catalog, timeouts }
+        Self { engine, shards, replicas, catalog, timeouts, disk_bytes: None }
     }
 
     /// Returns the number of replicas: each host of an address that lists several is a node, and

@@ -371,7 +371,7 @@ fn assemble(
     let shards: Vec<ServerShard> = topology
         .numbers()
         .zip(opened)
-        .map(|(number, shard)| shard.start(topology.name(number), &runtimes))
+        .map(|(number, shard)| shard.start(topology.name(number), settings.disk_bytes, &runtimes))
         .collect();
     let followed = shards.iter().map(|ServerShard { opened, leader, .. }| {
         (Arc::clone(leader), Arc::clone(&opened.replication))

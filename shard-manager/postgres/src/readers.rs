@@ -43,6 +43,8 @@ pub struct Readers {
     scans: Scans,
     /// Proof that the node is the primary; `None` for a replica.
     proof: Option<Proof>,
+    /// Bytes that the shard's database may take on the node's disk; `None` if they are not set.
+    disk_bytes: Option<u64>,
 }
 
 impl Readers {
@@ -71,7 +73,20 @@ impl Readers {
             key_reads: KeyReadQueue::start(target, (shard, replication), connections, runtimes),
             scans: Scans::new(target, shard, replication),
             proof,
+            disk_bytes: None,
         }
+    }
+
+    /// Sets the bytes that the shard's database may take on the node's disk.
+    pub fn with_disk_bytes(self, disk_bytes: Option<u64>) -> Self {
+        Self { disk_bytes, ..self }
+    }
+
+    /// Returns the bytes by which the shard's database may still grow, if they are known.
+    async fn free_database_bytes(&self, deadline: Instant) -> Result<Option<u64>, Error> {
+        let Some(disk_bytes) = self.disk_bytes else { return Ok(None) };
+        let used = self.scans.database_bytes(deadline).await?;
+        Ok(Some(disk_bytes.saturating_sub(used)))
     }
 
     async fn read_rows_of_key(&self, read: KeyRead<'_>) -> Result<NodeRows, Error> {
@@ -170,6 +185,10 @@ impl PrimaryReader for Readers {
 
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
         Box::pin(self.scans.size_estimate(deadline))
+    }
+
+    fn free_bytes(&self, deadline: Instant) -> EngineFuture<'_, Option<u64>> {
+        Box::pin(self.free_database_bytes(deadline))
     }
 
     fn mover_connections(&self, deadline: Instant) -> EngineFuture<'_, Option<MoverConnections>> {

@@ -61,6 +61,8 @@ const SIZE_ESTIMATE: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s
 const SIZE_ESTIMATE_OF_CITUS: &str = "SELECT NULL::bigint, \
     COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
+/// Bytes of the database, for which the right to connect to it is enough.
+const DATABASE_BYTES: &str = "SELECT pg_database_size(current_database())";
 
 /// The pool of one node.
 #[derive(Clone)]
@@ -223,6 +225,19 @@ impl Scans {
                     |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
                 let bytes = number(1).unwrap_or(0);
                 Ok(SizeEstimate { rows: number(0), is_estimate: true, bytes })
+            })
+        })
+        .await
+    }
+
+    /// Returns the bytes that the shard's database takes on the node's disk.
+    pub(super) async fn database_bytes(&self, deadline: Instant) -> Result<u64, Error> {
+        self.run(deadline, |session| {
+            Box::pin(async move {
+                let statement = Statement { sql: DATABASE_BYTES, binds: &[], cached: true };
+                let rows = load(&session.connection, statement).await?;
+                let bytes = rows.first().and_then(|row| row.bigint(0));
+                Ok(bytes.ok_or(DieselError::NotFound)?.max(0).cast_unsigned())
             })
         })
         .await

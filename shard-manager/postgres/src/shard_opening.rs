@@ -122,8 +122,14 @@ impl PreparedShard {
         NodeAddress { hosts, ..self.members[0].address.clone() }.location()
     }
 
-    /// Starts the readers and the watchers of the shard, on the current runtime.
-    pub(super) fn start(self, name: &str, runtimes: &RuntimePool) -> ServerShard {
+    /// Starts the readers and the watchers of the shard, on the current runtime. `disk_bytes` is
+    /// the size to which its database may grow, if it is known.
+    pub(super) fn start(
+        self,
+        name: &str,
+        disk_bytes: Option<u64>,
+        runtimes: &RuntimePool,
+    ) -> ServerShard {
         let Self { members, position, history, citus, hazards } = self;
         let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
         let replication = ReplicationState::new(history, position, members.len());
@@ -136,7 +142,8 @@ impl PreparedShard {
             tokio::spawn(citus_watch::watch(Arc::clone(&leader)));
         }
         let target = Target::Primary(Arc::clone(&leader));
-        let primary = Arc::new(Readers::start(&target, name, &replication, runtimes));
+        let readers = Readers::start(&target, name, &replication, runtimes);
+        let primary = Arc::new(readers.with_disk_bytes(disk_bytes));
         let moves = leader.citus().is_none().then(|| {
             let moves = PgMoves::start(name, &leader, &replication);
             ShardMoves { reader: Arc::clone(&moves) as _, writer: Some(moves) }

@@ -398,11 +398,6 @@ impl MoveReader for PgMoves {
         Box::pin(read_has_too_many_changes(self, (slots, most), deadline))
     }
 
-    /// The disk is the server's.
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
-
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>> {
         Box::pin(self.read_rows(deadline))
     }

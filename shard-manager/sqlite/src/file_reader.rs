@@ -16,6 +16,7 @@ use model::reason::Reason;
 use model::stats::{MoverConnections, PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::data_dir::free_bytes;
 use super::reader::ReaderPool;
 use super::threads;
 
@@ -121,6 +122,11 @@ impl PrimaryReader for FileReader {
 
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
         self.blocking(deadline, ReaderPool::size_estimate)
+    }
+
+    fn free_bytes(&self, _: Instant) -> EngineFuture<'_, Option<u64>> {
+        let folder = self.0.file_check().and_then(|file_check| file_check.folder());
+        Box::pin(ready(Ok(folder.and_then(free_bytes))))
     }
 
     fn mover_connections(&self, _: Instant) -> EngineFuture<'_, Option<MoverConnections>> {

@@ -35,7 +35,6 @@ use moves::move_row::MoveRow;
 use moves::observation::state_of;
 
 use super::connection::{DbErrorKind, open_in_place};
-use super::data_dir::free_bytes;
 use super::move_counts::ComparedCounts;
 use super::open_file_check::OpenFileCheck;
 use super::read_gate::ReadGate;
@@ -155,10 +154,6 @@ impl MoveReader for FileMoveReader {
     ) -> EngineFuture<'a, RowHashes> {
         let query = query.clone();
         self.read(deadline, move |snapshot| row_hashes::read(snapshot, &query))
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        free_bytes(self.0.path.parent()?)
     }
 
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>> {

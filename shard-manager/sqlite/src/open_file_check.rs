@@ -101,6 +101,11 @@ impl OpenFileCheck {
         self.loss().map_or(Ok(()), lost)
     }
 
+    /// Returns the folder of the file; `None` if its path names none.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+
     /// Stops all writes from now on.
     pub fn record_loss(&self, loss: Reason) {
         if self.loss.set(loss).is_ok() {

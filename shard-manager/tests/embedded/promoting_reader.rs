@@ -109,6 +109,10 @@ impl PrimaryReader for PromotingReader {
         self.files.size_estimate(deadline)
     }
 
+    fn free_bytes(&self, deadline: Instant) -> EngineFuture<'_, Option<u64>> {
+        self.files.free_bytes(deadline)
+    }
+
     fn mover_connections(&self, deadline: Instant) -> EngineFuture<'_, Option<MoverConnections>> {
         self.files.mover_connections(deadline)
     }

@@ -202,6 +202,7 @@ pub(crate) fn cluster_of(shards: impl IntoIterator<Item = NodeAddress>) -> Clust
         replicas: Vec::new(),
         catalog: None,
         timeouts: patient(),
+        disk_bytes: None,
     }
 }
 

@@ -65,6 +65,7 @@ mod move_steps;
 mod moved_slots;
 mod moves;
 mod moves_without_catalog;
+mod moves_without_room;
 mod moves_without_shard;
 #[path = "../support/nested_conditions.rs"]
 mod nested_conditions;

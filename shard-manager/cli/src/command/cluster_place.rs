@@ -75,5 +75,6 @@ fn servers(urls: &str) -> Result<ClusterAddress, CommandError> {
         replicas: listed(REPLICAS_VARIABLE)?,
         catalog,
         timeouts: Timeouts::default(),
+        disk_bytes: None,
     })
 }

@@ -8,13 +8,14 @@
 
 use std::time::{Duration, Instant};
 
+use engine::ReplicaIsolation;
 use engine::move_record::NewMove;
 use futures_util::future::join;
 use model::shard_map::ShardMap;
 use model::stats::{MoverConnections, SizeEstimate};
 
 use super::{Manager, MovesError};
-use crate::shard::{PrimaryMoves, Shard};
+use crate::shard::Shard;
 
 /// Longest wait for both primaries.
 const MEASURE_MAX: Duration = Duration::from_secs(2);
@@ -28,7 +29,7 @@ pub(super) struct MoveResources {
     slots: (usize, usize),
     /// Free bytes of the target's disk; `None` if they are not known.
     free_bytes: Option<u64>,
-    /// Number of nodes of the target, each of which stores the rows.
+    /// Number of nodes of the target that store the rows on this disk.
     nodes: usize,
     /// Names of the source and the target, and their connections as far as they are known.
     shards: [(String, Option<MoverConnections>); 2],
@@ -54,22 +55,23 @@ impl MoveResources {
         let connections =
             async |shard: &Shard| shard.primary().moves()?.connections(soon).await.ok().flatten();
         let (at_source, at_target) = join(connections(&source), connections(&target)).await;
-        // Both reads of the source use one connection: a full server accepts no second one.
-        let size = source.primary().size_estimate(soon).await;
-        let reader = target.primary().moves().map(PrimaryMoves::reader);
+        // Both reads of a primary use one connection: a full server accepts no second one.
+        let size = async { source.primary().size_estimate(soon).await.ok() };
+        let free_bytes = async { target.primary().moves()?.free_bytes(soon).await.ok().flatten() };
+        let (size, free_bytes) = join(size, free_bytes).await;
         let [(from, _), (to, _)] = unknown.shards;
         Self {
-            size: size.ok(),
+            size,
             slots,
-            free_bytes: reader.and_then(|reader| reader.free_bytes()),
-            nodes: 1 + target.replication.timeline().replica_count(),
+            free_bytes,
+            nodes: nodes_of_disk(manager, &target),
             shards: [(from, at_source), (to, at_target)],
         }
     }
 
     /// Checks that both servers have enough free connections, and that the disk of the target has
-    /// room for the rows of the slots on all of its nodes. Their size is estimated from their share
-    /// of the source's slots.
+    /// room for the rows of the slots on all of its nodes there. Their size is estimated from their
+    /// share of the source's slots.
     ///
     /// # Errors
     /// [`MovesError::NoConnections`], [`MovesError::NoRoom`].
@@ -103,6 +105,15 @@ impl MoveResources {
         let (slots, owned) = self.slots;
         let share = u128::from(quantity) * slots as u128 / owned.max(1) as u128;
         u64::try_from(share * nodes as u128).unwrap_or(u64::MAX)
+    }
+}
+
+/// Returns the number of nodes of a shard whose rows are on the disk of its primary: a server has a
+/// disk of its own.
+pub(super) fn nodes_of_disk(manager: &Manager, shard: &Shard) -> usize {
+    match manager.backend.isolation() {
+        ReplicaIsolation::SameMachine => 1 + shard.replication.timeline().replica_count(),
+        ReplicaIsolation::OwnServers => 1,
     }
 }
 

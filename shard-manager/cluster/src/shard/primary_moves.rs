@@ -46,6 +46,15 @@ impl<'p> PrimaryMoves<'p> {
         }
     }
 
+    /// Returns the free bytes of the disk on which the primary stores rows; `None` if they are not
+    /// known.
+    ///
+    /// # Errors
+    /// Those of [`Reads::read_key`](super::Reads::read_key).
+    pub(crate) async fn free_bytes(self, deadline: Instant) -> Result<Option<u64>, Error> {
+        self.node.free_bytes(deadline).await
+    }
+
     /// Returns the connections that movers need with the primary's server, and those that are free;
     /// `None` if the engine has no server.
     ///

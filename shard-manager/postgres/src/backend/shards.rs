@@ -146,7 +146,8 @@ impl Servers {
     ) -> Result<OpenedShard, NewShardRefusal> {
         let runtime = self.runtime(name)?;
         let _entered = runtime.enter();
-        let ServerShard { opened, leader, .. } = prepared.start(name, &self.runtimes);
+        let started = prepared.start(name, self.settings.disk_bytes, &self.runtimes);
+        let ServerShard { opened, leader, .. } = started;
         // An earlier attempt may have opened the shard and failed later.
         self.release_listed(number);
         self.follower.add_shard(number, (leader, Arc::clone(&opened.replication)));

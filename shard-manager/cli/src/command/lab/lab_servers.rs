@@ -263,6 +263,7 @@ fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
         replicas: Vec::new(),
         catalog: None,
         timeouts: Timeouts::default(),
+        disk_bytes: None,
     };
     ConnectedCluster { address, wanted: ClusterSpec::default() }
 }

@@ -175,7 +175,10 @@ impl<'m> RebalancePlans<'m> {
         let (goal, plan) = self.choose((draft, group), (&map, &slots), &scene).await?;
         let mut refusals = self.refusals(&plan, &map)?;
         let soon = halfway(deadline);
-        refusals.extend(connections::refusals(self.0, &plan, &map, soon).await);
+        // Both reads of a primary use one connection: a full server accepts no second one.
+        let without_connections = connections::refusals(self.0, &plan, &map, soon).await;
+        refusals.extend(room::refusals(self.0, &plan, &map, soon).await);
+        refusals.extend(without_connections);
         if !plan.steps.is_empty() {
             refusals.extend(moves.older_routers().await?);
         }
@@ -314,7 +317,7 @@ impl<'m> RebalancePlans<'m> {
         sizes
     }
 
-    /// Returns the reasons why the moves of a plan cannot begin now.
+    /// Returns the reasons why the shards of a plan cannot take part in moves now.
     fn refusals(self, plan: &SlotPlan, map: &ShardMap) -> Result<Vec<MovesError>, RebalancesError> {
         let shards: BTreeSet<ShardNumber> =
             plan.steps.iter().flat_map(|step| [step.from, step.to]).collect();
@@ -326,7 +329,6 @@ impl<'m> RebalancePlans<'m> {
                 Err(error) => refusals.push(error),
             }
         }
-        refusals.extend(room::refusals(self.0, plan, map));
         Ok(refusals)
     }
 

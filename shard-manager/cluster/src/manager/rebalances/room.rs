@@ -4,22 +4,27 @@
 //! **Invariant:** a size that is not known refuses nothing.
 //! **Not here:** the check of a single move, when it begins (`moves`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use engine::ReplicaIsolation;
+use futures_util::future::join_all;
 use model::shard_map::ShardMap;
 use model::slot_plan::SlotPlan;
 use model::topology::ShardNumber;
 
+use crate::manager::move_resources::nodes_of_disk;
 use crate::manager::{Manager, MovesError};
-use crate::shard::PrimaryMoves;
+
+/// Longest wait for the primaries.
+const MEASURE_MAX: Duration = Duration::from_secs(2);
 
 /// Disk of a shard.
 #[derive(Clone, Copy, Debug)]
 struct Disk {
     /// Free bytes.
     free: u64,
-    /// Number of nodes of the shard, each of which stores the rows.
+    /// Number of nodes of the shard that store the rows on this disk.
     nodes: usize,
 }
 
@@ -28,7 +33,7 @@ struct Disk {
 struct DiskNeed {
     /// Shards with this disk that take rows.
     shards: Vec<ShardNumber>,
-    /// Estimated bytes of all rows that they take, on all of their nodes.
+    /// Estimated bytes of all rows that they take, on all of their nodes that have this disk.
     needed: u64,
     /// Free bytes.
     free: u64,
@@ -44,18 +49,28 @@ impl DiskNeed {
 }
 
 /// Returns a refusal for each disk that has too little room for all rows that its shards take.
-pub(super) fn refusals(manager: &Manager, plan: &SlotPlan, map: &ShardMap) -> Vec<MovesError> {
-    let disk = |number: ShardNumber| {
+pub(super) async fn refusals(
+    manager: &Manager,
+    plan: &SlotPlan,
+    map: &ShardMap,
+    deadline: Instant,
+) -> Vec<MovesError> {
+    let takers: BTreeSet<ShardNumber> = plan.steps.iter().map(|step| step.to).collect();
+    let soon = deadline.min(Instant::now() + MEASURE_MAX);
+    let disks = takers.into_iter().map(async |number| {
         let shard = manager.shards().find(number)?;
-        let free = shard.primary().moves().map(PrimaryMoves::reader)?.free_bytes()?;
-        Some(Disk { free, nodes: 1 + shard.replication.timeline().replica_count() })
-    };
+        let free = shard.primary().moves()?.free_bytes(soon).await.ok()??;
+        Some((number, Disk { free, nodes: nodes_of_disk(manager, &shard) }))
+    });
+    let disks = join_all(disks).await.into_iter().flatten();
+    let disks: BTreeMap<ShardNumber, Disk> = disks.collect();
     let refusal = |DiskNeed { shards, needed, free }: DiskNeed| {
         let names: Vec<&str> = shards.iter().map(|shard| map.topology().name(*shard)).collect();
         MovesError::NoRoom { shard: names.join(", "), needed, free }
     };
     let is_shared = manager.backend.isolation() == ReplicaIsolation::SameMachine;
-    shortages(plan, is_shared, disk).into_iter().map(refusal).collect()
+    let shortages = shortages(plan, is_shared, |shard| disks.get(&shard).copied());
+    shortages.into_iter().map(refusal).collect()
 }
 
 /// Returns the disks that have too little room. `is_shared` is true if all shards have one disk.
