@@ -118,6 +118,7 @@ impl Servers {
         expected_epoch: u64,
     ) -> Result<Arc<ShardMap>, MapChangeError> {
         self.check_change(&change)?;
+        let known = self.follower.map.backlog().newest_or(self.follower.map.load_full()).epoch();
         let unavailable =
             |cause: &dyn std::fmt::Display| MapChangeError::Failed(catalog::unavailable(cause));
         let connected = self.follower.connect("map").await;
@@ -136,9 +137,13 @@ impl Servers {
         };
         let next = changed?;
         if let MapChange::Owners { to, floor: Some(floor), .. } = &change {
-            record_arrivals(&self.follower.shards.load(), &[(*to, floor.sequence)]);
+            record_arrivals(&self.follower.shards.load(), &[(*to, *floor)]);
         }
-        self.follower.adopt(next.clone()).await;
+        // Other routers may have changed the map as well. Without their arrivals it is not put in
+        // force here: the follower of the catalog reads both soon.
+        if next.epoch() == known + 1 || self.follower.read_arrivals().await.is_ok() {
+            self.follower.adopt(next.clone()).await;
+        }
         Ok(Arc::new(next))
     }
 

@@ -28,6 +28,7 @@ use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
 use model::error::Error;
+use model::position::Position;
 use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
 use model::topology::{ShardNumber, ShardState};
@@ -232,16 +233,16 @@ impl CatalogFollower {
         (timeline, read_on): (u32, &mut Option<u32>),
     ) -> QueryResult<()> {
         let known = self.map.backlog().newest_or(self.map.load_full());
-        let next = if *read_on == Some(timeline) {
-            catalog.map_tables().map_after(&known).await?
+        let (next, after) = if *read_on == Some(timeline) {
+            (catalog.map_tables().map_after(&known).await?, known.epoch())
         } else {
-            catalog.map_tables().map().await?
+            (catalog.map_tables().map().await?, 0)
         };
         if let Some(next) = self.not_below((catalog, timeline), next, known.epoch()).await? {
-            *read_on = Some(timeline);
-            let arrivals = arrivals_after(&catalog.connection, known.epoch()).await?;
+            let arrivals = arrivals_after(&catalog.connection, after).await?;
             record_arrivals(&self.shards.load(), &arrivals);
             self.publish(next);
+            *read_on = Some(timeline);
         }
         Ok(())
     }
@@ -330,15 +331,33 @@ impl CatalogFollower {
         let known = self.map.backlog().newest_or(self.map.load_full()).epoch();
         let read = async {
             let next = catalog.map_tables().map().await?;
-            let arrivals = arrivals_after(&catalog.connection, known).await?;
+            let next = self.not_below((&catalog, term.timeline), next, known).await?;
+            let arrivals = arrivals_after(&catalog.connection, 0).await?;
             record_arrivals(&self.shards.load(), &arrivals);
-            self.not_below((&catalog, term.timeline), next, known).await
+            QueryResult::Ok(next)
         };
         let map = tokio::select! {
             map = read => map.map_err(|error| error.to_string())?,
             () = self.catalog.terms().ended(term) => None,
         };
         self.publish(map.ok_or_else(|| "another node is its primary now".to_owned())?);
+        Ok(())
+    }
+
+    /// Records all positions at which followed shards have accepted slots.
+    ///
+    /// # Errors
+    /// The reason why they cannot be read, as a message.
+    pub(super) async fn read_arrivals(&self) -> Result<(), String> {
+        let (catalog, term) = self.connect("map").await?;
+        let arrivals = tokio::time::timeout(MAP_MAX, arrivals_after(&catalog.connection, 0));
+        let arrivals = tokio::select! {
+            arrivals = arrivals => arrivals.map_err(|elapsed| elapsed.to_string())?,
+            () = self.catalog.terms().ended(term) => {
+                return Err("another node is its primary now".to_owned());
+            }
+        };
+        record_arrivals(&self.shards.load(), &arrivals.map_err(|error| error.to_string())?);
         Ok(())
     }
 
@@ -406,10 +425,15 @@ impl CatalogFollower {
 /// Records at which positions shards have accepted slots, before a map that names them as owners is
 /// in force. A replica below such a position may still serve a slot that its shard has given away
 /// and got back, with rows from before: a session may have seen later ones on the shard between.
-pub(super) fn record_arrivals(followed: &FollowedShards, arrivals: &[(ShardNumber, u64)]) {
-    for (number, position) in arrivals {
+/// Positions of other timelines need no record: a router begins to follow a timeline at a position
+/// after them.
+pub(super) fn record_arrivals(followed: &FollowedShards, arrivals: &[(ShardNumber, Position)]) {
+    for (number, Position { timeline, sequence }) in arrivals {
         if let Some((_, replication)) = followed.get(number) {
-            replication.primary().record_schema_change(*position);
+            let record = |state: &ReplicationState| {
+                state.primary().record_schema_change(*sequence);
+            };
+            replication.update_if_current(*timeline, record);
         }
     }
 }

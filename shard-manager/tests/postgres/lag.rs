@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::manager::{Manager, RequestOptions};
+use shard_manager::query::ReadQuery;
+
 use shard_manager::token::SessionToken;
 
 use crate::cluster::{Databases, SideSession, Trio, connect};
@@ -19,6 +22,10 @@ use crate::server::runtime;
 const DELAY: Duration = Duration::from_millis(400);
 /// Staleness that no replica with this delay can meet under continuous writes.
 const TIGHT: Duration = Duration::from_millis(100);
+
+/// True once a shard owns all its slots again.
+const RETURNED: &str = "SELECT (count(*) = 0)::text AS value FROM tessera.tessera_slots
+    WHERE state <> 'owned'";
 
 #[test]
 fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind() {
@@ -104,44 +111,81 @@ async fn stay_a_little_behind(manager: &Manager, replicas: &mut [SideSession]) {
     assert_eq!(new, 0, "a replica answered a read that bears only 100 ms");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_sees_its_write_on_a_shard_that_got_a_slot_back_although_a_replica_lags() {
-    let trio = Trio::of(1, &[]);
-    let databases = Databases::new(1).await;
-    let mut address = trio.address();
-    address.shards.append(&mut databases.address().shards);
-    let open = || {
-        let address = address.clone();
-        tokio::task::spawn_blocking(move || connect(&address))
-    };
-    let (manager, other) = (open().await.unwrap(), open().await.unwrap());
-    let (keys, slots) = keys_of(&manager, SOURCE, 1);
-    let key = &*keys[0][0];
-    for router in [&manager, &other] {
-        until_replicas(router, 1).await;
-    }
-    let mut replica = SideSession::open(trio.node("shard1-replica1"), "shard1").await;
-    replica.run("SELECT pg_wal_replay_pause()").await;
-    replica.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
+/// A shard with a replica that no longer replays, and one without replicas, with two routers.
+struct PausedReplica {
+    trio: Trio,
+    routers: [Manager; 2],
+    replica: SideSession,
+    _databases: Databases,
+}
 
-    let mut session = SessionToken::empty();
-    kept_up(&manager, async {
-        let id = begin(&manager, new(&slots, LONG)).await;
-        until(&manager, id, &[MovePhase::Keeping]).await;
-        let written = put(&manager, key, &at(Level::One)).await.unwrap().receipt;
-        assert_eq!(written.place.shard, TARGET);
-        manager.sessions().extend(&mut session, TARGET, written.position);
-        order(&manager, id, MoveOrder::Rollback).await;
-        until(&manager, id, &[MovePhase::RolledBack]).await;
-    })
-    .await;
-    // The replica owns the slot still, as before the move, and has no row.
-    let with = RequestOptions { session, staleness: LONG, ..at(Level::One) };
-    for router in [&manager, &other] {
+impl PausedReplica {
+    async fn start() -> Self {
+        let trio = Trio::of(1, &[]);
+        let databases = Databases::new(1).await;
+        let mut address = trio.address();
+        address.shards.append(&mut databases.address().shards);
+        let open = || {
+            let address = address.clone();
+            tokio::task::spawn_blocking(move || connect(&address))
+        };
+        let routers = [open().await.unwrap(), open().await.unwrap()];
+        for router in &routers {
+            until_replicas(router, 1).await;
+        }
+        let mut replica = SideSession::open(trio.node("shard1-replica1"), "shard1").await;
+        replica.run("SELECT pg_wal_replay_pause()").await;
+        replica.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
+        Self { trio, routers, replica, _databases: databases }
+    }
+
+    async fn close(mut self) {
+        self.replica.run("SELECT pg_wal_replay_resume()").await;
+        let Self { routers, .. } = self;
+        let closing = tokio::task::spawn_blocking(move || routers.map(|router| router.close()));
+        closing.await.unwrap();
+    }
+}
+
+/// Checks that every router shows a session the row of a key, in a read by key and in one of all
+/// shards. The replica owns the slot still, as before the move, and has no row.
+async fn check_shown(routers: &[Manager], key: &str, session: &SessionToken) {
+    let with = RequestOptions { session: session.clone(), staleness: LONG, ..at(Level::One) };
+    for router in routers {
         let read = get(router, key, &with).await.unwrap();
         assert_eq!((&read.shards[..], read.rows.len()), (&[SOURCE][..], 1));
+        let all = ReadQuery::all(&router.schema(Rights::ALL).table("users").unwrap());
+        let all = router.data(Rights::ALL).read(all, None, &with).await.unwrap();
+        assert_eq!(all.rows.len(), 1);
     }
-    replica.run("SELECT pg_wal_replay_resume()").await;
-    let closing = tokio::task::spawn_blocking(move || [manager, other].map(|it| it.close()));
-    closing.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_sees_its_write_on_a_shard_that_got_a_slot_back_although_a_replica_lags() {
+    let paused = PausedReplica::start().await;
+    let [manager, _] = &paused.routers;
+    let (keys, slots) = keys_of(manager, SOURCE, 1);
+    let key = &*keys[0][0];
+    let mut session = SessionToken::empty();
+    kept_up(manager, async {
+        let id = begin(manager, new(&slots, LONG)).await;
+        until(manager, id, &[MovePhase::Keeping]).await;
+        let written = put(manager, key, &at(Level::One)).await.unwrap().receipt;
+        assert_eq!(written.place.shard, TARGET);
+        manager.sessions().extend(&mut session, TARGET, written.position);
+        // The other router knows the owner in between, and will not learn of the return.
+        get(&paused.routers[1], key, &at(Level::Quorum)).await.unwrap();
+        let mut primary = SideSession::open(paused.trio.node("shard1-primary"), "shard1").await;
+        primary.run("BEGIN").await;
+        primary.run("SELECT FROM tessera_cluster FOR UPDATE").await;
+        order(manager, id, MoveOrder::Rollback).await;
+        let mut source = SideSession::open(paused.trio.node("shard1-primary"), "shard1").await;
+        source.until(RETURNED, "true").await;
+        check_shown(&paused.routers[1..], key, &session).await;
+        primary.run("ROLLBACK").await;
+        until(manager, id, &[MovePhase::RolledBack]).await;
+    })
+    .await;
+    check_shown(&paused.routers, key, &session).await;
+    paused.close().await;
 }

@@ -108,7 +108,15 @@ impl Servers {
         };
         let indexes = changes_of_new_shard(&indexes, tables);
         let prepared = self.prepare((&shard, stored.map), cluster, (tables, indexes)).await?;
-        self.start(number, &shard.name, prepared)
+        let started = self.start(number, &shard.name, prepared)?;
+        // Slots may have arrived after the position at which the shard was opened was read.
+        if !shard.is_joining
+            && let Err(cause) = self.follower.read_arrivals().await
+        {
+            self.release_listed(number);
+            return Err(NewShardRefusal::Failed(catalog::unavailable(&cause)));
+        }
+        Ok(started)
     }
 
     /// Prepares the database of a shard on the runtime of this engine: migrations block their

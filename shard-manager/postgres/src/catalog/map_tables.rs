@@ -18,6 +18,7 @@ use engine::system_tables::tessera_listed_moves::dsl as listed;
 use engine::system_tables::{tessera_cluster, tessera_groups, tessera_shards};
 use model::keyspace::Slot;
 use model::map_change::MapChange;
+use model::position::Position;
 use model::shard_map::{ShardMap, SlotOwner, followed_by};
 use model::table_group::GroupNumber;
 use model::topology::ShardNumber;
@@ -34,9 +35,11 @@ const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 /// Selects the owners that have changed after an epoch, by slot.
 const OWNERS: &str = "SELECT slot, shard, since FROM tessera_owners
     WHERE group_name = $1 AND since > $2 ORDER BY slot";
-/// Selects the highest position at which each shard has accepted slots after an epoch.
-const ARRIVALS: &str = "SELECT shard, max(floor_position) FROM tessera_owners
-    WHERE group_name = $1 AND since > $2 AND floor_position IS NOT NULL GROUP BY shard";
+/// Selects the highest position of each timeline at which each shard has accepted slots after an
+/// epoch.
+const ARRIVALS: &str = "SELECT shard, floor_timeline, max(floor_position) FROM tessera_owners
+    WHERE group_name = $1 AND since > $2 AND floor_position IS NOT NULL
+    GROUP BY shard, floor_timeline";
 /// Inserts the first owner of every slot.
 const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT $1, slot - 1, shard, 1 FROM unnest($2) WITH ORDINALITY AS owner (shard, slot)";
@@ -362,19 +365,23 @@ async fn store_groups(
 }
 
 /// Returns the shards that have accepted slots after an epoch, each with the position of the last
-/// time.
+/// time on each of its timelines.
 ///
 /// # Errors
 /// The error of the query.
 pub async fn arrivals_after(
     connection: &AsyncPgConnection,
     epoch: u64,
-) -> QueryResult<Vec<(ShardNumber, u64)>> {
+) -> QueryResult<Vec<(ShardNumber, Position)>> {
     let binds = [Bind::text(GROUP), Bind::bigint(epoch.cast_signed())];
     let mut arrivals = Vec::new();
     for_each_row(connection, Statement { sql: ARRIVALS, binds: &binds, cached: false }, |row| {
         let shard = row.bigint(0).and_then(|number| u16::try_from(number).ok()).map(ShardNumber);
-        arrivals.extend(shard.zip(row.bigint(1).map(i64::cast_unsigned)));
+        let timeline = row.bigint(1).and_then(|timeline| u32::try_from(timeline).ok());
+        let position = timeline
+            .zip(row.bigint(2))
+            .map(|(timeline, sequence)| Position { timeline, sequence: sequence.cast_unsigned() });
+        arrivals.extend(shard.zip(position));
         Ok(())
     })
     .await?;

@@ -32,27 +32,34 @@ pub(super) enum Coverage {
     },
     /// No shard has shown this slot.
     Gap(Slot),
+    /// Replicas of these shards have shown slots which belong to other shards as far as is known.
+    /// Either their primaries have got the slots, or the replicas lag behind the loss of slots that
+    /// are on their way back, and show rows from before.
+    Doubtful(Vec<ShardNumber>),
 }
 
-/// Combination of answers that was complete. Engines share the set of a shard between its answers
-/// as long as it does not change, so a few pointers are compared instead of all slots.
+/// Combination of answers that was complete, and the epoch of the map that named their shards as
+/// the owners of their slots. Engines share the set of a shard between its answers as long as it
+/// does not change, so a few pointers are compared instead of all slots.
 #[derive(Default)]
-pub(crate) struct KnownCoverage(ArcSwapOption<Vec<Shown>>);
+pub(crate) struct KnownCoverage(ArcSwapOption<(u64, Vec<Shown>)>);
 
 impl KnownCoverage {
-    /// Returns true if these answers show the slots of the last complete combination.
-    pub(super) fn knows(&self, shown: &[Shown]) -> bool {
-        let same = |known: &Arc<Vec<Shown>>| {
+    /// Returns true if these answers show the slots of the last complete combination, and the map
+    /// is the same.
+    pub(super) fn knows(&self, epoch: u64, shown: &[Shown]) -> bool {
+        self.0.load().as_ref().is_some_and(|last| {
+            let (known_epoch, known) = &**last;
             let pairs = known.iter().zip(shown);
-            known.len() == shown.len()
+            *known_epoch == epoch
+                && known.len() == shown.len()
                 && pairs.into_iter().all(|((a, known), (b, now))| a == b && Arc::ptr_eq(known, now))
-        };
-        self.0.load().as_ref().is_some_and(same)
+        })
     }
 
-    /// Remembers a complete combination.
-    pub(super) fn remember(&self, shown: Vec<Shown>) {
-        self.0.store(Some(Arc::new(shown)));
+    /// Remembers a complete combination, under the map of this epoch.
+    pub(super) fn remember(&self, epoch: u64, shown: Vec<Shown>) {
+        self.0.store(Some(Arc::new((epoch, shown))));
     }
 }
 
@@ -84,6 +91,19 @@ pub(super) fn check(
             gap.iter().find(|slot| !is_missing(*slot)).map_or(Coverage::Complete, Coverage::Gap)
         }
     }
+}
+
+/// Returns the shards that have shown a wanted slot whose owner, as far as is known, is another
+/// shard.
+pub(super) fn doubtful<'s>(
+    shown: impl Iterator<Item = &'s Shown>,
+    wanted: &SlotSet,
+    owner: impl Fn(Slot) -> ShardNumber,
+) -> Vec<ShardNumber> {
+    let is_doubtful = |(shard, set): &&Shown| {
+        set.iter().any(|slot| wanted.contains(slot) && owner(slot) != *shard)
+    };
+    shown.filter(is_doubtful).map(|(shard, _)| *shard).collect()
 }
 
 /// Returns those of `shards` that own none of `slots` any more; `newer` returns the present owner
@@ -149,13 +169,25 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_doubtful_if_it_shows_a_wanted_slot_of_another_shard() {
+        let (low, high) = (slots(0, 99), slots(100, SLOT_COUNT - 1));
+        let answers = answers(&[&low, &high]);
+        let owner = |slot: Slot| ShardNumber(u16::from(slot.number() >= 90));
+        let found = |wanted: &SlotSet| doubtful(answers.iter(), wanted, owner);
+        assert_eq!(found(&SlotSet::full()), [ShardNumber(0)]);
+        assert_eq!(found(&slots(0, 89)), []);
+        assert_eq!(found(&high), []);
+    }
+
+    #[test]
     fn a_known_combination_is_one_of_the_same_sets() {
         let (low, high) = (slots(0, 99), slots(100, SLOT_COUNT - 1));
         let known = KnownCoverage::default();
-        assert!(!known.knows(&answers(&[&low, &high])));
-        known.remember(answers(&[&low, &high]));
-        assert!(known.knows(&answers(&[&low, &high])));
-        assert!(!known.knows(&answers(&[&low])));
-        assert!(!known.knows(&answers(&[&low, &slots(100, SLOT_COUNT - 1)])));
+        assert!(!known.knows(1, &answers(&[&low, &high])));
+        known.remember(1, answers(&[&low, &high]));
+        assert!(known.knows(1, &answers(&[&low, &high])));
+        assert!(!known.knows(2, &answers(&[&low, &high])), "another map may name other owners");
+        assert!(!known.knows(1, &answers(&[&low])));
+        assert!(!known.knows(1, &answers(&[&low, &slots(100, SLOT_COUNT - 1)])));
     }
 }

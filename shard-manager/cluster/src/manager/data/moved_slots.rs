@@ -4,11 +4,15 @@
 //! **Not here:** the routes that follow from a report (`slot_router`), the tokens of the responses
 //! (`manager::sessions`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::replication::ReplicationState;
+use futures_util::future::{join, join_all};
 use model::error::Error;
-use model::slot_refusal::SlotRefusal;
+use model::position::Position;
+use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 
 use super::Data;
@@ -18,7 +22,8 @@ use crate::slot_redirects::FormerPosition;
 const POSITION_MAX: Duration = Duration::from_secs(1);
 
 /// Remembers refusals of a shard. If they name owners that are not known yet, waits for a position
-/// of the shard: it is at or after the changes by which the slots have moved.
+/// of the shard, which is at or after the changes by which the slots have moved, and for positions
+/// of the new owners.
 pub(super) async fn learn(
     data: Data<'_>,
     shard: ShardNumber,
@@ -26,15 +31,37 @@ pub(super) async fn learn(
     deadline: Instant,
 ) {
     let router = &data.manager.router;
-    let has_news = refusals.clone().any(|refusal| router.is_news(refusal));
-    let former_position =
-        if has_news { former_position_of(data, shard, deadline).await } else { None };
+    let new_owner = |refusal: SlotRefusal| match refusal.state {
+        RefusedState::Moved { to } => router.is_news(refusal).then_some(to),
+        RefusedState::Fenced { .. } | RefusedState::Importing | RefusedState::Absent => None,
+    };
+    let owners: BTreeSet<ShardNumber> = refusals.clone().filter_map(new_owner).collect();
+    let former_position = if owners.is_empty() {
+        None
+    } else {
+        let bound = owners.into_iter().map(|owner| bound_replicas(data, owner, deadline));
+        let former = current_position(data, shard, deadline);
+        let (former_position, bound) = join(former, join_all(bound)).await;
+        former_position.filter(|_| bound.into_iter().all(|is_bound| is_bound))
+    };
     refusals.for_each(|refusal| router.learn(shard, refusal, former_position.as_ref()));
+}
+
+/// Makes replicas of a shard answer only with everything that its primary has now. One that lags
+/// may still serve a slot that the shard has given away and got back, with rows from before: the
+/// map does not name it as the owner yet, so the position of the return is not known here. Returns
+/// false if the primary does not answer in time.
+async fn bound_replicas(data: Data<'_>, owner: ShardNumber, deadline: Instant) -> bool {
+    let Some(now) = current_position(data, owner, deadline).await else { return false };
+    let Position { timeline, sequence } = now.position;
+    let record = |state: &ReplicationState| state.primary().record_schema_change(sequence);
+    now.replication.update_if_current(timeline, record);
+    true
 }
 
 /// Returns a position of a shard that is at or after every change of its slots; `None` if its
 /// primary does not answer in time.
-async fn former_position_of(
+async fn current_position(
     data: Data<'_>,
     number: ShardNumber,
     deadline: Instant,

@@ -3,7 +3,9 @@
 //! **Invariant:** rows are merged only if each slot that the read wants was shown by exactly one
 //! shard, or its shard is reported as missing. Shards whose answers do not fit are queried again
 //! for all of their slots: an answer that was sorted and limited cannot be cut by slots. If two
-//! shards have shown a slot and its new owner is known, only the older owner is queried again.
+//! shards have shown a slot and its new owner is known, only the older owner is queried again. A
+//! replica that shows slots which belong to another shard by the map is queried again with the
+//! position that its primary has now.
 //! **Not here:** merging sorted rows (`model::result_rows`), the route of a read (`reads`), the
 //! check of the answers (`coverage`).
 
@@ -36,6 +38,17 @@ use crate::shard_list::ShardList;
 /// Time limit for the position of a primary, when a read is repeated. If one primary does not
 /// respond, the read still completes from replicas.
 const POSITION_MAX: Duration = Duration::from_millis(100);
+
+/// Changes that a replica must have to answer, beyond those that the session has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Currency {
+    /// None.
+    Any,
+    /// Everything that its primary has now, if the primary answers soon.
+    IfKnown,
+    /// Everything that its primary has now.
+    Proven,
+}
 
 /// Query that each shard of a read answers.
 type ShardQueries = Vec<(ShardNumber, Arc<ReadQuery>)>;
@@ -146,11 +159,17 @@ impl RowReader<'_> {
     ) -> Result<Answers<'s>, Error> {
         let list = self.data.manager.shards.load_full();
         let queries = self.shard_queries(query, &scope, &list);
-        let mut answers = self.query_shards((&queries, share), &list, (false, deadline)).await?;
-        let mut tries = 0;
+        let any = (Currency::Any, deadline);
+        let mut answers = self.query_shards((&queries, share), &list, any).await?;
+        let (mut tries, mut currency) = (0, Currency::IfKnown);
         loop {
             let concerned = match self.check(&answers, &scope) {
                 Coverage::Complete => return Ok(answers),
+                Coverage::Doubtful(_) if currency == Currency::Proven => return Ok(answers),
+                Coverage::Doubtful(shards) => {
+                    currency = Currency::Proven;
+                    Some(shards)
+                }
                 Coverage::Gap(slot) if tries == TRIES_MAX => {
                     return Err(Error::SlotRefused(SlotRefusal::absent(slot)));
                 }
@@ -182,7 +201,7 @@ impl RowReader<'_> {
             answers.retain(|(shard, _)| queries.iter().all(|(asked, _)| asked != shard));
             // A replica that lags behind a move may show slots that its primary no longer owns, or
             // lack those that it owns by now.
-            let again = self.query_shards((&queries, share), &list, (tries > 1, deadline)).await?;
+            let again = self.query_shards((&queries, share), &list, (currency, deadline)).await?;
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
         }
@@ -222,8 +241,7 @@ impl RowReader<'_> {
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
-    /// Sends the queries to their shards. With `is_current`, a replica answers only if it has
-    /// everything that its primary has now.
+    /// Sends the queries to their shards.
     ///
     /// # Errors
     /// [`Error::ScatterMemoryFull`] as soon as the rows of one shard do not fit: the other queries
@@ -232,18 +250,22 @@ impl RowReader<'_> {
         self,
         (queries, share): (&ShardQueries, &'s ScatterShare<'s>),
         list: &ShardList,
-        (is_current, deadline): (bool, Instant),
+        (currency, deadline): (Currency, Instant),
     ) -> Result<Answers<'s>, Error> {
         let reads = queries.iter().map(async |(number, query)| {
             let read = async {
                 let shard =
                     list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
                 let mut requirements = self.requirements((*number, shard), deadline).await?;
-                if is_current {
-                    let by = deadline.min(Instant::now() + POSITION_MAX);
-                    let now = shard.primary().position(by).await.map_or(0, |now| now.sequence);
-                    requirements.seen = requirements.seen.max(now);
-                }
+                let by = deadline.min(Instant::now() + POSITION_MAX);
+                let now = match currency {
+                    Currency::Any => 0,
+                    Currency::IfKnown => {
+                        shard.primary().position(by).await.map_or(0, |now| now.sequence)
+                    }
+                    Currency::Proven => shard.primary().position(deadline).await?.sequence,
+                };
+                requirements.seen = requirements.seen.max(now);
                 let rows = shard.reads().read_all(query, &requirements).await?;
                 let charge = share.charge(&rows.read.rows)?;
                 // During the read, a node without the changes that the session has seen may have
@@ -289,15 +311,26 @@ impl RowReader<'_> {
         let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
         match scope {
             ReadScope::All(group) => {
-                let known = &manager.coverage[group.index()];
-                if missing.is_empty() && known.knows(&shown) {
+                let (known, map) = (&manager.coverage[group.index()], manager.map.load());
+                if missing.is_empty() && known.knows(map.epoch(), &shown) {
                     return Coverage::Complete;
                 }
-                let found = coverage::check(&shown, &SlotSet::of_group(*group), is_missing);
-                if found == Coverage::Complete && missing.is_empty() {
-                    known.remember(shown);
+                let wanted = SlotSet::of_group(*group);
+                let found = coverage::check(&shown, &wanted, is_missing);
+                if found != Coverage::Complete {
+                    return found;
                 }
-                found
+                let owner =
+                    |slot| manager.router.redirect(&map, slot).unwrap_or_else(|| map.owner(slot));
+                let by_replicas = shown.iter().filter(|(shard, _)| is_by_replica(answers, *shard));
+                let doubtful = coverage::doubtful(by_replicas, &wanted, owner);
+                if !doubtful.is_empty() {
+                    return Coverage::Doubtful(doubtful);
+                }
+                if missing.is_empty() {
+                    known.remember(map.epoch(), shown);
+                }
+                Coverage::Complete
             }
             ReadScope::Keys(keys) => {
                 let of_shard = |(shard, owned): &Shown| {
@@ -315,6 +348,13 @@ impl RowReader<'_> {
             }
         }
     }
+}
+
+/// Returns true if the answer of a shard comes from a replica.
+fn is_by_replica(answers: &Answers<'_>, number: ShardNumber) -> bool {
+    answers.iter().any(|(shard, answer)| {
+        *shard == number && matches!(answer, Ok((rows, _)) if rows.role == Role::Replica)
+    })
 }
 
 /// Returns the shards that own slots according to the shard map.
