@@ -39,34 +39,34 @@ const MOVES: &str = "SELECT count(*) AS value FROM tessera_moves";
 const FENCED: &str = "SELECT count(*) AS value FROM tessera_slots WHERE state = 'fenced'";
 
 /// Statement that a file refuses: the shard, and the parts of the trigger.
-struct Hold {
+struct RefusedStatement {
     shard: ShardNumber,
     table: &'static str,
     condition: &'static str,
 }
 
 /// The source does not begin to record changes.
-const BEFORE_TRACING: Hold =
-    Hold { shard: SOURCE, table: "tessera_moves", condition: "NEW.role = 'source'" };
+const BEFORE_TRACING: RefusedStatement =
+    RefusedStatement { shard: SOURCE, table: "tessera_moves", condition: "NEW.role = 'source'" };
 /// The target stores only the first round of a copy of several rounds.
-const WITHIN_COPY: Hold = Hold {
+const WITHIN_COPY: RefusedStatement = RefusedStatement {
     shard: TARGET,
     table: "tessera_moves",
     condition: "EXISTS (SELECT 1 FROM tessera_moves AS own
         WHERE own.id = NEW.id AND own.cursor = 'through' AND NEW.round > own.round)",
 };
 /// The target stores no round after it has all rows.
-const AFTER_COPY: Hold = Hold {
+const AFTER_COPY: RefusedStatement = RefusedStatement {
     shard: TARGET,
     table: "tessera_moves",
     condition: "EXISTS (SELECT 1 FROM tessera_moves AS own
         WHERE own.id = NEW.id AND own.cursor = 'whole' AND NEW.round > own.round)",
 };
 /// The source does not give its slots away.
-const BEFORE_COMMIT: Hold =
-    Hold { shard: SOURCE, table: "tessera_slots", condition: "NEW.state = 'moved'" };
+const BEFORE_COMMIT: RefusedStatement =
+    RefusedStatement { shard: SOURCE, table: "tessera_slots", condition: "NEW.state = 'moved'" };
 
-impl Hold {
+impl RefusedStatement {
     /// Returns the statement that makes the trigger.
     fn statement(&self) -> String {
         let Self { table, condition, .. } = self;
@@ -99,7 +99,7 @@ async fn until_any(cluster: &Cluster, shard: ShardNumber, sql: &str) {
 /// Begins a move of all rows that is held, lets `cancel` wait for its phase and cancel it, and
 /// checks that nothing is left. `describe` returns the move.
 async fn cancelled_while_held(
-    hold: &Hold,
+    hold: &RefusedStatement,
     describe: impl Fn(&SlotSet) -> NewMove,
     cancel: impl AsyncFnOnce(&Cluster, &Manager, MoveId),
 ) {

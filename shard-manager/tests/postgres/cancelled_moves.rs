@@ -45,38 +45,41 @@ const IS_COMPARING: &str = "SELECT (count(*) > 0)::text AS value
         AND own.datname = current_database() AND own.query LIKE '%GROUP BY slot'";
 
 /// Statement that a database refuses: the shard, by its index, and the parts of the trigger.
-struct Hold {
+struct RefusedStatement {
     shard: usize,
     event: &'static str,
     condition: &'static str,
 }
 
 /// The source does not begin to record changes.
-const BEFORE_TRACING: Hold = Hold {
+const BEFORE_TRACING: RefusedStatement = RefusedStatement {
     shard: 0,
     event: "INSERT ON tessera.tessera_slot_moves",
     condition: "NEW.role = 'source'",
 };
 /// The target stores only the first round of a copy of several rounds.
-const WITHIN_COPY: Hold = Hold {
+const WITHIN_COPY: RefusedStatement = RefusedStatement {
     shard: 1,
     event: "UPDATE ON tessera.tessera_slot_moves",
     condition: "OLD.cursor = 'through' AND NEW.round > OLD.round",
 };
 /// The target stores no round after it has all rows.
-const AFTER_COPY: Hold = Hold {
+const AFTER_COPY: RefusedStatement = RefusedStatement {
     shard: 1,
     event: "UPDATE ON tessera.tessera_slot_moves",
     condition: "OLD.cursor = 'whole' AND NEW.round > OLD.round",
 };
 /// The source does not give its slots away.
-const BEFORE_COMMIT: Hold =
-    Hold { shard: 0, event: "UPDATE ON tessera.tessera_slots", condition: "NEW.state = 'moved'" };
+const BEFORE_COMMIT: RefusedStatement = RefusedStatement {
+    shard: 0,
+    event: "UPDATE ON tessera.tessera_slots",
+    condition: "NEW.state = 'moved'",
+};
 
 /// Statement that ends [`AFTER_COPY`].
 const RELEASE: &str = "DROP TRIGGER hold_a_move ON tessera.tessera_slot_moves";
 
-impl Hold {
+impl RefusedStatement {
     /// Returns the statements that make the trigger.
     fn statements(&self) -> String {
         let Self { event, condition, .. } = self;
@@ -100,7 +103,7 @@ type Sessions = [SideSession; 3];
 /// Begins a move of all rows that is held, lets `cancel` wait for its phase and cancel it, and
 /// checks that nothing is left. `describe` returns the move.
 async fn cancelled_while_held(
-    hold: &Hold,
+    hold: &RefusedStatement,
     describe: impl Fn(&SlotSet) -> NewMove,
     cancel: impl AsyncFnOnce(&Manager, MoveId, &mut Sessions),
 ) {
