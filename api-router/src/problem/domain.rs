@@ -16,6 +16,9 @@ const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
 const NOT_UNIQUE: &str = "send other values, or first change the row that has these";
+/// Hint for an index for which writes would wait, or have waited, too long.
+pub(super) const LONGER_PAUSE: &str =
+    "send a higher pause_max_ms when few clients write, or move slots to more shards first";
 const FEWER_ROWS: &str = "send fewer rows in one request, or without tx=per-shard";
 /// Hint of a read whose rows or response have no room in memory.
 pub(crate) const LESS_AT_ONCE: &str =
@@ -139,6 +142,7 @@ impl From<Error> for Problem {
             Error::RowTooLarge => Self::new(Code::TSR108, detail).hint(SMALLER_ROW),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
             Error::NotUnique { .. } => Self::new(Code::TSR304, detail).hint(NOT_UNIQUE),
+            Error::IndexPauseExceeded { .. } => Self::new(Code::TSR346, detail).hint(LONGER_PAUSE),
             Error::Discarded { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
             Error::Unlogged { table } => Self::new(Code::TSR306, detail).hint(set_logged(&table)),
             Error::DeadlinePassed => {

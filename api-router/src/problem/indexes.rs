@@ -6,6 +6,7 @@
 use shard_manager::manager::IndexesError;
 use shard_manager::table_index::{IndexError, IndexFault};
 
+use super::domain::LONGER_PAUSE;
 use super::{Code, Problem};
 
 impl From<IndexesError> for Problem {
@@ -21,9 +22,7 @@ impl From<IndexesError> for Problem {
                 Self::new(Code::TSR108, detail).hint("drop an index that no query uses")
             }
             IndexesError::PauseTooLong { shard, .. } => {
-                Self::new(Code::TSR346, detail).shard(shard).hint(
-                    "send a higher pause_max_ms when few clients write, or move slots to more shards first",
-                )
+                Self::new(Code::TSR346, detail).shard(shard).hint(LONGER_PAUSE)
             }
             IndexesError::NoIndex { suggestion, .. } => {
                 let problem = Self::new(Code::TSR345, detail);

@@ -26,8 +26,6 @@ use crate::response_headers::{IndexRefusals, LookupRefusals};
 const BODY_BYTES_MAX: usize = 16 << 10;
 /// Default of `pause_max_ms`.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
-/// Highest `pause_max_ms`: ten times the longest deadline of a write.
-const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["name", "columns", "unique", "pause_max_ms"];
 
@@ -54,9 +52,10 @@ pub(crate) async fn list_indexes(
 /// Builds an index on every shard, or on none.
 ///
 /// 202 when it is being built: GET shows when it is `ready`, or why it has `failed`. 200 when the
-/// table already has it. On files the writes of a shard wait while its index is built; if that
-/// is estimated to take longer than `pause_max_ms`, nothing is begun. With `Prefer: tx=rollback`
-/// nothing changes, and the response describes the effect.
+/// table already has it. On files the writes of a shard wait while its index is built. If that
+/// is estimated to take longer than `pause_max_ms`, nothing is begun; if it does take longer, the
+/// build is stopped and the index fails. With `Prefer: tx=rollback` nothing changes, and the
+/// response describes the effect.
 #[utoipa::path(
     tag = "tables",
     params(
@@ -181,7 +180,7 @@ fn draft(body: &Bytes) -> Result<IndexDraft, Problem> {
         Some(_) => return Err(Problem::new(Code::TSR101, "unique must be true or false")),
     };
     let pause = members.get("pause_max_ms").map(|json| {
-        let most = PAUSE_MAX.as_millis() as u64;
+        let most = IndexDraft::PAUSE_MAX.as_millis() as u64;
         let pause = json.get().parse::<u64>().ok().filter(|pause| *pause <= most);
         let detail = format!("pause_max_ms must be a whole number from 0 to {most}");
         pause.ok_or_else(|| Problem::new(Code::TSR101, detail))

@@ -93,6 +93,12 @@ fn in_file(file: &Path) -> Vec<String> {
     found.into_iter().map(|found| found.sql).collect()
 }
 
+/// Executes a statement in a file of a router that has ended.
+fn execute_in(file: &Path, sql: &str) {
+    let mut connection = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
+    diesel::sql_query(sql).execute(&mut connection).unwrap();
+}
+
 #[test]
 fn an_index_is_built_on_every_shard_and_dropped_from_every_shard() {
     not_on_citus!(CITUS);
@@ -341,6 +347,42 @@ fn an_index_that_a_crash_has_cut_off_is_finished_by_the_next_start() {
     eventually("the index is gone", || listed(&router, "by_status").is_none().then_some(()));
     router.end();
     assert!((0..3).all(|shard| on_shard(&data, shard).is_empty()));
+}
+
+#[test]
+fn an_index_that_takes_longer_than_its_limit_is_on_no_shard_and_writes_continue() {
+    files_only!("writes to servers do not wait for an index");
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &[]);
+    let key = keys_on(&router, "shard3", 1).remove(0);
+    assert_eq!(order(&router, &key, "o1", "n").status, 201);
+    built(&router, &by_status());
+    settle(&router);
+    router.end();
+    // An older copy of a shard is restored, and no build ends within the limit.
+    for file in ["shard3-primary.db", "shard3-replica1.db"] {
+        let file = data.join(file);
+        let name = in_file(&file)[0].split(' ').nth(2).unwrap().to_owned();
+        execute_in(&file, &format!("DROP INDEX {name}"));
+    }
+    execute_in(&data.join("catalog.db"), "UPDATE tessera_indexes SET pause_max_ms = 0");
+    let mut router = Router::start_in(&data, &[]);
+    let failed = until(&router, "by_status", "failed");
+    let reason = failed["reason"].as_str().unwrap();
+    let stopped = "shard3: the build of the index was stopped, because it took longer than \
+        pause_max_ms = 0; request the index again with a higher pause_max_ms (at most 600000)";
+    assert!(reason.starts_with(stopped), "{reason}");
+    assert_eq!(order(&router, &key, "o2", "n").status, 201);
+    settle(&router);
+    router.end();
+    assert!((0..3).all(|shard| on_shard(&data, shard).is_empty()));
+    let mut router = Router::start_in(&data, &[]);
+    let mut body = by_status();
+    body["pause_max_ms"] = json!(600_000);
+    built(&router, &body);
+    router.end();
+    assert!((0..3).all(|shard| on_shard(&data, shard).len() == 1));
 }
 
 #[test]

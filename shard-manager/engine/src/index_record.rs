@@ -3,7 +3,7 @@
 //! ```text
 //!   building ──every shard has it──▶ ready ──DELETE──▶ dropping ──no shard has it──▶ (removed)
 //!      │                              ▲
-//!      └─rows do not permit it─▶ undoing ──no shard has it──▶ failed
+//!      └─it cannot be built────▶ undoing ──no shard has it──▶ failed
 //! ```
 //!
 //! **Invariant:** an index that is `ready` is on every shard; one that has failed is on none.
@@ -74,7 +74,7 @@ pub struct IndexRecord {
     pub built: usize,
     /// Reason why it waits or has failed.
     pub reason: Option<String>,
-    /// Longest estimated time in milliseconds for which writes of a shard may wait.
+    /// Longest time in milliseconds for which writes of a shard may wait, estimated and in fact.
     pub pause_max_ms: u64,
     /// Longest time in milliseconds for which writes of a shard have waited; `None` if writes do
     /// not wait.

@@ -3,6 +3,7 @@
 //! **Not here:** queues and batches (`lane`), SQL (the engines).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use model::error::{Error, Outcome};
@@ -47,7 +48,8 @@ pub trait Writer: Send + 'static {
     /// position after it. Does nothing if it is in the target state already.
     ///
     /// # Errors
-    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
+    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`]. Its
+    /// error is [`Error::IndexPauseExceeded`] after the limit of [`IndexChange::MakeWithin`].
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure>;
 
     /// Changes the slots that the shard owns in one durable transaction, and returns the shard's
@@ -157,8 +159,12 @@ pub enum SchemaChange {
 /// Change of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexChange {
-    /// Builds the index.
+    /// Builds the index, however long writes wait for it.
     Make(Arc<TableIndex>),
+    /// Builds the index, unless writes would wait for it longer than this: then the build is
+    /// stopped, and leaves nothing. An engine that builds indexes while rows are written ignores
+    /// the limit.
+    MakeWithin(Arc<TableIndex>, Duration),
     /// Drops the index.
     Drop(Arc<TableIndex>),
 }
@@ -177,7 +183,7 @@ impl IndexChange {
     /// Returns the index.
     pub fn index(&self) -> &Arc<TableIndex> {
         match self {
-            Self::Make(index) | Self::Drop(index) => index,
+            Self::Make(index) | Self::MakeWithin(index, _) | Self::Drop(index) => index,
         }
     }
 }

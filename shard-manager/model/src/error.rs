@@ -91,6 +91,14 @@ pub enum Error {
         /// The index.
         index: String,
     },
+    /// The build of an index was stopped, because writes waited for it as long as they may.
+    #[error(
+        "the build of the index was stopped, because it took longer than pause_max_ms = {pause_max_ms}"
+    )]
+    IndexPauseExceeded {
+        /// Longest permitted wait in milliseconds.
+        pause_max_ms: u64,
+    },
     /// The database did not do what the statement requires, and the transaction was rolled back.
     #[error(
         "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \

@@ -151,6 +151,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::Key(_)
         | Error::KeyReused
         | Error::TransactionTooLarge
+        | Error::IndexPauseExceeded { .. }
         | Error::Discarded { .. }
         | Error::Unlogged { .. }
         | Error::DeadlinePassed

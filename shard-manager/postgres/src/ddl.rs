@@ -81,7 +81,9 @@ async fn apply(
 /// Changes an index while no rows are written.
 async fn change_index(connection: &AsyncPgConnection, change: &IndexChange) -> QueryResult<()> {
     let sql = match change {
-        IndexChange::Make(index) => shard_indexes::create(index, "IF NOT EXISTS "),
+        IndexChange::Make(index) | IndexChange::MakeWithin(index, _) => {
+            shard_indexes::create(index, "IF NOT EXISTS ")
+        }
         IndexChange::Drop(index) => {
             format!("DROP INDEX IF EXISTS public.{}", index.database_name())
         }

@@ -117,7 +117,7 @@ impl LockedIndexes {
     async fn carry_out(&self, change: &IndexChange) -> QueryResult<()> {
         let (index, connection) = (change.index(), &self.connection);
         let name = index.database_name();
-        let is_wanted = matches!(change, IndexChange::Make(_));
+        let is_wanted = matches!(change, IndexChange::Make(_) | IndexChange::MakeWithin(..));
         match self.is_valid(&name).await? {
             Some(true) if is_wanted => return Ok(()),
             None if !is_wanted => return Ok(()),

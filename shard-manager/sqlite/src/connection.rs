@@ -24,12 +24,19 @@ use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::Value;
 
-/// Opens an existing file with the settings that every guarantee depends on. A missing file is not
-/// created: an empty file in its place would be mistaken for it.
+/// Settings that every guarantee depends on.
 ///
 /// `trusted_schema`, `cell_size_check` and no `mmap` bound the effect of a damaged file; `FULL`
 /// syncs each commit. Checkpoints run in the writer's own commits, every 16,000 pages (64 MiB), so
 /// that a page is copied once for the many transactions that change it.
+pub(super) const SETTINGS: &str = "
+    PRAGMA busy_timeout=2000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+    PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;
+    PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=16000;
+    PRAGMA journal_size_limit=67108864;";
+
+/// Opens an existing file with [`SETTINGS`]. A missing file is not created: an empty file in its
+/// place would be mistaken for it.
 pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenError> {
     connect(path, &uri(path, "mode=rw")?, pragmas)
 }
@@ -47,10 +54,7 @@ fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, Op
             let set = connection.batch_execute(pragmas);
             set.map_err(diesel::ConnectionError::CouldntSetupConfiguration)
         };
-        set("PRAGMA busy_timeout=2000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
-                 PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;
-                 PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=16000;
-                 PRAGMA journal_size_limit=67108864;")?;
+        set(SETTINGS)?;
         set(pragmas)?;
         if is_on(Mutation::SqliteSyncOff) {
             set("PRAGMA synchronous=OFF")?;

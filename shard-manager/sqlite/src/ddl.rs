@@ -19,10 +19,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::system_tables::tessera_counts;
 use engine::table_declaration::TableDeclaration;
@@ -34,7 +36,8 @@ use model::value::{ColumnType, format_timestamp};
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
 use super::declarations::{self, unreadable};
-use super::index_ddl;
+use super::index_ddl::bounded_build::BoundedBuild;
+use super::index_ddl::{self, sort_place};
 use super::owned_slots::foreign_rows;
 use super::sql::{self, declared_type};
 use super::timeline;
@@ -92,6 +95,40 @@ pub(super) fn change_and_log(
     Ok(Changed { counters, logged: line.len() as u64 })
 }
 
+/// Builds an index on a primary within a limit, and logs it, in a transaction of its own.
+/// `before_commit` receives the position when only the commit is missing.
+///
+/// # Errors
+/// [`DieselError::RollbackTransaction`] after the limit: nothing is stored then.
+pub(super) fn build_and_log(
+    connection: &mut SqliteConnection,
+    (file, counters): (&Path, Counters),
+    (index, pause_max): (&Arc<TableIndex>, Duration),
+    before_commit: impl FnOnce(u64),
+) -> QueryResult<Changed> {
+    let until = Instant::now().checked_add(pause_max);
+    if !has_table(connection, index.table())? {
+        return Err(no_table());
+    }
+    if index_ddl::exists(connection, &index.database_name())? {
+        return Ok(Changed { counters, logged: 0 });
+    }
+    let counters = Counters { position: counters.position + 1, ..counters };
+    let line = line(&SchemaChange::Index(IndexChange::Make(Arc::clone(index))));
+    let now = format_timestamp(Utc::now());
+    let build = BoundedBuild {
+        file,
+        index,
+        sorts_in_file: sort_place::has_room(connection),
+        until,
+        version: counters.version,
+        position: counters.position,
+        entry: (now.as_str(), line.as_bytes()),
+    };
+    build.run(|| before_commit(counters.position as u64))?;
+    Ok(Changed { counters, logged: line.len() as u64 })
+}
+
 /// Carries out the change at this position of the log, inside a transaction. Returns true if there
 /// was anything to do.
 pub(super) fn apply(
@@ -99,23 +136,33 @@ pub(super) fn apply(
     change: &SchemaChange,
     position: i64,
 ) -> QueryResult<bool> {
-    let table = change.table();
-    let known =
-        declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
-    let known = known.map_err(|cause| unreadable(&cause))?;
-    if known.as_ref().is_some_and(|known| known != &**table) {
-        return Err(unreadable(&"the table exists with another declaration"));
-    }
-    match (change, known.is_some()) {
+    let is_known = has_table(connection, change.table())?;
+    match (change, is_known) {
         (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => return Ok(false),
         (SchemaChange::Make(table), false) => make(connection, table, position)?,
         (SchemaChange::Drop(table), true) => drop_empty(connection, table)?,
         (SchemaChange::Index(change), true) => return index_ddl::apply(connection, change),
-        (SchemaChange::Index(_), false) => {
-            return Err(unreadable(&"the table of the index does not exist"));
-        }
+        (SchemaChange::Index(_), false) => return Err(no_table()),
     }
     Ok(true)
+}
+
+/// Returns true if the file has this table.
+///
+/// # Errors
+/// The table is declared differently.
+fn has_table(connection: &mut SqliteConnection, table: &Table) -> QueryResult<bool> {
+    let known =
+        declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
+    let known = known.map_err(|cause| unreadable(&cause))?;
+    if known.as_ref().is_some_and(|known| known != table) {
+        return Err(unreadable(&"the table exists with another declaration"));
+    }
+    Ok(known.is_some())
+}
+
+fn no_table() -> DieselError {
+    unreadable(&"the table of the index does not exist")
 }
 
 fn make(connection: &mut SqliteConnection, table: &Table, position: i64) -> QueryResult<()> {
@@ -171,7 +218,9 @@ fn line(change: &SchemaChange) -> String {
     let (schema, index) = match change {
         SchemaChange::Make(_) => (Verb::Make, None),
         SchemaChange::Drop(_) => (Verb::Drop, None),
-        SchemaChange::Index(IndexChange::Make(index)) => (Verb::Make, Some(index)),
+        SchemaChange::Index(IndexChange::Make(index) | IndexChange::MakeWithin(index, _)) => {
+            (Verb::Make, Some(index))
+        }
         SchemaChange::Index(IndexChange::Drop(index)) => (Verb::Drop, Some(index)),
     };
     let index = index.map(|index| IndexLine {

@@ -1,13 +1,15 @@
 //! Index DDL: builds and drops the indexes of the tables of clients in a shard's file.
 //!
 //! An index has no declaration in the file: its name identifies it (`model::table_index`). SQLite
-//! builds it in one transaction, during which no other write of the file begins.
+//! builds it in one transaction, during which no other write of the file begins. A primary whose
+//! clients wait for it uses `bounded_build`; replicas and files without clients have no limit.
 //!
 //! **Invariant:** names come from a checked [`TableIndex`]; a change that was already carried out
 //! changes nothing, so each may be retried.
 //! **Not here:** the entry of the change log (`ddl`), the list of indexes (`listed_indexes`).
 
-mod sort_place;
+pub(super) mod bounded_build;
+pub(super) mod sort_place;
 
 use std::collections::BTreeSet;
 
@@ -21,12 +23,16 @@ use model::table_index::TableIndex;
 use super::connection::{Bind, Statement, for_each_row};
 use super::sql;
 
-/// Carries out a change, inside a transaction. Returns true if there was anything to do.
+/// Carries out a change, inside a transaction and without a time limit. Returns true if there was
+/// anything to do.
 pub(super) fn apply(connection: &mut SqliteConnection, change: &IndexChange) -> QueryResult<bool> {
     let name = change.index().database_name();
     match (change, exists(connection, &name)?) {
-        (IndexChange::Make(_), true) | (IndexChange::Drop(_), false) => return Ok(false),
-        (IndexChange::Make(index), false) => make(connection, index, &name)?,
+        (IndexChange::Make(_) | IndexChange::MakeWithin(..), true)
+        | (IndexChange::Drop(_), false) => return Ok(false),
+        (IndexChange::Make(index) | IndexChange::MakeWithin(index, _), false) => {
+            make(connection, index, &name)?;
+        }
         (IndexChange::Drop(_), true) => connection.batch_execute(&format!("DROP INDEX {name}"))?,
     }
     Ok(true)
@@ -95,7 +101,8 @@ pub(super) fn tables_with_unique(
     Ok(tables)
 }
 
-fn exists(connection: &mut SqliteConnection, name: &str) -> QueryResult<bool> {
+/// Returns true if the file has an index of this name.
+pub(super) fn exists(connection: &mut SqliteConnection, name: &str) -> QueryResult<bool> {
     let mut exists = false;
     let statement = Statement { sql: sql::INDEX_NAMED, binds: &[Bind::Text(name)], cached: false };
     for_each_row(connection, statement, |_| {

@@ -9,6 +9,7 @@ mod advice_findings;
 mod atomic_groups;
 #[path = "../support/begun_move.rs"]
 mod begun_move;
+mod bounded_indexes;
 mod cancelled_moves;
 mod catalog;
 mod catalog_upgrade;

@@ -28,8 +28,9 @@ pub struct IndexRequest {
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     unique: Option<bool>,
-    /// Longest estimated time in milliseconds for which writes of a shard may wait while its index
-    /// is built, on files; 2000 by default.
+    /// Longest time in milliseconds for which writes of a shard may wait while its index is built,
+    /// on files; 2000 by default. The build is refused if it is estimated to take longer, and
+    /// stopped if it does.
     #[schema(value_type = u32, required = false, maximum = 600_000)]
     #[expect(dead_code, reason = "as above")]
     pause_max_ms: Option<u32>,
@@ -110,7 +111,7 @@ pub struct IndexShape {
     #[schema(value_type = u64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pause_ms: Option<u64>,
-    /// Longest estimated time in milliseconds for which writes of a shard may wait.
+    /// Longest time in milliseconds for which writes of a shard may wait.
     pause_max_ms: u64,
 }
 

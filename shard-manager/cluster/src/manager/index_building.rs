@@ -8,6 +8,10 @@
 //! the list of shards changes, it looks for every index on every shard: a file that was restored
 //! from an older copy may lack some.
 //!
+//! On files an index is refused if writes are estimated to wait for it longer than the limit in its
+//! record. A build ends at that limit, also if another process has begun it, or if one shard lacks
+//! an index that was ready. In each case no shard keeps the index.
+//!
 //! **Invariant:** an index becomes `ready` after every shard has it, and `failed` after none has
 //! it.
 //! **Not here:** the requests of clients (`indexes`), SQL (the engines).
@@ -24,7 +28,7 @@ use model::table_index::TableIndex;
 use model::topology::ShardNumber;
 
 use super::Manager;
-use super::indexes::indexed_shards;
+use super::indexes::{IndexDraft, indexed_shards};
 use crate::shard::Shard;
 
 /// Interval at which the catalog is read for indexes.
@@ -91,7 +95,8 @@ impl IndexBuilding<'_> {
     /// Builds an index on the shards that lack it.
     async fn build(&self, mut record: IndexRecord) -> Result<(), Error> {
         let (index, shards) = self.prepare(&record).await?;
-        let change = IndexChange::Make(index);
+        let pause_max = Duration::from_millis(record.pause_max_ms);
+        let change = IndexChange::MakeWithin(index, pause_max);
         let is_new = record.state == IndexState::Building;
         for (place, (_, shard)) in shards.iter().enumerate() {
             if is_new
@@ -112,7 +117,7 @@ impl IndexBuilding<'_> {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => match about_rows(&error, &record) {
+                Err(error) => match permanent_reason(&error, &record) {
                     Some(reason) => {
                         let reason = format!("{}: {reason}", shard.name());
                         return self.give_up(record, reason).await;
@@ -184,7 +189,9 @@ impl IndexBuilding<'_> {
             return Ok(None);
         }
         let changed = match change {
-            IndexChange::Make(_) => session.change(change, self.superseded(record)).await,
+            IndexChange::Make(_) | IndexChange::MakeWithin(..) => {
+                session.change(change, self.superseded(record)).await
+            }
             IndexChange::Drop(_) => session.change(change, std::future::pending()).await,
         };
         Ok(Some(changed))
@@ -260,8 +267,16 @@ impl IndexBuilding<'_> {
     }
 }
 
-/// Returns the reason why rows do not permit an index, if that is the error.
-fn about_rows(error: &Error, record: &IndexRecord) -> Option<String> {
+/// Returns the reason why an index cannot be built, if another attempt would have the same result:
+/// rows do not permit it, or writes have waited for it as long as they may.
+fn permanent_reason(error: &Error, record: &IndexRecord) -> Option<String> {
+    if matches!(error, Error::IndexPauseExceeded { .. }) {
+        let most = IndexDraft::PAUSE_MAX.as_millis();
+        return Some(format!(
+            "{error}; request the index again with a higher pause_max_ms (at most {most}), or move \
+             slots to more shards first"
+        ));
+    }
     let columns = record.columns.join(", ");
     if matches!(error, Error::NotUnique { .. }) {
         return Some(format!("two rows of one shard key have the same values in {columns}"));

@@ -35,8 +35,13 @@ pub struct IndexDraft {
     pub columns: Vec<String>,
     /// `unique`: within a shard key.
     pub is_unique: bool,
-    /// `pause_max_ms`: longest estimated time for which writes of a shard may wait.
+    /// `pause_max_ms`: longest time for which writes of a shard may wait, estimated and in fact.
     pub pause_max_ms: u64,
+}
+
+impl IndexDraft {
+    /// Highest `pause_max_ms` of a request: ten times the longest deadline of a write.
+    pub const PAUSE_MAX: Duration = Duration::from_secs(600);
 }
 
 /// Result of the creation of an index.

@@ -74,7 +74,8 @@ impl LockedIndexes<'_> {
     /// the engine can do that; otherwise it is completed.
     ///
     /// # Errors
-    /// The error of the shard, also after a cancellation.
+    /// The error of the shard, also after a cancellation. [`Error::IndexPauseExceeded`] if writes
+    /// waited as long as they may.
     pub async fn change(
         &self,
         change: &IndexChange,

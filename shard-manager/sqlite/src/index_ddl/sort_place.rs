@@ -19,11 +19,15 @@ use rustix::fs::{Access, access};
 use crate::connection::bytes_in_use;
 use crate::data_dir;
 
+/// Returns true if there is room to sort the rows of a connection's file in a file.
+pub(crate) fn has_room(connection: &mut SqliteConnection) -> bool {
+    let needed = bytes_in_use(connection).map(needed);
+    needed.is_ok_and(|needed| free_bytes().is_some_and(|free| free >= needed))
+}
+
 /// Lets a connection sort in a file, if there is room for one. Returns true if it does.
 pub(super) fn use_file(connection: &mut SqliteConnection) -> bool {
-    let needed = bytes_in_use(connection).map(needed);
-    let has_room = needed.is_ok_and(|needed| free_bytes().is_some_and(|free| free >= needed));
-    has_room && connection.batch_execute("PRAGMA temp_store=FILE").is_ok()
+    has_room(connection) && connection.batch_execute("PRAGMA temp_store=FILE").is_ok()
 }
 
 /// Lets a connection sort in memory again.

@@ -1,26 +1,48 @@
 //! Schema change: a change of the tables or of an index, as a transaction of the writer.
 //!
+//! An index whose build must end in time is built on another connection, while that of the writer
+//! rests.
+//!
 //! **Invariant:** the replication state has the change before it is acknowledged, so that no read
 //! is sent to a replica that does not know the table.
 //! **Not here:** the contents of the transaction (`ddl`).
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
-use engine::{BatchFailure, SchemaChange};
-use model::error::Error;
+use engine::{BatchFailure, IndexChange, SchemaChange};
+use model::error::{Error, Outcome};
+use model::table_index::TableIndex;
 
 use super::{Attempt, SqliteWriter};
 use crate::connection::DbErrorKind;
 use crate::ddl::{self, Changed};
+use crate::declarations::unreadable;
 
 impl SqliteWriter {
     /// Carries out a change of the tables and returns the position after it.
     pub(super) fn alter(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
-        match self.try_alter(&mut opened.connection, change, &mut state) {
+        let altered = match change {
+            SchemaChange::Index(IndexChange::MakeWithin(index, pause_max)) => {
+                let built = self.try_build(&mut opened.connection, (index, *pause_max), &mut state);
+                if is_late(&built) && !state.committing {
+                    // The writer stopped the build itself: nothing is in doubt.
+                    self.opened = Some(opened);
+                    return Err(too_long(*pause_max));
+                }
+                built
+            }
+            SchemaChange::Make(_)
+            | SchemaChange::Drop(_)
+            | SchemaChange::Index(IndexChange::Make(_) | IndexChange::Drop(_)) => {
+                self.try_alter(&mut opened.connection, change, &mut state)
+            }
+        };
+        match altered {
             Ok(Changed { counters, logged }) => {
                 let position = counters.position as u64;
                 if logged > 0 {
@@ -53,6 +75,22 @@ impl SqliteWriter {
         }
     }
 
+    /// Builds an index on another connection to the file.
+    fn try_build(
+        &self,
+        connection: &mut SqliteConnection,
+        bounded: (&Arc<TableIndex>, Duration),
+        state: &mut Attempt,
+    ) -> Result<Changed, DieselError> {
+        // The file is opened by its name, which must still lead to it.
+        self.file_check.check().map_err(|error| unreadable(&error))?;
+        ddl::build_and_log(connection, (&*self.path, self.counters), bounded, |position| {
+            state.committing = true;
+            state.began = Instant::now();
+            self.replication.primary().begin(position);
+        })
+    }
+
     fn try_alter(
         &self,
         connection: &mut SqliteConnection,
@@ -69,4 +107,15 @@ impl SqliteWriter {
             Ok(changed)
         })
     }
+}
+
+/// Returns true if a build was stopped after its limit.
+fn is_late(built: &Result<Changed, DieselError>) -> bool {
+    matches!(built, Err(DieselError::RollbackTransaction))
+}
+
+fn too_long(pause_max: Duration) -> BatchFailure {
+    let pause_max_ms = pause_max.as_millis() as u64;
+    let error = Error::IndexPauseExceeded { pause_max_ms };
+    BatchFailure { error, outcome: Outcome::Rejected, retry_split: false }
 }
