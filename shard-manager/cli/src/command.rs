@@ -25,6 +25,7 @@ mod lab;
 mod migrate;
 mod moves;
 mod node;
+mod place_flags;
 mod placement;
 mod rebalance;
 mod restore;
@@ -48,6 +49,7 @@ use engine::open_error::OpenError;
 
 use self::access::catalog_place::{CATALOG_VARIABLE, DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE};
 use self::http_agent::RouterAddress;
+use self::place_flags::PlaceFlags;
 use crate::terminal::{Terminal, Unwritten, say};
 
 /// Inspects, checks, fills and backs up a Tessera cluster.
@@ -94,7 +96,7 @@ pub(crate) struct ClusterSource {
     #[command(flatten)]
     place: DataDirArgs,
     /// Query a running router instead of reading the files
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     url: Option<String>,
     /// File with the API key for that router [env: TESSERA_KEY, the key itself]
     #[arg(long, value_name = "FILE", requires = "url")]
@@ -114,6 +116,15 @@ impl ClusterSource {
     /// Those of [`DataDirArgs::dir`].
     pub(crate) fn data_dir(&self) -> Result<PathBuf, CommandError> {
         self.place.dir("name their router with --url, or files with --data-dir")
+    }
+
+    /// Returns the flags that name the cluster, for a command that continues this one.
+    pub(crate) fn flags(&self) -> PlaceFlags {
+        match (self.router(), &self.place.data_dir) {
+            (Some(address), _) => PlaceFlags::of_router(&address),
+            (None, Some(data_dir)) => PlaceFlags::of_dir(data_dir),
+            (None, None) => PlaceFlags::default(),
+        }
     }
 }
 
@@ -348,6 +359,24 @@ mod tests {
         assert_eq!(named("placement simulate --shards up"), "shard-manager placement simulate");
         assert_eq!(named("status up"), "shard-manager status");
         assert_eq!(named("doctor status"), "shard-manager");
+    }
+
+    #[test]
+    fn no_command_takes_both_a_router_and_a_data_directory() {
+        let (mut commands, mut checked) = (vec![CommandLine::command()], 0);
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let named = |id: &str| command.get_arguments().find(|arg| arg.get_id().as_str() == id);
+            let (Some(url), Some(data_dir)) = (named("url"), named("data_dir")) else { continue };
+            let conflicts = |arg: &clap::Arg, other: &str| {
+                let mut others = command.get_arg_conflicts_with(arg).into_iter();
+                others.any(|arg| arg.get_id().as_str() == other)
+            };
+            let is_refused = conflicts(url, "data_dir") || conflicts(data_dir, "url");
+            assert!(is_refused, "{}", command.get_name());
+            checked += 1;
+        }
+        assert!(checked > 20, "{checked} commands");
     }
 
     /// Longer lines would wrap in a terminal of 100 columns.

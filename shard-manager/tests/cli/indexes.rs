@@ -101,10 +101,9 @@ fn an_interrupt_ends_the_wait_and_reports_that_the_router_continues_the_index() 
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
         let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
-        assert!(
-            rest.iter().any(|line| line.contains("continues to work on the index")),
-            "{rest:?}"
-        );
+        let list = format!("`shard-manager index list orders --url {url}` shows it");
+        let reason = format!("continues to work on the index: {list}");
+        assert!(rest.iter().any(|line| line.contains(&reason)), "{rest:?}");
         let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
         assert_eq!(ended.out, "");
     }

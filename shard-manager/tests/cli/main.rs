@@ -18,6 +18,7 @@ mod lab;
 mod migrate;
 mod moves;
 mod placement;
+mod places;
 #[path = "../support/prerequisites.rs"]
 mod prerequisites;
 mod rebalances;
@@ -29,6 +30,7 @@ mod results;
 mod scratch;
 mod screen;
 mod shards;
+mod slots;
 mod speed;
 mod status;
 mod unclean;

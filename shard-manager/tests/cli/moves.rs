@@ -43,6 +43,7 @@ fn serving(phase: &str, goal: &str) -> String {
     let list = json!({"success": true, "moves": [one]}).to_string();
     let paths = [
         (format!("/api/moves/{ID}"), 200, one.to_string()),
+        (format!("/api/moves/{ID}/retry"), 202, one.to_string()),
         ("/api/moves".to_owned(), 200, list),
         (
             format!("/api/moves/{GONE}"),
@@ -193,6 +194,16 @@ fn a_move_that_begins_with_wait_is_followed_until_the_target_owns_its_slots() {
 }
 
 #[test]
+fn a_move_that_begins_names_the_command_that_waits_for_it_at_the_same_router() {
+    let url = serving("copying", "forward");
+    for arguments in [&["start", "--slots", "0-63", "--to", "shard4"][..], &["retry", ID]] {
+        let begun = run(&[&["move"], arguments, &["--url", &url]].concat()).expect(0);
+        let wait = format!("`shard-manager move wait {ID} --url {url}` waits for them");
+        assert_eq!(begun.out.lines().last(), Some(&*wait), "{begun:?}");
+    }
+}
+
+#[test]
 fn an_interrupt_ends_the_wait_and_reports_that_the_move_continues() {
     let url = serving("copying", "forward");
     let mut command = program(&["move", "wait", ID, "--url", &url]);
@@ -205,7 +216,8 @@ fn an_interrupt_ends_the_wait_and_reports_that_the_move_continues() {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
     let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
-    assert!(rest.iter().any(|line| line.contains("the move goes on")), "{rest:?}");
+    let again = format!("the move goes on: `shard-manager move wait {ID} --url {url}` waits again");
+    assert!(rest.iter().any(|line| line.contains(&again)), "{rest:?}");
     let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
     assert_eq!(ended.out, "");
 }

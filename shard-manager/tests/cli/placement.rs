@@ -2,6 +2,8 @@
 
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::keyspace::Keyspace;
+use shard_manager::table_group::GroupSpec;
 
 use crate::cluster::{Cluster, run, run_in, serve};
 use crate::scratch;
@@ -20,6 +22,82 @@ fn every_slot_is_shown_with_its_owner() {
     assert_eq!(ended.out.lines().count(), 4, "{ended:#?}");
 }
 
+/// A stopped cluster of three shards, with a table group on the last one.
+pub(crate) fn with_a_group() -> tempfile::TempDir {
+    let ledger = GroupSpec {
+        name: "ledger".to_owned(),
+        keyspace: Some(Keyspace::Modulo),
+        shards: Some(vec!["shard3".to_owned()]),
+        tables: vec!["transactions".to_owned()],
+        ..GroupSpec::default()
+    };
+    let wanted = ClusterSpec {
+        shards: Some(3),
+        replicas: Some(0),
+        groups: vec![ledger],
+        ..ClusterSpec::default()
+    };
+    let dir = scratch::folder();
+    let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
+    let manager = assembly::open(&cluster).expect("the cluster starts");
+    Cluster { manager, dir }.stop()
+}
+
+#[test]
+fn every_table_group_is_shown_with_its_owners() {
+    let dir = with_a_group();
+    let shown = run_in(dir.path(), &["placement", "show", "--json"]).expect(0).json();
+    assert_eq!(shown["shards"][2]["ranges"], serde_json::json!([[10_923, 16_383]]));
+    let (main, ledger) = (&shown["groups"][0], &shown["groups"][1]);
+    assert_eq!((&main["name"], &main["shards"]), (&"main".into(), &shown["shards"]));
+    assert_eq!((&ledger["name"], &ledger["keyspace"]), (&"ledger".into(), &"modulo".into()));
+    assert_eq!(ledger["slots"], serde_json::json!([16_384, 32_767]));
+    let all = serde_json::json!([{
+        "shard": "shard3", "weight": 1, "slots": 16_384, "share": 1.0, "ranges": [[16_384, 32_767]]
+    }]);
+    assert_eq!(ledger["shards"], all);
+    let ended = run_in(dir.path(), &["placement", "show"]).expect(0);
+    for line in
+        ["group main: keyspace hash, placement even", "shard3\t1\t5461\t33.33 %\t10923-16383"]
+    {
+        assert!(ended.out.lines().any(|shown| shown == line), "{line}: {ended:#?}");
+    }
+    let rest = ended.out.split("\ngroup ledger: keyspace modulo, placement ").nth(1);
+    let own = "shard3\t1\t16384\t100.00 %\t16384-32767";
+    assert_eq!(rest.and_then(|rest| rest.lines().last()), Some(own), "{ended:#?}");
+    let ended = run_in(dir.path(), &["placement", "show", "--ranges"]).expect(0);
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(lines[0], "first\tlast\tshard\tgroup");
+    assert_eq!(lines[3..], ["10923\t16383\tshard3\tmain", "16384\t32767\tshard3\tledger"]);
+}
+
+#[test]
+fn the_table_groups_of_a_router_are_shown_by_its_url() {
+    let url = serve(&[
+        (
+            "/api/shard-map",
+            200,
+            r#"{"epoch":9,"slots":16384,"hash":"xxh3_64","keyspace":"hash","placement":"even",
+              "ranges":[[0,16383,"a"]],"groups":[
+              {"name":"main","keyspace":"hash","placement":"even","shards":["a","b"],
+               "slots":[0,16383],"ranges":[[0,16383,"a"]]},
+              {"name":"ledger","keyspace":"modulo","placement":"modulo","shards":["b"],
+               "slots":[16384,32767],"ranges":[[16384,32767,"b"]]}]}"#,
+        ),
+        ("/api/shards", 200, r#"{"shards":[{"shard":"a","weight":2},{"shard":"b","weight":1}]}"#),
+    ]);
+    let shown = run(&["placement", "show", "--url", &url, "--json"]).expect(0).json();
+    assert_eq!(shown["shards"][1]["slots"], 0, "it has slots of another group only");
+    assert_eq!(shown["groups"][0]["shards"], shown["shards"]);
+    let ledger = serde_json::json!({
+        "name": "ledger", "keyspace": "modulo", "placement": "modulo", "slots": [16_384, 32_767],
+        "shards": [{
+            "shard": "b", "weight": 1, "slots": 16_384, "share": 1.0, "ranges": [[16_384, 32_767]]
+        }]
+    });
+    assert_eq!(shown["groups"][1], ledger);
+}
+
 #[test]
 fn the_map_of_a_router_is_shown_by_its_url() {
     let url = serve(&[
@@ -35,6 +113,7 @@ fn the_map_of_a_router_is_shown_by_its_url() {
     assert_eq!(shown["epoch"], 9);
     assert_eq!(shown["shards"][0]["share"], 0.5);
     assert_eq!(shown["shards"][1]["ranges"][0], serde_json::json!([8192, 16383]));
+    assert_eq!(shown.get("groups"), None, "all tables are in one group");
 }
 
 #[test]

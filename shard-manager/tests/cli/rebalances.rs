@@ -81,6 +81,16 @@ fn a_wait_for_a_rebalance_ends_with_it_and_its_exit_code_is_the_outcome() {
 }
 
 #[test]
+fn a_rebalance_that_begins_names_the_command_that_waits_for_it_at_the_same_router() {
+    let url = serving("running");
+    for begin in [&["rebalance", "--yes"][..], &["shard", "drain", "shard4"]] {
+        let begun = run(&[begin, &["--url", &url]].concat()).expect(0);
+        let wait = format!("`shard-manager rebalance wait {ID} --url {url}` waits for its end");
+        assert_eq!(begun.out.lines().last(), Some(&*wait), "{begun:?}");
+    }
+}
+
+#[test]
 fn commands_that_show_rebalances_leave_the_files_of_a_stopped_cluster_unchanged() {
     let cluster = Cluster::new(2, 0);
     let draft = RebalanceDraft::drain("shard2".to_owned(), &DraftMembers::default());
@@ -122,7 +132,7 @@ fn an_interrupt_ends_the_wait_and_the_rebalance_or_drain_goes_on() {
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
         let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
-        let again = format!("`shard-manager rebalance wait {ID}` waits again");
+        let again = format!("`shard-manager rebalance wait {ID} --url {url}` waits again");
         let said = rest.iter().find(|line| line.contains("the rebalance goes on"));
         assert!(said.is_some_and(|line| line.contains(&again)), "{wait:?}: {rest:?}");
         let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
@@ -141,7 +151,8 @@ fn a_terminal_has_a_bar_of_the_slots_that_have_moved_instead_of_lines() {
         assert!(!shown.contains(ID), "{wait:?}: a line would begin with the id: {shown:?}");
         interrupt(child);
         let rest = screen.read_to_end();
-        let again = format!("the rebalance goes on: `shard-manager rebalance wait {ID}`");
+        let again =
+            format!("the rebalance goes on: `shard-manager rebalance wait {ID} --url {url}`");
         assert!(rest.contains(&again), "{wait:?}: {rest:?}");
     }
 }

@@ -38,6 +38,8 @@ Examples:
 
 /// Table of the users, whose keyspace determines the form of ids.
 const USERS: &str = "users";
+/// Variable that limits the number of users, and sets that of experiments.
+pub(super) const USERS_VARIABLE: &str = "MAX_GEN_USERS";
 /// Rows of one request.
 const REQUEST_ROWS: u64 = 20_000;
 
@@ -115,15 +117,23 @@ fn planned(wanted: &DemoSpec, keyspace: &Keyspace) -> Result<Plan, CommandError>
 }
 
 fn capped(users: u64) -> Result<u64, CommandError> {
-    let Some(cap) = std::env::var_os("MAX_GEN_USERS") else { return Ok(users) };
-    let text = cap.to_string_lossy();
-    let cap: u64 = text.parse().map_err(|_| {
-        CommandError::Refused(format!("MAX_GEN_USERS must be a whole number, not `{text}`"))
-    })?;
+    let Some(cap) = users_of_variable()? else { return Ok(users) };
     if cap < users {
-        say(format_args!("MAX_GEN_USERS caps {users} users at {cap}"));
+        say(format_args!("{USERS_VARIABLE} caps {users} users at {cap}"));
     }
     Ok(users.min(cap))
+}
+
+/// Returns the number of users in the variable `MAX_GEN_USERS`; `None` if it is not set.
+///
+/// # Errors
+/// Fails if the value is not a whole number.
+pub(super) fn users_of_variable() -> Result<Option<u64>, CommandError> {
+    let Some(value) = std::env::var_os(USERS_VARIABLE) else { return Ok(None) };
+    let text = value.to_string_lossy();
+    text.parse::<u64>().map(Some).map_err(|_| {
+        CommandError::Refused(format!("{USERS_VARIABLE} must be a whole number, not `{text}`"))
+    })
 }
 
 /// Result of storing rows, by the names of the shards.

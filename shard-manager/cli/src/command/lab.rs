@@ -15,6 +15,7 @@ mod snapshot;
 mod snapshot_folder;
 mod strategies;
 mod tour;
+mod user_count;
 mod watcher;
 
 use std::path::{Path, PathBuf};

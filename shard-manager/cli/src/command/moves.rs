@@ -17,6 +17,7 @@ use serde_json::json;
 use sqlite::control::move_command::MoveCommand;
 
 use self::place::MovePlace;
+use super::place_flags::PlaceFlags;
 use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
@@ -151,8 +152,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         Verb::Settle(args) => order(args, MoveOrder::Settle, terminal),
         Verb::Retry(args) => {
             let retried = MoveCommand::Retry { id: args.id.clone() };
-            let begun = MovePlace::of(&args.source)?.one(retried)?;
-            Ok(terminal.show(&begun, |_| beginning(&begun))?)
+            let place = MovePlace::of(&args.source)?;
+            let begun = place.one(retried)?;
+            Ok(terminal.show(&begun, |_| beginning(&begun, place.flags()))?)
         }
     }
 }
@@ -166,7 +168,7 @@ fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
     if wait {
         return wait::follow(&place, begun, false, terminal);
     }
-    Ok(terminal.show(&begun, |_| beginning(&begun))?)
+    Ok(terminal.show(&begun, |_| beginning(&begun, place.flags()))?)
 }
 
 fn order(args: &MoveArgs, order: MoveOrder, terminal: &Terminal) -> Result<(), CommandError> {
@@ -224,12 +226,12 @@ fn known(estimate: Option<u64>, unit: &str) -> String {
     known.unwrap_or_else(|| "-".to_owned())
 }
 
-fn beginning(shown: &MoveView) -> String {
+fn beginning(shown: &MoveView, flags: &PlaceFlags) -> String {
     let MoveView { id, slot_count, from, to, .. } = shown;
     let plural = if *slot_count == 1 { "" } else { "s" };
     format!(
         "{slot_count} slot{plural} of {from} move to {to}: {id}\n\
-         `shard-manager move wait {id}` waits for them"
+         `shard-manager move wait {id}{flags}` waits for them"
     )
 }
 

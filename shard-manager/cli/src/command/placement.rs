@@ -1,5 +1,7 @@
 //! `placement`: shows the owners of slots, and compares other placements.
 
+mod show;
+
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -8,16 +10,13 @@ use clap::{Args, Subcommand};
 use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use model::placement::Placement;
 use model::simulation::{Algorithm, ChangeError, Load, Simulated, TopologyChange, simulate};
-use model::table_group::GroupNumber;
 use model::topology::{ShardSpec, Topology};
 use serde::Serialize;
-use serde_json::Value;
 use sqlite::offline_view::DirView;
 
+use super::CommandError;
 use super::atomic_file::refused;
 use super::keys::Keys;
-use super::router::Router;
-use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
 /// Operation of `placement`.
@@ -35,7 +34,7 @@ Examples:
   shard-manager placement show
   shard-manager placement show --ranges | grep shard2
   shard-manager placement show --url http://127.0.0.1:3000 --json")]
-    Show(ShowArgs),
+    Show(show::ShowArgs),
     /// Compares all placements by evenness and by the slots that would move
     #[command(after_help = "\
 Without --add, --remove and --reweight three changes are tried: one more shard, the last one
@@ -51,15 +50,6 @@ Examples:
   shard-manager placement simulate --shards 3 --placement ring:16 --placement ring:1024
   shard-manager placement simulate --shards 3 --add 1 --json")]
     Simulate(SimulateArgs),
-}
-
-#[derive(Args, Debug)]
-struct ShowArgs {
-    #[command(flatten)]
-    source: ClusterSource,
-    /// Show every range of slots, one per line
-    #[arg(long)]
-    ranges: bool,
 }
 
 #[derive(Args, Debug)]
@@ -102,130 +92,9 @@ fn reweight(text: &str) -> Result<(String, u32), String> {
 /// Shows placements.
 pub(super) fn run(args: &PlacementArgs, terminal: &Terminal) -> Result<(), CommandError> {
     match &args.what {
-        What::Show(args) => show(args, terminal),
+        What::Show(args) => show::run(args, terminal),
         What::Simulate(args) => try_all(args, terminal),
     }
-}
-
-/// Owners of the slots of a cluster.
-#[derive(Debug, Serialize)]
-struct Shown {
-    epoch: u64,
-    keyspace: String,
-    placement: String,
-    slots: u16,
-    shards: Vec<ShownShard>,
-}
-
-#[derive(Debug, Serialize)]
-struct ShownShard {
-    shard: String,
-    weight: u64,
-    slots: u64,
-    share: f64,
-    ranges: Vec<(u16, u16)>,
-}
-
-impl ShownShard {
-    fn new(shard: &str, weight: u64, ranges: Vec<(u16, u16)>) -> Self {
-        let slots = ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum::<u64>();
-        let share = slots as f64 / f64::from(SLOT_COUNT);
-        Self { shard: shard.to_owned(), weight, slots, share, ranges }
-    }
-}
-
-fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let shown = match args.source.router() {
-        Some(address) => fetch(&Router::at(&address)?)?,
-        None => look(&DirView::open(&args.source.data_dir()?)?),
-    };
-    Ok(terminal.show(&shown, |terminal| text(&shown, args.ranges, terminal))?)
-}
-
-fn look(view: &DirView) -> Shown {
-    let (map, ranges) = (&view.map, view.map.groups().ranges(GroupNumber::MAIN));
-    let shards = map.topology().members().map(|(index, spec)| {
-        let own = ranges.iter().filter(|range| range.shard == index);
-        let own = own.map(|range| (range.first, range.last)).collect();
-        ShownShard::new(&spec.name, u64::from(spec.weight), own)
-    });
-    Shown {
-        epoch: map.epoch(),
-        keyspace: map.keyspace().name().to_owned(),
-        placement: map.placement().name().to_owned(),
-        slots: SLOT_COUNT,
-        shards: shards.collect(),
-    }
-}
-
-fn fetch(router: &Router) -> Result<Shown, CommandError> {
-    let map = router.get("/api/shard-map", &[])?;
-    let shards = router.get("/api/shards", &[])?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let all: Vec<(u16, u16, String)> =
-        serde_json::from_value(map["ranges"].clone()).map_err(|error| {
-            CommandError::Refused(format!("the router's map cannot be read: {error}"))
-        })?;
-    let shards = shards["shards"].as_array().into_iter().flatten().map(|shard| {
-        let name = text(&shard["shard"]);
-        let own = all.iter().filter(|(_, _, owner)| *owner == name);
-        let own = own.map(|(first, last, _)| (*first, *last)).collect();
-        ShownShard::new(&name, shard["weight"].as_u64().unwrap_or_default(), own)
-    });
-    Ok(Shown {
-        epoch: map["epoch"].as_u64().unwrap_or_default(),
-        keyspace: text(&map["keyspace"]),
-        placement: text(&map["placement"]),
-        slots: SLOT_COUNT,
-        shards: shards.collect(),
-    })
-}
-
-/// Maximum number of ranges in a line.
-const RANGES_SHOWN: usize = 4;
-
-fn text(shown: &Shown, ranges: bool, terminal: &Terminal) -> String {
-    if ranges {
-        let all = shown.shards.iter().flat_map(|shard| {
-            shard.ranges.iter().map(|(first, last)| (*first, *last, &shard.shard))
-        });
-        let mut all: Vec<_> = all.collect();
-        all.sort_unstable();
-        let rows: Vec<Vec<String>> = all
-            .into_iter()
-            .map(|(first, last, shard)| vec![first.to_string(), last.to_string(), shard.clone()])
-            .collect();
-        return terminal.table(&["first", "last", "shard"], &rows);
-    }
-    let largest = shown.shards.iter().map(|shard| shard.share).fold(0.0, f64::max);
-    let rows: Vec<Vec<String>> = shown
-        .shards
-        .iter()
-        .map(|shard| {
-            let mut named: Vec<String> = shard
-                .ranges
-                .iter()
-                .take(RANGES_SHOWN)
-                .map(|(first, last)| format!("{first}-{last}"))
-                .collect();
-            if shard.ranges.len() > RANGES_SHOWN {
-                named.push(format!("and {} more", shard.ranges.len() - RANGES_SHOWN));
-            }
-            vec![
-                shard.shard.clone(),
-                shard.weight.to_string(),
-                shard.slots.to_string(),
-                percent(shard.share),
-                terminal.bar(shard.share / largest, 24),
-                named.join(", "),
-            ]
-        })
-        .collect();
-    let head = format!(
-        "keyspace {}, placement {}, epoch {}",
-        shown.keyspace, shown.placement, shown.epoch
-    );
-    head + "\n" + &terminal.table(&["shard", "weight", "slots", "share", "", "ranges"], &rows)
 }
 
 fn percent(share: f64) -> String {

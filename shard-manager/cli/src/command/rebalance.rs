@@ -206,8 +206,8 @@ fn carry_out(
         return wait::follow(&place, first, terminal);
     }
     Ok(terminal.show(&begun, |_| {
-        let id = &begun.id;
-        format!("{}: {id}\n`shard-manager rebalance wait {id}` waits for its end", effect(&plan))
+        let (id, flags, effect) = (&begun.id, place.flags(), effect(&plan));
+        format!("{effect}: {id}\n`shard-manager rebalance wait {id}{flags}` waits for its end")
     })?)
 }
 

@@ -12,15 +12,18 @@ use clap::{Args, Subcommand};
 use engine::operator_queue::SlotAction;
 use engine::refusal_code::{RefusalCode, with_code};
 use engine::slot_change::{FENCE_MAX, SlotStep};
-use model::slot_set::SlotSet;
+use model::keyspace::SLOT_COUNT;
+use model::slot_set::{SlotSet, SlotSetError};
 use postgres::node_address::NodeAddress;
+use postgres::shard_listing;
 use postgres::slot_session::SlotSession;
 use serde_json::json;
 use sqlite::control::client::{ControlError, change_slots};
+use sqlite::offline_view::DirView;
 
 use super::CommandError;
 use super::access::catalog_place::{
-    DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, addresses, variable, with_runtime,
+    CATALOG_VARIABLE, DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, addresses, variable, with_runtime,
 };
 use crate::terminal::Terminal;
 
@@ -87,9 +90,10 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         }
         Verb::Release(slots) => (slots, SlotAction::Release),
     };
-    let slots = args.slots.parse::<SlotSet>();
+    let owners = args.owners()?;
+    let slots = parse(&args.slots, &owners);
     let slots = slots.map_err(|error| bad_fence(&format!("--slots: {error}")))?;
-    change(&args.owners()?, &slots, action)?;
+    change(&owners, &slots, action)?;
     let count = slots.len();
     let (document, line) = match action {
         SlotAction::Fence { hold } => (
@@ -102,6 +106,36 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         ),
     };
     Ok(terminal.show(&document, |_| line)?)
+}
+
+/// Reads slots. The error for a slot that no cluster has names the last one of this cluster.
+fn parse(text: &str, owners: &SlotOwners) -> Result<SlotSet, SlotSetError> {
+    text.parse::<SlotSet>().map_err(|error| match error {
+        SlotSetError::NoSuchSlot { number, .. } => {
+            let slot_count = slot_count(owners).unwrap_or(usize::from(SLOT_COUNT));
+            let last = u16::try_from(slot_count - 1).unwrap_or(u16::MAX);
+            SlotSetError::NoSuchSlot { number, last }
+        }
+        error @ (SlotSetError::Form(_) | SlotSetError::Backwards(_)) => error,
+    })
+}
+
+/// Returns the number of slots of all table groups; `None` if the catalog cannot be read.
+fn slot_count(owners: &SlotOwners) -> Option<usize> {
+    match owners {
+        SlotOwners::Files(data_dir) => {
+            let view = DirView::open(data_dir).ok()?;
+            Some(view.map.groups().slot_count())
+        }
+        SlotOwners::Servers(shards) => {
+            let urls = variable(CATALOG_VARIABLE).ok()?;
+            let catalog = urls.and_then(|urls| addresses(CATALOG_VARIABLE, &urls).ok());
+            let at = catalog.as_ref().unwrap_or(shards).first()?;
+            let read = with_runtime(async { Ok(shard_listing::read(at).await?) });
+            let (map, _) = read.ok()?;
+            Some(map.groups().slot_count())
+        }
+    }
 }
 
 /// Returns the time of a fence.

@@ -55,7 +55,8 @@ fn the_variable_max_gen_users_sets_the_number_of_users_and_the_flag_has_preceden
     };
     assert_eq!(stored(&[]), 800, "users and orders");
     assert_eq!(stored(&["--users", "300"]), 600);
-    run_with("many", &[]).refused("'many'");
+    run_with("many", &[]).refused("MAX_GEN_USERS must be a whole number, not `many`");
+    run_with("0", &[]).refused("MAX_GEN_USERS must be from 1 to 100000000, not 0");
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
 }
 

@@ -14,6 +14,7 @@ use sqlite::listed_indexes::indexes_of_dir;
 use sqlite::offline_view::DirView;
 
 use super::super::http_agent::RouterAddress;
+use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
 use super::view::{IndexPlanView, IndexView};
@@ -62,6 +63,7 @@ impl NewIndex {
 pub(super) struct IndexPlace {
     table: String,
     source: IndexSource,
+    flags: PlaceFlags,
 }
 
 enum IndexSource {
@@ -74,23 +76,31 @@ enum IndexSource {
 impl IndexPlace {
     /// Returns the place that the flags name.
     pub(super) fn of(source: &ClusterSource, table: &str) -> Result<Self, CommandError> {
+        let flags = source.flags();
         let source = match source.router() {
             Some(address) => IndexSource::Router(Box::new(Router::at(&address)?)),
             None => IndexSource::Files(source.data_dir()?),
         };
-        Self::new(source, table)
+        Self::new(source, table, flags)
     }
 
     /// Returns the place of a router.
     pub(super) fn of_router(router: &RouterArgs, table: &str) -> Result<Self, CommandError> {
         let RouterArgs { url, key_file } = router.clone();
-        let router = Router::at(&RouterAddress { url, key_file })?;
-        Self::new(IndexSource::Router(Box::new(router)), table)
+        let address = RouterAddress { url, key_file };
+        let router = Router::at(&address)?;
+        let flags = PlaceFlags::of_router(&address);
+        Self::new(IndexSource::Router(Box::new(router)), table, flags)
     }
 
-    fn new(source: IndexSource, table: &str) -> Result<Self, CommandError> {
+    fn new(source: IndexSource, table: &str, flags: PlaceFlags) -> Result<Self, CommandError> {
         check_name("a table", table)?;
-        Ok(Self { table: table.to_owned(), source })
+        Ok(Self { table: table.to_owned(), source, flags })
+    }
+
+    /// Returns the flags that name the place.
+    pub(super) fn flags(&self) -> &PlaceFlags {
+        &self.flags
     }
 
     /// Returns the table.

@@ -93,8 +93,8 @@ impl<'f> Follower<'f> {
             let next = Instant::now() + LOOK;
             while Instant::now() < next {
                 if interrupt::is_interrupted() {
-                    let again =
-                        format!("`shard-manager index list {}` shows it", self.place.table());
+                    let (table, flags) = (self.place.table(), self.place.flags());
+                    let again = format!("`shard-manager index list {table}{flags}` shows it");
                     let line =
                         format!("cancelled; the router continues to work on the index: {again}");
                     return Err(CommandError::Refused(line));

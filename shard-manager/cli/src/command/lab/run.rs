@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX, check, run as carry_out};
+use ::lab::run::{CLIENTS_MAX, RunOptions, check, run as carry_out};
 use ::lab::work_folder::WorkFolder;
 use clap::Args;
 
 use super::lab_servers::LabServers;
+use super::user_count::UserCount;
 use super::{Common, MainServer};
 use crate::command::CommandError;
 use crate::terminal::Terminal;
@@ -27,9 +28,8 @@ Examples:
 pub(super) struct Options {
     #[command(flatten)]
     common: Common,
-    /// Number of users
-    #[arg(long, value_name = "N", default_value_t = USERS_DEFAULT, env = "MAX_GEN_USERS", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
-    users: u64,
+    #[command(flatten)]
+    users: UserCount,
     /// Number of shards
     #[arg(long, value_name = "N", default_value_t = 3)]
     shards: usize,
@@ -53,7 +53,7 @@ pub(super) struct Options {
 
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
     let mut wanted = RunOptions {
-        users: options.users,
+        users: options.users.get()?,
         shards: options.shards,
         clients: options.clients,
         operations: options.operations,

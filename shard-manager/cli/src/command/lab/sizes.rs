@@ -6,12 +6,13 @@ use std::time::Duration;
 use ::lab::cached_reads::{self, CachedReadsOptions};
 use ::lab::grow::{self, GrowOptions};
 use ::lab::indexes::{self, IndexesOptions};
-use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX};
+use ::lab::run::{CLIENTS_MAX, RunOptions};
 use ::lab::shard_counts;
 use clap::Args;
 
 use super::Common;
 use super::lab_servers::{ClusterSizes, DatabaseServers, WorkPlace};
+use super::user_count::UserCount;
 use crate::command::CommandError;
 use crate::terminal::Terminal;
 
@@ -22,9 +23,8 @@ pub(super) struct Shards {
     /// Numbers of shards, which are tried one after another
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1,2,4,8")]
     counts: Vec<usize>,
-    /// Number of users
-    #[arg(long, value_name = "N", default_value_t = USERS_DEFAULT, env = "MAX_GEN_USERS", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
-    users: u64,
+    #[command(flatten)]
+    users: UserCount,
     /// Number of clients that read and write single rows
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
     clients: u16,
@@ -39,9 +39,8 @@ pub(super) struct Shards {
 pub(super) struct Grow {
     #[command(flatten)]
     common: Common,
-    /// Number of users
-    #[arg(long, value_name = "N", default_value_t = USERS_DEFAULT, env = "MAX_GEN_USERS", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
-    users: u64,
+    #[command(flatten)]
+    users: UserCount,
     /// Number of shards before
     #[arg(long, value_name = "N", default_value_t = 3)]
     shards: usize,
@@ -102,7 +101,7 @@ const AT_MOST: Duration = Duration::from_secs(20);
 impl Shards {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
         let wanted = RunOptions {
-            users: self.users,
+            users: self.users.get()?,
             shards: 1,
             clients: self.clients,
             operations: self.operations,
@@ -126,7 +125,7 @@ impl Shards {
 impl Grow {
     pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
         let wanted = GrowOptions {
-            users: self.users,
+            users: self.users.get()?,
             shards: self.shards,
             clients: self.clients,
             quiet: Duration::from_millis(self.quiet_ms),

@@ -21,11 +21,17 @@ use sqlite::offline_lists::{listed_move, listed_moves};
 use sqlite::offline_view::DirView;
 
 use super::super::access::with_runtime;
+use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
 
 /// Moves of a cluster.
-pub(super) enum MovePlace {
+pub(super) struct MovePlace {
+    source: MoveSource,
+    flags: PlaceFlags,
+}
+
+enum MoveSource {
     /// Moves of the cluster that a router serves.
     Router(Box<Router>),
     /// Moves in a data directory.
@@ -35,10 +41,17 @@ pub(super) enum MovePlace {
 impl MovePlace {
     /// Returns the place that the flags name.
     pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
-        Ok(match source.router() {
-            Some(address) => Self::Router(Box::new(Router::at(&address)?)),
-            None => Self::Files(source.data_dir()?),
-        })
+        let flags = source.flags();
+        let source = match source.router() {
+            Some(address) => MoveSource::Router(Box::new(Router::at(&address)?)),
+            None => MoveSource::Files(source.data_dir()?),
+        };
+        Ok(Self { source, flags })
+    }
+
+    /// Returns the flags that named the place.
+    pub(super) fn flags(&self) -> &PlaceFlags {
+        &self.flags
     }
 
     /// Returns a move.
@@ -70,9 +83,9 @@ impl MovePlace {
         command: MoveCommand,
         stopped: impl FnOnce(&Path, &MoveCommand) -> Result<Vec<MoveView>, CommandError>,
     ) -> Result<Vec<MoveView>, CommandError> {
-        match self {
-            Self::Router(router) => through(router, command),
-            Self::Files(data_dir) => match command_moves(data_dir, command.clone()) {
+        match &self.source {
+            MoveSource::Router(router) => through(router, command),
+            MoveSource::Files(data_dir) => match command_moves(data_dir, command.clone()) {
                 Ok(moves) => Ok(moves),
                 Err(ControlError::NoListener) => stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),

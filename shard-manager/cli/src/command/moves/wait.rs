@@ -94,7 +94,9 @@ fn until_arrived(
         }
         if !RouterPolls::pause() {
             report.end();
-            let again = format!("`shard-manager move wait {}` waits again", shown.id);
+            let (id, flags) = (&shown.id, place.flags());
+            let ended = if ended { " --ended" } else { "" };
+            let again = format!("`shard-manager move wait {id}{ended}{flags}` waits again");
             return Err(CommandError::Refused(format!("cancelled; the move goes on: {again}")));
         }
         if let Some(view) = polls.answer(place.poll(&shown.id))? {

@@ -25,6 +25,7 @@ use sqlite::offline_view::DirView;
 pub(super) use sqlite::control::client::RebalanceAnswer;
 
 use super::super::access::with_runtime;
+use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
 
@@ -32,7 +33,12 @@ use super::super::{ClusterSource, CommandError};
 const PLAN_MAX: Duration = Duration::from_secs(30);
 
 /// Rebalances of a cluster.
-pub(in crate::command) enum RebalancePlace {
+pub(in crate::command) struct RebalancePlace {
+    source: RebalanceSource,
+    flags: PlaceFlags,
+}
+
+enum RebalanceSource {
     /// Rebalances of the cluster that a router serves.
     Router(Box<Router>),
     /// Rebalances in a data directory.
@@ -42,10 +48,17 @@ pub(in crate::command) enum RebalancePlace {
 impl RebalancePlace {
     /// Returns the place that the flags name.
     pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
-        Ok(match source.router() {
-            Some(address) => Self::Router(Box::new(Router::at(&address)?)),
-            None => Self::Files(source.data_dir()?),
-        })
+        let flags = source.flags();
+        let source = match source.router() {
+            Some(address) => RebalanceSource::Router(Box::new(Router::at(&address)?)),
+            None => RebalanceSource::Files(source.data_dir()?),
+        };
+        Ok(Self { source, flags })
+    }
+
+    /// Returns the flags that named the place.
+    pub(super) fn flags(&self) -> &PlaceFlags {
+        &self.flags
     }
 
     /// Returns the plan of a rebalance.
@@ -92,9 +105,10 @@ impl RebalancePlace {
         command: RebalanceCommand,
         stopped: impl FnOnce(&Path, &RebalanceCommand) -> Result<RebalanceAnswer, CommandError>,
     ) -> Result<RebalanceAnswer, CommandError> {
-        match self {
-            Self::Router(router) => through(router, command),
-            Self::Files(data_dir) => match command_rebalances(data_dir, command.clone()) {
+        match &self.source {
+            RebalanceSource::Router(router) => through(router, command),
+            RebalanceSource::Files(data_dir) => match command_rebalances(data_dir, command.clone())
+            {
                 Ok(answer) => Ok(answer),
                 Err(ControlError::NoListener) => stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),

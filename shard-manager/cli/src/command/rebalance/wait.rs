@@ -72,7 +72,8 @@ fn until_ended(
         }
         if !RouterPolls::pause() {
             report.bar.finish_and_clear();
-            let again = format!("`shard-manager rebalance wait {}` waits again", shown.id);
+            let (id, flags) = (&shown.id, place.flags());
+            let again = format!("`shard-manager rebalance wait {id}{flags}` waits again");
             let line = format!("cancelled; the rebalance goes on: {again}");
             return Err(CommandError::Refused(line));
         }

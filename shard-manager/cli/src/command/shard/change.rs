@@ -22,6 +22,7 @@ use sqlite::control::client::{ControlError, change_shards};
 use sqlite::offline_view::DirView;
 
 use super::super::access::with_runtime;
+use super::super::place_flags::PlaceFlags;
 use super::super::rebalance::{self, HowArgs};
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
@@ -127,7 +128,7 @@ pub(super) fn drain(args: &DrainArgs, terminal: &Terminal) -> Result<(), Command
 
 fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandError> {
     if let Some(router) = source.router() {
-        return through(&Router::at(&router)?, &change);
+        return through(&Router::at(&router)?, &change, &source.flags());
     }
     let data_dir = source.data_dir()?;
     match change_shards(&data_dir, change.clone()) {
@@ -137,8 +138,8 @@ fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandErr
     }
 }
 
-/// Changes the shards by a request to a router.
-fn through(router: &Router, change: &ShardRequest) -> Result<(), CommandError> {
+/// Changes the shards by a request to the router that these flags name.
+fn through(router: &Router, change: &ShardRequest, flags: &PlaceFlags) -> Result<(), CommandError> {
     let answered = match change {
         ShardRequest::Join { name, weight, url } => {
             let mut shard = json!({"name": name, "weight": weight});
@@ -154,8 +155,9 @@ fn through(router: &Router, change: &ShardRequest) -> Result<(), CommandError> {
     };
     let state = answered?["state"].clone();
     if matches!(change, ShardRequest::Join { .. }) && state != "serving" {
-        let line = "the shard is joining: `shard-manager shard list` shows its state";
-        return Err(CommandError::Refused(line.to_owned()));
+        let list = format!("`shard-manager shard list{flags}`");
+        let line = format!("the shard is joining: {list} shows its state");
+        return Err(CommandError::Refused(line));
     }
     Ok(())
 }
