@@ -27,6 +27,11 @@ pub const WRITE_BYTES_MAX: usize = 2 << 20;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Largest JSON body of a bulk write.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
+/// Remedy for a value that is larger than [`VALUE_BYTES_MAX`].
+pub const VALUE_HINT: &str = "a value has at most 1 MiB: divide it over several keys";
+/// Remedy for a bulk write with too many rows, or of more than [`BULK_BYTES_MAX`].
+const BULK_HINT: &str = "send the rows in several requests, or stream them as NDJSON: POST /api/bulk-write?table=TABLE \
+                         with Content-Type: application/x-ndjson takes any number of rows";
 /// Larger bodies are parsed on a blocking thread, so that other requests do not wait for them, and
 /// are charged to the budget for the bodies of all clients.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
@@ -128,8 +133,12 @@ async fn next_part(
 
 fn too_large(limit: usize) -> Problem {
     let (size, unit) = if limit < 1 << 20 { (limit >> 10, "KiB") } else { (limit >> 20, "MiB") };
-    Problem::new(Code::TSR108, format!("the body is larger than {size} {unit}"))
-        .hint("send it in smaller parts")
+    let hint = match limit {
+        VALUE_BYTES_MAX => VALUE_HINT,
+        BULK_BYTES_MAX => BULK_HINT,
+        _ => "send it in smaller parts",
+    };
+    Problem::new(Code::TSR108, format!("the body is larger than {size} {unit}")).hint(hint)
 }
 
 /// Decompresses a gzip body. Stops at the limit, however large the rest would be.
@@ -289,7 +298,7 @@ pub fn items<'a>(
     let taken = source.deserialize_seq(ItemsVisitor { items: &mut items, most });
     if items.len() > most {
         let detail = format!("{name} has more than {most} rows");
-        return Err(Problem::new(Code::TSR108, detail).hint("send them in several requests"));
+        return Err(Problem::new(Code::TSR108, detail).hint(BULK_HINT));
     }
     taken.map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an array")))?;
     Ok(items)

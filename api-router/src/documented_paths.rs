@@ -29,6 +29,12 @@ pub fn fits(template: &str, path: &str) -> bool {
             .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
 }
 
+/// Returns true if the paths of a template are one segment longer than a path, as routing decodes
+/// it, and begin with it.
+pub fn is_below(template: &str, path: &str) -> bool {
+    template.rsplit_once('/').is_some_and(|(above, _)| fits(above, path))
+}
+
 /// Returns the methods of a path according to the OpenAPI document.
 pub fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
     if path == DOCUMENT || path.starts_with(PAGES) {

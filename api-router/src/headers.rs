@@ -176,10 +176,10 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 /// Refuses a body that is not declared as JSON. Without a content type it is JSON, as in PostgREST.
 ///
 /// # Errors
-/// A 415 that lists the accepted types.
+/// A 415 that lists the accepted types; TSR113 if there are two content types.
 pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     check_content_encoding(headers)?;
-    let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(()) };
+    let Some(value) = once(headers, &CONTENT_TYPE)? else { return Ok(()) };
     let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
@@ -218,7 +218,7 @@ pub enum BulkFormat {
 /// `Content-Encoding`.
 ///
 /// # Errors
-/// A 415 that lists the accepted types.
+/// A 415 that lists the accepted types; TSR113 if there are two content types.
 pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), Problem> {
     let coding = match headers.get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None => ContentCoding::Identity,
@@ -229,7 +229,9 @@ pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), P
             return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
         }
     };
-    let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok((BulkFormat::Json, coding)) };
+    let Some(value) = once(headers, &CONTENT_TYPE)? else {
+        return Ok((BulkFormat::Json, coding));
+    };
     let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
     let known = [
         ("application/json", BulkFormat::Json),
@@ -361,13 +363,19 @@ pub fn time_limit(headers: &HeaderMap, most: Duration) -> Result<Duration, Probl
     Ok(if headers.contains_key(&X_DEADLINE_MS) { deadline(headers)?.min(most) } else { most })
 }
 
-/// Returns the one value of a header that must not be repeated.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+/// Returns the one value of a header that must not be repeated, whatever its bytes are.
+fn once<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Problem> {
     let mut values = headers.get_all(name);
-    let Some(first) = values.next() else { return Ok(None) };
+    let first = values.next();
     if values.next().is_some() {
         return Err(bad(name, "given once"));
     }
+    Ok(first)
+}
+
+/// Returns the one value of a header that must not be repeated, as visible ASCII.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+    let Some(first) = once(headers, name)? else { return Ok(None) };
     let visible = first.as_bytes().iter().all(u8::is_ascii_graphic);
     first.to_str().ok().filter(|_| visible).map(Some).ok_or_else(|| bad(name, "visible ASCII"))
 }
@@ -398,7 +406,7 @@ fn bad(name: &HeaderName, allowed: &str) -> Problem {
 /// # Errors
 /// A problem that names the header.
 pub fn request_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
-    let Some(value) = headers.get(&X_REQUEST_ID) else { return Ok(None) };
+    let Some(value) = once(headers, &X_REQUEST_ID)? else { return Ok(None) };
     let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
     if visible && (1..=128).contains(&value.len()) {
         return Ok(Some(value.clone()));

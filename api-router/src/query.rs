@@ -221,6 +221,10 @@ fn parse_order(table: &Table, list: &str) -> Result<Vec<OrderBy>, Problem> {
     let mut order: Vec<OrderBy> = Vec::new();
     for item in list.split(',').map(str::trim) {
         let (name, direction) = item.split_once('.').unwrap_or((item, "asc"));
+        if name.is_empty() {
+            let detail = "order has an empty name, where a column is expected".to_owned();
+            return Err(bad(detail).hint("for example order=column.desc,column"));
+        }
         let column = find_column(table, name)?;
         let descending = match direction {
             "asc" => false,

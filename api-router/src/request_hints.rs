@@ -91,16 +91,28 @@ fn distance(written: &str, route: &str) -> Option<usize> {
     })
 }
 
-/// Remedy for a method that a path does not have.
-pub fn no_such_method(method: &str) -> &'static str {
+/// Remedy for a method that a path does not have, and that nothing replaces.
+const ALLOWED: &str = "send one of these methods: the header Allow lists them";
+
+/// Remedy for a method that a path about rows does not have.
+pub fn no_such_method_for_rows(method: &str) -> &'static str {
     match method {
         "PATCH" => {
-            "PATCH is not supported: POST /api/write with op update changes columns of a row, PUT /api/kv/{key} puts a value"
+            "PATCH is not supported here: POST /api/write with op update changes columns of a row, PUT /api/kv/{key} puts a value"
         }
         "DELETE" => {
-            "DELETE is supported for /api/kv/{key} only: POST /api/write with op delete removes a row"
+            "DELETE is not supported here: POST /api/write with op delete removes a row, DELETE /api/kv/{key} removes a value"
         }
-        _ => "send one of these methods: the header Allow lists them",
+        _ => ALLOWED,
+    }
+}
+
+/// Remedy for a method that a path does not have, given the path below it that has the method, if
+/// there is one.
+pub fn no_such_method(method: &str, below: Option<&str>) -> String {
+    match below {
+        Some(below) => format!("did you mean {method} {below}? Or {ALLOWED}"),
+        None => ALLOWED.to_owned(),
     }
 }
 
@@ -197,6 +209,17 @@ mod tests {
         ] {
             assert_eq!(nearest(path), Some(route), "{path}");
         }
+    }
+
+    #[test]
+    fn only_methods_of_paths_about_rows_lead_to_writes_of_rows() {
+        for method in ["PATCH", "DELETE"] {
+            assert!(no_such_method_for_rows(method).contains("POST /api/write"), "{method}");
+            assert_eq!(no_such_method(method, None), ALLOWED);
+        }
+        assert_eq!(no_such_method_for_rows("PUT"), ALLOWED);
+        let below = no_such_method("DELETE", Some("/api/shards/{name}"));
+        assert!(below.starts_with("did you mean DELETE /api/shards/{name}?"), "{below}");
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn parse(
     let value = value.ok_or_else(|| Problem::new(Code::TSR101, "value is missing"))?;
     if value.get().len() > body::VALUE_BYTES_MAX {
         let detail = format!("value is larger than {} MiB", body::VALUE_BYTES_MAX >> 20);
-        return Err(Problem::new(Code::TSR108, detail));
+        return Err(Problem::new(Code::TSR108, detail).hint(body::VALUE_HINT));
     }
     put(app, rights, agree(key, header)?, value)
 }

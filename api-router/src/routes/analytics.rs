@@ -80,12 +80,7 @@ fn metrics_query(app: &App, request: &HttpRequest) -> Result<MetricsQuery, Probl
     let window = (parameters.single("window")?, parameters.single("timeRange")?);
     let window = Window::from_query(window.0, window.1).map_err(|error| bad(&error))?;
     let shard = parameters.single("shard")?;
-    // Requests to a shard that has retired stay in the history.
-    let named =
-        |name: &str| app.manager.shards().numbers().any(|it| app.manager.shard_name(it) == name);
-    if shard.is_some_and(|shard| !named(shard)) {
-        return Err(bad(&"shard: there is no shard of this name").hint("/api/shards lists them"));
-    }
+    check_shard(app, shard)?;
     let route = parameters.single("route")?;
     if route.is_some_and(|route| !ROUTES.contains(&route)) {
         return Err(bad(&format!("route must be one of {}", ROUTES.join(", "))));
@@ -97,6 +92,26 @@ fn metrics_query(app: &App, request: &HttpRequest) -> Result<MetricsQuery, Probl
         route: route.map(str::to_owned),
         operation: operation.map_err(|error| bad(&error))?,
     })
+}
+
+/// Refuses the name of a shard that has never existed. Requests to a shard that has retired, and
+/// its errors, stay in the history.
+fn check_shard(app: &App, shard: Option<&str>) -> Result<(), Problem> {
+    let Some(name) = shard else { return Ok(()) };
+    if app.manager.shards().numbers().any(|number| app.manager.shard_name(number) == name) {
+        return Ok(());
+    }
+    let detail = "shard: there is no shard of this name";
+    Err(Problem::new(Code::TSR100, detail).hint("/api/shards lists them"))
+}
+
+/// Refuses a text that is the code of no problem.
+fn check_code(code: Option<&str>) -> Result<(), Problem> {
+    if code.is_none_or(|code| Code::ALL.iter().any(|known| known.name() == code)) {
+        return Ok(());
+    }
+    let detail = "code: there is no such error code";
+    Err(Problem::new(Code::TSR100, detail).hint("/errors lists the codes"))
 }
 
 /// The last errors, newest first.
@@ -135,6 +150,8 @@ pub(crate) async fn list_errors(
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&ErrorsQuery::NAMES)?;
     let ErrorsQuery { filter, grouped } = ErrorsQuery::read(|name| parameters.single(name))?;
+    check_shard(&app, filter.shard)?;
+    check_code(filter.code)?;
     let errors = if grouped {
         log.grouped(&filter).into_iter().map(ErrorEntry::Grouped).collect()
     } else {

@@ -374,7 +374,7 @@ fn parse(
         .into_iter()
         .filter_map(|name| members.get(name).map(|json| (name, json)));
     let (Some((name, json)), None) = (lists.next(), lists.next()) else {
-        let detail = "exactly one of rows and records must be given";
+        let detail = "exactly one of rows, records and data must be given";
         return Err(Problem::new(Code::TSR101, detail));
     };
     let items = body::items(name, json, ROWS_MAX)?;

@@ -1,12 +1,15 @@
 //! `/`: the list of routes; and the responses to requests for unknown paths.
 
+use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT, ALLOW, LOCATION};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
 
+use crate::access::scopes::ROWS;
 use crate::app::App;
-use crate::documented_paths::{DOCUMENT, PAGES, methods};
+use crate::data_route::data_route;
+use crate::documented_paths::{DOCUMENT, PAGES, fits, is_below, methods};
 use crate::problem::{Code, Problem};
 use crate::request_hints;
 
@@ -15,18 +18,25 @@ const ALERTS: &str = "/api/analytics/alerts";
 const OF_ALERTS: &str = "the analytics service serves alerts and watches one router or many: start it with \
      `analytics --routers URL`, with the URL of this router, and request the same path there";
 
-/// Route that begins the session of a browser.
-const LOGIN: &str = "/api/session";
 const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
-
-/// Prefixes of the routes that change shards and slots, and make backups.
-const CHANGES: [&str; 5] =
-    ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance", "/api/backup"];
+const WITHOUT_ACCESS: &str =
+    "access control is off: start the router with --access on to have keys, roles and checks";
+const WITHOUT_LAB: &str =
+    "faults of nodes and experiments need a router that is started with --lab";
 const WITHOUT_CHANGES: &str = "shards and slots are changed, and backups are made, through a router with access control \
      (--access on), or one that is started with --operate";
 
-/// Methods that change shards.
-const CHANGING: [&str; 3] = ["POST", "PATCH", "DELETE"];
+/// Prefixes of the routes that only some routers serve, each with the remedy for the others.
+const OPTIONAL: [(&str, &str); 8] = [
+    ("/api/session", WITHOUT_LOGIN),
+    ("/api/access/", WITHOUT_ACCESS),
+    ("/api/lab/", WITHOUT_LAB),
+    ("/api/shards", WITHOUT_CHANGES),
+    ("/api/slots/", WITHOUT_CHANGES),
+    ("/api/moves", WITHOUT_CHANGES),
+    ("/api/rebalance", WITHOUT_CHANGES),
+    ("/api/backup", WITHOUT_CHANGES),
+];
 
 /// Path of the page that shows all metrics.
 const DASHBOARD: &str = "/dashboard";
@@ -89,25 +99,45 @@ pub async fn nothing_here(
         let routes = api.paths.paths.keys().map(String::as_str).chain([DOCUMENT, PAGES]);
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
-            LOGIN => WITHOUT_LOGIN.to_owned(),
-            path if is_change(path) => WITHOUT_CHANGES.to_owned(),
-            _ => request_hints::no_such_path(path, routes, |name| {
-                app.manager.schema(&app.rights(&request)).table(name).is_ok()
-            }),
+            trimmed => match remedy_for_path(&api, trimmed) {
+                Some(remedy) => remedy.to_owned(),
+                None => request_hints::no_such_path(path, routes, |name| {
+                    app.manager.schema(&app.rights(&request)).table(name).is_ok()
+                }),
+            },
         };
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }
     let detail = format!("this path has {}", methods.join(", "));
-    let may_be_change = is_change(path) && !methods.iter().any(|method| CHANGING.contains(method));
-    let hint = match may_be_change && CHANGING.contains(&request.method().as_str()) {
-        true => WITHOUT_CHANGES,
-        false => request_hints::no_such_method(request.method().as_str()),
-    };
+    let hint = remedy_for_method(&api, path, request.method());
     Err(Problem::new(Code::TSR112, detail).hint(hint).header(ALLOW, methods.join(", ")))
 }
 
-/// Returns true if shards or slots are changed at this path.
-fn is_change(path: &str) -> bool {
-    let rest = CHANGES.iter().find_map(|prefix| path.strip_prefix(prefix));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Returns the remedy for a path that this router does not serve, and others do.
+fn remedy_for_path(api: &OpenApi, path: &str) -> Option<&'static str> {
+    if !methods(api, path).is_empty() {
+        return None;
+    }
+    ROWS.iter().find(|row| fits(row.path, path)).and_then(|row| remedy_for_route(row.path))
+}
+
+/// Returns the remedy for a method that a path of this router does not have.
+fn remedy_for_method(api: &OpenApi, path: &str, method: &Method) -> String {
+    if data_route(path, method).is_some() {
+        return request_hints::no_such_method_for_rows(method.as_str()).to_owned();
+    }
+    let mut known = ROWS.iter().filter(|row| row.method == method.as_str());
+    // Other routers serve the method here, or some router serves it one level below.
+    let other = known.clone().find(|row| fits(row.path, path));
+    let route = other.or_else(|| known.find(|row| is_below(row.path, path)));
+    let served = route.filter(|row| methods(api, row.path).contains(&row.method));
+    match (served, route.and_then(|row| remedy_for_route(row.path))) {
+        (None, Some(remedy)) => remedy.to_owned(),
+        (served, _) => request_hints::no_such_method(method.as_str(), served.map(|row| row.path)),
+    }
+}
+
+/// Returns the remedy for a route that only some routers serve; `None` if all do.
+fn remedy_for_route(route: &str) -> Option<&'static str> {
+    OPTIONAL.iter().find(|(prefix, _)| route.starts_with(prefix)).map(|(_, remedy)| *remedy)
 }

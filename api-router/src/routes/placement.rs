@@ -167,14 +167,19 @@ pub(crate) async fn route_key(
         return Err(Problem::new(Code::TSR403, detail));
     }
     let is_in_key = || table.as_deref().is_some_and(|table| is_partition_in_key(&map, table));
-    let partition = match (shown, parameters.single("partition")?) {
-        (Some(column), None) => parameters.single(column)?,
+    let (name, partition) = match (shown, parameters.single("partition")?) {
+        (Some(column), None) => (column, parameters.single(column)?),
         // The location would confirm a guessed partition, and so that of a row which is there.
         (None, given) if is_hidden && (given.is_some() || is_in_key()) => {
             return Err(bad(PartitionError::Hidden.into()));
         }
-        (_, given) => given,
+        (_, given) => ("partition", given),
     };
+    let has_none = |table: &Table| partition_column(&map, table).is_none();
+    if partition.is_some() && table.as_deref().is_some_and(has_none) {
+        let detail = format!("{name}: the slot of this key depends on no column, so leave it out");
+        return Err(Problem::new(Code::TSR100, detail));
+    }
     let explanation = explain(&map, table.as_deref(), key, partition).map_err(bad)?;
     let place = location(&map, explanation.slot);
     let shard = map.topology().name(place.shard);

@@ -426,10 +426,26 @@ fn headers_are_checked_and_named() {
         ("x-shard-key", "a", "a"),
         ("x-deadline-ms", "500", "500"),
         ("x-consistency", "one", "all"),
+        ("x-request-id", "a", "b"),
+        ("x-request-id", "a", "a"),
     ] {
         let headers = [(name, one), (name, two)];
         let reply = router.send("GET", "/api/read?table=users", &headers, None);
         assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{name}: {}", reply.text());
+    }
+    let kinds = "content-type: application/json\r\ncontent-type: text/csv\r\ncontent-length: 2";
+    for (method, path) in [
+        ("POST", "/api/write"),
+        ("POST", "/api/bulk-write"),
+        ("PUT", "/api/kv/twice"),
+        ("POST", "/api/tables"),
+    ] {
+        let raw = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{kinds}\r\n\r\n{{}}"
+        );
+        let answer = String::from_utf8_lossy(&router.raw(raw.as_bytes())).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+        assert!(answer.contains("\"detail\":\"content-type must be given once\""), "{answer}");
     }
     for ms in ["100", "60000"] {
         let reply = router.send("GET", "/api/read?table=users", &[("x-deadline-ms", ms)], None);

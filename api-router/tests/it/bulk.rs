@@ -216,6 +216,8 @@ fn ten_thousand_rows_are_taken_and_one_more_is_not() {
     let reply = bulk(&router, &json!({"table": "users", "records": rows}));
     assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
     assert_eq!(reply.json()["outcome"], "rejected");
+    let hint = reply.json()["hint"].as_str().unwrap_or_default().to_owned();
+    assert!(hint.contains("several requests") && hint.contains("application/x-ndjson"), "{hint}");
     assert_eq!(router.get("/api/read?table=users&limit=1").json()["count"], 0);
     rows.pop();
     let headers = [("x-deadline-ms", "60000")];
@@ -265,6 +267,16 @@ fn a_body_that_is_no_bulk_write_is_refused_as_a_whole() {
         assert_eq!(reply.json()["outcome"], "rejected");
     }
     assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
+}
+
+#[test]
+fn a_bulk_write_without_rows_names_each_member_that_may_have_them() {
+    let router = Router::shared();
+    let row = user("a");
+    for body in [json!({"table": "users"}), json!({"table": "users", "data": [row], "rows": []})] {
+        let detail = bulk(&router, &body).json()["detail"].clone();
+        assert_eq!(detail, "exactly one of rows, records and data must be given", "{body}");
+    }
 }
 
 #[test]

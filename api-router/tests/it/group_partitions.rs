@@ -241,6 +241,14 @@ fn the_partition_is_required_in_the_tables_of_its_group_only() {
     refused(&router.get("/api/route?key=ada&table=accounts&partition=asia"), "TSR356");
     refused(&router.get("/api/route?key=ada&table=users&region=eu"), "TSR100");
     refused(&router.get("/api/route?key=ada&partition=eu"), "TSR100");
+    // A table of the group without the column has no partitions, not even those that exist.
+    for (name, value) in [("partition", "eu"), ("partition", "asia"), ("region", "eu")] {
+        let reply = router.get(&format!("/api/route?key=ada&table=logins&{name}={value}"));
+        let text = refused(&reply, "TSR100");
+        let expected = format!("{name}: the slot of this key depends on no column");
+        assert!(text.contains(&expected), "{text}");
+    }
+    assert_eq!(router.get("/api/route?key=ada&table=logins").status, 200);
     let write = |filter: &str, table: &str, op: &str, data: Value| {
         let body = json!({"table": table, "op": op, "data": data});
         router.post(&format!("/api/write?{filter}"), &[("x-shard-key", "ada")], &body)

@@ -134,6 +134,22 @@ fn an_option_that_cannot_be_used_is_named_in_a_problem() {
 }
 
 #[test]
+fn a_problem_lists_all_names_where_a_name_is_unknown_and_none_elsewhere() {
+    let router = Router::shared();
+    let detail = |query: &str| {
+        let reply = router.get(&format!("/api/lab/placements?{query}"));
+        reply.json()["detail"].as_str().unwrap().to_owned()
+    };
+    let keyspaces = detail("keyspace=foo");
+    assert!(keyspaces.contains("range, range-text, list"), "{keyspaces}");
+    let placements = detail("placement=foo");
+    assert!(placements.ends_with("manual, rebalance"), "{placements}");
+    for query in ["placement=ring:9999999", "placement=manual:0-5=shard1"] {
+        assert!(!detail(query).contains("rebalance"), "{query}: {}", detail(query));
+    }
+}
+
+#[test]
 fn keys_that_were_written_are_listed_once_with_the_shards_that_have_them() {
     let router = Router::start();
     let keys: Vec<String> = (0..20).map(|number| format!("user_{number}")).collect();

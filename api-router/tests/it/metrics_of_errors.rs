@@ -47,7 +47,7 @@ fn errors_can_be_chosen_and_counted_in_groups() {
     assert_eq!(errors(&router, "?limit=2").len(), 2);
     assert_eq!(errors(&router, "?count=3").len(), 3);
     assert_eq!(errors(&router, "?code=TSR310").len(), 2);
-    assert_eq!(errors(&router, "?code=TSR999").len(), 0);
+    assert_eq!(errors(&router, "?code=TSR201").len(), 0);
     assert_eq!(errors(&router, &format!("?shard={shard}&code=TSR301")).len(), 1);
     assert_eq!(errors(&router, "?since=2000-01-01T00:00:00Z").len(), 5);
     assert_eq!(errors(&router, "?since=2999-01-01T00:00:00Z").len(), 0);
@@ -72,6 +72,25 @@ fn errors_can_be_chosen_and_counted_in_groups() {
         let reply = router.get(&format!("/api/analytics/errors?{bad}"));
         assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{bad}: {}", reply.text());
     }
+}
+
+/// A misspelt filter would otherwise report that there were no errors.
+#[test]
+fn errors_of_an_unknown_shard_or_code_are_refused() {
+    let router = Router::shared();
+    for (query, detail) in [
+        ("shard=shard99", "shard: there is no shard of this name"),
+        ("shard=", "shard: there is no shard of this name"),
+        ("code=XYZ", "code: there is no such error code"),
+        ("code=TSR999", "code: there is no such error code"),
+        ("code=tsr100&grouped=true", "code: there is no such error code"),
+    ] {
+        let reply = router.get(&format!("/api/analytics/errors?{query}"));
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{query}: {}", reply.text());
+        assert_eq!(reply.json()["detail"], detail, "{query}");
+    }
+    let known = router.get("/api/analytics/errors?shard=shard1&code=TSR100");
+    assert_eq!(known.status, 200, "{}", known.text());
 }
 
 /// `count` is another name for `limit`: two different values are a contradiction.

@@ -5,8 +5,16 @@ use serde_json::{Value, json};
 
 use crate::harness::{Reply, Router};
 
+/// Remedy for a method that nothing replaces.
+const ALLOWED: &str = "send one of these methods: the header Allow lists them";
+
 fn hint(reply: &Reply) -> String {
     reply.json()["hint"].as_str().unwrap_or("no hint").to_owned()
+}
+
+/// Sends a request with an empty object as its body, or without a body to read.
+fn send(router: &Router, method: &str, path: &str) -> Reply {
+    router.send(method, path, &[], (method != "GET").then_some(b"{}"))
 }
 
 /// Returns detail and hint of a problem.
@@ -87,6 +95,74 @@ fn unsupported_features_are_refused_with_an_alternative() {
 }
 
 #[test]
+fn a_method_that_a_path_lacks_leads_to_the_path_below_that_has_it() {
+    let router = Router::start_with(&["--operate"]);
+    for (method, path, below) in [
+        ("DELETE", "/api/tables/users/indexes", "/api/tables/{name}/indexes/{index}"),
+        ("DELETE", "/api/shards", "/api/shards/{name}"),
+        ("PATCH", "/api/shards", "/api/shards/{name}"),
+        ("POST", "/api/moves/5f0c1c1e", "/api/moves/{id}/{order}"),
+    ] {
+        let reply = send(&router, method, path);
+        assert_eq!((reply.status, &*reply.code()), (405, "TSR112"), "{path}: {}", reply.text());
+        let expected = format!("did you mean {method} {below}? Or {ALLOWED}");
+        assert_eq!(hint(&reply), expected, "{method} {path}");
+    }
+    for (method, path) in [
+        ("DELETE", "/api/moves"),
+        ("DELETE", "/api/rebalance"),
+        ("DELETE", "/api/tables/students"),
+        ("DELETE", "/api/slots/fence"),
+        ("PATCH", "/api/health"),
+    ] {
+        let reply = send(&router, method, path);
+        assert_eq!((reply.status, &*reply.code()), (405, "TSR112"), "{path}: {}", reply.text());
+        assert_eq!(hint(&reply), ALLOWED, "{method} {path}");
+    }
+    // The flag would not add this path.
+    assert!(!hint(&router.get("/api/slots")).contains("--operate"));
+}
+
+#[test]
+fn a_route_that_only_some_routers_serve_leads_to_the_option_that_adds_it() {
+    let router = Router::shared();
+    for (method, path, option) in [
+        ("POST", "/api/lab/levels", "--lab"),
+        ("GET", "/api/lab/nodes", "--lab"),
+        ("PUT", "/api/lab/nodes/shard1-primary", "--lab"),
+        ("GET", "/api/access/me", "--access on"),
+        ("GET", "/api/access/keys", "--access on"),
+        ("POST", "/api/access/check", "--access on"),
+        ("POST", "/api/session", "--access on"),
+        ("POST", "/api/slots/fence", "--operate"),
+        ("DELETE", "/api/shards", "--operate"),
+        ("PATCH", "/api/shards/shard1", "--operate"),
+    ] {
+        let reply = send(&router, method, path);
+        assert!([404, 405].contains(&reply.status), "{method} {path}: {}", reply.text());
+        assert!(hint(&reply).contains(option), "{method} {path}: {}", hint(&reply));
+    }
+    for (method, path) in [("DELETE", "/api/moves"), ("GET", "/api/slots"), ("GET", "/api/lab/x")] {
+        let reply = send(&router, method, path);
+        assert!(!hint(&reply).contains("--"), "{method} {path}: {}", hint(&reply));
+    }
+}
+
+#[test]
+fn a_value_that_is_too_large_is_refused_with_the_limit() {
+    let router = Router::shared();
+    let value = format!("\"{}\"", "v".repeat(1 << 20));
+    let headers = [("content-type", "application/json")];
+    let put = router.send("PUT", "/api/kv/large", &headers, Some(value.as_bytes()));
+    let body = format!(r#"{{"key":"large","value":{value}}}"#);
+    let written = router.send("POST", "/write", &headers, Some(body.as_bytes()));
+    for reply in [put, written] {
+        assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
+        assert!(hint(&reply).contains("a value has at most 1 MiB"), "{}", reply.text());
+    }
+}
+
+#[test]
 fn parameters_of_other_apis_get_the_names_of_this_one() {
     let router = Router::shared();
     router.write_user("a", "Ada");
@@ -124,6 +200,18 @@ fn an_empty_name_in_select_is_refused_as_such() {
         let (detail, hint) = said(&reply);
         assert!(detail.starts_with("select has an empty name"), "{list:?}: {detail}");
         assert!(hint.contains("select=column,column"), "{list:?}: {hint}");
+    }
+}
+
+#[test]
+fn an_empty_name_in_order_is_refused_as_such() {
+    let router = Router::shared();
+    for query in ["order=", "order=,", "order=name,", "order=.desc", "orderBy="] {
+        let reply = router.get(&format!("/api/read?table=users&{query}"));
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{query}: {}", reply.text());
+        let (detail, hint) = said(&reply);
+        assert!(detail.starts_with("order has an empty name"), "{query}: {detail}");
+        assert!(hint.contains("order=column.desc"), "{query}: {hint}");
     }
 }
 

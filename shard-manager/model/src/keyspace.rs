@@ -177,8 +177,9 @@ pub enum Keyspace {
 }
 
 impl Keyspace {
-    /// Names of all keyspaces, for messages and help.
-    pub const NAMES: [&str; 5] = ["hash", "modulo", "range", "list", "matrix"];
+    /// Names of all keyspaces in the configuration, for messages and help. The catalog calls
+    /// `range-text` `range`.
+    pub const NAMES: [&str; 6] = ["hash", "modulo", "range", "range-text", "list", "matrix"];
 
     /// Forms in the configuration.
     pub const FORMS: &str = "hash, modulo, range:10,20,… (numbers), range-text:g,n,…, \

@@ -119,9 +119,14 @@ fn a_hidden_partition_column_is_named_neither_by_a_route_nor_by_a_hint() {
     let role = json!({"role": "valued", "grants": grants});
     served(send(&guarded, "PUT", "/api/access/roles/valued", Some(&role)), 200);
     let valued = create(&guarded, &json!({"role": "valued"})).1;
-    for path in ["/api/route?key=ada&table=kv&partition=A", "/api/route?key=ada&table=kv"] {
+    let cases = [
+        ("/api/route?key=ada&table=kv&partition=A", 400),
+        ("/api/route?key=ada&table=kv&partition=Z", 400),
+        ("/api/route?key=ada&table=kv", 200),
+    ];
+    for (path, expected) in cases {
         let route = guarded.send("GET", path, Some(&valued));
-        assert_eq!(route.status, 200, "{path}: {}", route.text());
+        assert_eq!(route.status, expected, "{path}: {}", route.text());
         assert!(!route.text().contains("partition_key"), "{path}: {}", route.text());
     }
     let read = "/api/read?table=users&shardKey=ada";

@@ -5,7 +5,7 @@
 use std::fmt::Display;
 
 use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey};
-use model::placement::Placement;
+use model::placement::{Placement, PlacementError};
 use model::simulation::{Load, TopologyChange};
 use model::topology::Topology;
 
@@ -147,9 +147,16 @@ fn topology(text: &str) -> Result<Topology, TrialFault> {
 }
 
 fn placement(text: &str, topology: &Topology) -> Result<Placement, TrialFault> {
-    let placement: Placement = text
-        .parse()
-        .map_err(|error| TrialFault::new("placement", format!("{error}, {REBALANCE}")))?;
+    let placement = text.parse::<Placement>().map_err(|error| {
+        let why = match error {
+            // The error ends with the names of the placements, and a trial has one more.
+            PlacementError::Unknown(_) => format!("{error}, {REBALANCE}"),
+            PlacementError::Parameters { .. }
+            | PlacementError::NoSuchShard { .. }
+            | PlacementError::TooManyPoints { .. } => error.to_string(),
+        };
+        TrialFault::new("placement", why)
+    })?;
     check_points(&placement, topology)?;
     Ok(placement)
 }
@@ -275,6 +282,18 @@ mod tests {
         for (option, texts) in bad {
             let read = TrialOptions::read(&texts).and_then(|options| options.load().map(drop));
             assert_eq!(read.expect_err("it is refused").option, option, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn only_an_unknown_placement_lists_the_names() {
+        let why = |text| {
+            let texts = TrialTexts { placement: Some(text), ..TrialTexts::default() };
+            TrialOptions::read(&texts).expect_err("it is refused").why
+        };
+        assert!(why("best").ends_with("manual, rebalance"), "{}", why("best"));
+        for text in ["ring:9999999", "manual:0-5=shard1", "even:1"] {
+            assert!(!why(text).contains(REBALANCE), "{text}: {}", why(text));
         }
     }
 }
