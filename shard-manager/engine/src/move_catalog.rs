@@ -107,6 +107,15 @@ pub struct MoveReport {
     pub progress: MoveProgressReport,
 }
 
+/// Returns the reason why a move of a rebalance waits for the move of this name, which has some of
+/// its slots. Only an order for a single move can leave them out.
+pub fn wait_for_slots(slots: &SlotSet, move_name: &str) -> String {
+    format!(
+        "the slots {slots} move already ({move_name}): wait for that move, or settle it: \
+         shard-manager move settle {move_name}"
+    )
+}
+
 /// Reason why a move was not listed or not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoveListError {

@@ -7,6 +7,7 @@
 //! **Not here:** storing records (the catalogs), the choice of the next step (`cluster`), plans
 //! (`model::slot_plan`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -131,7 +132,8 @@ pub struct StepStatus {
     pub rows: u64,
     /// Bytes of these rows.
     pub bytes: u64,
-    /// Reason why it waits or has ended without success.
+    /// Reason why it waits or has ended without success. A planned step with a reason waits for
+    /// another move.
     pub reason: Option<String>,
 }
 
@@ -262,6 +264,30 @@ impl RebalanceRecord {
     /// Returns true if all steps have ended.
     pub fn has_no_steps_left(&self) -> bool {
         self.steps.iter().all(|step| step.status.state.has_ended())
+    }
+
+    /// Returns true if a step could go on: it is in progress, or is planned and waits neither for
+    /// another move nor for an earlier step.
+    pub fn could_go_on(&self) -> bool {
+        // In a plan by load or size, a shard takes slots only after it has given those of earlier
+        // steps.
+        let has_order = matches!(self.goal, PlanGoal::Balance(_));
+        let mut giving = BTreeSet::new();
+        self.steps.iter().any(|ListedStep { plan, status }| {
+            let is_later = has_order && giving.contains(&plan.to);
+            let waits = status.reason.is_some() || is_later;
+            if !status.state.has_ended() {
+                giving.insert(plan.from);
+            }
+            match status.state {
+                StepState::Moving => true,
+                StepState::Planned => !waits,
+                StepState::Moved
+                | StepState::Cancelled
+                | StepState::Failed
+                | StepState::Skipped => false,
+            }
+        })
     }
 
     /// Applies an order. An order that is in force already changes nothing.

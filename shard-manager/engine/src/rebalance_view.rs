@@ -109,7 +109,8 @@ pub struct RebalanceView {
     pub goal: GoalView,
     /// Name of the [`RebalanceState`].
     pub state: String,
-    /// True if nothing has changed for some time although it is not paused and moves are left.
+    /// True if no move has changed for some time although one could: it is not paused, and a move
+    /// that is left waits for no other one.
     pub stalled: bool,
     /// Highest rate of the copy of each move in MiB/s.
     pub rate: Option<u32>,
@@ -333,7 +334,7 @@ impl RebalanceView {
 
 /// Returns true if no step has changed for some time although one could.
 fn is_stalled(record: &RebalanceRecord, now: DateTime<Utc>) -> bool {
-    let could_go_on = !record.has_no_steps_left()
+    let could_go_on = record.could_go_on()
         && matches!(record.state, RebalanceState::Running | RebalanceState::Cancelling);
     let stall = TimeDelta::from_std(STALL).unwrap_or(TimeDelta::MAX);
     could_go_on && now.signed_duration_since(record.changed_at) > stall
@@ -353,6 +354,7 @@ fn actions(record: &RebalanceRecord) -> Vec<String> {
 mod tests {
     use std::time::Duration;
 
+    use model::advice::BalanceBy;
     use model::keyspace::Slot;
 
     use super::super::rebalance_record::StepStatus;
@@ -423,5 +425,28 @@ mod tests {
         record.state = RebalanceState::Running;
         record.steps.iter_mut().for_each(|step| step.status.state = StepState::Moved);
         assert!(!is_stalled(&record, STALL * 2), "sources are only kept");
+    }
+
+    #[test]
+    fn a_rebalance_of_which_each_move_waits_for_another_is_not_stalled() {
+        let mut record = record();
+        let is_stalled = |record: &RebalanceRecord| view(record, STALL * 2).stalled;
+        let waits = || Some("the slots move already".to_owned());
+        record.steps[0].status.reason = waits();
+        assert!(is_stalled(&record), "the second move could begin");
+        record.steps[1].status.reason = waits();
+        assert!(!is_stalled(&record));
+        record.steps[1].status.state = StepState::Moving;
+        assert!(is_stalled(&record), "the second move is in progress");
+        record.steps[1].status.state = StepState::Failed;
+        assert!(!is_stalled(&record), "only the first move is left");
+        // By load, a shard takes slots only after it has given others.
+        record.steps[1].status = StepStatus::PLANNED;
+        record.steps[1].plan.to = ShardNumber(0);
+        assert!(is_stalled(&record));
+        record.goal = PlanGoal::Balance(BalanceBy::Load);
+        assert!(!is_stalled(&record), "the second move waits for the first");
+        record.steps[0].status.reason = None;
+        assert!(is_stalled(&record));
     }
 }

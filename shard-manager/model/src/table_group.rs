@@ -138,6 +138,12 @@ impl GroupSpec {
         if self.shards.as_ref().is_some_and(Vec::is_empty) {
             return Err(GroupFault::NoShard { group: group() });
         }
+        let shards = self.shards.as_deref().unwrap_or_default();
+        let mut repeated =
+            (1..).zip(shards).filter(|(after, name)| shards[*after..].contains(name));
+        if let Some((_, shard)) = repeated.next() {
+            return Err(GroupFault::ShardTwice { group: group(), shard: shard.clone() });
+        }
         Ok(())
     }
 
@@ -175,7 +181,6 @@ impl GroupSpec {
         };
         let mut numbers: Vec<ShardNumber> = names.iter().map(find).collect::<Result<_, _>>()?;
         numbers.sort_unstable();
-        numbers.dedup();
         Ok(numbers.into_boxed_slice())
     }
 }
@@ -233,6 +238,14 @@ pub enum GroupFault {
         shard: String,
         /// The shards.
         known: String,
+    },
+    /// A shard is named twice.
+    #[error("group {group} names the shard {shard} twice: name each of its shards once")]
+    ShardTwice {
+        /// The group.
+        group: String,
+        /// The shard.
+        shard: String,
     },
     /// No shard may have slots of the group.
     #[error("group {group} has no shard with a weight above 0 that could own its slots")]

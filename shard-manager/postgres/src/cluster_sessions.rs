@@ -62,14 +62,17 @@ impl ClusterSessions {
     /// Connects to the catalog and to the primary of each shard that it lists.
     ///
     /// # Errors
-    /// [`OpenError`] if there is no cluster, a shard has no primary, or a schema is older.
+    /// [`OpenError`] if no server answers, there is no cluster, a shard has no primary, or a schema
+    /// is older.
     pub(super) async fn open(settings: &ClusterAddress) -> Result<Self, OpenError> {
         let mut joining = JoiningShards { are_left_out: true, ..JoiningShards::default() };
         let found = shard_addresses::find(settings, &mut joining).await?;
         if !found.is_made {
             let cause = "there is no cluster in these databases: name those of a cluster in SHARD_URLS, and its \
                 catalog in MAINDB_URL if that has a database of its own";
-            return Err(OpenError::node(CATALOG, cause));
+            // A server that does not answer may have the catalog.
+            let no_cluster = || OpenError::node(CATALOG, cause);
+            return Err(found.unanswered.unwrap_or_else(no_cluster));
         }
         let name = |(index, name): (usize, Option<String>)| {
             name.unwrap_or_else(|| format!("shard{}", index + 1))

@@ -22,6 +22,8 @@ use super::session::{self, Identity, NodeRole as Role, Session};
 const UNKNOWN_TIMELINE: u32 = 0;
 /// Name of these sessions in `pg_stat_activity`.
 const OPENING: &str = "tessera opening";
+/// Name of the catalog's node in errors.
+pub(super) const CATALOG_NODE: &str = "catalog";
 
 /// The nodes of a shard.
 pub(super) struct Members {
@@ -237,7 +239,7 @@ async fn check_replica(
 }
 
 /// Creates the error of a shard or catalog without a primary, with the reason for each node.
-fn no_primary(asked: Vec<ConnectionAttempt>, name: &str) -> OpenError {
+pub(super) fn no_primary(asked: Vec<ConnectionAttempt>, name: &str) -> OpenError {
     let hosts: Vec<String> = asked.iter().map(|asked| asked.at.to_string()).collect();
     let reported = asked.into_iter().map(|ConnectionAttempt { at, found }| match found {
         Ok(_) => ConnectError::WrongRole {
@@ -274,7 +276,7 @@ pub(super) async fn connect_catalog(
     at: &NodeAddress,
     cluster: &ClusterAddress,
 ) -> Result<(Session, Vec<NodeAddress>), OpenError> {
-    connect_primary(at, "catalog", cluster).await
+    connect_primary(at, CATALOG_NODE, cluster).await
 }
 
 /// Connects to the primary among the hosts of an address, and returns the addresses of all hosts,

@@ -139,7 +139,7 @@ async fn try_lock(
     ConnectedCluster { address, wanted }: &ConnectedCluster,
     joining: &mut JoiningShards,
 ) -> Result<Option<LockedCluster>, OpenError> {
-    let ShardAddresses { cluster: address, is_made, catalog_shard, differences, opened } =
+    let ShardAddresses { cluster: address, is_made, catalog_shard, differences, opened, .. } =
         &shard_addresses::find(address, joining).await?;
     if address.engine == ServerEngine::Citus && !wanted.groups.is_empty() {
         let cause = "Citus distributes the rows itself: table groups are not supported with it";
@@ -304,7 +304,7 @@ pub struct CheckedAddresses {
 /// # Errors
 /// [`OpenError`] with the first reason why they do not.
 pub async fn check_members(address: &ClusterAddress) -> Result<CheckedAddresses, OpenError> {
-    let ShardAddresses { cluster: address, is_made, catalog_shard, differences, opened } =
+    let ShardAddresses { cluster: address, is_made, catalog_shard, differences, opened, .. } =
         shard_addresses::find(address, &mut JoiningShards::default()).await?;
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
     check_distinct(&discovery::find(&address, &names, &opened).await?, &names)?;

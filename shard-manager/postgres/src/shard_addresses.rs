@@ -15,7 +15,9 @@ use engine::open_error::OpenError;
 use futures_util::future::{join, join_all};
 
 use super::catalog::{KnownShard, KnownShards};
-use super::discovery::{ConnectionAttempt, OpenedSessions, ask_all, best};
+use super::discovery::{
+    CATALOG_NODE, ConnectionAttempt, OpenedSessions, ask_all, best, no_primary,
+};
 use super::node_address::{ClusterAddress, Host, NodeAddress, ShardAddress};
 use super::session::Identity;
 use super::shard_database::signature;
@@ -27,6 +29,9 @@ pub(super) struct ShardAddresses {
     pub(super) cluster: ClusterAddress,
     /// True if a catalog was found.
     pub(super) is_made: bool,
+    /// Failure of the first server that may have the catalog and does not answer, if no catalog was
+    /// found.
+    pub(super) unanswered: Option<OpenError>,
     /// Index of the shard whose database holds the catalog, unless that has an address of its own.
     pub(super) catalog_shard: usize,
     /// Sentences about settings that are not in force.
@@ -79,27 +84,30 @@ pub(super) async fn find(
         .iter()
         .map(async |at| examine(ask_all([at], address).await, &opened).await);
     let (of_shards, of_replicas) = join(join_all(of_shards), join_all(of_replicas)).await;
-    let listed = address.shards.iter().enumerate().zip(of_shards);
-    let listed = listed.map(|((index, shard), found)| {
-        let label = shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1));
-        Listed { address: shard, label, found }
-    });
-    let listed: Vec<Listed<'_>> = listed.collect();
+    let of_replicas: Vec<Option<FoundDatabase>> = of_replicas.into_iter().map(Result::ok).collect();
+    let (listed, unanswered) = listed(address, of_shards);
     check_distinct(&listed)?;
-    let catalog = match &address.catalog {
-        Some(at) => {
-            let found = examine(ask_all([at], address).await, &opened).await;
-            found.and_then(|found| found.catalog)
-        }
+    let (catalog, unanswered) = match &address.catalog {
+        Some(at) => match examine(ask_all([at], address).await, &opened).await {
+            Ok(found) => (found.catalog, None),
+            Err(error) => (None, Some(error)),
+        },
         None => {
             let found = listed.iter().map(|shard| &shard.found).chain(&of_replicas).flatten();
-            found.into_iter().find_map(|found| found.catalog.clone())
+            (found.into_iter().find_map(|found| found.catalog.clone()), unanswered)
         }
     };
     let Some(known) = catalog else {
         let (cluster, differences) = (address.clone(), Vec::new());
         let (is_made, catalog_shard) = (false, 0);
-        return Ok(ShardAddresses { cluster, is_made, catalog_shard, differences, opened });
+        return Ok(ShardAddresses {
+            cluster,
+            is_made,
+            unanswered,
+            catalog_shard,
+            differences,
+            opened,
+        });
     };
     let members = known.members.map_err(|cause| OpenError::node("the catalog", cause))?;
     let (members, left_out) = joining.divide(members);
@@ -128,7 +136,29 @@ pub(super) async fn find(
         .and_then(|held_by| members.iter().position(|member| member.name == *held_by));
     let cluster = ClusterAddress { shards, replicas, ..address.clone() };
     let (catalog_shard, differences) = (catalog_shard.unwrap_or(0), choice.differences);
-    Ok(ShardAddresses { cluster, is_made: true, catalog_shard, differences, opened })
+    let (is_made, unanswered) = (true, None);
+    Ok(ShardAddresses { cluster, is_made, unanswered, catalog_shard, differences, opened })
+}
+
+/// Returns the shards of the settings with the facts about their databases, and the failure of the
+/// first shard that does not answer.
+fn listed(
+    address: &ClusterAddress,
+    found: Vec<Result<FoundDatabase, OpenError>>,
+) -> (Vec<Listed<'_>>, Option<OpenError>) {
+    let (mut listed, mut unanswered) = (Vec::with_capacity(found.len()), None);
+    for ((index, shard), found) in address.shards.iter().enumerate().zip(found) {
+        let label = shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1));
+        let found = match found {
+            Ok(found) => Some(found),
+            Err(error) => {
+                unanswered = unanswered.or(Some(error));
+                None
+            }
+        };
+        listed.push(Listed { address: shard, label, found });
+    }
+    (listed, unanswered)
 }
 
 impl JoiningShards {
@@ -142,19 +172,24 @@ impl JoiningShards {
 
 /// Reads the facts about the database of some hosts, from its primary if that answers, and keeps
 /// their sessions.
+///
+/// # Errors
+/// [`OpenError`] if no host answers.
 async fn examine(
     mut attempts: Vec<ConnectionAttempt>,
     opened: &OpenedSessions,
-) -> Option<FoundDatabase> {
-    let first = best(&attempts).or_else(|| attempts.iter().position(|at| at.found.is_ok()))?;
-    let session = attempts.swap_remove(first).found.ok()?;
+) -> Result<FoundDatabase, OpenError> {
+    let first = best(&attempts).or_else(|| attempts.iter().position(|at| at.found.is_ok()));
+    let Some(first) = first else { return Err(no_primary(attempts, CATALOG_NODE)) };
+    let session = attempts.swap_remove(first).found;
+    let session = session.map_err(|error| OpenError::node(CATALOG_NODE, error))?;
     // A database that cannot be read is refused with the reason when it is opened.
     let facts = facts(&session.connection).await.ok();
     let (signature, catalog) = facts.unwrap_or_default();
     let identity = session.identity.clone();
     let others = attempts.into_iter().filter_map(|attempt| attempt.found.ok());
     opened.keep(others.chain([session]));
-    Some(FoundDatabase { identity, signature, catalog })
+    Ok(FoundDatabase { identity, signature, catalog })
 }
 
 type Facts = (Option<(String, String)>, Option<KnownShards>);

@@ -26,6 +26,7 @@ use engine::access_store::{
 use futures_util::future::BoxFuture;
 use model::error::Error;
 
+use super::catalog_failure::not_opened;
 use super::connection::open;
 use super::file_watch::FileChecks;
 use super::intents::unavailable;
@@ -95,7 +96,7 @@ impl FileAccess {
         if self.0.closed.load(Ordering::Acquire) {
             return Err(unavailable(&"the router ends"));
         }
-        open(&self.0.catalog, "").map_err(|error| unavailable(&error))
+        open(&self.0.catalog, "").map_err(|error| not_opened(&self.0.catalog, error))
     }
 
     fn add_usage_now(&self, flush: &UsageFlush) -> Result<(), Error> {

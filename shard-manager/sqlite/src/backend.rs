@@ -33,6 +33,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use super::access_store::FileAccess;
 use super::backup::BackupSource;
 use super::catalog;
+use super::catalog_failure::not_opened;
 use super::connection::open;
 use super::control::ControlSocket;
 use super::data_dir::DataDir;
@@ -121,13 +122,12 @@ impl ClusterBackend for Files {
         let (map, turn) = (Arc::clone(self.shard_files.map()), Arc::clone(&self.map_turn));
         let work = move || {
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let failed =
-                |cause: &dyn std::fmt::Display| MapChangeError::Failed(intents::unavailable(cause));
             if closed.load(Ordering::Acquire) {
                 // Another process may own the catalog by now.
-                return Err(failed(&"the router ends"));
+                return Err(MapChangeError::Failed(intents::unavailable(&"the router ends")));
             }
-            let mut connection = open(&catalog, "").map_err(|error| failed(&error))?;
+            let opened = open(&catalog, "").map_err(|error| not_opened(&catalog, error));
+            let mut connection = opened.map_err(MapChangeError::Failed)?;
             let next = catalog::change_map(&mut connection, (&change, expected_epoch))?;
             Ok(publish(&map, next))
         };
@@ -275,10 +275,8 @@ impl FileLock {
                     // Another process may own the catalog by now.
                     return Err(intents::unavailable(&"the router ends"));
                 }
-                work(
-                    &mut IntentTable::open(&catalog)
-                        .map_err(|error| intents::unavailable(&error))?,
-                )
+                let opened = IntentTable::open(&catalog);
+                work(&mut opened.map_err(|error| not_opened(&catalog, error))?)
             });
             task.await.unwrap_or(Err(Error::Internal))
         })

@@ -4,12 +4,14 @@
 //! **Invariant:** as long as an intent exists, its table is hidden from clients and empty.
 //! **Not here:** creating and dropping the tables (`manager`, and `ddl` on each shard).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
+use super::catalog_failure::{CATALOG, kind_before_commit};
 use super::connection::{DbErrorKind, OpenError, open};
 use super::declarations::unreadable;
 pub use engine::schema_intent::{Intent, State};
@@ -19,11 +21,11 @@ use model::error::Error;
 use model::table::Table;
 use model::value::format_timestamp;
 
-/// Name of the catalog in errors, in place of a shard.
-const CATALOG: &str = "the catalog";
-
 /// A connection to the catalog, opened for each change: changes of tables are rare.
-pub struct IntentTable(SqliteConnection);
+pub struct IntentTable {
+    connection: SqliteConnection,
+    catalog: PathBuf,
+}
 
 impl IntentTable {
     /// Opens the catalog, which must have been migrated.
@@ -31,7 +33,8 @@ impl IntentTable {
     /// # Errors
     /// [`OpenError`] if it cannot be opened.
     pub fn open(catalog: &Path) -> Result<Self, OpenError> {
-        open(catalog, "").map(Self)
+        let connection = open(catalog, "")?;
+        Ok(Self { connection, catalog: catalog.to_owned() })
     }
 
     /// Returns all intents, by name.
@@ -42,9 +45,9 @@ impl IntentTable {
         let rows: QueryResult<Vec<(String, String)>> = dsl::tessera_intents
             .select((tessera_intents::state, tessera_intents::declaration))
             .order(tessera_intents::name)
-            .load(&mut self.0);
+            .load(&mut self.connection);
         let intents = rows.and_then(|rows| rows.iter().map(read).collect());
-        intents.map_err(|error| to_error(&error))
+        intents.map_err(|error| to_error(&error, &kind_before_commit(&self.catalog, &error)))
     }
 
     /// Records durably that a table will be created.
@@ -59,7 +62,7 @@ impl IntentTable {
             tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
             tessera_intents::at.eq(format_timestamp(Utc::now())),
         ));
-        noted.execute(&mut self.0).map(drop).map_err(|error| to_error(&error))
+        self.change(|connection| noted.execute(connection))
     }
 
     /// Records durably that a table will be dropped after all.
@@ -69,7 +72,7 @@ impl IntentTable {
     pub fn turn_to_undo(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
         let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
-        turned.execute(&mut self.0).map(drop).map_err(|error| to_error(&error))
+        self.change(|connection| turned.execute(connection))
     }
 
     /// Removes an intent that was carried out.
@@ -78,7 +81,32 @@ impl IntentTable {
     /// Errors of [`IntentTable::note`].
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
-        diesel::delete(row).execute(&mut self.0).map(drop).map_err(|error| to_error(&error))
+        self.change(|connection| diesel::delete(row).execute(connection))
+    }
+
+    /// Runs a statement in a transaction of its own.
+    fn change(
+        &mut self,
+        statement: impl FnOnce(&mut SqliteConnection) -> QueryResult<usize>,
+    ) -> Result<(), Error> {
+        let (catalog, mut is_committing) = (&*self.catalog, false);
+        // SQLite may have rolled back by itself, and then diesel reports only that its own rollback
+        // found nothing to undo.
+        let mut cause = None;
+        let changed = self.connection.immediate_transaction(|connection| {
+            let ran = statement(connection);
+            ran.inspect_err(|error| cause = Some(kind_before_commit(catalog, error)))?;
+            is_committing = true;
+            Ok::<_, DieselError>(())
+        });
+        changed.map_err(|error| {
+            let kind = if is_committing {
+                DbErrorKind::of(&error)
+            } else {
+                cause.unwrap_or_else(|| kind_before_commit(catalog, &error))
+            };
+            to_error(&error, &kind)
+        })
     }
 }
 
@@ -86,9 +114,9 @@ fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
     Intent::read(state, declaration).map_err(|cause| unreadable(&cause))
 }
 
-fn to_error(error: &diesel::result::Error) -> Error {
+fn to_error(error: &DieselError, kind: &DbErrorKind) -> Error {
     tracing::error!(%error, "the intents of the catalog cannot be used");
-    DbErrorKind::of(error).error(CATALOG)
+    kind.error(CATALOG)
 }
 
 /// Logs that the catalog cannot be opened, and returns the error for clients.

@@ -15,6 +15,7 @@ mod background;
 pub mod backup;
 mod batch;
 pub mod catalog;
+mod catalog_failure;
 pub mod check;
 pub mod compare;
 mod comparison_loop;

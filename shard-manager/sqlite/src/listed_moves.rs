@@ -26,6 +26,7 @@ use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
 use moves::identity::MoveId;
 
+use super::catalog_failure::not_opened;
 use super::connection::open;
 use super::file_watch::FileChecks;
 use super::intents::unavailable;
@@ -59,7 +60,7 @@ impl FileMoves {
         if self.closed.load(Ordering::Acquire) {
             return Err(unavailable(&"the router ends"));
         }
-        open(&self.catalog, "").map_err(|error| unavailable(&error))
+        open(&self.catalog, "").map_err(|error| not_opened(&self.catalog, error))
     }
 
     /// Reads the catalog on a thread that may block.

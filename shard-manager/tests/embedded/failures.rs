@@ -1,6 +1,7 @@
 //! Tests of failures: invalid rows, locked files, full disks; and that a durable write really
 //! reaches the disk.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use shard_manager::store::sqlite::writer::SqliteWriter;
 
 use crate::cluster::{Cluster, connect, execute, ints, log, open, options, with_replicas};
 use crate::prerequisites::{Prerequisite, skip};
+use crate::tables::{make, table};
 
 fn user(name: &str, email: &str) -> String {
     json!({"name": name, "email": email}).to_string()
@@ -209,13 +211,23 @@ const CANNOT_MOUNT: i32 = 77;
 
 #[test]
 fn a_full_disk_rejects_writes_keeps_what_was_stored_and_recovers() {
+    on_small_disk("failures::inside_a_folder_of_20_mib");
+}
+
+#[test]
+fn a_full_disk_rejects_new_tables_as_it_rejects_writes() {
+    on_small_disk("failures::inside_a_folder_without_any_room");
+}
+
+/// Runs an ignored test of this binary on a disk of 20 MiB.
+fn on_small_disk(test: &str) {
     let dir = tempfile::tempdir().expect("a folder for the test");
     let mount = format!(
         "mount -t tmpfs -o size=20m tessera '{}' || exit {CANNOT_MOUNT}; exec \"$@\"",
         dir.path().display()
     );
     let wrap = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"];
-    let run = child("failures::inside_a_folder_of_20_mib", dir.path(), &wrap);
+    let run = child(test, dir.path(), &wrap);
     let Ok(output) = run else {
         return skip(Prerequisite::Mount, "there is no unshare(1), so no small disk can be made");
     };
@@ -279,6 +291,33 @@ async fn inside_a_folder_of_20_mib() {
     stored.drain(..2);
     stored.push("later".to_owned());
     assert_eq!(keys(&cluster).await, stored);
+}
+
+#[tokio::test]
+#[ignore = "run by a_full_disk_rejects_new_tables_as_it_rejects_writes"]
+async fn inside_a_folder_without_any_room() {
+    let Some(dir) = dir_of_child() else { return };
+    // Without replicas nothing changes the files in the background.
+    let manager = open(&dir.join("data"), with_replicas(1, 0)).expect("a new cluster starts");
+    let cluster = Cluster { manager, source: None, dir: tempfile::tempdir().expect("a folder") };
+    let ballast = dir.join("ballast");
+    fill_up(&ballast);
+    // SQLite cannot open the catalog without room for the files beside it.
+    let full = Error::StorageFull { shard: "the catalog".into() };
+    for _ in 0..2 {
+        let made = make(&cluster, table("students")).await;
+        assert_eq!(made, Err((full.clone(), Outcome::Rejected)));
+    }
+    std::fs::remove_file(&ballast).expect("room");
+    make(&cluster, table("students")).await.expect("works again");
+    cluster.manager.close();
+}
+
+/// Writes a file that takes the rest of a disk.
+fn fill_up(path: &Path) {
+    let mut file = std::fs::File::create(path).expect("a file");
+    let full = (0..1 << 20).find_map(|_| file.write_all(&[0; 4096]).err());
+    assert_eq!(full.expect("the disk is never full").kind(), std::io::ErrorKind::StorageFull);
 }
 
 async fn keys(cluster: &Cluster) -> Vec<String> {

@@ -177,6 +177,14 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
         ),
         (vec![GroupSpec { shards: Some(Vec::new()), ..group("a") }], "could own its slots"),
         (
+            vec![GroupSpec { shards: Some(names(&["shard1", "shard2", "shard1"])), ..group("a") }],
+            "group a names the shard shard1 twice: name each of its shards once",
+        ),
+        (
+            vec![GroupSpec { shards: Some(names(&["shard2", "shard2"])), ..group("main") }],
+            "group main names the shard shard2 twice",
+        ),
+        (
             vec![GroupSpec {
                 shards: on("shard1"),
                 placement: placed("manual:0-16383=shard2"),

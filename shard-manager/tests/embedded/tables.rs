@@ -47,7 +47,7 @@ pub(crate) fn declaration(name: &str) -> Declaration {
     }
 }
 
-fn table(name: &str) -> Table {
+pub(crate) fn table(name: &str) -> Table {
     declaration(name).check().expect("a good table")
 }
 

@@ -243,6 +243,26 @@ async fn a_replica_that_does_not_answer_is_found_and_a_shard_without_a_primary_i
     run_with(&[("SHARD_URLS", &*dead)], &["check"]).expect(2);
 }
 
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_not_taken_for_one_without_a_cluster() {
+    let dead = "postgres://u:p@127.0.0.1:1/x";
+    let reason = "error: catalog: 127.0.0.1:1/x cannot be reached (Connection refused (os error 111)): is the \
+        server running, and are host and port right?";
+    let folder = crate::scratch::folder();
+    let copy = folder.path().join("copy");
+    let backup = ["backup", "--to", copy.to_str().unwrap()];
+    for arguments in [&["check"][..], &["export", "--table", "users"], &backup] {
+        run_with(&[("SHARD_URLS", dead)], arguments).refused(reason);
+    }
+    // The server of the shard answers and has no catalog, but the one of the catalog does not.
+    let databases = Databases::new(1).await;
+    let variables = [("SHARD_URLS", &*urls(&databases)), ("MAINDB_URL", dead)];
+    run_with(&variables, &["check"]).refused(reason);
+    // The second shard answers and has no catalog, but the first one does not.
+    let both = format!("{dead},{}", urls(&databases));
+    run_with(&[("SHARD_URLS", &*both)], &["check"]).refused(reason);
+}
+
 fn port(url: &str) -> &str {
     let end = url.rfind('/').unwrap();
     let begin = url[..end].rfind(':').unwrap();

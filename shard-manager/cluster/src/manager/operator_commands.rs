@@ -50,9 +50,33 @@ async fn carry_out(manager: &Manager, command: OperatorCommand) {
             answered.map_err(|error| with_code(&error, error.code()))
         }
     };
-    let outcome = done.as_ref().map(drop);
-    tracing::info!(request = ?command.request, ?outcome, "a command was carried out");
+    let name = name_of(&command.request);
+    match &done {
+        Ok(_) => tracing::info!(command = name, "a command was carried out"),
+        Err(reason) => tracing::info!(command = name, %reason, "a command was refused"),
+    }
     command.answer(done);
+}
+
+/// Returns the command of a request, as `shard-manager` spells it.
+fn name_of(request: &OperatorRequest) -> &'static str {
+    match request {
+        OperatorRequest::Slots(_, SlotAction::Fence { .. }) => "fence",
+        OperatorRequest::Slots(_, SlotAction::Release) => "release",
+        OperatorRequest::Shards(ShardAction::Join(_)) => "shard add",
+        OperatorRequest::Shards(ShardAction::Weight { .. }) => "shard weight",
+        OperatorRequest::Shards(ShardAction::Remove { .. }) => "shard remove",
+        OperatorRequest::Moves(MoveAction::Begin(_)) => "move start",
+        OperatorRequest::Moves(MoveAction::Order(..)) => "move order",
+        OperatorRequest::Moves(MoveAction::Retry(_)) => "move retry",
+        OperatorRequest::Moves(MoveAction::Show(_)) => "move show",
+        OperatorRequest::Moves(MoveAction::List) => "move list",
+        OperatorRequest::Rebalances(RebalanceAction::Plan(..)) => "rebalance plan",
+        OperatorRequest::Rebalances(RebalanceAction::Begin(..)) => "rebalance start",
+        OperatorRequest::Rebalances(RebalanceAction::Order(..)) => "rebalance order",
+        OperatorRequest::Rebalances(RebalanceAction::Show(_)) => "rebalance show",
+        OperatorRequest::Rebalances(RebalanceAction::List) => "rebalance list",
+    }
 }
 
 async fn change_slots(
@@ -136,4 +160,16 @@ fn shards_refused(error: ShardChangeError) -> String {
 
 fn moves_refused(error: MovesError) -> String {
     with_code(&error, error.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_names_a_command_without_its_options() {
+        assert_eq!(name_of(&OperatorRequest::Rebalances(RebalanceAction::List)), "rebalance list");
+        let remove = ShardAction::Remove { name: "shard9".to_owned() };
+        assert_eq!(name_of(&OperatorRequest::Shards(remove)), "shard remove");
+    }
 }

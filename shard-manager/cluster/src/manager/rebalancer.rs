@@ -16,6 +16,7 @@ mod next_steps;
 use std::time::{Duration, Instant};
 
 use engine::catalog_rows::MapChangeError;
+use engine::move_catalog::{MoveListError, wait_for_slots};
 use engine::move_record::{MoveRecord, NewMove};
 use engine::rebalance_catalog::{RebalanceEnd, RebalanceListError, RebalanceReport};
 use engine::rebalance_record::{
@@ -166,7 +167,7 @@ impl<'m> Rebalancer<'m> {
                     if let Some(refusing) = refusing_shard(&error, map) {
                         next.leave_out(refusing);
                     }
-                    Some(error.to_string())
+                    Some(reason_of(&error))
                 }
             };
             reason = reason.or(waits);
@@ -306,6 +307,14 @@ fn listed_shard(map: &ShardMap, shard: ShardNumber) -> Option<&ShardSpec> {
 /// Returns the reason why the work on a shard waits that the map does not list.
 fn not_listed(shard: ShardNumber) -> String {
     format!("this router has not read a shard map with the shard of number {} yet", shard.0)
+}
+
+/// Returns the reason why a move of a rebalance does not begin.
+fn reason_of(error: &MovesError) -> String {
+    if let MovesError::List(MoveListError::SlotsMove { slots, move_name }) = error {
+        return wait_for_slots(slots, move_name);
+    }
+    error.to_string()
 }
 
 /// Returns the reason with which a rebalance ends: that of its drain, then that of its moves.

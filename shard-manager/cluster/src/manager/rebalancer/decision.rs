@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use engine::move_catalog::wait_for_slots;
 use engine::move_record::{MovePhase, MoveRecord};
 use engine::rebalance_record::{
     ListedStep, RebalanceRecord, RebalanceState, StepState, StepStatus,
@@ -16,6 +17,7 @@ use model::shard_map::ShardMap;
 use model::slot_plan::{PlanGoal, PlanStep};
 use model::slot_set::{SlotSet, check_known};
 use model::topology::{ShardNumber, ShardState};
+use moves::limits::MOVES_MAX;
 
 use super::next_steps::NextSteps;
 use crate::manager::rebalances::planning::PlannedSlots;
@@ -47,7 +49,14 @@ impl Decision {
                 None => not_begun(&step.plan, (map, &planned), gives_up),
             }
         };
-        let statuses: Vec<StepStatus> = record.steps.iter().map(status).collect();
+        let other_moves = OtherMoves::of(record, moves);
+        let statuses = record.steps.iter().map(|step| match status(step) {
+            planned if planned.state == StepState::Planned => {
+                StepStatus { reason: other_moves.reason_to_wait(&step.plan), ..planned }
+            }
+            begun => begun,
+        });
+        let statuses: Vec<StepStatus> = statuses.collect();
         let next = match record.state {
             RebalanceState::Running => next(record, &statuses, moves),
             RebalanceState::Paused
@@ -85,6 +94,40 @@ impl Decision {
         let (count, all) = (failed.count(), self.statuses.len());
         let reason = first.reason.as_deref().unwrap_or("it was cancelled");
         Some(format!("{count} of {all} moves did not take place, the first because: {reason}"))
+    }
+}
+
+/// Open moves for which the steps of a rebalance wait.
+struct OtherMoves<'m> {
+    open: Vec<&'m MoveRecord>,
+    /// Moves that occupy their shards and are no step that is left.
+    busy: Vec<&'m MoveRecord>,
+}
+
+impl<'m> OtherMoves<'m> {
+    fn of(record: &RebalanceRecord, moves: &'m [MoveRecord]) -> Self {
+        let is_left = |open: &MoveRecord| {
+            open.rebalance == Some(record.id) && under_way(open).state == StepState::Moving
+        };
+        let open: Vec<&MoveRecord> = moves.iter().filter(|open| !open.phase.has_ended()).collect();
+        let busy = open.iter().filter(|open| is_busy(open) && !is_left(open));
+        Self { busy: busy.copied().collect(), open }
+    }
+
+    /// Returns the reason why a planned step waits for one of these moves; `None` if it does not.
+    fn reason_to_wait(&self, plan: &PlanStep) -> Option<String> {
+        let taken = |slot: &Slot| self.open.iter().any(|open| open.new.slots.contains(*slot));
+        let slots: SlotSet = plan.slots.iter().filter(taken).collect();
+        if let Some(first) = slots.iter().next() {
+            let holder = self.open.iter().find(|open| open.new.slots.contains(first))?;
+            return Some(wait_for_slots(&slots, &holder.name()));
+        }
+        let is_rival =
+            |busy: &&&MoveRecord| busy.new.source == plan.from || busy.new.target == plan.to;
+        let is_full = self.busy.len() >= MOVES_MAX;
+        let rival = self.busy.iter().find(is_rival);
+        let rival = rival.or_else(|| self.busy.first().filter(|_| is_full))?;
+        Some(format!("another move is in progress ({}): wait for that move", rival.name()))
     }
 }
 

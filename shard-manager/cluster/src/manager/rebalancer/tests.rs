@@ -3,6 +3,7 @@
 use model::keyspace::Keyspace;
 use model::placement::Placement;
 use model::slot_plan::SlotPlan;
+use model::slot_set::SlotSet;
 use model::topology::Topology;
 
 use super::*;
@@ -31,6 +32,18 @@ fn a_shard_that_the_map_does_not_list_yet_has_a_reason_and_no_state() {
     assert_eq!(found, Some("shard2"));
     assert_eq!(listed_shard(&map, ShardNumber(2)), None);
     assert!(not_listed(ShardNumber(2)).contains("number 2"));
+}
+
+#[test]
+fn the_reason_of_a_rebalance_names_the_order_that_frees_slots_which_move_already() {
+    let slots = "0-63".parse::<SlotSet>().expect("slots");
+    let move_name = "the-id".to_owned();
+    let taken = MovesError::List(MoveListError::SlotsMove { slots, move_name });
+    let expected = "the slots 0-63 move already (the-id): wait for that move, or settle it: \
+        shard-manager move settle the-id";
+    assert_eq!(reason_of(&taken), expected);
+    let other = MovesError::List(MoveListError::NoMove);
+    assert_eq!(reason_of(&other), other.to_string());
 }
 
 #[test]

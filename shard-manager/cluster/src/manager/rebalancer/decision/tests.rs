@@ -117,6 +117,58 @@ fn a_step_whose_slots_are_still_moving_delays_no_other_step_of_its_source() {
     assert_eq!(next_beside(&record, &moves), [2, 0]);
 }
 
+/// Takes over what a look at the moves has found.
+fn take_over(record: &mut RebalanceRecord, moves: &[MoveRecord]) {
+    for (index, status) in Decision::of(record, moves, &map()).changed(record) {
+        record.steps[index].status = status;
+    }
+}
+
+#[test]
+fn a_planned_step_has_a_reason_only_while_it_waits_for_a_move_of_others() {
+    let mut record = rebalance(vec![step(0, 3, 0), step(1, 2, 0)]);
+    let mut kept = listed(&record, 0, MovePhase::Keeping);
+    kept.rebalance = None;
+    (kept.new.source, kept.new.target) = (ShardNumber(2), ShardNumber(0));
+    let mut busy = listed(&record, 1, MovePhase::Copying);
+    busy.rebalance = None;
+    busy.new.slots = [Slot::new(5_000).expect("a slot")].into_iter().collect();
+    let moves = [kept.clone(), busy.clone()];
+    take_over(&mut record, &moves);
+    let reasons = |record: &RebalanceRecord| -> Vec<Option<String>> {
+        record.steps.iter().map(|step| step.status.reason.clone()).collect()
+    };
+    let (of_slots, of_shards) = (kept.name(), busy.name());
+    let of_slots = format!(
+        "the slots 0 move already ({of_slots}): wait for that move, or settle it: shard-manager \
+         move settle {of_slots}"
+    );
+    let of_shards = format!("another move is in progress ({of_shards}): wait for that move");
+    assert_eq!(reasons(&record), [Some(of_slots.clone()), Some(of_shards)]);
+    assert!(!record.could_go_on());
+    assert!(Decision::of(&record, &moves, &map()).changed(&record).is_empty(), "nothing changes");
+    take_over(&mut record, &[kept]);
+    assert_eq!(reasons(&record), [Some(of_slots), None]);
+    assert!(record.could_go_on(), "the second step could begin");
+    take_over(&mut record, &[]);
+    assert_eq!(reasons(&record), [None, None]);
+}
+
+#[test]
+fn a_planned_step_waits_for_no_step_that_is_left() {
+    let mut record = rebalance(vec![step(0, 3, 0), step(0, 3, 1)]);
+    let copying = listed(&record, 0, MovePhase::Copying);
+    take_over(&mut record, &[copying]);
+    assert_eq!(record.steps[1].status, StepStatus::PLANNED);
+    assert!(record.could_go_on());
+    // The first step has ended, but its move still occupies the shards.
+    let mut cleaning = listed(&record, 0, MovePhase::Cleaning);
+    cleaning.owned_at = Some(cleaning.began_at);
+    take_over(&mut record, &[cleaning]);
+    assert_eq!(states(&Decision::of(&record, &[], &map()))[0], StepState::Moved);
+    assert!(record.steps[1].status.reason.is_some() && !record.could_go_on());
+}
+
 #[test]
 fn a_move_that_is_paused_before_it_begins_does_not_block_others() {
     let record = rebalance(vec![step(0, 3, 0)]);
