@@ -39,8 +39,8 @@ pub(super) enum Coverage {
 }
 
 /// Combination of answers that was complete, and the epoch of the map that named their shards as
-/// the owners of their slots. Engines share the set of a shard between its answers as long as it
-/// does not change, so a few pointers are compared instead of all slots.
+/// the owners of their slots. Sets are compared by their contents, because each node has a set of
+/// its own, on PostgreSQL each session.
 #[derive(Default)]
 pub(crate) struct KnownCoverage(ArcSwapOption<(u64, Vec<Shown>)>);
 
@@ -53,7 +53,7 @@ impl KnownCoverage {
             let pairs = known.iter().zip(shown);
             *known_epoch == epoch
                 && known.len() == shown.len()
-                && pairs.into_iter().all(|((a, known), (b, now))| a == b && Arc::ptr_eq(known, now))
+                && pairs.into_iter().all(|(known, now)| known == now)
         })
     }
 
@@ -95,15 +95,15 @@ pub(super) fn check(
 
 /// Returns the shards that have shown a wanted slot whose owner, as far as is known, is another
 /// shard.
-pub(super) fn doubtful<'s>(
-    shown: impl Iterator<Item = &'s Shown>,
+pub(super) fn foreign(
+    shown: &[Shown],
     wanted: &SlotSet,
     owner: impl Fn(Slot) -> ShardNumber,
 ) -> Vec<ShardNumber> {
-    let is_doubtful = |(shard, set): &&Shown| {
-        set.iter().any(|slot| wanted.contains(slot) && owner(slot) != *shard)
+    let is_foreign = |(shard, set): &&Shown| {
+        wanted.iter().any(|slot| set.contains(slot) && owner(slot) != *shard)
     };
-    shown.filter(is_doubtful).map(|(shard, _)| *shard).collect()
+    shown.iter().filter(is_foreign).map(|(shard, _)| *shard).collect()
 }
 
 /// Returns those of `shards` that own none of `slots` any more; `newer` returns the present owner
@@ -169,18 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_doubtful_if_it_shows_a_wanted_slot_of_another_shard() {
+    fn an_answer_is_foreign_if_it_shows_a_wanted_slot_of_another_shard() {
         let (low, high) = (slots(0, 99), slots(100, SLOT_COUNT - 1));
         let answers = answers(&[&low, &high]);
         let owner = |slot: Slot| ShardNumber(u16::from(slot.number() >= 90));
-        let found = |wanted: &SlotSet| doubtful(answers.iter(), wanted, owner);
+        let found = |wanted: &SlotSet| foreign(&answers, wanted, owner);
         assert_eq!(found(&SlotSet::full()), [ShardNumber(0)]);
         assert_eq!(found(&slots(0, 89)), []);
         assert_eq!(found(&high), []);
     }
 
     #[test]
-    fn a_known_combination_is_one_of_the_same_sets() {
+    fn a_known_combination_is_one_of_equal_sets() {
         let (low, high) = (slots(0, 99), slots(100, SLOT_COUNT - 1));
         let known = KnownCoverage::default();
         assert!(!known.knows(1, &answers(&[&low, &high])));

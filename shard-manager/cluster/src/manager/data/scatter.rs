@@ -4,8 +4,8 @@
 //! shard, or its shard is reported as missing. Shards whose answers do not fit are queried again
 //! for all of their slots: an answer that was sorted and limited cannot be cut by slots. If two
 //! shards have shown a slot and its new owner is known, only the older owner is queried again. A
-//! replica that shows slots which belong to another shard by the map is queried again with the
-//! position that its primary has now.
+//! replica that shows a session slots which belong to another shard by the map is queried again
+//! with the position that its primary has now.
 //! **Not here:** merging sorted rows (`model::result_rows`), the route of a read (`reads`), the
 //! check of the answers (`coverage`).
 
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use cache::ServedBy;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use model::consistency::Level;
 use model::error::{Error, Failure};
 use model::keyspace::Slot;
 use model::query::ReadQuery;
@@ -161,19 +162,19 @@ impl RowReader<'_> {
         let queries = self.shard_queries(query, &scope, &list);
         let any = (Currency::Any, deadline);
         let mut answers = self.query_shards((&queries, share), &list, any).await?;
-        let (mut tries, mut currency) = (0, Currency::IfKnown);
+        let (mut tries, mut doubted) = (0, Vec::new());
         loop {
-            let concerned = match self.check(&answers, &scope) {
+            let concerned = match self.check(&answers, &scope, &doubted) {
                 Coverage::Complete => return Ok(answers),
-                Coverage::Doubtful(_) if currency == Currency::Proven => return Ok(answers),
+                Coverage::Doubtful(_) if !doubted.is_empty() => return Ok(answers),
                 Coverage::Doubtful(shards) => {
-                    currency = Currency::Proven;
+                    doubted.clone_from(&shards);
                     Some(shards)
                 }
-                Coverage::Gap(slot) if tries == TRIES_MAX => {
+                Coverage::Gap(slot) if tries >= TRIES_MAX => {
                     return Err(Error::SlotRefused(SlotRefusal::absent(slot)));
                 }
-                Coverage::Overlap { shards, .. } if tries == TRIES_MAX => {
+                Coverage::Overlap { shards, .. } if tries >= TRIES_MAX => {
                     let shard =
                         shards.first().map_or("", |shard| self.data.manager.shard_name(*shard));
                     return Err(Error::ShardUnavailable { shard: shard.to_owned() });
@@ -201,6 +202,8 @@ impl RowReader<'_> {
             answers.retain(|(shard, _)| queries.iter().all(|(asked, _)| asked != shard));
             // A replica that lags behind a move may show slots that its primary no longer owns, or
             // lack those that it owns by now.
+            let is_doubted = !doubted.is_empty();
+            let currency = if is_doubted { Currency::Proven } else { Currency::IfKnown };
             let again = self.query_shards((&queries, share), &list, (currency, deadline)).await?;
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
@@ -288,8 +291,9 @@ impl RowReader<'_> {
     }
 
     /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
-    /// checked.
-    fn check(self, answers: &Answers<'_>, scope: &ReadScope) -> Coverage {
+    /// checked. The shards that were doubted had shown slots that the map does not name as theirs:
+    /// if one of them is missing, any slot may be.
+    fn check(self, answers: &Answers<'_>, scope: &ReadScope, doubted: &[ShardNumber]) -> Coverage {
         if is_on(Mutation::ScatterUnchecked) {
             return Coverage::Complete;
         }
@@ -308,7 +312,9 @@ impl RowReader<'_> {
             }
         }
         let manager = self.data.manager;
-        let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
+        let lacks_doubted = doubted.iter().any(|shard| missing.contains(shard));
+        let is_missing =
+            |slot| lacks_doubted || missing.contains(&manager.router.locate(slot).shard);
         match scope {
             ReadScope::All(group) => {
                 let (known, map) = (&manager.coverage[group.index()], manager.map.load());
@@ -317,20 +323,15 @@ impl RowReader<'_> {
                 }
                 let wanted = SlotSet::of_group(*group);
                 let found = coverage::check(&shown, &wanted, is_missing);
-                if found != Coverage::Complete {
+                if found != Coverage::Complete || !self.notices_older_rows() {
                     return found;
                 }
-                let owner =
-                    |slot| manager.router.redirect(&map, slot).unwrap_or_else(|| map.owner(slot));
-                let by_replicas = shown.iter().filter(|(shard, _)| is_by_replica(answers, *shard));
-                let doubtful = coverage::doubtful(by_replicas, &wanted, owner);
-                if !doubtful.is_empty() {
-                    return Coverage::Doubtful(doubtful);
-                }
-                if missing.is_empty() {
+                let foreign = self.foreign(&shown, &wanted);
+                // A replica that lags may show the same slots as a primary that has just got them.
+                if foreign.is_empty() && missing.is_empty() {
                     known.remember(map.epoch(), shown);
                 }
-                Coverage::Complete
+                doubt(foreign, answers)
             }
             ReadScope::Keys(keys) => {
                 let of_shard = |(shard, owned): &Shown| {
@@ -341,20 +342,53 @@ impl RowReader<'_> {
             }
             ReadScope::Everywhere(keys) => {
                 let wanted: SlotSet = keys.iter().map(|(slot, _)| *slot).collect();
-                coverage::check(&shown, &wanted, is_missing)
+                let found = coverage::check(&shown, &wanted, is_missing);
+                self.or_doubtful(found, (&shown, answers), &wanted)
             }
             ReadScope::Slots(slots) | ReadScope::SlotsEverywhere(slots) => {
-                coverage::check(&shown, slots, is_missing)
+                let found = coverage::check(&shown, slots, is_missing);
+                self.or_doubtful(found, (&shown, answers), slots)
             }
         }
     }
+
+    /// Returns the result of a check, or the shards whose replicas have shown slots of others.
+    fn or_doubtful(
+        self,
+        found: Coverage,
+        (shown, answers): (&[Shown], &Answers<'_>),
+        wanted: &SlotSet,
+    ) -> Coverage {
+        if found != Coverage::Complete || !self.notices_older_rows() {
+            return found;
+        }
+        doubt(self.foreign(shown, wanted), answers)
+    }
+
+    /// Returns true if the client may notice that rows are older than others that it has seen: it
+    /// has a session, and the level does not prove what is current anyway.
+    fn notices_older_rows(self) -> bool {
+        self.options.level == Level::One && !self.options.session.is_empty()
+    }
+
+    /// Returns the shards that have shown wanted slots which belong to other shards, as far as is
+    /// known here.
+    fn foreign(self, shown: &[Shown], wanted: &SlotSet) -> Vec<ShardNumber> {
+        let (router, map) = (&self.data.manager.router, self.data.manager.map.load());
+        let owner = |slot| router.redirect(&map, slot).unwrap_or_else(|| map.owner(slot));
+        coverage::foreign(shown, wanted, owner)
+    }
 }
 
-/// Returns true if the answer of a shard comes from a replica.
-fn is_by_replica(answers: &Answers<'_>, number: ShardNumber) -> bool {
-    answers.iter().any(|(shard, answer)| {
-        *shard == number && matches!(answer, Ok((rows, _)) if rows.role == Role::Replica)
-    })
+/// Returns the check of answers of which these shards have shown slots of others. Only the answer of
+/// a replica is doubtful.
+fn doubt(mut foreign: Vec<ShardNumber>, answers: &Answers<'_>) -> Coverage {
+    foreign.retain(|number| {
+        answers.iter().any(|(shard, answer)| {
+            shard == number && matches!(answer, Ok((rows, _)) if rows.role == Role::Replica)
+        })
+    });
+    if foreign.is_empty() { Coverage::Complete } else { Coverage::Doubtful(foreign) }
 }
 
 /// Returns the shards that own slots according to the shard map.
