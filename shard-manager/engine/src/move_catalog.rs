@@ -138,7 +138,7 @@ pub enum MoveListError {
         /// Present epoch.
         epoch: u64,
     },
-    /// As many moves as possible are open.
+    /// The list has the highest number of open moves.
     #[error(
         "{OPEN_MOVES_MAX} moves have not ended, the most that may be open beside those of \
          rebalances: wait for the end of one, settle one that is kept, or cancel one"

@@ -38,7 +38,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::backup::live::ServerBackups;
 use super::catalog::{self, Catalog};
-use super::catalog_follower::{CatalogFollower, record_arrivals};
+use super::catalog_follower::{CatalogFollower, read_arrivals, record_arrivals};
 use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
@@ -141,7 +141,7 @@ impl Servers {
         }
         // Other routers may have changed the map as well. Without their arrivals it is not put in
         // force here: the follower of the catalog reads both soon.
-        if next.epoch() == known + 1 || self.follower.read_arrivals().await.is_ok() {
+        if next.epoch() == known + 1 || read_arrivals(&self.follower).await.is_ok() {
             self.follower.adopt(next.clone()).await;
         }
         Ok(Arc::new(next))

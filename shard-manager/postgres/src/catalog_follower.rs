@@ -344,23 +344,6 @@ impl CatalogFollower {
         Ok(())
     }
 
-    /// Records all positions at which followed shards have accepted slots.
-    ///
-    /// # Errors
-    /// The reason why they cannot be read, as a message.
-    pub(super) async fn read_arrivals(&self) -> Result<(), String> {
-        let (catalog, term) = self.connect("map").await?;
-        let arrivals = tokio::time::timeout(MAP_MAX, arrivals_after(&catalog.connection, 0));
-        let arrivals = tokio::select! {
-            arrivals = arrivals => arrivals.map_err(|elapsed| elapsed.to_string())?,
-            () = self.catalog.terms().ended(term) => {
-                return Err("another node is its primary now".to_owned());
-            }
-        };
-        record_arrivals(&self.shards.load(), &arrivals.map_err(|error| error.to_string())?);
-        Ok(())
-    }
-
     /// Reads the shard map and all tables again, from a catalog on this timeline.
     ///
     /// # Errors
@@ -420,6 +403,23 @@ impl CatalogFollower {
         });
         Ok(())
     }
+}
+
+/// Records all positions at which followed shards have accepted slots.
+///
+/// # Errors
+/// The reason why they cannot be read, as a message.
+pub(super) async fn read_arrivals(follower: &CatalogFollower) -> Result<(), String> {
+    let (catalog, term) = follower.connect("map").await?;
+    let arrivals = tokio::time::timeout(MAP_MAX, arrivals_after(&catalog.connection, 0));
+    let arrivals = tokio::select! {
+        arrivals = arrivals => arrivals.map_err(|elapsed| elapsed.to_string())?,
+        () = follower.catalog.terms().ended(term) => {
+            return Err("another node is its primary now".to_owned());
+        }
+    };
+    record_arrivals(&follower.shards.load(), &arrivals.map_err(|error| error.to_string())?);
+    Ok(())
 }
 
 /// Records at which positions shards have accepted slots, before a map that names them as owners is

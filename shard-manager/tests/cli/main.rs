@@ -28,9 +28,9 @@ mod redis_server;
 mod results;
 #[path = "../support/scratch.rs"]
 mod scratch;
-mod screen;
 mod shards;
 mod slots;
 mod speed;
 mod status;
+mod terminal;
 mod unclean;

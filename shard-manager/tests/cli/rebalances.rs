@@ -10,7 +10,7 @@ use shard_manager::engine::rebalance_view::RebalanceBegun;
 use shard_manager::manager::Rebalances;
 
 use crate::cluster::{Cluster, Ended, block_on, contents, interrupt, program, run, run_in, serve};
-use crate::screen::Screen;
+use crate::terminal::Screen;
 
 const ID: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 /// Bar of the running rebalance, and as much of its message as fits in a line of 80 columns.

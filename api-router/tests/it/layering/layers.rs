@@ -284,7 +284,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
     ],
     &["connection", "doubt_record"],
     &["data_dir"],
-    &["index_ddl"],
+    &["catalog_failure", "index_ddl"],
     &[
         "check",
         "dialect",

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::Servers;
 use crate::catalog::{self, StoredMap};
+use crate::catalog_follower::read_arrivals;
 use crate::discovery::{self, OpenedSessions, ask_all, best};
 use crate::new_shard_check::{self, JoinedCluster};
 use crate::node::Node;
@@ -111,7 +112,7 @@ impl Servers {
         let started = self.start(number, &shard.name, prepared)?;
         // Slots may have arrived after the position at which the shard was opened was read.
         if !shard.is_joining
-            && let Err(cause) = self.follower.read_arrivals().await
+            && let Err(cause) = read_arrivals(&self.follower).await
         {
             self.release_listed(number);
             return Err(NewShardRefusal::Failed(catalog::unavailable(&cause)));

@@ -30,7 +30,7 @@ const CACHE: &str = "PRAGMA cache_size=-8192";
 
 /// Transaction that builds an index and logs it.
 pub(crate) struct BoundedBuild<'b> {
-    /// File of the primary, to which nobody else writes now.
+    /// File of the primary, to which no other connection writes now.
     pub(crate) file: &'b Path,
     /// The index, which the file lacks.
     pub(crate) index: &'b TableIndex,

@@ -28,7 +28,8 @@ impl SqliteWriter {
         let mut state = Attempt::new();
         let altered = match change {
             SchemaChange::Index(IndexChange::MakeWithin(index, pause_max)) => {
-                let built = self.try_build(&mut opened.connection, (index, *pause_max), &mut state);
+                let bounded = (index, *pause_max);
+                let built = build(self, &mut opened.connection, bounded, &mut state);
                 if is_late(&built) && !state.committing {
                     // The writer stopped the build itself: nothing is in doubt.
                     self.opened = Some(opened);
@@ -75,22 +76,6 @@ impl SqliteWriter {
         }
     }
 
-    /// Builds an index on another connection to the file.
-    fn try_build(
-        &self,
-        connection: &mut SqliteConnection,
-        bounded: (&Arc<TableIndex>, Duration),
-        state: &mut Attempt,
-    ) -> Result<Changed, DieselError> {
-        // The file is opened by its name, which must still lead to it.
-        self.file_check.check().map_err(|error| unreadable(&error))?;
-        ddl::build_and_log(connection, (&*self.path, self.counters), bounded, |position| {
-            state.committing = true;
-            state.began = Instant::now();
-            self.replication.primary().begin(position);
-        })
-    }
-
     fn try_alter(
         &self,
         connection: &mut SqliteConnection,
@@ -107,6 +92,22 @@ impl SqliteWriter {
             Ok(changed)
         })
     }
+}
+
+/// Builds an index on another connection to the file of a writer.
+fn build(
+    writer: &SqliteWriter,
+    connection: &mut SqliteConnection,
+    bounded: (&Arc<TableIndex>, Duration),
+    state: &mut Attempt,
+) -> Result<Changed, DieselError> {
+    // The file is opened by its name, which must still lead to it.
+    writer.file_check.check().map_err(|error| unreadable(&error))?;
+    ddl::build_and_log(connection, (&*writer.path, writer.counters), bounded, |position| {
+        state.committing = true;
+        state.began = Instant::now();
+        writer.replication.primary().begin(position);
+    })
 }
 
 /// Returns true if a build was stopped after its limit.

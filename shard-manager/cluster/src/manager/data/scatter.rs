@@ -27,7 +27,7 @@ use model::slot_set::SlotSet;
 use model::table_group::GroupNumber;
 use model::topology::{Role, ShardNumber, ShardState};
 
-use super::super::{Manager, ReadDone};
+use super::super::{Manager, ReadDone, RequestOptions};
 use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
 use super::read_route::KeysOfShards;
@@ -323,10 +323,10 @@ impl RowReader<'_> {
                 }
                 let wanted = SlotSet::of_group(*group);
                 let found = coverage::check(&shown, &wanted, is_missing);
-                if found != Coverage::Complete || !self.notices_older_rows() {
+                if found != Coverage::Complete || !notices_older_rows(self.options) {
                     return found;
                 }
-                let foreign = self.foreign(&shown, &wanted);
+                let foreign = foreign(manager, &shown, &wanted);
                 // A replica that lags may show the same slots as a primary that has just got them.
                 if foreign.is_empty() && missing.is_empty() {
                     known.remember(map.epoch(), shown);
@@ -343,45 +343,45 @@ impl RowReader<'_> {
             ReadScope::Everywhere(keys) => {
                 let wanted: SlotSet = keys.iter().map(|(slot, _)| *slot).collect();
                 let found = coverage::check(&shown, &wanted, is_missing);
-                self.or_doubtful(found, (&shown, answers), &wanted)
+                or_doubtful(self, found, (&shown, answers), &wanted)
             }
             ReadScope::Slots(slots) | ReadScope::SlotsEverywhere(slots) => {
                 let found = coverage::check(&shown, slots, is_missing);
-                self.or_doubtful(found, (&shown, answers), slots)
+                or_doubtful(self, found, (&shown, answers), slots)
             }
         }
     }
-
-    /// Returns the result of a check, or the shards whose replicas have shown slots of others.
-    fn or_doubtful(
-        self,
-        found: Coverage,
-        (shown, answers): (&[Shown], &Answers<'_>),
-        wanted: &SlotSet,
-    ) -> Coverage {
-        if found != Coverage::Complete || !self.notices_older_rows() {
-            return found;
-        }
-        doubt(self.foreign(shown, wanted), answers)
-    }
-
-    /// Returns true if the client may notice that rows are older than others that it has seen: it
-    /// has a session, and the level does not prove what is current anyway.
-    fn notices_older_rows(self) -> bool {
-        self.options.level == Level::One && !self.options.session.is_empty()
-    }
-
-    /// Returns the shards that have shown wanted slots which belong to other shards, as far as is
-    /// known here.
-    fn foreign(self, shown: &[Shown], wanted: &SlotSet) -> Vec<ShardNumber> {
-        let (router, map) = (&self.data.manager.router, self.data.manager.map.load());
-        let owner = |slot| router.redirect(&map, slot).unwrap_or_else(|| map.owner(slot));
-        coverage::foreign(shown, wanted, owner)
-    }
 }
 
-/// Returns the check of answers of which these shards have shown slots of others. Only the answer of
-/// a replica is doubtful.
+/// Returns the result of a check, or the shards whose replicas have shown slots of others.
+fn or_doubtful(
+    reader: RowReader<'_>,
+    found: Coverage,
+    (shown, answers): (&[Shown], &Answers<'_>),
+    wanted: &SlotSet,
+) -> Coverage {
+    if found != Coverage::Complete || !notices_older_rows(reader.options) {
+        return found;
+    }
+    doubt(foreign(reader.data.manager, shown, wanted), answers)
+}
+
+/// Returns true if a client may notice that rows are older than others that it has seen: it has a
+/// session, and the level does not prove what is current anyway.
+fn notices_older_rows(options: &RequestOptions) -> bool {
+    options.level == Level::One && !options.session.is_empty()
+}
+
+/// Returns the shards that have shown wanted slots which belong to other shards, as far as is known
+/// here.
+fn foreign(manager: &Manager, shown: &[Shown], wanted: &SlotSet) -> Vec<ShardNumber> {
+    let map = manager.map.load();
+    let owner = |slot| manager.router.redirect(&map, slot).unwrap_or_else(|| map.owner(slot));
+    coverage::foreign(shown, wanted, owner)
+}
+
+/// Returns the check of answers of which these shards have shown slots of others. Only the answer
+/// of a replica is doubtful.
 fn doubt(mut foreign: Vec<ShardNumber>, answers: &Answers<'_>) -> Coverage {
     foreign.retain(|number| {
         answers.iter().any(|(shard, answer)| {

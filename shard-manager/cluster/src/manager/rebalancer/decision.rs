@@ -100,7 +100,7 @@ impl Decision {
 /// Open moves for which the steps of a rebalance wait.
 struct OtherMoves<'m> {
     open: Vec<&'m MoveRecord>,
-    /// Moves that occupy their shards and are no step that is left.
+    /// Moves that occupy their shards and are not among the steps that are left.
     busy: Vec<&'m MoveRecord>,
 }
 
