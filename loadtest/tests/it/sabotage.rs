@@ -77,6 +77,9 @@ const BUILD: [&str; 11] = [
     "cache",
 ];
 
+/// Beginnings of the names of variables that describe the package that cargo runs.
+const PACKAGE_VARIABLES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+
 /// Router with the feature `sabotage`; cargo builds it on first use.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
@@ -84,6 +87,13 @@ pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet"]).args(BUILD).arg("--target-dir").arg(&folder);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Cargo sets these for the tests of this package. Build scripts that read them would run again,
+    // and so would most of the build, here and when the router is built the next time.
+    for (name, _) in std::env::vars_os() {
+        if PACKAGE_VARIABLES.iter().any(|of| name.to_string_lossy().starts_with(of)) {
+            build.env_remove(name);
+        }
+    }
     assert!(build.status().unwrap().success(), "the sabotaged router is made");
     folder.join("debug/api-router")
 });
