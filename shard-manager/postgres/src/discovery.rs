@@ -58,8 +58,8 @@ impl OpenedSessions {
             kept.swap_remove(place)
         };
         let wait = at.connect_timeout.unwrap_or(timeouts.connect);
-        let asked = session::identify(&mut found.connection);
-        found.identity = tokio::time::timeout(wait, asked).await.ok()?.ok()?;
+        let identified = session::identify(&mut found.connection);
+        found.identity = tokio::time::timeout(wait, identified).await.ok()?.ok()?;
         Some(found)
     }
 
@@ -123,7 +123,7 @@ pub(super) async fn ask_all<'a>(
     ask_again(listed, cluster, &OpenedSessions::default()).await
 }
 
-/// Asks every host of some addresses, over the session that is open or else over a new one.
+/// Queries every host of some addresses, over a session that is open or else over a new one.
 async fn ask_again<'a>(
     listed: impl IntoIterator<Item = &'a NodeAddress>,
     cluster: &ClusterAddress,

@@ -36,9 +36,7 @@ impl ServersOfChapter {
     ) -> Result<Self, CommandError> {
         let ChapterSize { shards, replicas, grows } = size;
         let shards = shards + usize::from(grows);
-        let folder = WorkFolder::create(work_dir)?;
-        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
-        let local = LocalServers::up(&folder, (shards, replicas))?;
+        let (folder, local) = LocalServers::start(work_dir, (shards, replicas), observer)?;
         let (mut cluster, links) = match replicas {
             0 => (cluster_of_nodes(local.nodes(), |node| parsed(Some(node)))?, Vec::new()),
             _ => behind_links(local.nodes(), seed)?,

@@ -278,6 +278,19 @@ impl LocalServers {
         Ok(Self(Some(LocalCluster::up(&LocalSpec { shards, replicas, ..LocalSpec::new(dir) })?)))
     }
 
+    /// Creates the folder of an experiment in `work_dir`, and in it a server for each node of this
+    /// many shards with this many replicas each.
+    pub(super) fn start(
+        work_dir: Option<&Path>,
+        (shards, replicas): (usize, usize),
+        observer: &dyn ExperimentObserver,
+    ) -> Result<(WorkFolder, Self), CommandError> {
+        let folder = WorkFolder::create(work_dir)?;
+        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
+        let local = Self::up(&folder, (shards, replicas))?;
+        Ok((folder, local))
+    }
+
     /// Returns the version of the servers, followed by `how` they are used, for the report.
     pub(super) fn engine(&self, how: &str) -> Result<String, CommandError> {
         let version = server_version(&parsed(self.primaries().next())?)?;

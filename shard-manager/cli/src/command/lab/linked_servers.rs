@@ -32,9 +32,8 @@ impl ServersBehindLinks {
         if !place.postgres {
             return Ok(None);
         }
-        let folder = WorkFolder::create(place.work_dir.as_deref())?;
-        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
-        let local = LocalServers::up(&folder, (shards, replicas))?;
+        let work_dir = place.work_dir.as_deref();
+        let (folder, local) = LocalServers::start(work_dir, (shards, replicas), observer)?;
         let (cluster, links) = behind_links(local.nodes(), seed)?;
         let engine = local.engine("a server for each node, behind a link")?;
         let notes = folder.notes();

@@ -26,15 +26,14 @@ impl NodeServers {
     /// `None` if the experiment uses files.
     pub(super) fn start(
         place: &WorkPlace,
-        (shards, replicas): (usize, usize),
+        size: (usize, usize),
         observer: &dyn ExperimentObserver,
     ) -> Result<Option<Self>, CommandError> {
         if !place.postgres {
             return Ok(None);
         }
-        let folder = WorkFolder::create(place.work_dir.as_deref())?;
-        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
-        let local = LocalServers::up(&folder, (shards, replicas))?;
+        let work_dir = place.work_dir.as_deref();
+        let (folder, local) = LocalServers::start(work_dir, size, observer)?;
         let nodes = ServerNodes {
             cluster: cluster_of_nodes(local.nodes(), |node| parsed(Some(node)))?,
             engine: local.engine("a server for each node")?,

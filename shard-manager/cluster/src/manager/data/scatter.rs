@@ -40,15 +40,15 @@ use crate::shard_list::ShardList;
 /// respond, the read still completes from replicas.
 const POSITION_MAX: Duration = Duration::from_millis(100);
 
-/// Changes that a replica must have to answer, beyond those that the session has seen.
+/// Position up to which a replica must have applied changes, beyond that of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Currency {
-    /// None.
+enum MinPosition {
+    /// Any position will do.
     Any,
-    /// Everything that its primary has now, if the primary answers soon.
-    IfKnown,
-    /// Everything that its primary has now.
-    Proven,
+    /// Present position of its primary, if the primary answers soon; else any.
+    OfPrimaryIfKnown,
+    /// Present position of its primary.
+    OfPrimary,
 }
 
 /// Query that each shard of a read answers.
@@ -160,7 +160,7 @@ impl RowReader<'_> {
     ) -> Result<Answers<'s>, Error> {
         let list = self.data.manager.shards.load_full();
         let queries = self.shard_queries(query, &scope, &list);
-        let any = (Currency::Any, deadline);
+        let any = (MinPosition::Any, deadline);
         let mut answers = self.query_shards((&queries, share), &list, any).await?;
         let (mut tries, mut doubted) = (0, Vec::new());
         loop {
@@ -203,8 +203,9 @@ impl RowReader<'_> {
             // A replica that lags behind a move may show slots that its primary no longer owns, or
             // lack those that it owns by now.
             let is_doubted = !doubted.is_empty();
-            let currency = if is_doubted { Currency::Proven } else { Currency::IfKnown };
-            let again = self.query_shards((&queries, share), &list, (currency, deadline)).await?;
+            let least =
+                if is_doubted { MinPosition::OfPrimary } else { MinPosition::OfPrimaryIfKnown };
+            let again = self.query_shards((&queries, share), &list, (least, deadline)).await?;
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
         }
@@ -253,7 +254,7 @@ impl RowReader<'_> {
         self,
         (queries, share): (&ShardQueries, &'s ScatterShare<'s>),
         list: &ShardList,
-        (currency, deadline): (Currency, Instant),
+        (least, deadline): (MinPosition, Instant),
     ) -> Result<Answers<'s>, Error> {
         let reads = queries.iter().map(async |(number, query)| {
             let read = async {
@@ -261,12 +262,12 @@ impl RowReader<'_> {
                     list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
                 let mut requirements = self.requirements((*number, shard), deadline).await?;
                 let by = deadline.min(Instant::now() + POSITION_MAX);
-                let now = match currency {
-                    Currency::Any => 0,
-                    Currency::IfKnown => {
+                let now = match least {
+                    MinPosition::Any => 0,
+                    MinPosition::OfPrimaryIfKnown => {
                         shard.primary().position(by).await.map_or(0, |now| now.sequence)
                     }
-                    Currency::Proven => shard.primary().position(deadline).await?.sequence,
+                    MinPosition::OfPrimary => shard.primary().position(deadline).await?.sequence,
                 };
                 requirements.seen = requirements.seen.max(now);
                 let rows = shard.reads().read_all(query, &requirements).await?;
