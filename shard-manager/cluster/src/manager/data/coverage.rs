@@ -188,6 +188,8 @@ mod tests {
         assert!(known.knows(1, &answers(&[&low, &high])));
         assert!(!known.knows(2, &answers(&[&low, &high])), "another map may name other owners");
         assert!(!known.knows(1, &answers(&[&low])));
-        assert!(!known.knows(1, &answers(&[&low, &slots(100, SLOT_COUNT - 1)])));
+        assert!(!known.knows(1, &answers(&[&low, &slots(101, SLOT_COUNT - 1)])));
+        let copy = slots(100, SLOT_COUNT - 1);
+        assert!(known.knows(1, &answers(&[&low, &copy])), "sets of other sessions are copies");
     }
 }
