@@ -20,7 +20,7 @@ use model::topology::Topology;
 
 use self::queries::{Compared, QUERIES};
 use crate::chart::{BarChart, Chart};
-use crate::databases::{report_of_files, report_of_servers};
+use crate::databases::{engine_of_files, report_of_files, report_of_servers};
 use crate::dataset;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on};
@@ -65,8 +65,8 @@ pub struct RunOptions {
 pub struct ServerSides {
     /// The one database.
     pub one: ConnectedCluster,
-    /// The databases of the shards.
-    pub shards: ConnectedCluster,
+    /// The databases of the shards; `None` for files.
+    pub shards: Option<ConnectedCluster>,
     /// Servers and their version, for the report.
     pub engine: String,
     /// Conditions that make the comparison less fair, for the report.
@@ -88,26 +88,8 @@ pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Re
     let began = Instant::now();
     check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
-    let (folder, sides);
-    let mut report = match &options.servers {
-        None => {
-            folder = WorkFolder::create(options.work_folder.as_deref())?;
-            let name = format!("tessera_lab_{}", folder.run());
-            sides = Sides {
-                one: LabCluster::embedded(folder.join(&name), 1, 0)?,
-                shards: LabCluster::embedded(folder.join("shards"), options.shards, 0)?,
-            };
-            observer.report(&format!("the one database is {name}, removed at the end"));
-            report_of_files(&folder, "run", options.seed)?
-        }
-        Some(servers) => {
-            sides = Sides {
-                one: LabCluster::connected(&servers.one)?,
-                shards: LabCluster::connected(&servers.shards)?,
-            };
-            report_of_servers((&servers.engine, &servers.notes), "run", options.seed)
-        }
-    };
+    // The folder is declared first, so that it is removed after its files were closed.
+    let (_folder, sides, mut report) = open(options, observer)?;
     report = report
         .set("users", options.users)
         .set("shards", options.shards)
@@ -116,6 +98,36 @@ pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Re
         .set("seconds", options.at_most.as_secs());
     report = compare(report, (options, &plan), &sides, observer)?;
     Ok(report.ended(began.elapsed()))
+}
+
+/// Opens both sides and begins the report. Returns the folder of files, if there are any.
+fn open(
+    options: &RunOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<(Option<WorkFolder>, Sides, Report), LabError> {
+    let create = || WorkFolder::create(options.work_folder.as_deref());
+    let files =
+        |folder: &WorkFolder| LabCluster::embedded(folder.join("shards"), options.shards, 0);
+    let Some(servers) = &options.servers else {
+        let folder = create()?;
+        let name = format!("tessera_lab_{}", folder.run());
+        let one = LabCluster::embedded(folder.join(&name), 1, 0)?;
+        let sides = Sides { one, shards: files(&folder)? };
+        observer.report(&format!("the one database is {name}, removed at the end"));
+        let report = report_of_files(&folder, "run", options.seed)?;
+        return Ok((Some(folder), sides, report));
+    };
+    let one = LabCluster::connected(&servers.one)?;
+    let report = |engine: &str| report_of_servers((engine, &servers.notes), "run", options.seed);
+    let Some(shards) = &servers.shards else {
+        let folder = create()?;
+        let mut report = report(&format!("{}; shards: {}", servers.engine, engine_of_files()?));
+        report.notes.extend(folder.notes());
+        let sides = Sides { one, shards: files(&folder)? };
+        return Ok((Some(folder), sides, report));
+    };
+    let sides = Sides { one, shards: LabCluster::connected(shards)? };
+    Ok((None, sides, report(&servers.engine)))
 }
 
 /// Checks the settings before anything is created.

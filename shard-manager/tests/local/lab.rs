@@ -18,10 +18,12 @@ const CANCELLED: &str = "cancelled; the files and databases of the experiment ar
 /// Experiments whose number of clients cannot be chosen.
 const WITHOUT_CLIENTS: [&str; 3] = ["replicas", "crash", "tour"];
 
+/// Comparison with few users.
+const SMALL_RUN: [&str; 7] = ["run", "--users", "300", "--shards", "2", "--operations", "100"];
+
 /// Runs the comparison with few users in a folder, and returns its report and its messages.
 fn run_lab(work: &Path, main: Option<&str>) -> (String, String) {
-    let args = ["run", "--users", "300", "--shards", "2", "--operations", "100"];
-    let ended = run_experiment(work, &args, main);
+    let ended = run_experiment(work, &SMALL_RUN, main);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (text(ended.stdout), text(ended.stderr))
 }
@@ -63,8 +65,15 @@ fn rows(report: &Value, table: usize) -> &[Value] {
 
 /// Returns the command of an experiment with servers in a folder.
 fn program(work: &Path, args: &[&str]) -> Command {
+    let mut command = program_with_files(work, args);
+    command.arg("--postgres");
+    command
+}
+
+/// Returns the command of an experiment with files in a folder.
+fn program_with_files(work: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
-    command.arg("lab").args(args).args(["--postgres", "--work-dir"]).arg(work);
+    command.arg("lab").args(args).arg("--work-dir").arg(work);
     for name in ["MAX_GEN_USERS", "MAINDB_URL", "REDIS_URL"] {
         command.env_remove(name);
     }
@@ -100,6 +109,15 @@ fn a_lab_compares_servers_of_its_own_and_a_database_on_the_server_of_maindb_url(
     let named: Vec<&str> = messages.lines().filter(|line| line.contains(left)).collect();
     assert_eq!(named.len(), 1, "{messages}");
     assert_eq!(ask(primary, databases), before, "the lab has dropped its database, and no other");
+    let mut beside_files = program_with_files(place.parent.path(), &SMALL_RUN);
+    beside_files.env("MAINDB_URL", primary.url("shard1")).arg("--json");
+    let ended = beside_files.output().expect("the program starts");
+    let beside_files = String::from_utf8(ended.stdout).expect("UTF-8");
+    for part in ["shards: SQLite ", "while the shards are files", "also compares these engines"] {
+        assert!(beside_files.contains(part), "{part}: {beside_files}");
+    }
+    assert_eq!(left_in(place.parent.path()), Vec::<PathBuf>::new(), "the files are removed");
+    assert_eq!(ask(primary, databases), before, "this database is dropped as well");
     let foreign = "SELECT count(*) FROM pg_tables WHERE schemaname = 'tessera'";
     assert_eq!(ask(primary, foreign), "0", "nothing was made in the database of the URL");
 }

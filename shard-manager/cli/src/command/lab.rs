@@ -199,7 +199,7 @@ impl Common {
         let is_set = std::env::var_os(CATALOG_VARIABLE).is_some_and(|urls| !urls.is_empty());
         if is_set && main == MainServer::Ignored {
             let note = format!(
-                "{CATALOG_VARIABLE} is set and was not used: only `lab run --postgres` creates a database on that server"
+                "{CATALOG_VARIABLE} is set and was not used: only `lab run` creates a database on that server"
             );
             report.notes.push(note);
         }

@@ -110,9 +110,10 @@ pub(super) fn compare(
     let shards = measure(query, (options, plan), &sides.shards, observer)?;
     let clients = query.amount(options).clients;
     let mut compared = Compared { query, clients, one, shards, why: String::new() };
-    let storage = match options.servers {
+    let storage = match &options.servers {
         None => Storage::Files,
-        Some(_) => Storage::Servers,
+        Some(servers) if servers.shards.is_some() => Storage::Servers,
+        Some(_) => Storage::FilesBesideServer,
     };
     compared.why = super::reasons::of(&compared, (options.shards, clients), storage);
     Ok(compared)

@@ -15,13 +15,15 @@ pub(super) enum Storage {
     Files,
     /// A database on a server of PostgreSQL.
     Servers,
+    /// A file, while the one database is on a server.
+    FilesBesideServer,
 }
 
 impl Storage {
     /// Returns the noun for the storage of one shard, and of several.
     fn nouns(self) -> (&'static str, &'static str) {
         match self {
-            Self::Files => ("file", "files"),
+            Self::Files | Self::FilesBesideServer => ("file", "files"),
             Self::Servers => ("database", "databases"),
         }
     }
@@ -33,6 +35,9 @@ pub(super) fn of(
     (shards, clients): (usize, usize),
     storage: Storage,
 ) -> String {
+    if storage == Storage::FilesBesideServer {
+        return "The one database is on a PostgreSQL server and the shards are files, so the ratio also compares these engines.".to_owned();
+    }
     let (file, files) = storage.nouns();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let ratio = compared.ratio();
@@ -116,7 +121,9 @@ mod tests {
                     [Storage::Files, Storage::Servers].map(|at| of(&compared, (3, 2), at));
                 assert!(!servers.contains("file"), "{servers}");
                 assert_eq!(files.replace("file", "database"), servers);
-                for why in [files, servers] {
+                let mixed = of(&compared, (3, 2), Storage::FilesBesideServer);
+                assert!(mixed.contains("these engines"), "{mixed}");
+                for why in [files, servers, mixed] {
                     assert!(why.ends_with('.') && !why.contains(". "), "{why}");
                 }
             }

@@ -54,10 +54,13 @@ pub(super) struct DatabaseServers {
     _folder: WorkFolder,
 }
 
-/// Servers of both sides of `lab run`. Fields are dropped in the order of declaration.
+/// Servers of `lab run`: those of the one database and of the shards. Fields are dropped in the
+/// order of declaration.
 pub(super) struct LabServers {
     one: TemporaryDatabase,
-    local: LocalServers,
+    /// Servers of the shards, unless these are files.
+    local: Option<LocalServers>,
+    engine: String,
     notes: Vec<String>,
     _folder: WorkFolder,
 }
@@ -131,48 +134,60 @@ impl DatabaseServers {
 }
 
 impl LabServers {
-    /// Starts a server for each shard, and one for the one database unless `MAINDB_URL` names its
-    /// server.
+    /// Creates the one database on the server that `MAINDB_URL` names. With `--postgres`, starts a
+    /// server for each shard, and one for the one database if the variable is not set. Returns
+    /// `None` if no server is wanted.
     pub(super) fn start(
-        folder: WorkFolder,
+        place: &WorkPlace,
         shards: usize,
         observer: &dyn ExperimentObserver,
-    ) -> Result<Self, CommandError> {
+    ) -> Result<Option<Self>, CommandError> {
         let main = main_server()?;
+        if main.is_none() && !place.postgres {
+            return Ok(None);
+        }
         if let Some(main) = &main {
             report_unused(main, observer)?;
         }
-        let servers = shards + usize::from(main.is_none());
-        observer.report(&format!("starting {servers} PostgreSQL servers"));
-        let local = LocalServers::up(&folder, (servers, 0))?;
-        let name = format!("tessera_lab_{}", folder.run());
-        let mut notes = folder.notes();
-        let server = match main {
+        let folder = WorkFolder::create(place.work_dir.as_deref())?;
+        let local = place.postgres.then(|| {
+            let servers = shards + usize::from(main.is_none());
+            observer.report(&format!("starting {servers} PostgreSQL servers"));
+            LocalServers::up(&folder, (servers, 0))
+        });
+        let local = local.transpose()?;
+        let (server, notes) = match main {
             Some(main) => {
-                let note = format!(
-                    "the one database is on {}, the server of {CATALOG_VARIABLE} with PostgreSQL {}, whose machine and \
-                     settings may differ from those of the shards",
-                    main.location(),
-                    server_version(&main)?
-                );
-                notes.push(note);
-                main
+                let note = note_of_main(&main, local.is_some())?;
+                (main, vec![note])
             }
-            None => parsed(local.primaries().last())?,
+            None => (parsed(local.iter().flat_map(LocalServers::primaries).last())?, Vec::new()),
         };
+        let engine = match &local {
+            Some(local) => local.engine("a server for each database")?,
+            None => format!("PostgreSQL {}, the one database", server_version(&server)?),
+        };
+        let notes = match &local {
+            Some(_) => [folder.notes(), notes].concat(),
+            None => notes,
+        };
+        let name = format!("tessera_lab_{}", folder.run());
         let one = TemporaryDatabase::create(&server, &name)?;
         observer.report(&format!("the one database is {name}, dropped at the end"));
-        Ok(Self { one, local, notes, _folder: folder })
+        Ok(Some(Self { one, local, engine, notes, _folder: folder }))
     }
 
     /// Returns the databases of both sides.
     pub(super) fn sides(&self, shards: usize) -> Result<ServerSides, CommandError> {
-        let nodes = self.local.primaries().take(shards);
-        let nodes = nodes.map(|node| parsed(Some(node))).collect::<Result<Vec<_>, _>>()?;
+        let cluster_of_shards = |local: &LocalServers| {
+            let nodes = local.primaries().take(shards);
+            let nodes = nodes.map(|node| parsed(Some(node)));
+            Ok::<_, CommandError>(cluster(nodes.collect::<Result<_, _>>()?))
+        };
         Ok(ServerSides {
             one: cluster(vec![self.one.address().clone()]),
-            shards: cluster(nodes),
-            engine: self.local.engine("a server for each database")?,
+            shards: self.local.as_ref().map(cluster_of_shards).transpose()?,
+            engine: self.engine.clone(),
             notes: self.notes.clone(),
         })
     }
@@ -187,6 +202,20 @@ impl Drop for LabServers {
             ));
         }
     }
+}
+
+/// Returns the note of the report about the server that `MAINDB_URL` names, given whether the
+/// shards are on servers too.
+fn note_of_main(main: &NodeAddress, has_servers: bool) -> Result<String, CommandError> {
+    let difference = match has_servers {
+        true => "whose machine and settings may differ from those of the shards",
+        false => "while the shards are files: use --postgres for shards on servers",
+    };
+    Ok(format!(
+        "the one database is on {}, the server of {CATALOG_VARIABLE} with PostgreSQL {}, {difference}",
+        main.location(),
+        server_version(main)?
+    ))
 }
 
 /// Reports the databases that killed labs have left on a server. They are not dropped, because

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ::lab::run::{CLIENTS_MAX, RunOptions, check, run as carry_out};
-use ::lab::work_folder::WorkFolder;
 use clap::Args;
 
-use super::lab_servers::LabServers;
+use super::lab_servers::{LabServers, WorkPlace};
 use super::user_count::UserCount;
 use super::{Common, MainServer};
 use crate::command::CommandError;
@@ -22,6 +21,7 @@ Examples:
   shard-manager lab run
   shard-manager lab run --users 1000000 --shards 4 --report ./run
   shard-manager lab run --postgres
+  MAINDB_URL=postgres://tessera@db1/postgres shard-manager lab run
   MAX_GEN_USERS=50000 shard-manager lab run --clients 32 --work-dir /srv/disk";
 
 #[derive(Args, Debug)]
@@ -45,8 +45,8 @@ pub(super) struct Options {
     /// Folder for the temporary folder of the databases [default: that of the system]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-    /// Use PostgreSQL servers, which are created for this run; if MAINDB_URL is set, the one
-    /// database is created on that server
+    /// Use PostgreSQL servers, which are created for this run. If MAINDB_URL is set, the one
+    /// database is always created on that server
     #[arg(long)]
     postgres: bool,
 }
@@ -59,18 +59,14 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         operations: options.operations,
         at_most: Duration::from_secs(options.seconds),
         seed: options.common.seed,
-        work_folder: options.work_dir,
+        work_folder: options.work_dir.clone(),
         servers: None,
     };
-    let main = if options.postgres { MainServer::Used } else { MainServer::Ignored };
-    options.common.carry_out_with(main, terminal, |watcher| {
+    let place = WorkPlace { work_dir: options.work_dir, postgres: options.postgres };
+    options.common.carry_out_with(MainServer::Used, terminal, |watcher| {
         check(&wanted)?;
-        let servers = options.postgres.then(|| {
-            let folder = WorkFolder::create(wanted.work_folder.as_deref())?;
-            LabServers::start(folder, wanted.shards, watcher)
-        });
         // Dropped after the experiment.
-        let servers = servers.transpose()?;
+        let servers = LabServers::start(&place, wanted.shards, watcher)?;
         wanted.servers = servers.as_ref().map(|own| own.sides(wanted.shards)).transpose()?;
         Ok(carry_out(&wanted, watcher)?)
     })
