@@ -1,16 +1,19 @@
-//! Tests of moves while the catalog, on a server of its own, stands still.
+//! Tests of moves while the catalog, on a server of its own, stands still, and of moves that it has
+//! lost.
 
 use std::time::{Duration, Instant};
 
 use shard_manager::consistency::Level;
-use shard_manager::engine::move_record::{MovePhase, NewMove};
+use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 
 use crate::cluster::{Databases, SideSession, Trio, address, connect};
 use crate::move_clients::deadline;
-use crate::move_steps::{TARGET, begin, kept_up, owners, slow, store_large, until};
+use crate::move_steps::{
+    LONG, SOURCE, TARGET, begin, kept_up, new, order, owners, slow, store_large, until,
+};
 use crate::read_write_steps::{at, get, put, within};
 use crate::server::runtime;
 
@@ -18,6 +21,16 @@ use crate::server::runtime;
 const CURSOR: &str = "SELECT cursor AS value FROM tessera.tessera_slot_moves";
 /// Phase of the only move.
 const PHASE: &str = "SELECT phase AS value FROM tessera_moves";
+/// Removes all moves from the catalog, as a failover may that has lost their records.
+const LOSE: &str = "DELETE FROM tessera_moving; DELETE FROM tessera_moves";
+/// Phases of all moves.
+const PHASES: &str = "SELECT string_agg(phase, ' ' ORDER BY began_at) AS value FROM tessera_moves";
+/// Rows of moves, changes, followed and importing slots in a shard's database.
+const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
+    (SELECT count(*) FROM tessera.tessera_slot_moves),
+    (SELECT count(*) FROM tessera.tessera_changes),
+    (SELECT coalesce(sum(bit_count(bits)), 0) FROM tessera.tessera_followed),
+    (SELECT count(*) FROM tessera.tessera_slots WHERE state = 'importing')) AS value";
 /// Rounds of writes and reads after the copy has all rows: a move may cut over meanwhile.
 const ROUNDS: usize = 20;
 
@@ -80,4 +93,58 @@ fn writes_and_a_move_go_on_while_the_catalog_alone_is_frozen_and_the_move_ends_a
         assert_eq!(stored, ["0", "60"]);
         tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
     });
+}
+
+#[tokio::test]
+async fn a_move_that_the_catalog_lost_before_the_commit_is_cancelled_and_leaves_nothing() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let slots = store_large(&manager, 60).await;
+    let [mut source, mut target] =
+        [databases.direct_session(0).await, databases.direct_session(1).await];
+    kept_up(&manager, async {
+        begin(&manager, slow(&slots)).await;
+        target.until("SELECT (count(*) > 0)::text AS value FROM kv", "true").await;
+    })
+    .await;
+    source.run(LOSE).await;
+    kept_up(&manager, async {
+        source.until(PHASES, "cancelled").await;
+        source.until(LEFT_BEHIND, "0 0 0 0").await;
+        target.until(LEFT_BEHIND, "0 0 0 0").await;
+        assert_eq!(owners(&manager, &slots), [SOURCE]);
+        // The slots may move again.
+        let id = begin(&manager, new(&slots, Duration::ZERO)).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    assert_eq!(owners(&manager, &slots), [TARGET]);
+    manager.close();
+}
+
+#[tokio::test]
+async fn a_move_that_the_catalog_lost_after_the_commit_continues_and_can_be_rolled_back() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let slots = store_large(&manager, 5).await;
+    let mut source = databases.direct_session(0).await;
+    let id = kept_up(&manager, async {
+        let id = begin(&manager, new(&slots, LONG)).await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        id
+    })
+    .await;
+    source.run(LOSE).await;
+    kept_up(&manager, async {
+        source.until(PHASES, "keeping").await;
+        assert_eq!(owners(&manager, &slots), [TARGET]);
+        order(&manager, id, MoveOrder::Rollback).await;
+        until(&manager, id, &[MovePhase::RolledBack]).await;
+    })
+    .await;
+    assert_eq!(owners(&manager, &slots), [SOURCE]);
+    source.until(LEFT_BEHIND, "0 0 0 0").await;
+    let stored = source.text("SELECT count(*)::text AS value FROM kv").await;
+    assert_eq!(stored, "5");
+    manager.close();
 }

@@ -21,6 +21,7 @@ mod fence_clock;
 mod left_copies;
 mod left_search;
 mod lone_side;
+mod lost_moves;
 mod move_answers;
 mod move_limits;
 mod move_reports;
@@ -82,7 +83,7 @@ struct Mover<'m> {
     fences: Arc<FenceTimes>,
     /// Moves that ended on their origin and may have left something.
     left_copies: LeftCopies,
-    /// Search for such moves that the catalog no longer lists.
+    /// Search for such moves that the catalog no longer lists, and for those that it has lost.
     left_search: LeftSearch,
 }
 
@@ -176,7 +177,7 @@ impl<'m> Mover<'m> {
     /// Searches the shards for rows of moves, if an attempt is due.
     fn search_left_copies(&mut self) {
         let Some(due) = self.left_search.due(self.manager, Instant::now()) else { return };
-        let search = left_search::search(self.catalog, due);
+        let search = left_search::search(self.manager, self.catalog, due);
         self.events.push(search.map(Event::Searched).boxed());
     }
 

@@ -1,10 +1,11 @@
 //! Left search: finds moves of which a shard still has a row, to detect those that ended before
-//! this process began to lead. The catalog may no longer list them.
+//! this process began to lead, which the catalog may no longer list, and those that the catalog has
+//! lost.
 //!
 //! **Invariant:** after this process begins to lead, it reads each open shard until one read has
 //! succeeded and all moves found were noted.
 //! **Not here:** the selection of the moves that have ended (`left_copies`), the deletion
-//! (`copy_cleaner`).
+//! (`copy_cleaner`), listing lost moves again (`lost_moves`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 use engine::move_catalog::MoveCatalog;
 use engine::move_record::{MoveRecord, move_name};
 use model::topology::ShardNumber;
+use moves::identity::MoveId;
+use moves::move_row::MoveRow;
 
-use super::CATALOG_MAX;
 use super::move_sides::{CALL_MAX, reader_of};
+use super::{CATALOG_MAX, lost_moves};
 use crate::manager::Manager;
 use crate::manager::indexes::indexed_shards;
 use crate::shard::Shard;
@@ -68,43 +71,52 @@ impl LeftSearch {
     }
 }
 
-/// Reads the moves of which these shards have rows.
+/// Reads the moves of which these shards have rows, and lists those again that the catalog has
+/// lost. A shard with a move that cannot be listed yet is not among those that were read.
 pub(super) async fn search(
+    manager: &Manager,
     catalog: &dyn MoveCatalog,
     shards: Vec<(ShardNumber, Arc<Shard>)>,
 ) -> Searched {
     let mut found = Searched { shards: Vec::new(), records: Vec::new() };
     for (number, shard) in shards {
-        match moves_of(catalog, &shard).await {
-            Ok(records) => {
-                found.shards.push(number);
-                found.records.extend(records);
+        let searched = async {
+            let mut all_are_listed = true;
+            for row in rows_of(&shard).await? {
+                if let Some(record) = stored(catalog, row.id).await? {
+                    found.records.push(record);
+                } else if let Err(reason) =
+                    lost_moves::list_again(manager, catalog, (number, &row)).await
+                {
+                    let (shard, id) = (shard.name(), move_name(row.id));
+                    tracing::debug!(shard, id, reason, "a lost move cannot be listed yet");
+                    all_are_listed = false;
+                }
             }
-            Err(reason) => tracing::debug!(reason, "ended moves of a shard may be unknown"),
+            Ok::<_, String>(all_are_listed)
+        };
+        match searched.await {
+            Ok(true) => found.shards.push(number),
+            Ok(false) => {}
+            Err(reason) => {
+                let shard = shard.name();
+                tracing::debug!(shard, reason, "the moves of a shard are not known yet");
+            }
         }
     }
     found
 }
 
-async fn moves_of(catalog: &dyn MoveCatalog, shard: &Shard) -> Result<Vec<MoveRecord>, String> {
-    let failed = |error| format!("the moves of {} cannot be read: {error}", shard.name());
+async fn rows_of(shard: &Shard) -> Result<Vec<MoveRow>, String> {
     // An engine that distributes rows by itself has no moves.
     let Ok(reader) = reader_of(shard) else { return Ok(Vec::new()) };
-    let rows = reader.rows(Instant::now() + CALL_MAX).await.map_err(failed)?;
-    let mut records = Vec::new();
-    for row in rows {
-        let stored = tokio::time::timeout(CATALOG_MAX, catalog.get(row.id)).await;
-        let stored = stored.map_err(|_elapsed| "the catalog does not answer".to_owned())?;
-        if let Some(record) = stored.map_err(failed)? {
-            records.push(record);
-        } else {
-            let (shard, id) = (shard.name(), move_name(row.id));
-            tracing::warn!(
-                shard,
-                id,
-                "a shard has a row of a move that the catalog no longer stores"
-            );
-        }
-    }
-    Ok(records)
+    let rows = reader.rows(Instant::now() + CALL_MAX).await;
+    rows.map_err(|error| error.to_string())
+}
+
+/// Reads a move from the catalog; `None` if it is not stored.
+async fn stored(catalog: &dyn MoveCatalog, id: MoveId) -> Result<Option<MoveRecord>, String> {
+    let stored = tokio::time::timeout(CATALOG_MAX, catalog.get(id)).await;
+    let stored = stored.map_err(|_elapsed| "the catalog does not answer".to_owned())?;
+    stored.map_err(|error| error.to_string())
 }
