@@ -42,12 +42,12 @@ fn slots(data_dir: &Path, arguments: &[&str]) -> Ended {
     Ended { code: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
 }
 
-fn fence(data_dir: &Path, slots_fenced: &str, seconds: &str) {
+pub(crate) fn fence(data_dir: &Path, slots_fenced: &str, seconds: &str) {
     let fenced = slots(data_dir, &["fence", "--slots", slots_fenced, "--seconds", seconds]).json(0);
     assert_eq!(fenced["fenced"], slots_fenced);
 }
 
-fn release(data_dir: &Path, slots_released: &str) {
+pub(crate) fn release(data_dir: &Path, slots_released: &str) {
     let released = slots(data_dir, &["release", "--slots", slots_released]).json(0);
     assert_eq!(released["released"], slots_released);
 }

@@ -9,6 +9,7 @@ use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
 use crate::new_databases::{NewDatabase, host};
+use crate::{fences, moves};
 
 const FLAGS: &[&str] = &["--replicas", "0", "--operate"];
 const HEADERS: [(&str, &str); 2] =
@@ -57,6 +58,29 @@ fn a_database_joins_through_one_router_and_the_other_follows() {
         });
         assert_eq!(router.get("/api/read?table=users").json()["count"], 2);
     }
+}
+
+#[test]
+fn slots_of_a_shard_that_joined_are_fenced_by_a_command_whose_settings_lack_the_shard() {
+    not_on_citus!("Citus distributes rows itself");
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, FLAGS);
+    let database = NewDatabase::create();
+    let joined = join(&router, "east", &database.url());
+    assert_eq!(joined.status, 201, "{}", joined.text());
+    let begun = moves::begin(&router, &json!({"key": "ada", "to": "east", "keep": 0}));
+    moves::until(&router, &begun, "done");
+    let (slot, owner) = moves::place(&router, "ada");
+    assert_eq!(owner, "east");
+    fences::fence(&data, &slot.to_string(), "60");
+    let user = json!({"table": "users", "data": {"user_id": "ada"}}).to_string();
+    let hurried = [("x-deadline-ms", "200"), ("content-type", "application/json")];
+    let fenced = router.send("POST", "/api/write", &hurried, Some(user.as_bytes()));
+    assert_eq!(fenced.status, 503, "{}", fenced.text());
+    fences::release(&data, &slot.to_string());
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
 }
 
 #[test]

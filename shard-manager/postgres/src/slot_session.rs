@@ -18,6 +18,7 @@ use model::slot_set::{SlotSet, SlotSetError, check_known};
 use super::discovery;
 use super::node_address::{ClusterAddress, NodeAddress};
 use super::session::Session;
+use super::shard_addresses::{self, JoiningShards};
 use super::slot_changes;
 use super::sql;
 use super::statement::{Bind, RowView, Statement, load};
@@ -65,13 +66,15 @@ impl SlotSessionError {
 }
 
 impl SlotSession {
-    /// Connects to the primary of each shard.
+    /// Connects to the primary of each shard: of those in the settings, and of those that the
+    /// catalog lists beside them, because they have joined.
     ///
     /// # Errors
     /// [`OpenError`] if a shard has no primary, or no tables of a cluster.
-    pub async fn open(addresses: &[NodeAddress]) -> Result<Self, OpenError> {
-        let mut shards = Vec::with_capacity(addresses.len());
-        for at in addresses {
+    pub async fn open(settings: &ClusterAddress) -> Result<Self, OpenError> {
+        let primaries = primaries(settings).await;
+        let mut shards = Vec::with_capacity(primaries.len());
+        for at in &primaries {
             let name = at.redacted();
             let session =
                 discovery::connect_primary(at, &name, &ClusterAddress::of_node(at)).await?;
@@ -116,6 +119,17 @@ impl SlotSession {
         }
         Ok(())
     }
+}
+
+/// Returns the addresses of the primaries of all shards. If the catalog cannot be read, these are
+/// those of the settings: the shards themselves decide which slots they own.
+async fn primaries(settings: &ClusterAddress) -> Vec<NodeAddress> {
+    let mut joining = JoiningShards { are_left_out: true, ..JoiningShards::default() };
+    let shards = match shard_addresses::find(settings, &mut joining).await {
+        Ok(found) if found.is_made => found.cluster.shards,
+        Ok(_) | Err(_) => settings.shards.clone(),
+    };
+    shards.into_iter().map(|shard| shard.primary).collect()
 }
 
 /// Releases the slots that some shards have fenced for a request that failed at another shard. A

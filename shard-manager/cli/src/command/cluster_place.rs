@@ -54,8 +54,8 @@ impl ClusterArgs {
     }
 }
 
-/// Returns the address of the cluster that the variables name.
-fn servers(urls: &str) -> Result<ClusterAddress, CommandError> {
+/// Returns the address of the cluster that the variables name; `urls` is the value of `SHARD_URLS`.
+pub(super) fn servers(urls: &str) -> Result<ClusterAddress, CommandError> {
     let listed = |name: &'static str| match variable(name)? {
         Some(urls) => addresses(name, &urls),
         None => Ok(Vec::new()),

@@ -14,7 +14,7 @@ use engine::refusal_code::{RefusalCode, with_code};
 use engine::slot_change::{FENCE_MAX, SlotStep};
 use model::keyspace::SLOT_COUNT;
 use model::slot_set::{SlotSet, SlotSetError};
-use postgres::node_address::NodeAddress;
+use postgres::node_address::ClusterAddress;
 use postgres::shard_listing;
 use postgres::slot_session::SlotSession;
 use serde_json::json;
@@ -23,8 +23,9 @@ use sqlite::offline_view::DirView;
 
 use super::CommandError;
 use super::access::catalog_place::{
-    CATALOG_VARIABLE, DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, addresses, variable, with_runtime,
+    DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, variable, with_runtime,
 };
+use super::cluster_place::servers;
 use crate::terminal::Terminal;
 
 /// Operation on slots.
@@ -79,7 +80,7 @@ struct FenceArgs {
 /// Databases that own the slots.
 enum SlotOwners {
     Files(PathBuf),
-    Servers(Vec<NodeAddress>),
+    Servers(Box<ClusterAddress>),
 }
 
 /// Runs the operation.
@@ -127,10 +128,9 @@ fn slot_count(owners: &SlotOwners) -> Option<usize> {
             let view = DirView::open(data_dir).ok()?;
             Some(view.map.groups().slot_count())
         }
-        SlotOwners::Servers(shards) => {
-            let urls = variable(CATALOG_VARIABLE).ok()?;
-            let catalog = urls.and_then(|urls| addresses(CATALOG_VARIABLE, &urls).ok());
-            let at = catalog.as_ref().unwrap_or(shards).first()?;
+        SlotOwners::Servers(cluster) => {
+            let first = cluster.shards.first().map(|shard| &shard.primary);
+            let at = cluster.catalog.as_ref().or(first)?;
             let read = with_runtime(async { Ok(shard_listing::read(at).await?) });
             let (map, _) = read.ok()?;
             Some(map.groups().slot_count())
@@ -169,7 +169,7 @@ impl SlotArgs {
                  one of them out, or give --data-dir"
             )));
         }
-        Ok(SlotOwners::Servers(addresses(SHARDS_VARIABLE, &urls)?))
+        Ok(SlotOwners::Servers(Box::new(servers(&urls)?)))
     }
 }
 
@@ -187,12 +187,12 @@ fn change(owners: &SlotOwners, slots: &SlotSet, action: SlotAction) -> Result<()
                 | ControlError::Broken(_)) => CommandError::Refused(error.to_string()),
             })
         }
-        SlotOwners::Servers(addresses) => with_runtime(async {
+        SlotOwners::Servers(cluster) => with_runtime(async {
             let step = match action {
                 SlotAction::Fence { hold } => SlotStep::Fence { hold },
                 SlotAction::Release => SlotStep::Release,
             };
-            let session = SlotSession::open(addresses).await?;
+            let session = SlotSession::open(cluster).await?;
             let changed = session.change(slots, step).await;
             changed.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
         }),
