@@ -194,7 +194,7 @@ mod tests {
         record.is_paused = true;
         assert_eq!(orders(&record), "resume cancel");
         record.order(MoveOrder::Cancel).expect("it may be cancelled");
-        assert_eq!(orders(&record), "pause");
+        assert_eq!(orders(&record), "", "its end cannot be paused");
         (record.goal, record.owned_at) = (MoveGoal::Forward, Some(record.began_at));
         assert_eq!(orders(&record), "pause rollback settle");
         for (phase, taken) in [
