@@ -289,8 +289,10 @@ fn chapters_of_the_tour_about_failures_and_growing_show_their_subject_on_servers
 
 #[test]
 fn an_interrupted_experiment_stops_its_servers_and_leaves_nothing() {
-    let long: [&[&str]; 4] = [
+    let long: [&[&str]; 6] = [
         &["conflicts", "--rounds", "100000"],
+        &["levels", "--operations", "1000"],
+        &["grow", "--users", "100000"],
         &["replicas", "--operations", "100000"],
         &["crash", "--kills", "1000", "--acknowledged", "900000"],
         &["tour", "--unattended"],

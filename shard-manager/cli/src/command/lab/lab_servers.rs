@@ -26,6 +26,9 @@ use crate::terminal::say;
 /// Folder of the servers in the temporary folder.
 const DIR: &str = "servers";
 
+/// Highest number of servers of an experiment: each needs about 30 MiB and ten processes.
+const SERVERS_MAX: usize = 64;
+
 /// Place of the databases of an experiment, on the command line.
 #[derive(Args, Clone, Debug)]
 pub(super) struct WorkPlace {
@@ -94,8 +97,7 @@ impl DatabaseServers {
     ) -> Result<Self, CommandError> {
         let largest = sizes.shards.iter().copied().max().unwrap_or(1);
         let count = largest + usize::from(sizes.grows);
-        observer.report(&format!("starting {count} PostgreSQL servers"));
-        let local = LocalServers::up(&folder, (count, 0))?;
+        let local = LocalServers::up(&folder, (count, 0), observer)?;
         let nodes = local.primaries().map(|node| parsed(Some(node)));
         let nodes: Vec<NodeAddress> = nodes.collect::<Result<_, _>>()?;
         let mut created = Vec::new();
@@ -152,8 +154,7 @@ impl LabServers {
         let folder = WorkFolder::create(place.work_dir.as_deref())?;
         let local = place.postgres.then(|| {
             let servers = shards + usize::from(main.is_none());
-            observer.report(&format!("starting {servers} PostgreSQL servers"));
-            LocalServers::up(&folder, (servers, 0))
+            LocalServers::up(&folder, (servers, 0), observer)
         });
         let local = local.transpose()?;
         let (server, notes) = match main {
@@ -298,11 +299,21 @@ fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
 }
 
 impl LocalServers {
-    /// Starts servers in the folder of an experiment: this many shards, and replicas of each.
+    /// Starts servers in the folder of an experiment: this many shards, and replicas of each. More
+    /// than [`SERVERS_MAX`] are refused before one is started.
     pub(super) fn up(
         folder: &WorkFolder,
         (shards, replicas): (usize, usize),
+        observer: &dyn ExperimentObserver,
     ) -> Result<Self, CommandError> {
+        let count = shards * (replicas + 1);
+        if count > SERVERS_MAX {
+            return Err(CommandError::Refused(format!(
+                "an experiment starts at most {SERVERS_MAX} PostgreSQL servers, and these settings need {count}: lower \
+                 them, or leave out --postgres"
+            )));
+        }
+        observer.report(&format!("starting {count} PostgreSQL servers"));
         let dir = folder.join(DIR);
         Ok(Self(Some(LocalCluster::up(&LocalSpec { shards, replicas, ..LocalSpec::new(dir) })?)))
     }
@@ -315,8 +326,7 @@ impl LocalServers {
         observer: &dyn ExperimentObserver,
     ) -> Result<(WorkFolder, Self), CommandError> {
         let folder = WorkFolder::create(work_dir)?;
-        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
-        let local = Self::up(&folder, (shards, replicas))?;
+        let local = Self::up(&folder, (shards, replicas), observer)?;
         Ok((folder, local))
     }
 
