@@ -344,7 +344,7 @@ fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
     if !crate::backend::is_servers() {
         let more = vec!["shards is 5", "the cluster has 3", "shard add NAME"];
         differing.push((["--shards", "5"], more));
-        let fewer = vec!["shards is 2", "the cluster has 3", "shard remove NAME"];
+        let fewer = vec!["shards is 2", "the cluster has 3", "shard drain NAME"];
         differing.push((["--shards", "2"], fewer));
         differing.push((["--weights", "50,25"], vec!["weights is 50,25,", "50,25,25"]));
     }

@@ -309,7 +309,7 @@ pub fn differences(
         let remedy = if count > members.len() {
             "`shard-manager shard add NAME` lets one join"
         } else {
-            "`shard-manager shard remove NAME` retires one without slots"
+            "`shard-manager shard drain NAME` empties one and retires it"
         };
         found.push(format!("shards is {count}, and the cluster has {}: {remedy}", members.len()));
     }

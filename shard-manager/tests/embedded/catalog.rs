@@ -101,7 +101,7 @@ async fn other_settings_than_those_of_the_cluster_are_named_and_not_in_force() {
     let even = ClusterSpec { placement: Some(Placement::Even), ..ClusterSpec::default() };
     for (wanted, words) in [
         (shards(4), ["shards is 4", "the cluster has 2", "shard add NAME"]),
-        (shards(1), ["shards is 1", "the cluster has 2", "shard remove NAME"]),
+        (shards(1), ["shards is 1", "the cluster has 2", "shard drain NAME"]),
         (even, ["placement is even", "weighted", "rebalance --by placement --placement 'even'`"]),
         (weights(&[1, 1]), ["weights is 1,1", "have 2,1", "shard weight NAME"]),
         (weights(&[2, 1, 1]), ["weights is 2,1,1", "have 2,1", "shard weight NAME"]),

@@ -46,7 +46,7 @@ fn shards_with_rows_are_not_removed() {
     }
     // The command starts what there is, and says what to do.
     for (other, remedy) in
-        [("3", "`shard-manager shard add`"), ("1", "`shard-manager shard remove`")]
+        [("3", "`shard-manager shard add`"), ("1", "`shard-manager shard drain`")]
     {
         let (code, _, said) = run(&["cluster", "up", "--shards", other], &place.dir());
         assert_eq!(code, 0, "{said}");

@@ -166,7 +166,7 @@ fn other_number(dir: &Path, has: usize, wanted: usize) -> Option<String> {
     let remedy = if wanted > has {
         "`shard-manager shard add` lets one join through a router, with a server of its own"
     } else {
-        "`shard-manager shard remove` retires one without slots"
+        "`shard-manager shard drain` empties one and retires it"
     };
     let dir = dir.display();
     Some(format!(
