@@ -53,12 +53,12 @@ export class Cards {
       this.place,
       numbered,
       ({ shard }) => shard.shard,
-      ({ shard, index }) => this.make(shard, index),
-      (card, { shard }) => this.update(card, shard, m),
+      ({ shard }) => this.make(shard),
+      (card, { shard, index }) => this.update(card, shard, index, m),
     );
   }
 
-  make(shard, index) {
+  make(shard) {
     const figure = (name, label) =>
       element("div", {}, element("dt", { text: label }), element("dd", { data: { value: name } }));
     const spark = drawing(
@@ -114,14 +114,15 @@ export class Cards {
         figure("lane", "waiting"),
       ),
     );
-    card.style.setProperty("--owner", ownerColour(index));
     card.values = Object.fromEntries(
       [...card.querySelectorAll("[data-value]")].map((node) => [node.dataset.value, node]),
     );
     return card;
   }
 
-  update(card, shard, m) {
+  update(card, shard, index, m) {
+    // A shard before it may have retired.
+    card.style.setProperty("--owner", ownerColour(index));
     const state = stateOf(shard);
     setAttribute(card, "data-state", state);
     setText(card.querySelector(".card-state"), { up: "", partly: shard.nodes.every((node) => node.up) ? "in trouble" : "node down", down: "down", gone: "no nodes" }[state]);

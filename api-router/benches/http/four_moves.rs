@@ -1,15 +1,17 @@
 //! Benchmark of the memory of moves: four shards give rows to each other at the same time.
 //!
 //! `-- four-moves 250000` stores a quarter of a million rows in 64 slots of each shard, on files,
-//! and moves them to the next shard. It prints the memory that the router has at most meanwhile,
-//! and at most while the rows were stored.
+//! and moves them to the next shard. With one more argument, a file with the variables of a new
+//! PostgreSQL cluster of four shards (the `tessera.env` of `shard-manager cluster up`), its servers
+//! are the shards. It prints the memory that the router has at most meanwhile, and at most while
+//! the rows were stored.
 
 use std::io::Error;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::beside::numbers_and_file;
+use crate::beside::{numbers_and_file, variables};
 use crate::moving::{ROWS_OF_A_KEY, get, keys_of_slots, post, store};
 use crate::servers::Router;
 
@@ -22,10 +24,14 @@ const SLOTS_OF_A_SHARD: u16 = 16_384 / SHARDS;
 
 /// Measures the memory of four moves.
 pub(crate) fn measure() -> std::io::Result<()> {
-    let (numbers, _) = numbers_and_file("four-moves");
+    let (numbers, file) = numbers_and_file("four-moves");
+    let variables = variables(file)?;
     let rows = numbers.first().copied().unwrap_or(250_000);
     let dir = tempfile::tempdir()?;
-    let router = Router::start_with(dir.path(), &["--operate", "--shards", "4"], &[])?;
+    let flags = ["--operate", "--shards", "4"];
+    // The variables name the shards of servers.
+    let flags = if variables.is_empty() { &flags[..] } else { &flags[..1] };
+    let router = Router::start_with(dir.path(), flags, &variables)?;
     let first_slots = (0..SHARDS).map(|shard| shard * SLOTS_OF_A_SHARD);
     let ranges: Vec<(u16, u16)> = first_slots.map(|first| (first, first + SLOTS - 1)).collect();
     router.reset_peak()?;

@@ -205,6 +205,8 @@ fn filters_and_orders_of_reads_use_an_index() {
         }
         assert_eq!(amounts[0], first, "{query}");
     }
+    let plan = ask_primary(&data, 0, "EXPLAIN SELECT * FROM public.orders WHERE status = 's7'");
+    assert!(plan.iter().any(|line| line.contains("tessera_ix_by_status")), "{plan:?}");
     assert_eq!(
         refusal(&send(&router, "DELETE", "/api/tables/orders/indexes/none", None)),
         refused(404, "TSR345")
