@@ -148,3 +148,29 @@ async fn a_move_that_the_catalog_lost_after_the_commit_continues_and_can_be_roll
     assert_eq!(stored, "5");
     manager.close();
 }
+
+#[tokio::test]
+async fn a_lost_move_makes_way_for_a_later_move_of_its_slots() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let slots = store_large(&manager, 60).await;
+    let [mut source, mut target] =
+        [databases.direct_session(0).await, databases.direct_session(1).await];
+    kept_up(&manager, async {
+        begin(&manager, slow(&slots)).await;
+        target.until("SELECT (count(*) > 0)::text AS value FROM kv", "true").await;
+    })
+    .await;
+    source.run(LOSE).await;
+    let later = begin(&manager, new(&slots, Duration::ZERO)).await;
+    kept_up(&manager, async {
+        until(&manager, later, &[MovePhase::Done]).await;
+        source.until(LEFT_BEHIND, "0 0 0 0").await;
+        target.until(LEFT_BEHIND, "0 0 0 0").await;
+    })
+    .await;
+    assert_eq!(source.text(PHASES).await, "done", "the lost move is not listed beside it");
+    assert_eq!(owners(&manager, &slots), [TARGET]);
+    assert_eq!(target.text("SELECT count(*)::text AS value FROM kv").await, "60");
+    manager.close();
+}

@@ -120,10 +120,10 @@ impl<'m> Mover<'m> {
                     match look {
                         Look::Leads(records) => {
                             self.manager.move_status.list(&records);
-                            self.manager.move_announcements.set_leading(true);
                             self.start(&records);
                             self.delete_left_copies(&records);
                             self.search_left_copies();
+                            self.announce_lead();
                         }
                         Look::Follows => {
                             self.manager.move_status.list(&[]);
@@ -147,6 +147,7 @@ impl<'m> Mover<'m> {
                     let now = Instant::now();
                     let are_noted = self.left_copies.note_found(&found.records, now);
                     self.left_search.settle(&found, are_noted, now);
+                    self.announce_lead();
                 }
             }
         }
@@ -161,6 +162,13 @@ impl<'m> Mover<'m> {
             Event::Looked(watch, look.unwrap_or(Look::Unknown))
         };
         self.events.push(look.boxed());
+    }
+
+    /// Lets rebalances begin moves, once lost moves of the same slots are listed.
+    fn announce_lead(&self) {
+        if self.left_search.has_searched() {
+            self.manager.move_announcements.set_leading(true);
+        }
     }
 
     /// Drops all runs, and the attempt to delete left copies.

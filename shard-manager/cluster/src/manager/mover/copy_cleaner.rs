@@ -254,7 +254,10 @@ fn request_alone(
 }
 
 /// Sends a request without rows.
-async fn send(shard: &Shard, request: MoveRequest) -> Result<(), String> {
+///
+/// # Errors
+/// A sentence that names the shard and the request.
+pub(super) async fn send(shard: &Shard, request: MoveRequest) -> Result<(), String> {
     let (name, deadline) = (request.name(), Instant::now() + time_of(&request));
     let failed = |cause: String| format!("{}: {name}: {cause}", shard.name());
     let Some(moves) = shard.primary().moves() else {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use engine::move_catalog::MoveCatalog;
 use engine::move_record::{MoveRecord, move_name};
+use futures_util::future::join_all;
 use model::topology::ShardNumber;
 use moves::identity::MoveId;
 use moves::move_row::MoveRow;
@@ -34,6 +35,8 @@ pub(super) struct LeftSearch {
     /// Time of the next attempt; `None` if it may begin at once.
     next: Option<Instant>,
     is_busy: bool,
+    /// True after the first attempt, or if there was nothing to search.
+    has_searched: bool,
 }
 
 /// Result of an attempt.
@@ -57,13 +60,19 @@ impl LeftSearch {
         let mut shards = indexed_shards(manager);
         shards.retain(|(number, _)| !self.searched.contains(number));
         self.is_busy = !shards.is_empty();
+        self.has_searched |= shards.is_empty();
         self.is_busy.then_some(shards)
+    }
+
+    /// Returns true once the shards were searched, as far as they could be read.
+    pub(super) fn has_searched(&self) -> bool {
+        self.has_searched
     }
 
     /// Records the result of an attempt. Unless all of its moves were noted, its shards are read
     /// again.
     pub(super) fn settle(&mut self, found: &Searched, are_noted: bool, now: Instant) {
-        self.is_busy = false;
+        (self.is_busy, self.has_searched) = (false, true);
         self.next = Some(now + PAUSE);
         if are_noted {
             self.searched.extend(&found.shards);
@@ -78,33 +87,48 @@ pub(super) async fn search(
     catalog: &dyn MoveCatalog,
     shards: Vec<(ShardNumber, Arc<Shard>)>,
 ) -> Searched {
+    let searches = shards.iter().map(async |(number, shard)| {
+        let found = search_shard(manager, catalog, (*number, shard)).await;
+        found.map_err(|reason| {
+            let shard = shard.name();
+            tracing::debug!(shard, reason, "the moves of a shard are not known yet");
+        })
+    });
     let mut found = Searched { shards: Vec::new(), records: Vec::new() };
-    for (number, shard) in shards {
-        let searched = async {
-            let mut all_are_listed = true;
-            for row in rows_of(&shard).await? {
-                if let Some(record) = stored(catalog, row.id).await? {
-                    found.records.push(record);
-                } else if let Err(reason) =
-                    lost_moves::list_again(manager, catalog, (number, &row)).await
-                {
-                    let (shard, id) = (shard.name(), move_name(row.id));
-                    tracing::debug!(shard, id, reason, "a lost move cannot be listed yet");
-                    all_are_listed = false;
-                }
-            }
-            Ok::<_, String>(all_are_listed)
-        };
-        match searched.await {
-            Ok(true) => found.shards.push(number),
-            Ok(false) => {}
+    let searched = join_all(searches).await;
+    for ((number, _), searched) in shards.iter().zip(searched) {
+        let Ok((is_complete, records)) = searched else { continue };
+        if is_complete {
+            found.shards.push(*number);
+        }
+        found.records.extend(records);
+    }
+    found
+}
+
+/// Searches one shard. Returns true if all of its moves are listed, and the records of those that
+/// are stored or were cancelled.
+async fn search_shard(
+    manager: &Manager,
+    catalog: &dyn MoveCatalog,
+    (number, shard): (ShardNumber, &Shard),
+) -> Result<(bool, Vec<MoveRecord>), String> {
+    let (mut is_complete, mut records) = (true, Vec::new());
+    for row in rows_of(shard).await? {
+        if let Some(record) = stored(catalog, row.id).await? {
+            records.push(record);
+            continue;
+        }
+        match lost_moves::list_again(manager, catalog, (number, &row)).await {
+            Ok(cancelled) => records.extend(cancelled),
             Err(reason) => {
-                let shard = shard.name();
-                tracing::debug!(shard, reason, "the moves of a shard are not known yet");
+                let (shard, id) = (shard.name(), move_name(row.id));
+                tracing::debug!(shard, id, reason, "a lost move cannot be listed yet");
+                is_complete = false;
             }
         }
     }
-    found
+    Ok((is_complete, records))
 }
 
 async fn rows_of(shard: &Shard) -> Result<Vec<MoveRow>, String> {
