@@ -67,18 +67,25 @@ impl SlotSessionError {
 
 impl SlotSession {
     /// Connects to the primary of each shard: of those in the settings, and of those that the
-    /// catalog lists beside them, because they have joined.
+    /// catalog lists beside them, because they have joined. Of the latter, one that cannot be used
+    /// is left out.
     ///
     /// # Errors
-    /// [`OpenError`] if a shard has no primary, or no tables of a cluster.
+    /// [`OpenError`] if a shard of the settings has no primary, or no tables of a cluster.
     pub async fn open(settings: &ClusterAddress) -> Result<Self, OpenError> {
         let primaries = primaries(settings).await;
+        let is_named = |at: &NodeAddress| {
+            settings.shards.iter().any(|shard| shard.primary.location() == at.location())
+        };
         let mut shards = Vec::with_capacity(primaries.len());
         for at in &primaries {
             let name = at.redacted();
-            let session =
-                discovery::connect_primary(at, &name, &ClusterAddress::of_node(at)).await?;
-            shards.push((name, session.0));
+            match discovery::connect_primary(at, &name, &ClusterAddress::of_node(at)).await {
+                Ok(session) => shards.push((name, session.0)),
+                // Slots of the other shards can be fenced.
+                Err(error) if !is_named(at) => tracing::warn!(%error, "a shard is left out"),
+                Err(error) => return Err(error),
+            }
         }
         Ok(Self { shards })
     }
