@@ -15,7 +15,7 @@ use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 use moves::identity::MoveId;
-use moves::limits::{KEEP_MAX, SLOTS_MAX, STALL};
+use moves::limits::{COMPARISON_MAX, KEEP_MAX, SLOTS_MAX, STALL};
 use moves::observation::{MoveGoal, MovePlan};
 use uuid::Uuid;
 
@@ -344,7 +344,8 @@ impl MoveRecord {
         let waits = self.phase == MovePhase::Planned && self.progress.reason.is_some();
         let is_kept = self.phase == MovePhase::Keeping && self.goal == MoveGoal::Forward;
         let rests = self.is_paused || waits || is_kept || self.phase.has_ended();
-        let stall = chrono::Duration::from_std(STALL).unwrap_or(chrono::Duration::MAX);
+        let limit = stall_limit(self.phase, self.progress.reason.is_some());
+        let stall = chrono::Duration::from_std(limit).unwrap_or(chrono::Duration::MAX);
         !rests && now.signed_duration_since(self.changed_at) > stall
     }
 
@@ -408,6 +409,12 @@ impl MoveRecord {
         }
         goes_on
     }
+}
+
+/// Returns the time without progress after which a move in this phase is stalled, given whether it
+/// has a reason to wait.
+pub fn stall_limit(phase: MovePhase, waits: bool) -> Duration {
+    if phase == MovePhase::Verifying && !waits { COMPARISON_MAX } else { STALL }
 }
 
 /// Returns a time as a catalog stores it, in microseconds.

@@ -170,7 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use model::keyspace::Slot;
-    use moves::limits::STALL;
+    use moves::limits::{COMPARISON_MAX, STALL};
 
     use super::super::move_record::NewMove;
     use super::*;
@@ -222,7 +222,13 @@ mod tests {
         assert!(is_stalled(&record, STALL * 2), "it should return");
         (record.phase, record.is_paused) = (MovePhase::Copying, true);
         assert!(!is_stalled(&record, STALL * 2));
-        (record.phase, record.is_paused) = (MovePhase::Planned, false);
+        (record.phase, record.is_paused, record.goal) =
+            (MovePhase::Verifying, false, MoveGoal::Forward);
+        assert!(!is_stalled(&record, COMPARISON_MAX), "a comparison takes minutes");
+        assert!(is_stalled(&record, COMPARISON_MAX * 2));
+        record.progress.reason = Some("shard1 cannot be read".to_owned());
+        assert!(is_stalled(&record, STALL * 2), "it does not compare");
+        record.phase = MovePhase::Planned;
         record.progress.reason = Some("it waits for another move".to_owned());
         assert!(!is_stalled(&record, STALL * 2));
     }

@@ -38,6 +38,10 @@ pub const CLEANING_ROWS: usize = 1_000;
 /// Time without progress after which a move counts as stalled.
 pub const STALL: Duration = Duration::from_secs(60);
 
+/// Longest time in which the rows of both shards are compared. A comparison has no result until it
+/// has ended, so a move counts as stalled only after this time while it compares.
+pub const COMPARISON_MAX: Duration = Duration::from_mins(10);
+
 /// Maximum number of moves of a cluster that are under way at the same time. Each shard is the
 /// source of at most one and the target of at most one.
 pub const MOVES_MAX: usize = 4;

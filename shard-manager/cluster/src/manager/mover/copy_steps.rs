@@ -9,6 +9,7 @@
 //! **Not here:** reading and comparing (`move_round`), the pace (`copy_pace`), the other steps
 //! (`move_steps`).
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use engine::slot_move::{MoveChange, RoundQuery, RoundRead, SlotDigest};
@@ -20,6 +21,7 @@ use moves::request::MoveRequest;
 
 use super::copy_difference::CopyDifference;
 use super::copy_pace::RoundTime;
+use super::move_reports::MoveReports;
 use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
 use super::move_run::{MoveRun, RETRY, RunContinuation, end_flow_back};
 use super::move_sides::{MoveSides, SeenMove};
@@ -30,6 +32,8 @@ pub(super) const FLOW_BACK: Duration = Duration::from_millis(200);
 /// Time after which both shards are looked at again, the progress is reported, and the orders of
 /// operators are followed.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// Interval between two reports during a comparison.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
 /// Copies rounds of a move until both shards are to be looked at again.
 pub(super) async fn copy(
@@ -75,7 +79,10 @@ impl MoveRun<'_> {
         let budget = self.copy_pace.budget(others, begun);
         let query = move_round::query(&self.plan, receiver, budget);
         let query = RoundQuery { wants_digests: verifies, ..query };
-        let (read, early) = read_round(self, sides, from, &query).await;
+        let (read, early) = match read_round(self, sides, from, &query).await {
+            Ok(read) => read,
+            Err(continuation) => return continuation,
+        };
         let TimedRound { read, begun_at } = match read {
             Ok(read) => read,
             Err(RoundFailure::LostChanges) if seen.is_committed() => {
@@ -146,7 +153,13 @@ impl MoveRun<'_> {
         reach(StopTime::Before, "verify");
         let found = match found {
             Some(found) => Ok(found),
-            None => move_round::digests(sides, &self.plan, side).await,
+            None => {
+                let digests = move_round::digests(sides, &self.plan, side);
+                match reported_meanwhile(&mut self.reports, digests).await {
+                    Ok(found) => found,
+                    Err(continuation) => return continuation,
+                }
+            }
         };
         let compared = found.map(|found| CopyDifference::between(expected, &found));
         reach(StopTime::After, "verify");
@@ -166,23 +179,59 @@ impl MoveRun<'_> {
     }
 }
 
+/// Round as it was read, and the digests of the receiver if they were computed at the same time.
+type ReadRound = (Result<TimedRound, RoundFailure>, Option<Vec<SlotDigest>>);
+
 /// Reads a round unless it was read ahead. If both sides are to be compared, and the source had no
 /// changes at the last look, computes the digests of the receiver at the same time: they are valid
 /// if the round has no changes, either.
+///
+/// # Errors
+/// The continuation of a run that does not complete the comparison.
 async fn read_round(
     run: &mut MoveRun<'_>,
     sides: &MoveSides,
     from: MoveSide,
     query: &RoundQuery,
-) -> (Result<TimedRound, RoundFailure>, Option<Vec<SlotDigest>>) {
+) -> Result<ReadRound, RunContinuation> {
     if let Some(read) = run.ahead.take(from, query) {
-        return (Ok(read), None);
-    }
-    if !(query.wants_digests && run.lag.is_zero()) {
-        return (TimedRound::read(sides, from, query).await, None);
+        return Ok((Ok(read), None));
     }
     let read = TimedRound::read(sides, from, query);
-    let digests = move_round::digests(sides, &run.plan, from.other());
-    let both = tokio::try_join!(read, async { Ok(digests.await.ok()) });
-    both.map_or_else(|failure| (Err(failure), None), |(read, digests)| (Ok(read), digests))
+    if !query.wants_digests {
+        return Ok((read.await, None));
+    }
+    let is_current = run.lag.is_zero();
+    let digests = async {
+        let digests = move_round::digests(sides, &run.plan, from.other());
+        Ok(if is_current { digests.await.ok() } else { None })
+    };
+    let both = async { tokio::try_join!(read, digests) };
+    let both = reported_meanwhile(&mut run.reports, both).await?;
+    Ok(both.map_or_else(|failure| (Err(failure), None), |(read, digests)| (Ok(read), digests)))
+}
+
+/// Awaits a part of a comparison, which may take minutes, and reports the move meanwhile.
+///
+/// # Errors
+/// The continuation of a run whose operator has given another order, or that another mover has
+/// taken over. The part is not completed.
+async fn reported_meanwhile<T>(
+    reports: &mut MoveReports<'_>,
+    part: impl Future<Output = T>,
+) -> Result<T, RunContinuation> {
+    let mut part = pin!(part);
+    let orders = |reports: &MoveReports<'_>| (reports.record().goal, reports.record().is_paused);
+    let before = orders(reports);
+    loop {
+        if let Ok(done) = tokio::time::timeout(REPORT_AFTER, part.as_mut()).await {
+            return Ok(done);
+        }
+        if reports.keep_current(false).await.is_err() {
+            return Err(RunContinuation::Superseded);
+        }
+        if orders(reports) != before {
+            return Err(RunContinuation::AtOnce);
+        }
+    }
 }

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
 use engine::move_record::{
-    MoveLag, MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name,
+    MoveLag, MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name, stall_limit,
 };
-use moves::limits::STALL;
 use moves::observation::MoveGoal;
 
 use super::copy_forecast::{CopyForecast, rows_of_copy};
@@ -267,7 +266,9 @@ impl Stall {
         let is_idle = is_kept || record.is_paused;
         if self.seen != seen || is_idle {
             *self = Self { seen, since: Instant::now(), has_warned: false };
-        } else if !self.has_warned && self.since.elapsed() >= STALL {
+        } else if !self.has_warned
+            && self.since.elapsed() >= stall_limit(phase, progress.reason.is_some())
+        {
             self.has_warned = true;
             let (id, phase) = (record.name(), phase.name());
             let reason = progress.reason.as_deref().unwrap_or("it is busy");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use engine::slot_move::{RoundBudget, RoundError, RoundQuery, RoundRead, SlotDigest};
 use moves::identity::MoveSide;
-use moves::limits::{FENCE_HOLD, SHORT_ROUND_CHANGES, SHORT_ROUND_TIME};
+use moves::limits::{COMPARISON_MAX, FENCE_HOLD, SHORT_ROUND_CHANGES, SHORT_ROUND_TIME};
 use moves::move_row::{CopyCursor, MoveRow};
 use moves::observation::MovePlan;
 use moves::round::CopyRound;
@@ -19,8 +19,6 @@ use super::move_sides::MoveSides;
 
 /// Time limit for a round.
 const ROUND_MAX: Duration = Duration::from_secs(30);
-/// Time limit for the digests of all rows of the slots.
-const DIGESTS_MAX: Duration = Duration::from_mins(10);
 
 /// Failure of a round.
 pub(super) enum RoundFailure {
@@ -59,7 +57,7 @@ impl TimedRound {
         from: MoveSide,
         query: &RoundQuery,
     ) -> Result<Self, RoundFailure> {
-        let time = if query.wants_digests { DIGESTS_MAX } else { ROUND_MAX };
+        let time = if query.wants_digests { COMPARISON_MAX } else { ROUND_MAX };
         let reader = sides.reader(from).map_err(RoundFailure::Impossible)?;
         let begun_at = Utc::now();
         let read = reader.read_round(query, Instant::now() + time).await;
@@ -134,7 +132,7 @@ pub(super) async fn digests(
     plan: &MovePlan,
     side: MoveSide,
 ) -> Result<Vec<SlotDigest>, String> {
-    let digests = sides.reader(side)?.digests(&plan.slots, Instant::now() + DIGESTS_MAX).await;
+    let digests = sides.reader(side)?.digests(&plan.slots, Instant::now() + COMPARISON_MAX).await;
     digests.map_err(|error| {
         format!("the rows of {} cannot be compared: {error}", sides.shard(side).name())
     })
