@@ -25,6 +25,7 @@ mod lab;
 mod migrate;
 mod moves;
 mod node;
+mod own_cluster;
 mod place_flags;
 mod placement;
 mod rebalance;

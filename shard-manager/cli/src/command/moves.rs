@@ -1,9 +1,11 @@
 //! `move`: moves of slots from one shard to another, while rows are read and written.
 //!
-//! A router carries out the move. This command only begins it, gives it orders and shows it; on
-//! stopped files it stores an order for the next router.
+//! A router carries out the move. This command only begins it, gives it orders and shows it. On
+//! stopped files it stores orders for the next router, and carries out a move that it begins or
+//! waits for itself.
 //!
-//! **Invariant:** a move continues when the command that began it or waits for it ends.
+//! **Invariant:** a move that a router carries out continues when the command that began it or
+//! waits for it ends; any other can be continued.
 //! **Not here:** sending a request to a router (`place`), the steps of a move (`cluster`).
 
 mod place;
@@ -17,7 +19,6 @@ use serde_json::json;
 use sqlite::control::move_command::MoveCommand;
 
 use self::place::MovePlace;
-use super::place_flags::PlaceFlags;
 use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
@@ -25,7 +26,8 @@ const START_EXAMPLES: &str = "\
 The command returns as soon as the move is listed; with --wait, or with `shard-manager move wait`
 afterwards, it waits until the target owns the slots. Writes of the slots wait for a few
 milliseconds then. The source is kept for a while afterwards, so that `shard-manager move rollback`
-takes the slots back with all later writes.
+takes the slots back with all later writes. On the files of a stopped cluster, --wait and
+`shard-manager move wait` carry the move out themselves; otherwise the next router does.
 
 Examples:
   shard-manager move start --slots 0-63 --to shard4 --wait
@@ -39,7 +41,8 @@ const ID_EXAMPLE: &str = "\
 `shard-manager move list` shows the ids of the moves.";
 
 const ORDER_EXAMPLE: &str = "\
-On the files of a stopped cluster the order is stored, and the next router carries it out.
+On the files of a stopped cluster the order is stored, and `shard-manager move wait` or the next
+router carries it out.
 `shard-manager move list` shows the ids of the moves.";
 
 /// Operation on moves.
@@ -73,10 +76,10 @@ enum Verb {
     #[command(after_help = ORDER_EXAMPLE)]
     Cancel(MoveArgs),
     /// Moves the slots back to the source, with all later writes
-    #[command(after_help = ID_EXAMPLE)]
+    #[command(after_help = ORDER_EXAMPLE)]
     Rollback(MoveArgs),
     /// Ends the time for a rollback: the source deletes its rows of the slots
-    #[command(after_help = ID_EXAMPLE)]
+    #[command(after_help = ORDER_EXAMPLE)]
     Settle(MoveArgs),
     /// Begins a move again that was cancelled or rolled back, or that has failed
     #[command(after_help = ID_EXAMPLE)]
@@ -152,9 +155,10 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         Verb::Settle(args) => order(args, MoveOrder::Settle, terminal),
         Verb::Retry(args) => {
             let retried = MoveCommand::Retry { id: args.id.clone() };
-            let place = MovePlace::of(&args.source)?;
+            let mut place = MovePlace::of(&args.source)?;
+            place.serve_if_stopped()?;
             let begun = place.one(retried)?;
-            Ok(terminal.show(&begun, |_| beginning(&begun, place.flags()))?)
+            Ok(terminal.show(&begun, |_| beginning(&begun, &place))?)
         }
     }
 }
@@ -163,12 +167,13 @@ fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let StartArgs { slots, key, table, partition, from, to, rate, keep, wait, source } =
         args.clone();
     let command = MoveCommand::Begin { slots, key, table, partition, from, to, rate, keep };
-    let place = MovePlace::of(&source)?;
+    let mut place = MovePlace::of(&source)?;
+    place.serve_if_stopped()?;
     let begun = place.one(command)?;
     if wait {
         return wait::follow(&place, begun, false, terminal);
     }
-    Ok(terminal.show(&begun, |_| beginning(&begun, place.flags()))?)
+    Ok(terminal.show(&begun, |_| beginning(&begun, &place))?)
 }
 
 fn order(args: &MoveArgs, order: MoveOrder, terminal: &Terminal) -> Result<(), CommandError> {
@@ -226,12 +231,13 @@ fn known(estimate: Option<u64>, unit: &str) -> String {
     known.unwrap_or_else(|| "-".to_owned())
 }
 
-fn beginning(shown: &MoveView, flags: &PlaceFlags) -> String {
+fn beginning(shown: &MoveView, place: &MovePlace) -> String {
     let MoveView { id, slot_count, from, to, .. } = shown;
     let plural = if *slot_count == 1 { "" } else { "s" };
+    let (flags, effect) = (place.flags(), place.effect_of_waiting());
     format!(
         "{slot_count} slot{plural} of {from} move to {to}: {id}\n\
-         `shard-manager move wait {id}{flags}` waits for them"
+         `shard-manager move wait {id}{flags}` {effect}"
     )
 }
 

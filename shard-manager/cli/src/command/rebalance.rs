@@ -2,10 +2,10 @@
 //! slot is where a placement puts it.
 //!
 //! A router carries out a rebalance. This command only plans and begins it, gives it orders and
-//! shows it.
+//! shows it. On stopped files it carries out a rebalance that it begins or waits for itself.
 //!
-//! **Invariant:** this command begins nothing without `--yes`, and a rebalance continues when the
-//! command ends.
+//! **Invariant:** this command begins nothing without `--yes`. A rebalance that a router carries
+//! out continues when the command ends; any other can be continued.
 //! **Not here:** sending a request (`place`), the steps of a rebalance (`cluster`).
 
 mod paper;
@@ -27,7 +27,8 @@ pub(super) const EXAMPLES: &str = "\
 A rebalance may be cancelled at any time; slots that have moved stay where they are. By slots each
 move improves the cluster by itself. --yes begins the plan that --dry-run shows; by load or size the
 plan is made again, from the present requests or sizes. If the shard map changes while --yes plans,
-nothing begins.
+nothing begins. On the files of a stopped cluster, --wait and `shard-manager rebalance wait` carry
+the rebalance out themselves; otherwise the next router does.
 
 Examples:
   shard-manager rebalance --dry-run
@@ -145,7 +146,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             let shown = RebalancePlace::of(&args.source)?.show(&args.id)?;
             Ok(terminal.show(&shown, |terminal| details(&shown, terminal))?)
         }
-        Some(Verb::Wait(args)) => wait::run(&RebalancePlace::of(&args.source)?, &args.id, terminal),
+        Some(Verb::Wait(args)) => {
+            wait::run(&mut RebalancePlace::of(&args.source)?, &args.id, terminal)
+        }
         Some(Verb::Pause(args)) => order(args, RebalanceOrder::Pause, terminal),
         Some(Verb::Resume(args)) => order(args, RebalanceOrder::Resume, terminal),
         Some(Verb::Cancel(args)) => order(args, RebalanceOrder::Cancel, terminal),
@@ -183,7 +186,7 @@ fn carry_out(
     (how, begins): (&HowArgs, bool),
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
-    let place = RebalancePlace::of(source)?;
+    let mut place = RebalancePlace::of(source)?;
     let wish = RebalanceWish { rate: how.rate, keep: how.keep, ..wish };
     let plan = place.plan(wish.clone())?;
     if how.dry_run || (plan.moves.is_empty() && wish.drain.is_none()) {
@@ -194,6 +197,7 @@ fn carry_out(
         return Err(CommandError::Refused(line));
     }
     let bound = RebalanceWish { epoch: plan.epoch, ..wish };
+    place.serve_if_stopped()?;
     let begun = match place.send(RebalanceCommand::Begin(bound))? {
         RebalanceAnswer::Plan(plan) => {
             return Ok(terminal.show(&plan, |terminal| planned(&plan, terminal))?);
@@ -207,13 +211,18 @@ fn carry_out(
     }
     Ok(terminal.show(&begun, |_| {
         let (id, flags, effect) = (&begun.id, place.flags(), effect(&plan));
-        format!("{effect}: {id}\n`shard-manager rebalance wait {id}{flags}` waits for its end")
+        let waits = match place.is_own() {
+            true => "carries it out, or the next router does",
+            false => "waits for its end",
+        };
+        format!("{effect}: {id}\n`shard-manager rebalance wait {id}{flags}` {waits}")
     })?)
 }
 
 fn order(args: &IdArgs, order: RebalanceOrder, terminal: &Terminal) -> Result<(), CommandError> {
     let (id, order) = (args.id.clone(), order.name().to_owned());
-    let place = RebalancePlace::of(&args.source)?;
+    let mut place = RebalancePlace::of(&args.source)?;
+    place.serve_if_stopped()?;
     let ordered = place.one(RebalanceCommand::Order { id, order })?;
     Ok(terminal.show(&ordered, |terminal| details(&ordered, terminal))?)
 }

@@ -1,10 +1,10 @@
 //! Place: the router or the catalog to which a request about moves goes.
 //!
 //! The router that `--url` names receives the request over HTTP, and the router that holds the data
-//! directory through its socket. Without a router, the moves in the data directory are shown, and
-//! take those orders that change nothing on the shards before a router carries them out.
+//! directory through its socket. Without a router, the moves in the data directory are shown and
+//! take orders, and a command that begins a move or waits for one carries it out itself.
 //!
-//! **Not here:** the output (`moves`).
+//! **Not here:** the output (`moves`), carrying moves out (`own_cluster`).
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use sqlite::offline_lists::{listed_move, listed_moves};
 use sqlite::offline_view::DirView;
 
 use super::super::access::with_runtime;
+use super::super::own_cluster::OwnCluster;
 use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
@@ -29,6 +30,8 @@ use super::super::{ClusterSource, CommandError};
 pub(super) struct MovePlace {
     source: MoveSource,
     flags: PlaceFlags,
+    /// The cluster, if this process carries out its moves.
+    own: Option<OwnCluster>,
 }
 
 enum MoveSource {
@@ -46,7 +49,7 @@ impl MovePlace {
             Some(address) => MoveSource::Router(Box::new(Router::at(&address)?)),
             None => MoveSource::Files(source.data_dir()?),
         };
-        Ok(Self { source, flags })
+        Ok(Self { source, flags, own: None })
     }
 
     /// Returns the flags that named the place.
@@ -54,13 +57,39 @@ impl MovePlace {
         &self.flags
     }
 
+    /// Carries out the moves of a data directory in this process if no router serves it, until the
+    /// place is dropped.
+    ///
+    /// # Errors
+    /// [`CommandError`] if there is no cluster, or it cannot be opened.
+    pub(super) fn serve_if_stopped(&mut self) -> Result<(), CommandError> {
+        if let MoveSource::Files(data_dir) = &self.source {
+            self.own = OwnCluster::open_unless_served(data_dir)?;
+        }
+        Ok(())
+    }
+
+    /// Returns true if this process carries out the moves.
+    pub(super) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Returns the effect of a command that waits for a move, as the end of a sentence.
+    pub(super) fn effect_of_waiting(&self) -> &'static str {
+        if self.is_own() {
+            "carries the move out, or the next router does"
+        } else {
+            "waits for them"
+        }
+    }
+
     /// Returns a move.
     pub(super) fn show(&self, id: &str) -> Result<MoveView, CommandError> {
         self.one(MoveCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a move as the router shows it. A stopped cluster is an error, because no move in it
-    /// goes on.
+    /// Returns a move as the process shows it that carries moves out. A stopped cluster is an error,
+    /// because no move in it goes on.
     pub(super) fn poll(&self, id: &str) -> Result<MoveView, CommandError> {
         let command = MoveCommand::Show { id: id.to_owned() };
         let moves = self.request(command, |data_dir, _| Err(no_router(data_dir)))?;
@@ -165,22 +194,12 @@ impl StoppedRequest {
         Ok(match command {
             MoveCommand::List => Some(Self::List),
             MoveCommand::Show { id } => Some(Self::Show(identity(id)?)),
-            MoveCommand::Order { id, order } => match stored_order(order) {
-                Some(order) => Some(Self::Order(identity(id)?, order)),
-                None => None,
-            },
+            MoveCommand::Order { id, order } => {
+                let identity = identity(id)?;
+                MoveOrder::parse(order).map(|order| Self::Order(identity, order))
+            }
             MoveCommand::Begin { .. } | MoveCommand::Retry { .. } => None,
         })
-    }
-}
-
-/// Returns the order of this name if it may be stored without a router, which carries it out later;
-/// `None` if it ends or undoes a move whose target owns the slots.
-fn stored_order(name: &str) -> Option<MoveOrder> {
-    let order = MoveOrder::parse(name)?;
-    match order {
-        MoveOrder::Pause | MoveOrder::Resume | MoveOrder::Cancel => Some(order),
-        MoveOrder::Rollback | MoveOrder::Settle => None,
     }
 }
 

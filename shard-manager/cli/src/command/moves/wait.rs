@@ -1,7 +1,8 @@
 //! Wait: follows a move until the target owns the slots, with a bar on a terminal and lines
 //! elsewhere.
 //!
-//! **Invariant:** an interrupt ends the wait, and never the move.
+//! **Invariant:** an interrupt ends the wait, and never the move. A move that this process carries
+//! out stays as it is.
 //! **Not here:** the state of a move (`cluster`).
 
 use std::time::{Duration, Instant};
@@ -20,8 +21,9 @@ use crate::terminal::{Terminal, say};
 
 pub(super) const EXAMPLES: &str = "\
 Exit code 0 means that the target owns the slots; after a cancellation or a rollback, that the
-source does. Ctrl-C ends the wait, and the move goes on. Only a router carries a move out: without
-one the wait ends with exit code 2, after 30 s if a router served the cluster before.
+source does. Ctrl-C ends the wait, and the move goes on. If no router serves the files when the
+command begins, it carries the move out itself. If a router stops meanwhile and none starts within
+30 s, the wait ends with exit code 2.
 
 Examples:
   shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e
@@ -45,10 +47,13 @@ pub(super) struct WaitArgs {
 
 /// Waits for a move.
 pub(super) fn run(args: &WaitArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let place = MovePlace::of(&args.source)?;
+    let mut place = MovePlace::of(&args.source)?;
     let first = place.show(&args.id)?;
-    // The files of a stopped cluster can be shown once, but no move in them goes on.
-    let first = if is_over(&first, args.ended) { first } else { place.poll(&args.id)? };
+    if is_over(&first, args.ended) {
+        return follow(&place, first, args.ended, terminal);
+    }
+    place.serve_if_stopped()?;
+    let first = place.poll(&args.id)?;
     follow(&place, first, args.ended, terminal)
 }
 
@@ -96,8 +101,12 @@ fn until_arrived(
             report.end();
             let (id, flags) = (&shown.id, place.flags());
             let ended = if ended { " --ended" } else { "" };
-            let again = format!("`shard-manager move wait {id}{ended}{flags}` waits again");
-            return Err(CommandError::Refused(format!("cancelled; the move goes on: {again}")));
+            let again = format!("`shard-manager move wait {id}{ended}{flags}`");
+            return Err(CommandError::Refused(if place.is_own() {
+                format!("cancelled; the move stays as it is: {again} or a router carries it on")
+            } else {
+                format!("cancelled; the move goes on: {again} waits again")
+            }));
         }
         if let Some(view) = polls.answer(place.poll(&shown.id))? {
             shown = view;

@@ -1,10 +1,11 @@
 //! Place: the router or the catalog to which a request about rebalances goes.
 //!
 //! The router that `--url` names receives the request over HTTP, and the router that holds the data
-//! directory through its socket. Without a router, the data directory is read: rebalances are shown
-//! and planned, and none begins.
+//! directory through its socket. Without a router, the data directory is read to show and plan
+//! rebalances, and a command that begins one, gives it an order or waits for it carries it out
+//! itself.
 //!
-//! **Not here:** the output (`rebalance`).
+//! **Not here:** the output (`rebalance`), carrying rebalances out (`own_cluster`).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use sqlite::offline_view::DirView;
 pub(super) use sqlite::control::client::RebalanceAnswer;
 
 use super::super::access::with_runtime;
+use super::super::own_cluster::OwnCluster;
 use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
@@ -36,6 +38,8 @@ const PLAN_MAX: Duration = Duration::from_secs(30);
 pub(in crate::command) struct RebalancePlace {
     source: RebalanceSource,
     flags: PlaceFlags,
+    /// The cluster, if this process carries out its rebalances.
+    own: Option<OwnCluster>,
 }
 
 enum RebalanceSource {
@@ -53,12 +57,29 @@ impl RebalancePlace {
             Some(address) => RebalanceSource::Router(Box::new(Router::at(&address)?)),
             None => RebalanceSource::Files(source.data_dir()?),
         };
-        Ok(Self { source, flags })
+        Ok(Self { source, flags, own: None })
     }
 
     /// Returns the flags that named the place.
     pub(super) fn flags(&self) -> &PlaceFlags {
         &self.flags
+    }
+
+    /// Carries out the rebalances of a data directory in this process if no router serves it, until
+    /// the place is dropped.
+    ///
+    /// # Errors
+    /// [`CommandError`] if there is no cluster, or it cannot be opened.
+    pub(super) fn serve_if_stopped(&mut self) -> Result<(), CommandError> {
+        if let RebalanceSource::Files(data_dir) = &self.source {
+            self.own = OwnCluster::open_unless_served(data_dir)?;
+        }
+        Ok(())
+    }
+
+    /// Returns true if this process carries out the rebalances.
+    pub(super) fn is_own(&self) -> bool {
+        self.own.is_some()
     }
 
     /// Returns the plan of a rebalance.
@@ -74,8 +95,8 @@ impl RebalancePlace {
         self.one(RebalanceCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a rebalance as the router shows it. A stopped cluster is an error, because no
-    /// rebalance in it goes on.
+    /// Returns a rebalance as the process shows it that carries rebalances out. A stopped cluster is
+    /// an error, because no rebalance in it goes on.
     pub(super) fn poll(&self, id: &str) -> Result<RebalanceView, CommandError> {
         let command = RebalanceCommand::Show { id: id.to_owned() };
         first(self.request(command, |data_dir, _| Err(no_router(data_dir)))?)

@@ -1,6 +1,7 @@
 //! Wait: follows a rebalance until it has ended, with a bar on a terminal and lines elsewhere.
 //!
-//! **Invariant:** an interrupt ends the wait, and never the rebalance.
+//! **Invariant:** an interrupt ends the wait, and never the rebalance. One that this process carries
+//! out stays as it is.
 //! **Not here:** the state of a rebalance (`cluster`).
 
 use std::time::{Duration, Instant};
@@ -17,8 +18,9 @@ use crate::terminal::{Terminal, say};
 
 pub(super) const EXAMPLES: &str = "\
 Exit code 0 means that all slots have moved, or that a rebalance that was to be cancelled was.
-Ctrl-C ends the wait, and the rebalance goes on. Only a router carries a rebalance out: without one
-the wait ends with exit code 2, after 30 s if a router served the cluster before.
+Ctrl-C ends the wait, and the rebalance goes on. If no router serves the files when the command
+begins, it carries the rebalance out itself. If a router stops meanwhile and none starts within
+30 s, the wait ends with exit code 2.
 
 Example:
   shard-manager rebalance wait 9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
@@ -28,13 +30,16 @@ const LINE: Duration = Duration::from_secs(10);
 
 /// Waits for a rebalance.
 pub(super) fn run(
-    place: &RebalancePlace,
+    place: &mut RebalancePlace,
     id: &str,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
     let first = place.show(id)?;
-    // The files of a stopped cluster can be shown once, but no rebalance in them goes on.
-    let first = if first.has_ended() { first } else { place.poll(id)? };
+    if first.has_ended() {
+        return follow(place, first, terminal);
+    }
+    place.serve_if_stopped()?;
+    let first = place.poll(id)?;
     follow(place, first, terminal)
 }
 
@@ -73,9 +78,14 @@ fn until_ended(
         if !RouterPolls::pause() {
             report.bar.finish_and_clear();
             let (id, flags) = (&shown.id, place.flags());
-            let again = format!("`shard-manager rebalance wait {id}{flags}` waits again");
-            let line = format!("cancelled; the rebalance goes on: {again}");
-            return Err(CommandError::Refused(line));
+            let again = format!("`shard-manager rebalance wait {id}{flags}`");
+            return Err(CommandError::Refused(if place.is_own() {
+                format!(
+                    "cancelled; the rebalance stays as it is: {again} or a router carries it on"
+                )
+            } else {
+                format!("cancelled; the rebalance goes on: {again} waits again")
+            }));
         }
         if let Some(view) = polls.answer(place.poll(&shown.id))? {
             shown = view;
