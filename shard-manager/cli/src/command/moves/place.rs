@@ -88,8 +88,8 @@ impl MovePlace {
         self.one(MoveCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a move as the process shows it that carries moves out. A stopped cluster is an error,
-    /// because no move in it goes on.
+    /// Returns a move as shown by the process that carries moves out. A stopped cluster is an
+    /// error, because no move in it goes on.
     pub(super) fn poll(&self, id: &str) -> Result<MoveView, CommandError> {
         let command = MoveCommand::Show { id: id.to_owned() };
         let moves = self.request(command, |data_dir, _| Err(no_router(data_dir)))?;

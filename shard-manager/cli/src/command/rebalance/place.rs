@@ -95,8 +95,8 @@ impl RebalancePlace {
         self.one(RebalanceCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a rebalance as the process shows it that carries rebalances out. A stopped cluster is
-    /// an error, because no rebalance in it goes on.
+    /// Returns a rebalance as shown by the process that carries rebalances out. A stopped cluster
+    /// is an error, because no rebalance in it goes on.
     pub(super) fn poll(&self, id: &str) -> Result<RebalanceView, CommandError> {
         let command = RebalanceCommand::Show { id: id.to_owned() };
         first(self.request(command, |data_dir, _| Err(no_router(data_dir)))?)

@@ -1,7 +1,7 @@
 //! Wait: follows a rebalance until it has ended, with a bar on a terminal and lines elsewhere.
 //!
-//! **Invariant:** an interrupt ends the wait, and never the rebalance. One that this process carries
-//! out stays as it is.
+//! **Invariant:** an interrupt ends the wait, and never the rebalance. One that this process
+//! carries out stays as it is.
 //! **Not here:** the state of a rebalance (`cluster`).
 
 use std::time::{Duration, Instant};
