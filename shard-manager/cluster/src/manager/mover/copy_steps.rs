@@ -221,6 +221,8 @@ async fn reported_meanwhile<T>(
     part: impl Future<Output = T>,
 ) -> Result<T, RunContinuation> {
     let mut part = pin!(part);
+    // It does not wait, whatever it has waited for before.
+    reports.explain(None);
     let orders = |reports: &MoveReports<'_>| (reports.record().goal, reports.record().is_paused);
     let before = orders(reports);
     loop {
