@@ -21,6 +21,15 @@ fn join(router: &Router, name: &str, url: &str) -> Reply {
     router.send("POST", "/api/shards", &HEADERS, Some(body.as_bytes()))
 }
 
+/// Starts a router of a new cluster, which a database joins as `east`, and returns both.
+fn with_east(data: &Path) -> (Router, NewDatabase) {
+    let router = Router::start_in(data, FLAGS);
+    let database = NewDatabase::create();
+    let joined = join(&router, "east", &database.url());
+    assert_eq!((joined.status, &joined.json()["number"]), (201, &json!(3)), "{}", joined.text());
+    (router, database)
+}
+
 fn listed(router: &Router, name: &str) -> Option<Value> {
     let shards = router.get("/api/shards").json()["shards"].clone();
     shards.as_array().unwrap().iter().find(|shard| shard["shard"] == name).cloned()
@@ -66,10 +75,7 @@ fn slots_of_a_shard_that_joined_are_fenced_by_a_command_whose_settings_lack_the_
     servers_only!(WHY);
     let folder = folders::temporary();
     let data = folder.path().join("data");
-    let router = Router::start_in(&data, FLAGS);
-    let database = NewDatabase::create();
-    let joined = join(&router, "east", &database.url());
-    assert_eq!(joined.status, 201, "{}", joined.text());
+    let (router, _database) = with_east(&data);
     let begun = moves::begin(&router, &json!({"key": "ada", "to": "east", "keep": 0}));
     moves::until(&router, &begun, "done");
     let (slot, owner) = moves::place(&router, "ada");
@@ -89,10 +95,7 @@ fn a_shard_that_the_catalog_has_lost_joins_again_after_a_start_of_the_router() {
     servers_only!(WHY);
     let folder = folders::temporary();
     let data = folder.path().join("data");
-    let router = Router::start_in(&data, FLAGS);
-    let database = NewDatabase::create();
-    let joined = join(&router, "east", &database.url());
-    assert_eq!((joined.status, &joined.json()["number"]), (201, &json!(3)), "{}", joined.text());
+    let (router, database) = with_east(&data);
     // A failover to a replica that lacks the join has the same effect.
     let loss = "BEGIN; DELETE FROM tessera.tessera_shards WHERE name = 'east';
         UPDATE tessera.tessera_cluster SET epoch = 1; COMMIT";
