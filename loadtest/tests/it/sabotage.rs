@@ -60,32 +60,21 @@ const OF_CACHE: &str = "cache_set_without_version";
 /// Caches every answer, and permits stale answers except for sessions that have seen newer rows.
 const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
-/// Options of cargo that build the router. The shard manager's test is built as well, because CI
-/// builds all its tests that break promises together with this router: with other packages, cargo
-/// would choose other features of libraries, and would compile all of them again.
-const BUILD: [&str; 11] = [
-    "--package",
-    "api-router",
-    "--package",
-    "shard-manager",
-    "--no-default-features",
-    "--features",
-    "sabotage",
-    "--bin",
-    "api-router",
-    "--test",
-    "cache",
-];
+/// Options of cargo that build the router. With all packages and with a test, cargo chooses the
+/// features of libraries that the tests of the workspace use, and does not compile them again.
+const BUILD: [&str; 7] =
+    ["--workspace", "--features", "sabotage", "--bin", "api-router", "--test", "cache"];
 
 /// Beginnings of the names of variables that describe the package that cargo runs.
 const PACKAGE_VARIABLES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// Router with the feature `sabotage`; cargo builds it on first use.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
-    let folder = folder.join("sabotage");
+    let target = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
+    let folder = target.join("sabotage");
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet"]).args(BUILD).arg("--target-dir").arg(&folder);
+    build.arg("--config").arg(format!("build.build-dir={:?}", target.display().to_string()));
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
     // Cargo sets these for the tests of this package. Build scripts that read them would run again,
     // and so would most of the build, here and when the router is built the next time.
