@@ -108,7 +108,7 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let highest = "SELECT max(version)::text AS value FROM users";
     let highest: i64 = databases.direct_session(0).await.text(highest).await.parse().unwrap();
 
-    let fresh = Databases::new(3).await;
+    let fresh = Databases::blank(3).await;
     let restored = restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!(restored, manifest);
     let keys = keys_of_users(&fresh).await;
@@ -150,7 +150,7 @@ async fn a_router_makes_a_backup_beside_its_writes_and_it_restores() {
         written += 1;
     };
     assert_eq!((done.state, &done.reason), (BackupState::Done, &None), "{done:?}");
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     let restored =
         restore::restore(&backups.place(&id), &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!((Some(restored.rows()), Some(&restored.at)), (done.rows, done.as_of.as_ref()));
@@ -194,7 +194,7 @@ async fn keys_are_suspended_and_tokens_are_signed_otherwise_on_a_server_of_the_c
     assert!(saved.out.contains("rows of 2 shards as of"), "{saved:#?}");
     let verified = run_with(&[], &["backup", "--verify", copy.to_str().unwrap()]).expect(0);
     assert!(verified.out.contains("is complete"), "{verified:#?}");
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     let restored = run_on(&fresh, &["restore", "--from", copy.to_str().unwrap()]).expect(0);
     assert!(restored.out.contains("start the router over it"), "{restored:#?}");
     let suspended =
@@ -224,7 +224,7 @@ async fn a_catalog_of_its_own_is_copied_and_restored() {
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
     backup::save(&address, &copy, &OBSERVER).await.unwrap();
-    let fresh = Databases::new(3).await;
+    let fresh = Databases::blank(3).await;
     let mut address = fresh.address();
     let own = address.shards.pop().unwrap().primary;
     let address = ClusterAddress { catalog: Some(own), ..address };
@@ -236,7 +236,7 @@ async fn a_catalog_of_its_own_is_copied_and_restored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_has_the_rows_of_a_shard_that_has_joined() {
-    let (databases, empty) = (Databases::new(2).await, Databases::new(1).await);
+    let (databases, empty) = (Databases::new(2).await, Databases::blank(1).await);
     let manager = connect(&databases.address());
     let url = crate::new_shard::url(&empty.nodes[0], &empty.names[0]);
     let folder = scratch::folder();
@@ -271,7 +271,7 @@ async fn a_move_goes_on_in_a_restored_cluster() {
         id
     })
     .await;
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     let other = connect(&fresh.address());
     is_sound(&fresh.address()).await;
@@ -299,7 +299,7 @@ fn damage(copy: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_copy_is_named_and_nothing_is_begun() {
     let (_databases, _folder, copy) = small_copy().await;
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     let from = copy.to_str().unwrap();
     let refused = |part: &str| {
         for arguments in [&["restore", "--from", from][..], &["backup", "--verify", from]] {
@@ -346,7 +346,7 @@ async fn a_copy_goes_into_empty_databases_only_one_for_each_shard() {
     let from = copy.to_str().unwrap();
     let arguments = ["restore", "--from", from];
     run_on(&databases, &arguments).refused("the database is not empty, it has public.kv");
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     fresh.direct_session(1).await.run("CREATE TABLE another ()").await;
     run_on(&fresh, &arguments).refused("it has public.another");
     fresh.direct_session(1).await.run("DROP TABLE another").await;
@@ -383,7 +383,7 @@ pub(crate) async fn restore_in_part(copy: &Path, fresh: &Databases) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_restore_serves_no_router_and_can_be_repeated() {
     let (databases, _folder, copy) = small_copy().await;
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     restore_in_part(&copy, &fresh).await;
     let reported = refused(&fresh.address());
     assert!(reported.contains("was interrupted: run the restore again"), "{reported}");
@@ -398,7 +398,7 @@ async fn an_interrupted_restore_serves_no_router_and_can_be_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restore_that_was_cut_off_while_it_removed_its_marks_is_completed() {
     let (databases, _folder, copy) = small_copy().await;
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     let address = fresh.address();
     restore::restore(&copy, &address, &OBSERVER).await.unwrap();
     // The mark of the catalog, which is in the first database, is removed last.
@@ -483,7 +483,7 @@ async fn a_restored_cluster_has_the_indexes_of_its_copy() {
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
     backup::save(&address, &copy, &OBSERVER).await.unwrap();
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     // Before any router has started.
     let sql = "SELECT count(*)::text AS value FROM pg_index JOIN pg_class ON oid = indexrelid \

@@ -168,7 +168,7 @@ async fn a_catalog_of_the_version_before_keeps_map_weights_and_epoch() {
 
 #[tokio::test]
 async fn a_dump_of_an_earlier_version_opens_with_its_map_and_rows() {
-    let databases = Databases::new(1).await;
+    let databases = Databases::blank(1).await;
     databases.direct_session(0).await.run(DUMP).await;
     let manager = connect(&databases.address());
     let map = manager.map();

@@ -141,6 +141,24 @@ impl Trio {
     }
 }
 
+/// Drops the tables of clients, and empties those of the schema.
+const EMPTY: &str = include_str!("../support/empty_database.sql");
+
+/// Returns the database of the shared primary that new ones are copied from: it has the schema, and
+/// no rows. Creating the schema takes longer than a copy.
+async fn template() -> &'static str {
+    static TEMPLATE: tokio::sync::OnceCell<&str> = tokio::sync::OnceCell::const_new();
+    let make = || async {
+        let (name, primary) = ("story_template", shared().primaries().next().unwrap());
+        let mut direct = SideSession::open(primary, "postgres").await;
+        direct.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+        connect(&cluster_of([address(primary, name)])).close();
+        SideSession::open(primary, name).await.run(EMPTY).await;
+        name
+    };
+    TEMPLATE.get_or_init(make).await
+}
+
 /// Empty databases of one test, each with its node.
 pub(crate) struct Databases {
     pub(crate) nodes: Vec<LocalNode>,
@@ -148,20 +166,30 @@ pub(crate) struct Databases {
 }
 
 impl Databases {
-    /// Creates this many databases on the shared primary.
+    /// Creates this many databases on the shared primary, which have the schema.
     pub(crate) async fn new(count: usize) -> Self {
+        let primary = shared().primaries().next().unwrap();
+        Self::copied(&vec![primary; count], template().await).await
+    }
+
+    /// Creates this many databases on the shared primary, without a schema.
+    pub(crate) async fn blank(count: usize) -> Self {
         let primary = shared().primaries().next().unwrap();
         Self::on(&vec![primary; count]).await
     }
 
-    /// Creates one database on each of these nodes.
+    /// Creates one database on each of these nodes, without a schema.
     pub(crate) async fn on(nodes: &[&LocalNode]) -> Self {
+        Self::copied(nodes, "template0").await
+    }
+
+    async fn copied(nodes: &[&LocalNode], template: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let mut databases = Self { nodes: Vec::new(), names: Vec::new() };
         for node in nodes {
             let name = format!("story{}", NEXT.fetch_add(1, Ordering::Relaxed));
             let mut direct = SideSession::open(node, "postgres").await;
-            direct.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+            direct.run(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
             databases.nodes.push((*node).clone());
             databases.names.push(name);
         }

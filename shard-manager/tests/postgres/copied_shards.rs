@@ -37,7 +37,7 @@ async fn shards_that_are_named_like_files_of_a_copy_are_restored() {
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
     backup::save(&address, &copy, &OBSERVER).await.unwrap();
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
     connect(&fresh.address()).close();
@@ -45,7 +45,7 @@ async fn shards_that_are_named_like_files_of_a_copy_are_restored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_has_a_shard_that_joined_after_its_sessions_began() {
-    let (databases, empty) = (Databases::new(2).await, Databases::new(1).await);
+    let (databases, empty) = (Databases::new(2).await, Databases::blank(1).await);
     let router = router(&databases.address());
     let number = list(&router, "new", &url(&empty.nodes[0], &empty.names[0])).await;
     let _opened = open_listed(&router, number).await;

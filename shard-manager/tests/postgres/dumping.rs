@@ -97,7 +97,7 @@ async fn a_dump_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     assert!(written > BEFORE + 1, "nothing was written while it was dumped");
     assert!(target.join("moment").exists());
 
-    let copy = Databases::new(3).await;
+    let copy = Databases::blank(3).await;
     for (url, name) in urls(&copy).iter().zip(["shard1", "shard2", "shard3"]) {
         restore(url, &target.join(format!("{name}.dump")));
     }
@@ -137,7 +137,7 @@ async fn a_move_ends_beside_a_dump_and_goes_on_in_the_cluster_that_is_restored_f
     .await;
     assert_eq!(rows(&manager, "kv", None).await.len(), MOVED);
 
-    let copy = Databases::new(2).await;
+    let copy = Databases::blank(2).await;
     for (url, name) in urls(&copy).iter().zip(["shard1", "shard2"]) {
         restore(url, &target.join(format!("{name}.dump")));
     }
@@ -289,7 +289,7 @@ async fn a_dump_without_a_shard_that_the_catalog_lists_is_refused_with_its_name(
 
 #[tokio::test]
 async fn without_maindb_url_the_catalog_is_found_in_any_shard_and_a_missing_one_is_an_error() {
-    let databases = Databases::new(3).await;
+    let databases = Databases::blank(3).await;
     let places = urls(&databases);
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("dump");

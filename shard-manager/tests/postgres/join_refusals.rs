@@ -13,9 +13,9 @@ use crate::server::{ADMIN, Server, patient, run};
 
 /// A cluster of one shard with a router, and the URL of an empty database.
 async fn one_shard() -> (Databases, OpenedCluster, Databases, String) {
-    let databases = Databases::new(1).await;
+    let databases = Databases::blank(1).await;
     let router = router(&databases.address());
-    let empty = Databases::new(1).await;
+    let empty = Databases::blank(1).await;
     let url = url(&empty.nodes[0], &empty.names[0]);
     (databases, router, empty, url)
 }
@@ -74,7 +74,7 @@ async fn a_url_names_hosts_that_the_settings_have_and_a_database_and_nothing_els
 
 #[tokio::test]
 async fn a_server_or_database_that_is_not_there_is_refused() {
-    let databases = Databases::new(1).await;
+    let databases = Databases::blank(1).await;
     let port = free_port();
     let mut settings = databases.address();
     connect(&settings).close();
@@ -109,7 +109,7 @@ async fn a_database_with_contents_or_of_another_cluster_or_shard_is_refused() {
         direct.run(undone).await;
     }
     check(&router, "shard2", &good).await.unwrap();
-    let other = Databases::new(1).await;
+    let other = Databases::blank(1).await;
     connect(&other.address()).close();
     let of_other = url(&other.nodes[0], &other.names[0]);
     let refused = refusal(&router, "shard2", &of_other).await;
@@ -160,9 +160,9 @@ async fn a_database_with_wrong_settings_is_refused() {
 
 #[tokio::test]
 async fn a_new_shard_has_as_many_replicas_as_the_others() {
-    let databases = Databases::new(1).await;
+    let databases = Databases::blank(1).await;
     let router = router(&databases.with_replicas().await);
-    let empty = Databases::new(1).await;
+    let empty = Databases::blank(1).await;
     empty.with_replicas().await;
     let (primary, replica) = (&empty.nodes[0], shared().replicas_of(0).next().unwrap());
     let name = &empty.names[0];
@@ -183,7 +183,7 @@ async fn a_new_shard_has_as_many_replicas_as_the_others() {
 #[tokio::test]
 async fn a_name_that_is_joining_keeps_its_address_and_its_database() {
     let (_databases, router, _empty, good) = one_shard().await;
-    let another = Databases::new(1).await;
+    let another = Databases::blank(1).await;
     let another = url(&another.nodes[0], &another.names[0]);
     list(&router, "shard2", &good).await;
     assert_eq!(check(&router, "shard2", &good).await.unwrap(), Some(good.clone()));

@@ -31,13 +31,13 @@ const SECOND: ShardNumber = ShardNumber(1);
 
 /// A cluster of one shard with the table `notes`, and an empty database with its URL.
 async fn made() -> (Databases, Databases, String) {
-    let databases = Databases::new(1).await;
+    let databases = Databases::blank(1).await;
     let manager = connect(&databases.address());
     let notes = table("notes", &[("id", Text), ("n", Bigint)], 1, &["id"], None);
     rows::make(&manager, &notes).await;
     write(&manager, "users", Insert, "u", USER).await.unwrap();
     manager.close();
-    let empty = Databases::new(1).await;
+    let empty = Databases::blank(1).await;
     let url = url(&empty.nodes[0], &empty.names[0]);
     (databases, empty, url)
 }
@@ -275,7 +275,7 @@ async fn the_shard_of_the_catalog_and_the_last_one_are_not_retired() {
     let one = router(&ClusterAddress { catalog, ..databases.address() });
     assert_eq!(change(&one, retire(first)).await, holds("shard1"));
     // With a catalog of its own, a shard is kept only by its slots.
-    let (shard, catalog) = (Databases::new(1).await, Databases::new(1).await);
+    let (shard, catalog) = (Databases::blank(1).await, Databases::blank(1).await);
     let catalog = Some(address(&catalog.nodes[0], &catalog.names[0]));
     let one = router(&ClusterAddress { catalog, ..shard.address() });
     let kept = change(&one, retire(first)).await;

@@ -27,9 +27,9 @@ const USER: &str = r#"{"name":"n","email":"e"}"#;
 
 /// Two routers of a cluster of two shards, and an empty database with its URL.
 async fn two_routers() -> (Databases, [Manager; 2], Databases, String) {
-    let databases = Databases::new(2).await;
+    let databases = Databases::blank(2).await;
     let managers = [connect(&databases.address()), connect(&databases.address())];
-    let empty = Databases::new(1).await;
+    let empty = Databases::blank(1).await;
     let url = url(&empty.nodes[0], &empty.names[0]);
     (databases, managers, empty, url)
 }

@@ -39,7 +39,7 @@ async fn made() -> (Databases, Manager) {
 
 /// An empty database with its URL.
 async fn empty() -> (Databases, String) {
-    let databases = Databases::new(1).await;
+    let databases = Databases::blank(1).await;
     let url = url(&databases.nodes[0], &databases.names[0]);
     (databases, url)
 }

@@ -20,7 +20,7 @@ const USER: &str = r#"{"name":"n","email":"e"}"#;
 
 /// A cluster that was opened once and holds a row.
 async fn made(shards: usize) -> Databases {
-    let databases = Databases::new(shards).await;
+    let databases = Databases::blank(shards).await;
     let manager = connect(&databases.address());
     write(&manager, "users", Insert, "u", USER).await.unwrap();
     manager.close();
@@ -43,7 +43,7 @@ fn ranges(manager: &Manager) -> Vec<u16> {
 
 #[tokio::test]
 async fn of_routers_that_open_a_new_cluster_concurrently_one_creates_it() {
-    let databases = Databases::new(3).await;
+    let databases = Databases::blank(3).await;
     let address = databases.address();
     let managers: Vec<Manager> = thread::scope(|scope| {
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| connect(&address))).collect();
@@ -100,7 +100,7 @@ async fn shards_in_another_order_or_of_another_number_are_those_of_the_catalog()
 async fn an_empty_database_in_the_settings_does_not_join_and_is_warned_of() {
     log::listen();
     let databases = made(2).await;
-    let empty = Databases::new(1).await;
+    let empty = Databases::blank(1).await;
     let mut more = databases.address();
     more.shards.extend(empty.address().shards);
     for order in [[0, 1, 2], [2, 0, 1]] {
@@ -141,7 +141,7 @@ async fn a_database_of_another_cluster_is_refused_and_left_as_it_is() {
 #[tokio::test]
 async fn an_empty_database_where_rows_were_is_refused() {
     let databases = made(2).await;
-    let empty = Databases::new(1).await;
+    let empty = Databases::blank(1).await;
     let replaced = cluster_of([
         address(&databases.nodes[0], &databases.names[0]),
         address(&empty.nodes[0], &empty.names[0]),
@@ -186,7 +186,7 @@ async fn nodes_in_another_role_than_listed_are_refused() {
     let said = refused(&ClusterAddress { replicas: vec![primary], ..databases.address() });
     assert!(said.contains("it is a primary"), "{said}");
     // A replica of another database: the right server, but a database of another cluster.
-    let foreign = Databases::new(1).await;
+    let foreign = Databases::blank(1).await;
     let foreign_replicas = foreign.with_replicas().await.replicas;
     let said =
         refused(&ClusterAddress { replicas: foreign_replicas.clone(), ..databases.address() });
@@ -255,7 +255,7 @@ async fn a_schema_that_drifted_is_refused_with_the_difference() {
 
 #[tokio::test]
 async fn a_failed_migration_is_reported_and_resumes_after_repair() {
-    let databases = Databases::new(3).await;
+    let databases = Databases::blank(3).await;
     let mut direct = databases.direct_session(1).await;
     direct
         .run("CREATE TABLE public.users (mine TEXT); INSERT INTO users VALUES ('precious')")
@@ -275,7 +275,7 @@ async fn a_failed_migration_is_reported_and_resumes_after_repair() {
 
 #[tokio::test]
 async fn the_catalog_may_be_a_database_of_its_own() {
-    let (databases, catalog) = (Databases::new(2).await, Databases::new(1).await);
+    let (databases, catalog) = (Databases::blank(2).await, Databases::blank(1).await);
     let at = Some(address(&catalog.nodes[0], &catalog.names[0]));
     let apart = ClusterAddress { catalog: at, ..databases.address() };
     let manager = connect(&apart);

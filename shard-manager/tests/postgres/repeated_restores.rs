@@ -21,7 +21,7 @@ async fn until_ended(databases: &Databases) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_restore_names_the_shard_and_the_next_step_and_succeeds_when_repeated() {
     let (databases, _folder, copy) = small_copy().await;
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     let mut second = fresh.direct_session(1).await;
     // A type prevents a table of its name.
     second.run("CREATE TYPE public.users AS ENUM ('a')").await;
@@ -43,7 +43,7 @@ async fn a_failed_restore_names_the_shard_and_the_next_step_and_succeeds_when_re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_restore_drops_no_table_that_another_application_has_made_meanwhile() {
     let (databases, _folder, copy) = small_copy().await;
-    let fresh = Databases::new(2).await;
+    let fresh = Databases::blank(2).await;
     restore_in_part(&copy, &fresh).await;
     for (index, shard) in ["shard1", "shard2"].into_iter().enumerate() {
         let mut direct = fresh.direct_session(index).await;

@@ -70,7 +70,7 @@ fn a_catalog_primary_that_continues_without_its_replica_is_abandoned() {
     log::listen();
     let trio = Trio::of(1, &[]);
     runtime().block_on(async {
-        let databases = Databases::new(1).await;
+        let databases = Databases::blank(1).await;
         let (old, new) = ("shard1-primary", "shard1-replica1");
         let catalog = Some(listed(&trio, [old, new]));
         let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
@@ -97,7 +97,7 @@ fn a_catalog_primary_that_continues_without_its_replica_is_abandoned() {
 fn the_failover_of_a_catalog_is_followed_without_a_notice_of_its_old_primary() {
     let mut trio = Trio::of(1, &[]);
     runtime().block_on(async {
-        let databases = Databases::new(1).await;
+        let databases = Databases::blank(1).await;
         let of = |names| {
             let catalog = Some(listed(&trio, names));
             ClusterAddress { catalog, ..databases.address() }
@@ -170,7 +170,7 @@ fn the_failover_of_a_catalog_is_followed_without_a_notice_of_its_old_primary() {
 fn a_move_and_a_rebalance_end_at_their_deadline_while_the_catalog_is_frozen() {
     let mut trio = Trio::of(0, &[]);
     runtime().block_on(async {
-        let databases = Databases::new(2).await;
+        let databases = Databases::blank(2).await;
         let catalog = Some(address(trio.node("shard1-primary"), "shard1"));
         let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
         let (_, slots) = keys_of(&manager, SOURCE, 1);
@@ -195,7 +195,7 @@ fn a_move_and_a_rebalance_end_at_their_deadline_while_the_catalog_is_frozen() {
 fn keys_are_followed_over_the_failover_of_a_catalog() {
     let mut trio = Trio::of(1, &[]);
     runtime().block_on(async {
-        let databases = Databases::new(1).await;
+        let databases = Databases::blank(1).await;
         let (old, new) = ("shard1-primary", "shard1-replica1");
         let catalog = Some(listed(&trio, [old, new]));
         let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
