@@ -22,7 +22,7 @@ use crate::databases::{engine_of_files, report_of_files, report_of_servers};
 use crate::dataset::{UserIds, new_user};
 use crate::disturbance::{LinkedServers, disturb};
 use crate::experiment_observer::ExperimentObserver;
-use crate::lab_cluster::{LabCluster, PATIENCE, block_on, options as request_options};
+use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
 use crate::lab_error::LabError;
 use crate::machine::Machine;
 use crate::node_faults::{in_mode, until, until_well};
@@ -34,6 +34,8 @@ use crate::work_folder::WorkFolder;
 pub const SHARDS: usize = 3;
 /// Longest duration of the requests of one level.
 const AT_MOST: Duration = Duration::from_secs(20);
+/// Time limit of a request while nodes are cut off: a read at `quorum` waits for them until then.
+const PATIENCE_WITHOUT_NODES: Duration = Duration::from_secs(5);
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
@@ -243,7 +245,8 @@ fn try_level(
 ) -> Result<Tried, LabError> {
     let users = cluster.table("users")?;
     let users: &Arc<DataTable> = &users;
-    let asked = || RequestOptions { level, ..request_options() };
+    let patience = if gone == 0 { PATIENCE } else { PATIENCE_WITHOUT_NODES };
+    let asked = || RequestOptions { level, ..RequestOptions::by(Instant::now() + patience) };
     let write = async |number| {
         let id = ids.of(number);
         let placed = cluster.place(users, Operation::Upsert, &id, new_user(&id));
