@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod access;
+mod alert_of_stalled_moves;
 mod alerts;
 mod clocks;
 mod config;
@@ -23,7 +24,6 @@ mod restarts;
 mod ringing;
 mod router;
 mod secure;
-mod stalled_moves;
 
 use std::time::{Duration, Instant};
 
