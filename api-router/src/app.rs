@@ -23,8 +23,8 @@ use crate::access::caller_recheck::BodyArrival;
 use crate::access::gate::AccessGate;
 use crate::access::meter::CallerMeter;
 use crate::access::sources::AccessSources;
-use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
+use crate::body_reader::{self, BodyLimits};
 use crate::caller_rights::CallerRights;
 use crate::data_route::DataRoute;
 use crate::lab_runs::LabRuns;
@@ -181,8 +181,8 @@ impl App {
     /// needs no right.
     ///
     /// # Errors
-    /// Fails like [`body::read`], with TSR401 or TSR403 if the caller has lost rights, and with
-    /// TSR006 if keys and roles are too old, or the keys of an issuer are not available.
+    /// Fails like [`body_reader::read`], with TSR401 or TSR403 if the caller has lost rights, and
+    /// with TSR006 if keys and roles are too old, or the keys of an issuer are not available.
     pub async fn read_body(
         &self,
         request: &HttpRequest,
@@ -192,7 +192,7 @@ impl App {
     ) -> Result<(Bytes, Option<BudgetShare>), Problem> {
         let limits = BodyLimits::from_headers(request.headers(), bytes_max, deadline);
         let arrival = BodyArrival::begin(self.gate.as_ref());
-        let read = body::read(payload, limits, || self.open_share(request)).await?;
+        let read = body_reader::read(payload, limits, || self.open_share(request)).await?;
         arrival.end(request)?;
         Ok(read)
     }

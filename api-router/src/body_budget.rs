@@ -12,7 +12,7 @@
 //!
 //! **Invariant:** at most [`BodyBudget::BYTES_MAX`] are charged; dropping a share returns its bytes
 //! to the budget.
-//! **Not here:** the content of bodies (`body`, `routes::bulk`).
+//! **Not here:** the content of bodies (`body_reader`, `routes::bulk`).
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a header that a route does not honour is refused, never ignored, if ignoring it
 //! could lose data or break a promise (`If-Match` on many rows).
-//! **Not here:** the body (`body`), the query string (`query`).
+//! **Not here:** the body (`body_reader`), the query string (`query`).
 
 use std::time::{Duration, Instant};
 

@@ -17,7 +17,7 @@ pub mod request_record;
 
 pub mod config;
 
-pub mod body;
+pub mod body_reader;
 pub mod compression;
 pub mod filter;
 pub mod prefer;

@@ -32,10 +32,10 @@ use crate::tables::{KV, TRANSACTIONS, USERS, columns, declaration};
 const PAGE: usize = 1_000;
 /// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest removal; then the remaining rows are left. Ten million rows take longer, and `--clean`
-/// removes the rest.
+/// Longest time for removing the rows of a run. After it, the remaining rows are left: ten million
+/// rows take longer, and `--clean` removes the rest.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// Longest time of removal requests to a router that does not respond.
+/// Time after which no more removals are sent to a router that answers none of them.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -78,8 +78,8 @@ enum Whose {
 }
 
 impl OwnRows {
-    /// Creates the tables that a run needs, on all routers, and asks for confirmation before
-    /// writing beside rows of others.
+    /// Creates the tables that a run needs, and waits until all routers know them. Asks the user
+    /// for confirmation if a table has rows of other clients.
     ///
     /// # Errors
     /// A table cannot be created, or has rows of others and the user does not agree.
@@ -122,7 +122,7 @@ impl OwnRows {
         self.tables
     }
 
-    /// Returns the names, and so the keys, of this run.
+    /// Returns the names of this run's rows, of which their keys are made.
     pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }
@@ -188,7 +188,7 @@ impl OwnRows {
         table != KV || row["key"].as_str().is_some_and(|key| self.names.is_own(key))
     }
 
-    /// Reads some rows of a table from the primaries.
+    /// Reads at most `limit` rows of a table from the primaries.
     async fn page(
         &self,
         pool: &Pool,
@@ -227,7 +227,7 @@ impl OwnRows {
     }
 }
 
-/// Removes the rows that runs have left behind, including those of runs under way.
+/// Removes the rows of all runs, also of runs that are still in progress.
 ///
 /// # Errors
 /// The router does not answer, or does not remove them.
@@ -281,8 +281,8 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
     let body = Bytes::from(body.to_string());
     let asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
     let answer = send(pool, Ok(asked), &format!("removing rows of {table}")).await?;
-    // Rows that could not be removed are found again; those of a shard that is down would be found
-    // forever.
+    // A row that is not removed must be an error: the search would otherwise find the rows of a
+    // shard that is down again and again, and never end.
     ensure!(answer.status != 207, "a shard does not remove its rows");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Longest `timeRange`, in ms.
 const TIME_RANGE_MAX_MS: u64 = 3_600_000;
-/// Characters of a refused text that an error repeats.
+/// Maximum number of characters of an invalid value that an error message quotes.
 const ECHO_CHARS_MAX: usize = 40;
 
 /// A time range that ends now: 1 ms to 7 days, 5 minutes by default.
@@ -56,8 +56,8 @@ impl Window {
     /// default is 5 minutes.
     ///
     /// # Errors
-    /// Fails like the two parsers, and with [`WindowError::Both`] if both are given, as they might
-    /// differ.
+    /// The errors of [`Window::parse`] and [`Window::parse_time_range`]; [`WindowError::Both`] if
+    /// both parameters are given, because they might differ.
     pub fn from_query(window: Option<&str>, time_range: Option<&str>) -> Result<Self, WindowError> {
         match (window, time_range) {
             (None, None) => Ok(Self::default()),
@@ -67,7 +67,7 @@ impl Window {
         }
     }
 
-    /// Returns the window of the last `minutes`: at least one, and at most 7 days.
+    /// Returns the window of the last `minutes`; 0 is 1 minute, and more than 7 days are 7 days.
     pub(crate) fn of_minutes(minutes: u64) -> Self {
         Self { ms: minutes.saturating_mul(60_000).clamp(60_000, Self::MAX.ms) }
     }
@@ -84,7 +84,7 @@ impl Default for Window {
     }
 }
 
-/// Reason why a text is not a window. The message names what is allowed.
+/// Reason why a parameter does not specify a window. The message names what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
     /// The value of `window` is not one of the names.

@@ -15,15 +15,15 @@ const KINDS: [&str; 5] = ["anonymous", "key", "token", "certificate", "other"];
 pub enum AccessOutcome {
     /// The request was served.
     Allowed,
-    /// The credentials stood in a wrong place, or twice.
+    /// The credentials were in the wrong place, or were given more than once.
     Misplaced,
-    /// Credentials were needed, or not valid.
+    /// Credentials were required but missing, or were not valid.
     Unauthenticated,
     /// A right was missing.
     Forbidden,
     /// A limit was reached.
     Limited,
-    /// The rights were not known.
+    /// The rights of the caller could not be determined: keys and roles were read too long ago.
     Unavailable,
 }
 
@@ -55,7 +55,7 @@ const LIMITS: [&str; 6] =
     [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_s", "rows_per_day"];
 /// Limit of failed credentials of an address.
 pub const FAILURES: &str = "failures";
-/// Limit of a tenant in the queue of a lane: half of the queue.
+/// Limit of the writes of a tenant in the queue of a shard: half of the queue.
 const LANE: &str = "lane";
 /// Limit of signatures that are verified in a second.
 pub const SIGNATURES: &str = "signatures";
@@ -70,9 +70,9 @@ pub struct AccessCounts {
     limited: [AtomicU64; LIMITS.len()],
 }
 
-/// Decisions of one group of threads. The alignment keeps the groups, and what the gate reads for
-/// every request, in different lines of the processor's cache: a line that two processors write in
-/// turn costs each of them more than all other work of the gate.
+/// Decisions of one group of threads. The alignment gives each group cache lines of its own, apart
+/// from the data that the access check reads for every request. A line that two processors write in
+/// turn would cost each of them more than the rest of the check.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct RequestCounts([[AtomicU64; AccessOutcome::ALL.len()]; KINDS.len()]);
@@ -101,8 +101,9 @@ impl AccessCounts {
         }
     }
 
-    /// Returns the counts, with the age of keys and roles in seconds, and the number of writes that
-    /// lanes refused because their tenant had more than half of a queue.
+    /// Returns the counts, together with two given values: the age of this router's copy of keys
+    /// and roles in seconds, and the number of writes that were refused because their tenant had
+    /// filled half of the queue of a shard.
     pub fn now(&self, age: u64, refused_by_lanes: u64) -> AccessNow {
         let mut requests = Vec::new();
         for (row, kind) in KINDS.into_iter().enumerate() {

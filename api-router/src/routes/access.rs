@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use crate::access::gate::AccessGate;
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::headers::check_content_type;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;

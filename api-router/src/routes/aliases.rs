@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::kv::{agree, find, put, with_key_hint};
 use super::row_write::{WriteContext, carry_out, run_blocking};
 use crate::app::App;
-use crate::body::{self, Members};
+use crate::body_reader::{self, Members};
 use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, check_content_encoding, time_limit};
 use crate::problem::{Code, Problem, ProblemBody};
@@ -90,7 +90,8 @@ pub(crate) async fn write_pair(
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let deadline = context.options.deadline;
-    let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
+    let (bytes, _share) =
+        app.read_body(&request, payload, body_reader::WRITE_BYTES_MAX, deadline).await?;
     let change = parse_anywhere(&app, &context.rights, shard_key, bytes).await?;
     let done = carry_out(&app, &request, context, change).await;
     let mut done = done.map_err(with_key_hint)?;
@@ -104,7 +105,7 @@ async fn parse_anywhere(
     header: Option<ShardKey<'_>>,
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
-    if bytes.len() <= body::INLINE_BYTES_MAX {
+    if bytes.len() <= body_reader::INLINE_BYTES_MAX {
         return parse(app, rights, header, &bytes);
     }
     let (app, rights, header) =
@@ -129,9 +130,9 @@ fn parse(
         .map_err(|error| Problem::new(Code::TSR101, format!("key: {error}")))?;
     let value = members.get("value");
     let value = value.ok_or_else(|| Problem::new(Code::TSR101, "value is missing"))?;
-    if value.get().len() > body::VALUE_BYTES_MAX {
-        let detail = format!("value is larger than {} MiB", body::VALUE_BYTES_MAX >> 20);
-        return Err(Problem::new(Code::TSR108, detail).hint(body::VALUE_HINT));
+    if value.get().len() > body_reader::VALUE_BYTES_MAX {
+        let detail = format!("value is larger than {} MiB", body_reader::VALUE_BYTES_MAX >> 20);
+        return Err(Problem::new(Code::TSR108, detail).hint(body_reader::VALUE_HINT));
     }
     put(app, rights, agree(key, header)?, value)
 }

@@ -18,7 +18,7 @@ use shard_manager::manager::{Backups, BackupsError};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::headers::{check_content_type, deadline, refuse_conditions, refuse_row_headers};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;

@@ -40,8 +40,8 @@ use super::write::{OperationName, one_key, operation};
 use crate::access::audit::note_row;
 use crate::access::caller_recheck::CallerRecheck;
 use crate::app::App;
-use crate::body::{self, Members};
 use crate::body_decoding::ContentCoding;
+use crate::body_reader::{self, Members};
 use crate::caller_rights::CallerRights;
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
 use crate::prefer::{Prefer, Preference};
@@ -230,10 +230,10 @@ async fn write_json(
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == ContentCoding::Gzip;
     let (bytes, share) =
-        app.read_body(request, payload, body::BULK_BYTES_MAX, options.deadline).await?;
+        app.read_body(request, payload, body_reader::BULK_BYTES_MAX, options.deadline).await?;
     let share = share.unwrap_or_else(|| app.open_share(request));
     if zipped {
-        share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
+        share.grow(body_reader::BULK_BYTES_MAX, options.deadline).await?;
     }
     let keys = (key, head.idempotency_key.as_deref());
     let Parsed { mut rows, refused } = parse_anywhere(app, rights, keys, (bytes, zipped)).await?;
@@ -346,14 +346,15 @@ async fn parse_anywhere(
     (key, idempotency_key): Keys<'_>,
     (bytes, zipped): (Bytes, bool),
 ) -> Result<Parsed, Problem> {
-    if bytes.len() <= body::INLINE_BYTES_MAX && !zipped {
+    if bytes.len() <= body_reader::INLINE_BYTES_MAX && !zipped {
         return parse(app, rights, (key, idempotency_key), &bytes);
     }
     let idempotency_key = idempotency_key.map(str::to_owned);
     let (app, rights, key) = (app.clone(), rights.clone(), key.map(|key| key.as_str().to_owned()));
     let parsed = block(move || {
         let key = key.as_deref().and_then(|key| ShardKey::parse(key).ok());
-        let bytes = if zipped { body::gunzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
+        let bytes =
+            if zipped { body_reader::gunzip(bytes, body_reader::BULK_BYTES_MAX)? } else { bytes };
         parse(&app, &rights, (key, idempotency_key.as_deref()), &bytes)
     });
     parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
@@ -377,7 +378,7 @@ fn parse(
         let detail = "exactly one of rows, records and data must be given";
         return Err(Problem::new(Code::TSR101, detail));
     };
-    let items = body::items(name, json, ROWS_MAX)?;
+    let items = body_reader::items(name, json, ROWS_MAX)?;
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }

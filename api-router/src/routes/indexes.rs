@@ -15,7 +15,7 @@ use shard_manager::table_index::TableIndex;
 
 pub use self::schema::{IndexAnswer, IndexPlanAnswer, IndexRequest, IndexShape, IndexesAnswer};
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::headers::{check_content_type, deadline, refuse_conditions, refuse_row_headers};
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem};

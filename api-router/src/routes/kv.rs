@@ -28,7 +28,7 @@ use shard_manager::table::Table;
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::access::audit::note_row;
 use crate::app::App;
-use crate::body;
+use crate::body_reader;
 use crate::caller_rights::CallerRights;
 use crate::data_route::KV_PREFIX;
 use crate::filter::find_column;
@@ -78,7 +78,8 @@ pub(crate) async fn put_value(
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
     let deadline = context.options.deadline;
-    let (bytes, _share) = app.read_body(&request, payload, body::VALUE_BYTES_MAX, deadline).await?;
+    let (bytes, _share) =
+        app.read_body(&request, payload, body_reader::VALUE_BYTES_MAX, deadline).await?;
     note_row(app.audit.as_ref(), &request, TABLE, Some(key.as_str()));
     let change = put_anywhere(&app, &context.rights, key, bytes).await?;
     context.wants_row = context.prefer.has(Preference::Representation);
@@ -191,12 +192,12 @@ async fn put_anywhere(
     key: ShardKey<'_>,
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
-    if bytes.len() <= body::INLINE_BYTES_MAX {
-        return put(app, rights, key, body::value(&bytes)?);
+    if bytes.len() <= body_reader::INLINE_BYTES_MAX {
+        return put(app, rights, key, body_reader::value(&bytes)?);
     }
     let (app, rights, key) = (app.clone(), rights.clone(), key.as_str().to_owned());
     run_blocking(move || {
-        put(&app, &rights, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?)
+        put(&app, &rights, ShardKey::parse(&key).map_err(Error::from)?, body_reader::value(&bytes)?)
     })
     .await
 }

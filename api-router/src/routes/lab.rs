@@ -20,7 +20,7 @@ use shard_manager::engine::fault_injector::{FaultInjector, NodeFault, NodeMode};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::headers::check_content_type;
 use crate::problem::{Code, Problem};
 use crate::response_headers::LookupRefusals;

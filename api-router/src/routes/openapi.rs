@@ -24,7 +24,7 @@ use utoipa::openapi::{Info, License, OpenApi, RefOr, ResponseBuilder, Schema};
 use self::schemas::{simplify_components, simplify_operation};
 use crate::data_route::{KV, data_route};
 
-/// The only data route whose responses are not about a single key.
+/// Data route whose requests have rows of any number of keys.
 const BULK: &str = "/api/bulk-write";
 /// Route on which every unknown parameter is a filter.
 const READ: &str = "/api/read";
@@ -93,8 +93,8 @@ fn order_groups(api: &mut OpenApi) {
     api.tags = Some(GROUPS.iter().filter_map(group).collect());
 }
 
-/// Declares any further parameters of a read. The example is empty, because Swagger UI would
-/// otherwise send its own example.
+/// Declares that a read accepts further parameters of any name, each of which is a filter. The
+/// example is empty, because Swagger UI would otherwise send its own example.
 fn filters() -> Parameter {
     let text = ObjectBuilder::new().schema_type(Type::String).build();
     let any = AdditionalProperties::RefOr(RefOr::T(text.into()));
@@ -112,7 +112,7 @@ fn filters() -> Parameter {
         .build()
 }
 
-/// Declares the header of every response to a request with `Authorization`.
+/// Declares the header by which a response states the effect of `Authorization`.
 fn declare_access(operation: &mut Operation) {
     let about = "off: Authorization, which the request has, is accepted and has no effect yet";
     for response in operation.responses.responses.values_mut() {
@@ -123,7 +123,8 @@ fn declare_access(operation: &mut Operation) {
     }
 }
 
-/// Declares the refusal that precedes routing, and so applies to every operation.
+/// Declares the response to headers that are too large. They are refused before a route is chosen,
+/// so every operation has it.
 fn refuse_large_headers(operation: &mut Operation) {
     let large = ResponseBuilder::new()
         .description(
@@ -216,7 +217,7 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
         .build()
 }
 
-/// Declares the headers of every response about rows that is not a problem.
+/// Declares the headers of every successful response about rows.
 fn carry_headers(operation: &mut Operation, kind: Kind, keyed: bool) {
     let text = |about: &str| header(Type::String, about);
     let mut headers = BTreeMap::from([

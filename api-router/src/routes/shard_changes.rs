@@ -24,7 +24,7 @@ use shard_manager::topology::{ShardNumber, ShardState, Topology};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::cluster_change::ClusterChange;
 use crate::problem::{Code, Problem, refused};
 use crate::response_headers::ShardRefusals;

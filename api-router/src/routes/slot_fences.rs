@@ -15,7 +15,7 @@ use shard_manager::slot_set::{SlotSet, parse_within};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::headers::{check_content_type, deadline, refuse_conditions, refuse_row_headers};
 use crate::problem::{Code, Problem, refused};
 use crate::query::Parameters;

@@ -18,7 +18,7 @@ use shard_manager::table::{Column, ColumnDefault, Table, closest, in_group};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};

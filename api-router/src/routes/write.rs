@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
-use crate::body::{self, Members};
+use crate::body_reader::{self, Members};
 use crate::caller_rights::CallerRights;
 use crate::headers::check_content_type;
 use crate::prefer::Preference;
@@ -98,7 +98,8 @@ pub(crate) async fn write_row(
     let parameters = Parameters::parse(request.query_string())?;
     let partition = partition_filter(&app, &context.rights, &parameters)?;
     let deadline = context.options.deadline;
-    let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
+    let (bytes, _share) =
+        app.read_body(&request, payload, body_reader::WRITE_BYTES_MAX, deadline).await?;
     let keys = WriteKeys { header: shard_key, query: parameters.single("shardKey")?, partition };
     let source = KeySource::of(context.idempotency_key);
     let change = parse_anywhere(&app, &context.rights, (keys, source), bytes).await?;
@@ -152,7 +153,7 @@ async fn parse_anywhere(
     (keys, source): (WriteKeys<'_>, KeySource<'_>),
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
-    if bytes.len() <= body::INLINE_BYTES_MAX {
+    if bytes.len() <= body_reader::INLINE_BYTES_MAX {
         return parse(app, rights, (keys, source), &bytes);
     }
     let WriteKeys { header, query, partition } = keys;

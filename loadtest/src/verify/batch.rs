@@ -14,10 +14,10 @@ use crate::http_client::Answer;
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::tables::USERS;
 
-/// Rows of a bulk write.
+/// Number of rows in a bulk write.
 const ROWS: u32 = 20;
 
-/// Rows of a bulk write that are not stored.
+/// Members of the response that describe the rows which are not stored.
 #[derive(Deserialize)]
 struct Parts {
     failed: Vec<Failed>,

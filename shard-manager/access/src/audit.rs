@@ -26,7 +26,7 @@ use ring::hmac;
 /// Level of a log: the requests that it records. A level includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditLevel {
-    /// Changes of keys, roles, denials, tables and nodes.
+    /// Changes to API keys, roles, denials of tokens, tables and nodes.
     Admin,
     /// Requests that were refused for their credentials, rights or limits.
     #[default]
@@ -92,7 +92,7 @@ impl AuditSecret {
     /// Number of bytes of a hash.
     const HASH_LEN: usize = 16;
 
-    /// Creates a secret of random bytes.
+    /// Creates a secret from these bytes, which must be random.
     pub fn new(bytes: &[u8; Self::LEN]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
@@ -114,9 +114,10 @@ impl std::fmt::Debug for AuditSecret {
     }
 }
 
-/// Highest number of files of a log: the one that is being written, and older ones.
+/// Maximum number of files of a log, including the one that is being written.
 pub const FILES_MAX: usize = 8;
-/// Longest line in bytes, its end included: all texts of an event, cut and escaped.
+/// Maximum length of a line in bytes, including its newline. All texts of an event fit in it,
+/// because each is cut and then escaped.
 pub const LINE_MAX: usize = 64 << 10;
 
 /// Returns the path of a file of a log: 0 is the one that is being written, higher numbers are

@@ -7,7 +7,7 @@
 //! misspelled one without a lookup. Only the SHA-256 of the secret is stored: the secret is 256
 //! random bits, so a slow password hash would add nothing.
 //!
-//! **Invariant:** a text is a key in exactly one spelling. No `Debug` prints a secret, and no
+//! **Invariant:** each key has exactly one valid spelling. No `Debug` prints a secret, and no
 //! secret has a `Display`.
 //! **Not here:** the source of random bytes; the set of keys (`snapshot`).
 
@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::hex;
 
-/// Name of an API key. It is not a secret and may be logged.
+/// Public id of an API key. It is not a secret and may be logged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; KeyId::LEN]);
 
@@ -127,7 +127,8 @@ impl<'k> ApiKey<'k> {
     pub const LEN: usize =
         Self::PREFIX.len() + KeyId::LEN + 1 + Self::SECRET_LEN + Self::CHECKSUM_LEN;
 
-    /// Returns true if a text claims to be a key, and so is not a token.
+    /// Returns true if a credential begins like a key: it is then treated as a key, valid or not,
+    /// and never as a token.
     #[inline]
     pub fn is_like(text: &str) -> bool {
         text.starts_with(Self::PREFIX)

@@ -10,7 +10,8 @@
 //! requests.
 //!
 //! **Invariant:** the table never grows, and recording a request neither waits nor allocates.
-//! Errors in the table cost a lookup or save one; no guarantee depends on it.
+//! An error in the table causes a useless lookup or prevents a useful one; no guarantee depends on
+//! the table.
 //! **Not here:** reads that are not admitted (`read_path`), the check that an entry is new enough
 //! (`proof`).
 
@@ -25,15 +26,16 @@ const WAYS: usize = 4;
 const SETS: usize = 1 << 14;
 /// Binary logarithm of the microseconds in one tick, the unit of all times in the table.
 const TICK_SHIFT: u32 = 4;
-/// Bits of the gap between two requests, in ticks. The longest is about 17 s, more than half of the
-/// highest age that a client can allow. A request after a longer gap counts as the first.
+/// Bits of the gap between two requests, in ticks. The longest gap is about 17 s: of a query that
+/// is repeated less often, an answer is hardly ever new enough for a second use, since a client
+/// accepts one of 30 s at most. A request after a longer gap counts as the first.
 const GAP_BITS: u32 = 20;
 /// Bits of the time of the last request, in ticks, which wraps around after about five hours. A
 /// query that is repeated just then is taken for one repeated immediately.
 const LAST_BITS: u32 = 30;
 /// Bits of the tag, which distinguishes the queries of one line.
 const TAG_BITS: u32 = 14;
-/// A request changes the average gap by one part in this many.
+/// Each new gap moves the average by the difference between them, divided by this number.
 const WEIGHT: u64 = 4;
 /// Requests that follow each other within this many ticks count as one: threads that keep
 /// requesting the same key do not contend for its cache line.
@@ -53,7 +55,7 @@ pub(super) struct Question(u64);
 impl Question {
     pub(super) fn of(name: &Name) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = name.field;
-        // Both are keyed hashes.
+        // The hash of the key and the name are both hashes under a secret.
         Self(name.key_hash as u64 ^ u64::from_le_bytes([a, b, c, d, e, f, g, h]))
     }
 
@@ -93,7 +95,7 @@ pub(super) struct Admission {
     min_uses: u64,
 }
 
-/// Encodes the word of a request.
+/// Packs the tag, the time of the last request and the average gap into one word.
 fn word(tag: u64, last: u64, gap: u64) -> u64 {
     tag << (LAST_BITS + GAP_BITS) | last << GAP_BITS | gap
 }
@@ -156,7 +158,8 @@ impl Admission {
         (gap != 0).then_some(gap)
     }
 
-    /// Returns the expectation of a reader that allows this age.
+    /// Returns what to expect of the entry of a query in Redis, for a client that accepts an answer
+    /// of this age.
     pub(super) fn expects(&self, question: Question, now: u64, age_max: Duration) -> Expected {
         let tag = question.tag();
         let word = find(&self.line(question).0, tag).map(|it| it.seen.load(Ordering::Relaxed));
@@ -165,7 +168,7 @@ impl Admission {
         if age <= age_max.as_micros() as u64 { Expected::Enough } else { Expected::TooOld }
     }
 
-    /// Records an entry in Redis, and the time at which it was current.
+    /// Records in the table that Redis has an entry, which was current at `as_of`.
     pub(super) fn record_entry(&self, question: Question, as_of: u64) {
         let tag = question.tag();
         let Some(slot) = find(&self.line(question).0, tag) else { return };
@@ -347,7 +350,7 @@ mod tests {
             }
             for (gap, admitted) in gaps.iter().zip(last) {
                 let needed = gap * min_uses as u64;
-                // A tick is 16 microseconds, and a gap is rounded to one.
+                // A tick is 16 microseconds, and a gap is rounded to whole ticks.
                 let slack = (min_uses as u64 * 4) << TICK_SHIFT;
                 if needed + slack < age {
                     prop_assert!(admitted, "every {gap} within {age}");

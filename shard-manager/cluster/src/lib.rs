@@ -10,7 +10,7 @@
 
 pub mod lane;
 pub mod manager;
-pub mod parked_writes;
+pub mod parking_limits;
 pub mod scatter_budget;
 pub mod shard;
 pub mod shard_list;

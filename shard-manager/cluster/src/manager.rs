@@ -65,7 +65,7 @@ use model::token::{SessionToken, TokenKey};
 use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
-use crate::parked_writes::ParkedWrites;
+use crate::parking_limits::ParkedWrites;
 use crate::scatter_budget::ScatterBudget;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_list::ShardList;

@@ -1,4 +1,4 @@
-//! Setting check: lets the server program check chosen settings before they are stored.
+//! Setting check: lets the program `postgres` check the user's settings before they are stored.
 //!
 //! The program reads an empty configuration, prints one setting and ends: no server starts.
 //!
@@ -25,9 +25,9 @@ const COMBINED: [&str; 8] = [
     "max_replication_slots",
 ];
 
-/// Checks that the servers accept these settings, which are among those of the environment, if each
-/// primary has this number of replicas. An empty value removes a setting, so it is not checked
-/// itself.
+/// Checks that the servers accept the settings that the user has chosen, with all others in `env`,
+/// if each primary has this number of replicas. An empty value removes a setting, so it is not
+/// checked itself.
 pub(super) fn check_accepted(
     env: &SharedEnv,
     chosen: &[(String, String)],
@@ -42,14 +42,15 @@ pub(super) fn check_accepted(
         }
     }
     let is_combined = |name: &str| COMBINED.iter().any(|known| known.eq_ignore_ascii_case(name));
-    // An earlier setting may not fit additional replicas, or the removal of another setting.
+    // A setting that was accepted may become invalid when replicas are added or another one is
+    // removed.
     if chosen.iter().chain(&env.settings).any(|(name, _)| is_combined(name)) {
         return check_combinations(env, replicas);
     }
     Ok(())
 }
 
-/// Checks the settings of the environment for combinations with which no server starts.
+/// Checks the settings in `env` for combinations with which a server refuses to start.
 fn check_combinations(env: &SharedEnv, replicas: usize) -> Result<(), LocalError> {
     let refused =
         |name: &str, reason| Err(LocalError::RefusedSetting { name: name.to_owned(), reason });
@@ -86,19 +87,21 @@ fn check_combinations(env: &SharedEnv, replicas: usize) -> Result<(), LocalError
     Ok(())
 }
 
-/// Returns the number that a setting would have; `None` if the servers do not know it.
+/// Returns the number that a setting has in a server with the settings in `env`; `None` if the
+/// servers do not know the setting.
 pub(super) fn number(env: &SharedEnv, name: &str) -> Result<Option<u64>, LocalError> {
     Ok(value(env, name)?.and_then(|value| value.parse().ok()))
 }
 
-/// Returns the value that a setting would have; `None` if the servers do not know it.
+/// Returns the value that a setting has in a server with the settings in `env`; `None` if the
+/// servers do not know the setting.
 fn value(env: &SharedEnv, name: &str) -> Result<Option<String>, LocalError> {
     let ended = print(env, name, value_of(name, &env.settings))?;
     let printed = String::from_utf8_lossy(&ended.stdout).trim().to_owned();
     Ok(ended.status.success().then_some(printed))
 }
 
-/// Lets the server program set a setting to this value, else to its default, and print it.
+/// Runs `postgres` so that it prints a setting: with this value, or without one with its default.
 fn print(env: &SharedEnv, name: &str, value: Option<&str>) -> Result<Output, LocalError> {
     let mut command = env.command("postgres");
     command.args(["-c", "config_file=/dev/null"]);
@@ -109,7 +112,8 @@ fn print(env: &SharedEnv, name: &str, value: Option<&str>) -> Result<Output, Loc
     env.output(command.arg(&env.cluster_dir.path))
 }
 
-/// Returns the reason in the output of the program, without times and levels.
+/// Returns why the program refused a setting, from its output without timestamps and levels; `None`
+/// if it gave no reason.
 fn stated_reason(output: &str) -> Option<String> {
     let message = |line: &str| {
         let (_, text) = LEVELS.iter().find_map(|level| line.split_once(*level))?;

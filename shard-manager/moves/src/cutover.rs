@@ -1,7 +1,13 @@
 //! Cutover: fence and commit on the source, activation on the target.
 //!
-//! **Invariant:** the commit is the point at which the slots change hands. It looks at changes,
-//! never at a clock: the fence only bounds the time that writers wait.
+//! The fence makes writes to the slots wait, and expires by itself. The commit gives up the slots
+//! on the source; afterwards the source refers requests to the target (a signpost). The activation
+//! makes the target their owner. A move may change direction until its copies are deleted: each
+//! direction is a leg with a commit of its own.
+//!
+//! **Invariant:** the commit is the point at which the slots change hands. It is permitted if the
+//! target has every recorded change, however much time has passed: the fence bounds only how long
+//! writes wait.
 
 use model::position::Position;
 use model::sabotage::{Mutation, is_on};
@@ -16,43 +22,44 @@ use crate::rules::MoveRule;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Commit on the source, the point of no return of a leg.
+/// Commit on the source. Afterwards this leg of the move can no longer be cancelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotCommit {
-    /// State that the target had, confirmed by a majority of its nodes.
+    /// Changes that the target has applied, confirmed by a majority of its nodes.
     pub applied: AppliedRows,
-    /// Position that the target had confirmed.
+    /// Position in the log of the target at which a majority of its nodes has these changes: the
+    /// lowest one at which the signpost lets a client read the target.
     pub signpost_min_position: Position,
-    /// Stream in which the target's changes will flow back.
+    /// Stream of the changes that the target records after its activation, for the way back.
     pub way_back: Feed,
 }
 
-/// Activation of the target, which a commit has decided.
+/// Activation of the target, which must follow a commit on the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotActivation {
     /// The move.
     pub id: MoveId,
-    /// Leg of the commit.
+    /// Leg of the move that the commit has ended.
     pub leg: MoveLeg,
-    /// Position at which the source's row was created. It must be that of the feed of the target's
-    /// rows: a move that has ended may begin again with the same leg.
+    /// Position of the source when it began to record changes for this move. The target's copy must
+    /// belong to the same recording: a move that has ended may begin again with the same leg.
     pub begun: Position,
-    /// Version counter of the source at the commit.
+    /// Counter of the source at the commit, from which it numbered the versions of rows.
     pub version: u64,
-    /// Position of the commit.
+    /// Position of the commit in the log of the source.
     pub signpost_min_position: Position,
 }
 
 impl SlotActivation {
-    /// Returns the activation that follows from the row of a source after its commit, which is
-    /// confirmed at `signpost_min_position`.
+    /// Returns the activation that must follow a commit. `source` is the source's record of the
+    /// move after the commit, which is in its log at `signpost_min_position`, and is confirmed.
     pub fn of(source: &MoveRow, signpost_min_position: Position) -> Self {
         let MoveRow { id, leg, begun, version, .. } = *source;
         Self { id, leg, begun, version, signpost_min_position }
     }
 }
 
-/// Fences the slots, or renews the fence of the same move.
+/// Makes writes to the slots wait until the fence expires; extends the fence of the same move.
 pub(crate) fn fence(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -63,8 +70,8 @@ pub(crate) fn fence(
     if !shard.all(&slots, SlotState::is_owned) {
         return Err(MoveRefusal::WrongState);
     }
-    // With these mutations no fence precedes the commit: there is none, or one statement fences and
-    // commits.
+    // With these deliberate faults, the commit finds no fence that an earlier transaction has set:
+    // there is none, or the statement of the commit sets it as well.
     let hold = match is_on(Mutation::NoFence) || is_on(Mutation::OneStatementFence) {
         true => 0,
         false => u64::try_from(FENCE_HOLD.as_millis()).unwrap_or(u64::MAX),
@@ -76,7 +83,7 @@ pub(crate) fn fence(
     Ok(MoveEffect::Changed(RowWork::None))
 }
 
-/// Gives the slots away, if the target has every change of them.
+/// Gives up the slots, if the target has every change to their rows; else refuses.
 pub(crate) fn commit(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -97,7 +104,7 @@ pub(crate) fn commit(
     let row = shard.row_mut(ticket.id)?;
     row.version = version;
     row.signpost_min_position = Some(commit.signpost_min_position);
-    // From now on the rows here equal those that the target has at its activation.
+    // The rows on the source no longer change: the target begins with the same rows.
     row.cursor = CopyCursor::Whole;
     row.applied = AppliedRows { feed: commit.way_back, ..AppliedRows::begin(1) };
     row.is_traced = false;
@@ -121,7 +128,8 @@ fn check_applied(
     Ok(())
 }
 
-/// Makes the target the owner of the slots. Their changes are recorded from now on, for a rollback.
+/// Makes the target the owner of the slots. From now on it records changes to their rows, so that
+/// the move can be rolled back.
 pub(crate) fn activate(
     shard: &mut ShardMetadata,
     activation: &SlotActivation,

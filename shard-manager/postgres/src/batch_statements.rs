@@ -1,8 +1,8 @@
 //! Batch statements: the statements that lock and store the rows of a batch, table by table.
 //!
 //! **Invariant:** rows are locked and stored in the order of the batch, which all routers share.
-//! **Not here:** running them (`transaction`, `triggered_tables`), the results of changes
-//! (`batch`).
+//! **Not here:** running them (`batch_transaction`, `triggered_tables`), the results of changes
+//! (`batch_results`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use model::idempotency;
 use model::table::Table;
 use model::value::Value;
 
-use super::batch::{Batch, Row, Store};
+use super::batch_results::{Batch, Row, Store};
 use super::binary_value;
 use super::citus::Citus;
 use super::citus_statements;

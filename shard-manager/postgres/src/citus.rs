@@ -11,8 +11,8 @@
 //!
 //! **Invariant:** the known placement of Citus' shards affects only speed: if it is out of date,
 //! statements and transactions take longer, and nothing else changes.
-//! **Not here:** the texts of statements (`citus::sql`), running them (`transaction`, `upsert`,
-//! `key_reads`).
+//! **Not here:** the texts of statements (`citus::sql`), running them (`batch_transaction`,
+//! `upsert_transaction`, `key_reads`).
 
 mod hash;
 pub(super) mod jobs;

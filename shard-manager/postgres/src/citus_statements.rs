@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** statements are in the order of Citus' shards, and rows in the given order, so
 //! that all routers with the same placement lock in one order.
-//! **Not here:** the texts (`citus::sql`), running them (`transaction`, `upsert`).
+//! **Not here:** the texts (`citus::sql`), running them (`batch_transaction`,
+//! `upsert_transaction`).
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use model::row_change::RowWrite;
 use model::table::Table;
 use model::value::Value;
 
-use super::batch::{Row, Store};
+use super::batch_results::{Row, Store};
 use super::citus::{Parts, sql};
 use super::sql::VERSIONS_OF_BLOCK;
 use super::statement::{Bind, Locking, Work};

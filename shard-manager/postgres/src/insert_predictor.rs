@@ -1,7 +1,7 @@
 //! Insert predictor: predicts that the next rows of a lane are new, and can be inserted without a
 //! lookup.
 //!
-//! **Not here:** the statements (`upsert`).
+//! **Not here:** the statements (`upsert_transaction`).
 
 /// Number of successive new rows after which the next are expected to be new.
 const NEW_FIRST: u32 = 64;

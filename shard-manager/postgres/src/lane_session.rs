@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** an outcome is rejected only if the server has proven, after the commit was sent,
 //! that it still answers; otherwise it is unknown.
-//! **Not here:** the statements of a transaction (`transaction`, `upsert`), lost connections
-//! (`writer`).
+//! **Not here:** the statements of a transaction (`batch_transaction`, `upsert_transaction`), lost
+//! connections (`writer`).
 
 use std::sync::Arc;
 

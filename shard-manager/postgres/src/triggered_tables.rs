@@ -6,7 +6,7 @@
 //! **Invariant:** if the database has discarded a row without an error, the whole transaction is
 //! aborted.
 //! **Not here:** detecting such tables (`hazards`), storing positions and records beside the rows
-//! (`transaction`).
+//! (`batch_transaction`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use model::error::Outcome;
 use model::table::Table;
 use model::value::Value;
 
-use super::batch::{Batch, Row, Store};
+use super::batch_results::{Batch, Row, Store};
 use super::batch_statements::{Group, group_work, image, locking};
 use super::citus::Citus;
 use super::db_error::{DbErrorKind, may_be_raised};

@@ -7,7 +7,8 @@
 //! **Invariant:** a connection in doubt is closed and never used again; a batch is retried only if
 //! nothing of it was stored; a refusal that an idempotency key repeats is stored before it is
 //! reported.
-//! **Not here:** the contents of a transaction (`transaction`, `upsert`), waiting for one (`lane`).
+//! **Not here:** the contents of a transaction (`batch_transaction`, `upsert_transaction`), waiting
+//! for one (`lane`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,8 +34,8 @@ use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
 use super::term::Term;
+use super::{batch_transaction, upsert_transaction};
 use super::{citus, ddl};
-use super::{transaction, upsert};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
@@ -130,15 +131,16 @@ impl PgWriter {
         let (mut session, term) = self.session().await?;
         let applied = async {
             if let (Some(reason), [operation]) = (refusal, groups) {
-                return transaction::remember_refusal(&mut session, operation, reason, alone).await;
+                return batch_transaction::remember_refusal(&mut session, operation, reason, alone)
+                    .await;
             }
             if !alone
                 && !self.tracker.hazards().current().affects(groups)
-                && let Some(stored) = upsert::apply(&mut session, groups).await
+                && let Some(stored) = upsert_transaction::apply(&mut session, groups).await
             {
                 return stored;
             }
-            transaction::apply(&mut session, groups, alone).await
+            batch_transaction::apply(&mut session, groups, alone).await
         };
         let applied = self.in_time(term, applied).await;
         self.keep((session, term), &applied);

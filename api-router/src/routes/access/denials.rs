@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::author::Author;
 use super::roles::RemovalAnswer;
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{ChangeRefusals, LookupRefusals};

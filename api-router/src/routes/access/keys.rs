@@ -20,7 +20,7 @@ use super::author::{Author, COMMITTED};
 use crate::access::clock::unix_now;
 use crate::access::files::FileRecords;
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::problem::{Code, Problem};
 use crate::response_headers::{ChangeRefusals, LookupRefusals};
 

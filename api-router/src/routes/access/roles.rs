@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::author::{Author, COMMITTED};
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::problem::{Code, Problem};
 use crate::response_headers::{ChangeRefusals, LookupRefusals};
 

@@ -14,7 +14,7 @@ use analytics::login::{LoginRequest, SessionAnswer};
 
 use super::{gate, read_body};
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::response_headers::{CheckRefusals, CommonRefusals};

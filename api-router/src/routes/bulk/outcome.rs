@@ -67,7 +67,7 @@ pub(super) struct ShardRows<'a> {
     rows: usize,
 }
 
-/// A row that is not stored at the requested level.
+/// A row that is not durable at the requested level, with its problem.
 pub(super) struct RefusedRow {
     pub(super) index: usize,
     pub(super) problem: Problem,
@@ -75,12 +75,12 @@ pub(super) struct RefusedRow {
 
 /// Outcome of the rows so far.
 pub(super) struct BulkOutcome {
-    /// Stored rows, by the numbers of the shards that received any.
+    /// Number of stored rows of each shard, by the shard's number.
     stored: Vec<usize>,
-    /// Times of each shard that received rows, by its number. Its parts were carried out one after
-    /// the other.
+    /// Times of each shard that received rows, by the shard's number. The parts of a request for
+    /// one shard are carried out one after the other, so their times are added.
     times: Vec<Option<LaneTimes>>,
-    /// At least the first [`FAILED_MAX`] by index; never twice as many.
+    /// Rows that failed: at least the first [`FAILED_MAX`] by index, and fewer than twice as many.
     refused: Vec<RefusedRow>,
     failed_total: usize,
     /// Rows that were refused for lack of rights.
@@ -125,7 +125,7 @@ impl BulkOutcome {
         }
     }
 
-    /// Refuses rows that were not sent, because the caller may no longer continue.
+    /// Refuses rows that were not sent to a shard, because the client has lost the right to write.
     pub(super) fn refuse_all(&mut self, rows: &[usize], problem: &Problem) {
         for index in rows {
             self.refuse(RefusedRow { index: *index, problem: problem.clone() });
@@ -154,7 +154,7 @@ impl BulkOutcome {
         self.times.iter().flatten().count()
     }
 
-    /// Updates the record of the request with its shards and the times of the slowest.
+    /// Enters the shards of the request, and the times of the slowest one, in the request record.
     pub(super) fn update_record(&self, request: &HttpRequest) {
         let asked = || self.times.iter().flatten();
         let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
@@ -185,8 +185,8 @@ impl BulkOutcome {
         self.replayed > 0 && self.replayed == self.stored() + self.failed_total
     }
 
-    /// Returns the response to a request that was carried out completely; the caller sends its
-    /// body.
+    /// Returns the response to a request that was carried out completely, and its body, which is
+    /// not written yet.
     pub(super) fn respond<'a>(
         &'a mut self,
         app: &'a App,
@@ -221,7 +221,8 @@ impl BulkOutcome {
         }
     }
 
-    /// Returns the problem that ended a body whose rows before `next_index` were carried out.
+    /// Returns the problem of a request that ended early: only the rows before `next_index` were
+    /// processed.
     pub(super) fn partial(&mut self, app: &App, problem: Problem, next_index: usize) -> Problem {
         self.keep_first();
         let failed = self.refused.iter().map(failed_row).collect::<Vec<_>>();
@@ -233,7 +234,7 @@ impl BulkOutcome {
     }
 }
 
-/// Returns the entry of a shard in a list by number, which grows with the numbers.
+/// Returns the entry of a shard in a list by shard number, which is extended if it is too short.
 #[inline]
 fn entry<T: Clone + Default>(list: &mut Vec<T>, shard: ShardNumber) -> &mut T {
     if list.len() <= shard.index() {

@@ -15,7 +15,7 @@ use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::Value;
 
-use crate::body::{self, Members};
+use crate::body_reader::{self, Members};
 use crate::problem::{Code, Problem};
 use crate::routes::write::{null_key, routing_value};
 
@@ -58,8 +58,8 @@ impl RowRouter<'_> {
         wrapped: bool,
         (number, item): (usize, &RawValue),
     ) -> Result<Routed, RowRejection> {
-        if item.get().len() > body::WRITE_BYTES_MAX {
-            let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
+        if item.get().len() > body_reader::WRITE_BYTES_MAX {
+            let detail = format!("a row is larger than {} MiB", body_reader::WRITE_BYTES_MAX >> 20);
             return Err(Problem::new(Code::TSR108, detail).into());
         }
         let members = Members::of_member("a row", item)?;

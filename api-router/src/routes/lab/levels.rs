@@ -12,7 +12,7 @@ use shard_manager::lab::levels::{LevelFigures, LevelsOptions};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::headers::check_content_type;
 use crate::lab_runs::LabRunError;
 use crate::problem::{Code, Problem};

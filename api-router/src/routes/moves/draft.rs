@@ -13,7 +13,7 @@ use shard_manager::moves::limits::KEEP_MAX;
 use shard_manager::slot_set::SlotSet;
 use utoipa::ToSchema;
 
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::problem::{Code, Problem, refused};
 
 /// A move that is to begin. Either `slots` or `key` is given.

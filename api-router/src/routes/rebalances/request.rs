@@ -8,7 +8,7 @@ use shard_manager::engine::rebalance_draft::{DraftFault, DraftMembers, Rebalance
 use shard_manager::engine::refusal_code::RefusalCode;
 use utoipa::ToSchema;
 
-use crate::body::Members;
+use crate::body_reader::Members;
 use crate::problem::{Code, Problem, refused};
 
 /// A rebalance that is to be planned or to begin.

@@ -246,7 +246,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "timeline_file",
     ],
     &[
-        "batch",
+        "batch_results",
         "known_slots",
         "lane_session",
         "primary_tracker",
@@ -255,7 +255,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
     ],
     &["replay_delay", "shard_indexes", "slot_moves"],
     &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
-    &["key_reads", "batch_statements", "shard_database", "upsert"],
+    &["key_reads", "batch_statements", "shard_database", "upsert_transaction"],
     &["triggered_tables", "catalog", "catalog_session", "scan"],
     &[
         "access_session",
@@ -263,7 +263,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "readers",
         "shard_addresses",
         "shard_listing",
-        "transaction",
+        "batch_transaction",
     ],
     &["cluster_sessions", "new_shard_check", "replica", "slot_session", "writer"],
     &["audit", "backup", "catalog_watch", "export", "shard_opening"],
@@ -331,7 +331,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
 pub(super) const CLUSTER: &[&[&str]] = &[
-    &["lane", "parked_writes", "scatter_budget", "slot_redirects"],
+    &["lane", "parking_limits", "scatter_budget", "slot_redirects"],
     &["shard", "slot_router"],
     &["shard_list"],
     &["manager"],
@@ -365,7 +365,7 @@ pub(super) const API_ROUTER: &[&[&str]] = &[
     &["body_decoding", "browser_policy", "data_route", "negotiation", "problem", "tls", "trace"],
     &["body_budget", "documented_paths", "otlp", "request_record", "response_budget"],
     &["config"],
-    &["body", "compression", "filter", "prefer"],
+    &["body_reader", "compression", "filter", "prefer"],
     &["cluster_status", "headers", "query"],
     &["access", "lab_runs", "metrics_view", "moving_slots", "unsupported_headers"],
     &["observed_load"],

@@ -2,8 +2,8 @@
 //! them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
-//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`),
-//! the cache (`cached`), session tokens (`sessions`, `session_epoch`).
+//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`waiting_rows`), reads
+//! (`reads`), the cache (`cached`), session tokens (`sessions`, `session_epoch`).
 
 mod bulk;
 mod bulk_rows;
@@ -11,13 +11,13 @@ mod cached;
 mod coverage;
 mod moved_slots;
 mod read_rights;
-mod read_route;
 mod reads;
-mod refused;
 mod refused_row;
 mod scatter;
 mod session_epoch;
 mod shard_parts;
+mod shards_of_read;
+mod waiting_rows;
 mod write_rights;
 
 use std::borrow::Cow;

@@ -4,8 +4,8 @@
 //! with cursors of the same kind, as one that reads all shards. The position of its session is
 //! compared with the shard's history before a read and after it: another node may become the
 //! primary in between.
-//! **Not here:** the shards of a read (`read_route`), answers of the cache (`cached`), the choice
-//! of a node (`shard`).
+//! **Not here:** the shards of a read (`shards_of_read`), answers of the cache (`cached`), the
+//! choice of a node (`shard`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::moved_slots;
 use super::read_rights::error_without_slot;
-use super::read_route::{Route, divided_by, single_place, spread, within_partition};
 use super::scatter::ReadScope;
+use super::shards_of_read::{Route, divided_by, single_place, spread, within_partition};
 use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard};
 

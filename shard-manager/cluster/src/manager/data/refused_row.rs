@@ -1,7 +1,7 @@
 //! Refused row: a row of a write that a shard has refused, because it does not accept the row's
 //! slot.
 //!
-//! **Not here:** the wait of such rows, and the shard that they are sent to next (`refused`).
+//! **Not here:** the wait of such rows, and the shard that they are sent to next (`waiting_rows`).
 
 use std::time::Instant;
 

@@ -21,7 +21,7 @@ use model::error::Error;
 use model::shard_map::ShardMap;
 
 use super::super::RequestOptions;
-use super::read_route::Route;
+use super::shards_of_read::Route;
 use super::{Data, RowReader};
 
 /// Longest wait of a read for the shard map.

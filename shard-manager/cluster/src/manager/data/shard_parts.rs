@@ -1,6 +1,6 @@
 //! Shard parts: the outcomes of a bulk write, by the shards that its rows were sent to in the end.
 //!
-//! **Not here:** sending rows (`bulk`), rows that a shard has refused (`refused`).
+//! **Not here:** sending rows (`bulk`), rows that a shard has refused (`waiting_rows`).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,9 +1,9 @@
-//! Left search: finds moves of which a shard still has a row, to detect those that ended before
-//! this process began to lead, which the catalog may no longer list, and those that the catalog has
-//! lost.
+//! Left search: finds the moves of which a shard still has a record. Some of them ended before this
+//! process became the leader, and may have left a copy on a shard. Others are missing from the
+//! catalog, which has lost them in a failover.
 //!
-//! **Invariant:** after this process begins to lead, it reads each open shard until one read has
-//! succeeded and all moves found were noted.
+//! **Invariant:** after this process has become the leader, it reads the records of each shard
+//! until one attempt has succeeded and its caller has taken note of all moves that were found.
 //! **Not here:** the selection of the moves that have ended (`left_copies`), the deletion
 //! (`copy_cleaner`), listing lost moves again (`lost_moves`).
 
@@ -27,7 +27,7 @@ use crate::shard::Shard;
 /// Pause before shards that could not be read are read again.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Search for moves of which the shards have rows.
+/// Progress of the search for moves of which the shards still have records.
 #[derive(Debug, Default)]
 pub(super) struct LeftSearch {
     /// Shards that were read.
@@ -43,12 +43,12 @@ pub(super) struct LeftSearch {
 pub(super) struct Searched {
     /// Shards that were read.
     shards: Vec<ShardNumber>,
-    /// Stored moves of which they have rows.
+    /// Moves that these shards have records of, as the catalog has them.
     pub(super) records: Vec<MoveRecord>,
 }
 
 impl LeftSearch {
-    /// Returns the shards to read now; `None` if there are none, or the last attempt goes on.
+    /// Returns the shards to read now; `None` if there are none, or an attempt is still running.
     pub(super) fn due(
         &mut self,
         manager: &Manager,
@@ -69,8 +69,8 @@ impl LeftSearch {
         self.has_searched
     }
 
-    /// Records the result of an attempt. Unless all of its moves were noted, its shards are read
-    /// again.
+    /// Records the result of an attempt. If the caller could not take note of all moves that were
+    /// found (`are_noted` is false), the shards are read again.
     pub(super) fn settle(&mut self, found: &Searched, are_noted: bool, now: Instant) {
         (self.is_busy, self.has_searched) = (false, true);
         self.next = Some(now + PAUSE);
@@ -80,8 +80,8 @@ impl LeftSearch {
     }
 }
 
-/// Reads the moves of which these shards have rows, and lists those again that the catalog has
-/// lost. A shard with a move that cannot be listed yet is not among those that were read.
+/// Reads the records of moves on these shards, and enters those moves in the catalog again that it
+/// has lost. A shard with a move that cannot be entered yet does not count as read.
 pub(super) async fn search(
     manager: &Manager,
     catalog: &dyn MoveCatalog,
@@ -106,8 +106,8 @@ pub(super) async fn search(
     found
 }
 
-/// Searches one shard. Returns true if all of its moves are listed, and the records of those that
-/// are stored or were cancelled.
+/// Searches one shard. Returns true if the catalog now has all of its moves, and the catalog's
+/// records of the moves that it had already, or that were cancelled.
 async fn search_shard(
     manager: &Manager,
     catalog: &dyn MoveCatalog,

@@ -1,4 +1,4 @@
-//! Read route: the shards that a read goes to, by the keys and the partitions that it names.
+//! Shards of a read: those that it goes to, by the keys and the partitions that it names.
 //!
 //! **Invariant:** every row that meets the conditions of a read is in a slot of its route.
 //! **Not here:** the reads themselves (`reads`, `scatter`).

@@ -1,4 +1,4 @@
-//! Refused rows: rows whose slots a shard does not accept, on their way to the shard that does.
+//! Waiting rows: rows whose slots a shard does not accept, on their way to the shard that does.
 //!
 //! A slot that has moved is followed to its new owner at once. Rows of a fenced slot, or of one
 //! that no known shard owns, wait within their deadline until its shard announces a change, until
@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** a row is sent again only after a shard has refused it, so it is applied at most
 //! once; rows of one key keep their order.
-//! **Not here:** the limits of waiting rows (`parked_writes`), the wait (`shard::slot_wait`).
+//! **Not here:** the limits of waiting rows (`parking_limits`), the wait (`shard::slot_wait`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,20 +1,21 @@
-//! Transaction: one batch on one connection, from `BEGIN` to a commit that is durable.
+//! Batch transaction: one batch on one connection, from `BEGIN` to a commit that is durable.
 //!
 //! A batch takes two round trips: the first takes the fence lock, reads the slots that may not be
 //! written, and reads and locks the rows; the second stores the results, commits, and reads the
 //! position up to which the log is on disk. Plain upserts, which most writes are, need one round
-//! trip (`upsert`). Tables with foreign triggers or rules need more than two (`triggered_tables`).
+//! trip (`upsert_transaction`). Tables with foreign triggers or rules need more than two
+//! (`triggered_tables`).
 //!
 //! **Invariant:** the rows that a batch may touch are locked before its changes are computed.
-//! **Not here:** the results of changes (`batch`), the outcome of a commit (`lane_session`), lost
-//! connections (`writer`).
+//! **Not here:** the results of changes (`batch_results`), the outcome of a commit
+//! (`lane_session`), lost connections (`writer`).
 
 use diesel::QueryResult;
 use engine::WriteGroup;
 use model::error::{Error, Outcome};
 use model::value::{ColumnType, Value};
 
-use super::batch::{self, Barred, Batch, TooLarge};
+use super::batch_results::{self, Barred, Batch, TooLarge};
 use super::batch_statements::{Group, group_work, groups, image, locking};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
@@ -31,7 +32,7 @@ pub(super) async fn apply(
     let parts = session.citus.as_ref().map(|citus| citus.parts());
     let mut batch = Batch::new(writes, parts.as_deref());
     let groups = groups(&batch, &mut session.statements);
-    let alone = alone || batch::removes(writes);
+    let alone = alone || batch_results::removes(writes);
     let (barred, versions) = enter(session, &mut batch, &groups, writes, alone).await?;
     let mut rows = match batch.run(writes, barred, versions) {
         Ok(rows) => rows,
@@ -86,7 +87,7 @@ async fn enter(
     let slots = batch.rows().iter().map(|row| i32::from(row.slot.number()));
     let alone = Bind::value(ColumnType::Boolean, &Value::Bool(alone));
     let entering = [Bind::integers(slots.collect::<Vec<_>>().into_iter()), alone];
-    let blocks = batch::versions_needed(writes).div_ceil(sql::VERSIONS_OF_BLOCK);
+    let blocks = batch_results::versions_needed(writes).div_ceil(sql::VERSIONS_OF_BLOCK);
     let drawing = [Bind::integer(blocks as i32)];
     let locking: Vec<(&Group, Locking<'_>)> = groups
         .iter()

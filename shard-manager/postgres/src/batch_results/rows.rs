@@ -1,7 +1,7 @@
 //! Rows: the rows that a batch may touch, each as it was and as it is after the changes so far.
 //!
 //! **Invariant:** the rows are in one order for all routers, so that locking them cannot deadlock.
-//! **Not here:** the results of changes (`batch`), the statements (`batch_statements`).
+//! **Not here:** the results of changes (`batch_results`), the statements (`batch_statements`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

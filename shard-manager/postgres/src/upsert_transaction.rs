@@ -1,12 +1,12 @@
-//! Upsert: batches of plain upserts, stored in one round trip.
+//! Upsert transaction: batches of plain upserts, stored in one round trip.
 //!
 //! Most writes replace a row regardless of its state: they have no condition and no idempotency
 //! key, and set every column that a new row needs. Such rows need not be read first. They go to the
 //! server as arrays, one statement for each table and set of columns. A row occurs once in a
 //! statement; a later change of it goes into a later statement.
 //!
-//! **Invariant:** responses and stored rows are those of `transaction`, but rows may be larger.
-//! **Not here:** all other changes, such as large ones of some columns (`transaction`).
+//! **Invariant:** responses and stored rows are those of `batch_transaction`; rows may be larger.
+//! **Not here:** all other changes, such as large ones of some columns (`batch_transaction`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -105,7 +105,7 @@ fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Gr
 }
 
 /// Sorts rows of a table by slot and identity, on Citus by its shards first. All routers lock rows
-/// in this order, as `transaction` does, so that there are no deadlocks.
+/// in this order, as `batch_transaction` does, so that there are no deadlocks.
 fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
     let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
     let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);

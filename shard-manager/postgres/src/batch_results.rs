@@ -1,4 +1,4 @@
-//! Batch: the results of changes on locked rows, computed before anything is stored.
+//! Batch results: the results of changes on locked rows, computed before anything is stored.
 //!
 //! The rows that a batch may touch are read and locked first. The result of each change is then
 //! computed here, in order, on row images in memory, by the rules of the embedded engine, and the
@@ -8,7 +8,7 @@
 //! **Invariant:** each change sees the results of the changes before it; an atomic group has an
 //! effect only if all of it succeeds.
 //! **Not here:** the rows (`rows`), repeated changes (`idempotency`), SQL, transactions
-//! (`transaction`).
+//! (`batch_transaction`).
 
 mod idempotency;
 mod rows;

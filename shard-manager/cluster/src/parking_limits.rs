@@ -1,9 +1,10 @@
-//! Parked writes: the limits and counters of writes that a shard has refused for their slots, and
+//! Parking limits: the limits and counters of writes that a shard has refused for their slots, and
 //! that wait until a shard accepts them.
 //!
 //! **Invariant:** the rows that wait are at most [`ROWS_MAX`] and [`BYTES_MAX`]; each is counted
 //! from its refusal to its end.
-//! **Not here:** the wait itself (`shard::slot_wait`), the next shard (`manager`).
+//! **Not here:** the wait itself (`shard::slot_wait`), the next shard
+//! (`manager::data::waiting_rows`).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
