@@ -1,35 +1,37 @@
-//! Applied rows: the state of the source that the rows on the target have.
+//! Applied rows: the state of the source that the target's rows have reached.
 //!
-//! **Invariant:** it is stored in the transaction that stores the rows, so the target has exactly
-//! the rows of the source up to the cursor, as of `mark`.
+//! **Invariant:** this state is stored in the same transaction as the rows. The target therefore
+//! has exactly the rows that the source had at `mark`, up to the cursor of the copy.
 
 use model::position::Position;
 
 use crate::mark::Mark;
 
-/// Stream of changes of a source: its marks are comparable with each other and with no others.
+/// Feed of changes: one uninterrupted recording of a shard's changes, on one timeline. Marks are
+/// comparable only if they belong to the same feed.
 ///
-/// A promotion ends it, because the new primary may give the number of a lost transaction to
-/// another one. So does the end of tracing, because changes after it are not recorded.
+/// A promotion ends the feed, because the new primary may give the ID of a lost transaction to
+/// another transaction. The end of tracing (the recording of changes for a move) ends it too,
+/// because later changes are not recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Feed {
-    /// Timeline of the source, a number that grows with each promotion.
+    /// Timeline of the shard that records the changes. The number grows with each promotion.
     pub timeline: u32,
-    /// Position of the source when its row of the move was made and tracing began.
+    /// Position of that shard when it created its record of the move.
     pub begun: Position,
 }
 
-/// State of the source that the target has.
+/// State of the source that the target's rows have reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppliedRows {
-    /// Number of the copy: copying again begins the next pass. Without it, the first round of an
-    /// earlier copy would be accepted in the next one.
+    /// Number of the copy. When the copy begins again, the next pass begins. Without this number, a
+    /// late first round of an earlier copy would be accepted in the next copy.
     pub pass: u32,
     /// Number of the round within the pass.
     pub round: u64,
-    /// Stream of changes that the mark belongs to.
+    /// Feed to which the mark belongs.
     pub feed: Feed,
-    /// Changes that the rows contain.
+    /// Set of the changes that the rows contain.
     pub mark: Mark,
 }
 
@@ -39,7 +41,7 @@ impl AppliedRows {
         Self { pass, ..Self::default() }
     }
 
-    /// Returns true before the first round.
+    /// Returns true if no round has been stored yet.
     pub fn is_empty(&self) -> bool {
         self.round == 0 && self.mark == Mark::Nothing && self.feed == Feed::default()
     }

@@ -1,4 +1,5 @@
-//! Beginning: the rows of a move on both shards, and the term of the mover that may change them.
+//! Beginning: the shards create their records of a move, and accept the term of the mover that may
+//! change these records.
 //!
 //! **Not here:** the copy (`round`).
 
@@ -16,10 +17,10 @@ use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Row that a shard is to keep of a move.
+/// Record of a move that a shard is to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewMoveRow {
-    /// Move, leg and term.
+    /// Move, leg and term of the request.
     pub ticket: MoveTicket,
     /// The other shard.
     pub other: ShardNumber,
@@ -27,8 +28,9 @@ pub struct NewMoveRow {
     pub slots: Arc<[Slot]>,
 }
 
-/// Creates the target's row and begins to import the slots. The signpost of a slot (`Moved`) is
-/// kept within `Importing`: it is restored if the copy is abandoned.
+/// Creates the target's record and begins to import the slots. If the state of a slot is `Moved`,
+/// which names its owner, that owner is kept within `Importing`, so that the state can be restored
+/// if the copy is abandoned.
 pub(crate) fn prepare(
     shard: &mut ShardMetadata,
     new: &NewMoveRow,
@@ -52,8 +54,8 @@ pub(crate) fn prepare(
     Ok(MoveEffect::Changed(RowWork::DeleteRows))
 }
 
-/// Creates the source's row. The row and the recording of changes begin in one transaction under
-/// the fence lock, so no later change is missed.
+/// Creates the source's record. The same transaction, which holds the fence lock, begins the
+/// recording of changes, so no later change is missed.
 pub(crate) fn trace(
     shard: &mut ShardMetadata,
     new: &NewMoveRow,
@@ -70,7 +72,7 @@ pub(crate) fn trace(
     Ok(MoveEffect::Changed(RowWork::BeginTraces))
 }
 
-/// Raises the term of a row to that of a mover that takes over.
+/// Raises the term of a record to the term of a mover that takes over.
 pub(crate) fn raise(
     shard: &mut ShardMetadata,
     id: MoveId,

@@ -1,7 +1,8 @@
-//! Cleaning after a leg that reached its target: the source's rows are deleted, then the rows of
-//! the move.
+//! Cleaning: after a leg has reached its target, the rows of the slots are deleted on the source,
+//! and then the records of the move on both shards.
 //!
-//! **Invariant:** the slots stay `Moved`, so that requests still find their owner.
+//! **Invariant:** the slots stay `Moved` on the source, so that requests to it still find the new
+//! owner.
 
 use crate::identity::{MoveRole, MoveTicket};
 use crate::limits::CLEANING_ROWS;
@@ -12,7 +13,7 @@ use crate::rules::MoveRule;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Marks the source's rows as incomplete before the first is deleted.
+/// Marks the source's rows as incomplete, before the first one is deleted.
 pub(crate) fn begin(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -40,8 +41,9 @@ pub(crate) fn clean(
     Ok(MoveEffect::Changed(RowWork::DeleteBatch(CLEANING_ROWS)))
 }
 
-/// Deletes the row of the move: on the target once it owns the slots, on the source once it is
-/// clean.
+/// Deletes the record of the move: on the target if it owns the slots, on the source if its rows
+/// are marked as incomplete. The mover sends this request to the source once no rows are left
+/// there.
 pub(crate) fn forget(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

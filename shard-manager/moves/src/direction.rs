@@ -1,6 +1,8 @@
-//! Direction: a move that has reached its target turns back, as the next leg with roles swapped.
+//! Direction: after a move has reached its target, its direction can change. The next leg then
+//! begins, with the roles of the two shards swapped.
 //!
-//! The new target is the first to change. Once that is confirmed, the owner becomes the source.
+//! The new target changes its role first. Once a majority of its nodes has flushed this change, the
+//! owner becomes the new source.
 
 use crate::identity::{MoveRole, MoveTicket};
 use crate::move_row::CopyCursor;
@@ -10,7 +12,7 @@ use crate::rules::MoveRule;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Swaps the role of a shard for the leg after that of the ticket.
+/// Gives a shard the other role, for the leg that follows the leg of the ticket.
 pub(crate) fn reverse(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -28,9 +30,9 @@ pub(crate) fn reverse(
     }
 }
 
-/// Makes the former source import the slots again. Its rows were kept current, so nothing is
-/// copied, but they must be complete: cleaning marks them as incomplete before it deletes the
-/// first.
+/// Makes the former source import the slots again. Its rows were kept up to date, so nothing is
+/// copied. They must be complete, however: cleaning marks them as incomplete before it deletes the
+/// first one.
 fn receive(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -51,7 +53,7 @@ fn receive(
     Ok(MoveEffect::Changed(RowWork::None))
 }
 
-/// Makes the owner the source. Its changes have been recorded since the activation.
+/// Makes the owner the source. The owner has recorded its changes since its activation.
 fn give(shard: &mut ShardMetadata, ticket: &MoveTicket) -> Result<MoveEffect, MoveRefusal> {
     let slots = shard.row_mut(ticket.id)?.slots.clone();
     if !shard.all(&slots, SlotState::is_owned) {

@@ -1,7 +1,9 @@
-//! Ending of a leg before its commit: the source keeps the slots, then the target deletes its copy.
+//! Ending: a leg is cancelled before its commit. The source keeps the slots, and then the target
+//! deletes its copy.
 //!
-//! **Invariant:** the target deletes nothing before the deletion of the source's row is confirmed.
-//! Otherwise a failover of the source could restore the fence, and the source could commit.
+//! **Invariant:** the target deletes nothing before a majority of the source's nodes has flushed
+//! the deletion of the source's record. Otherwise a failover of the source could restore the record
+//! and the fence, and the source could still commit.
 
 use crate::identity::{MoveRole, MoveTicket};
 use crate::refusal::MoveRefusal;
@@ -10,8 +12,8 @@ use crate::rules::MoveRule;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Lifts the fence and deletes the source's row in one transaction, so that a late fence or commit
-/// finds nothing to act on.
+/// Removes the fence and deletes the source's record in one transaction, so that a late fence or a
+/// late commit is refused.
 pub(crate) fn lift(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -34,8 +36,9 @@ pub(crate) fn lift(
     Ok(MoveEffect::Changed(RowWork::EndTraces))
 }
 
-/// Deletes the copy and the target's row, and restores the signposts. The mover then takes its next
-/// term. Otherwise this request, if it arrives late, could empty a target that owns the slots.
+/// Deletes the copy and the target's record. Slots that were `Moved` before the copy get this state
+/// back. The mover then takes its next term. Otherwise this request, if it arrives late, could
+/// empty a target to which the slots have been committed.
 pub(crate) fn discard(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

@@ -2,39 +2,40 @@
 //!
 //! **Not here:** the numbers of shards (`model::topology`).
 
-/// Identity of a move: a random UUID. A number counted by the catalog could be assigned twice,
-/// because a failover of the catalog may lose the last ones.
+/// Identity of a move: a random UUID. If the catalog numbered moves with a counter, it could assign
+/// a number twice, because a failover of the catalog may lose the last numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MoveId(pub u128);
 
-/// Term of a mover. Each mover that takes over begins a higher one and raises it in both shards
-/// before anything else, so that requests of the earlier mover are refused.
+/// Term of a mover. Each mover that takes over a move has a higher term than the one before, and
+/// stores its term on both shards before it does anything else. The shards then refuse requests of
+/// the earlier mover.
 ///
-/// A failover of the catalog may lose the record of an assigned number, so two movers may have the
-/// same one. Then the random numbers of the movers decide.
+/// A failover of the catalog may lose an assigned number, so two movers may have the same number.
+/// In that case the term with the higher random number is the higher one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MoveTerm {
-    /// Number, one above the highest of the catalog and both shards.
+    /// Number that is one higher than the highest in the catalog and on both shards.
     pub number: u64,
-    /// Random number of the mover.
+    /// Random number that the mover has chosen.
     pub mover: u64,
 }
 
 impl MoveTerm {
-    /// Returns the term of a mover after this one.
+    /// Returns the term that follows this one, for a mover with this random number.
     #[must_use]
     pub fn next(self, mover: u64) -> Self {
         Self { number: self.number + 1, mover }
     }
 }
 
-/// Leg of a move: the first goes from the origin to the destination, and each change of direction
-/// begins the next.
+/// Leg of a move: one transfer of the slots in one direction. The first leg goes from the origin to
+/// the destination, and each change of direction begins the next leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MoveLeg(pub u32);
 
 impl MoveLeg {
-    /// First leg, from the origin to the destination.
+    /// The first leg, from the origin to the destination.
     pub const FIRST: Self = Self(1);
 
     /// Returns the leg after this one, in the other direction.
@@ -54,7 +55,7 @@ impl MoveLeg {
     }
 }
 
-/// Side of a move, the same in all of its legs.
+/// Side of a move. Unlike its role, the side of a shard is the same in all legs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MoveSide {
     /// Shard that owned the slots when the move was planned.
@@ -91,13 +92,14 @@ pub enum MoveRole {
     Target,
 }
 
-/// Move, leg and term that a request belongs to. A shard compares all three with its row.
+/// Move, leg and term to which a request belongs. A shard compares all three with its record of the
+/// move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MoveTicket {
     /// The move.
     pub id: MoveId,
-    /// Leg in which the request was decided. A request of an earlier leg would act in the wrong
-    /// direction.
+    /// Leg for which the mover has decided the request. A request of an earlier leg would act in
+    /// the wrong direction.
     pub leg: MoveLeg,
     /// Term of the mover.
     pub term: MoveTerm,

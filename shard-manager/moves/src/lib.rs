@@ -1,18 +1,20 @@
 //! Moves: the state machine that takes slots from one shard to another while clients read and
 //! write.
 //!
-//! Two shards take part in a move: the source owns the slots, the target receives them. Each keeps
-//! a row of metadata about the move, next to the states of its slots. Both halves of the machine
-//! are pure functions: [`request::MoveRequest::apply`] is the conditional transaction that a shard
-//! runs, and [`next_step::next`] is the decision of the mover about the next one, from the metadata
-//! of both shards. The shards decide, never the catalog: any other mover can continue the work of
-//! one that stops, and requests that arrive late, twice or in another order are refused or change
-//! nothing.
+//! Two shards take part in a move: the source owns the slots, the target receives them. Each stores
+//! a record of the move ([`move_row::MoveRow`]) beside the states of its slots. Both halves of the
+//! machine are pure functions: [`request::MoveRequest::apply`] is the conditional transaction that
+//! a shard runs, and [`next_step::next`] is the decision of the mover (the task that carries out
+//! the move) about the next transaction, from the metadata of both shards. The state of a move is
+//! what the shards have stored, never what the catalog says. If a mover stops, any other one can
+//! therefore continue its work. Requests that arrive late, twice or in another order are refused or
+//! change nothing.
 //!
-//! **Invariant:** of the current primaries, at most one owns a slot; a target that owns a slot has
-//! every durable write of it. The simulation checks this, and shows the fault that appears without
-//! each [`rules::MoveRule`].
-//! **Not here:** databases, clocks, networks (the engines and the cluster), owners in the catalog.
+//! **Invariant:** at most one current primary owns a slot, and a target that owns a slot has all
+//! durable writes to it. The simulation checks this. It also shows, for each [`rules::MoveRule`],
+//! the fault that appears without the rule.
+//! **Not here:** databases, clocks and networks (the engines and the cluster); the owners of slots
+//! as the catalog publishes them.
 #![forbid(unsafe_code)]
 
 pub mod applied;

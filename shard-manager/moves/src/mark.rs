@@ -1,33 +1,36 @@
-//! Mark: the changes of a shard that a reader has seen, as the shard's engine counts them.
+//! Mark: the set of recorded changes of a shard that a reader has seen, as the shard's engine
+//! numbers them.
 //!
-//! PostgreSQL numbers transactions when they begin, and they commit in another order. A reader has
-//! therefore seen a set of them: a counter would miss the commit that was overtaken. The change log
-//! of files is written in order, so there a number is enough.
+//! PostgreSQL gives a transaction its ID before the commit, and transactions may commit in another
+//! order. What a reader has seen is therefore a set of transactions. A single number would be
+//! wrong: a transaction may still be running when one with a higher ID has committed. The change
+//! log of an SQLite file is written in the order of commits, so a single number is enough there.
 //!
-//! **Invariant:** a mark has a meaning within one [`crate::applied::Feed`] only: after a failover
-//! the same number may belong to another change.
+//! **Invariant:** a mark is valid only within one [`crate::applied::Feed`], because after a
+//! failover the same number may belong to another change.
 
 use std::sync::Arc;
 
 /// Set of changes that a reader has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mark {
-    /// No change.
+    /// The reader has seen no change.
     #[default]
     Nothing,
-    /// Everything up to this entry of the change log.
+    /// The reader has seen everything up to this entry of the change log.
     Entry(u64),
-    /// Everything that a snapshot shows.
+    /// The reader has seen everything that is visible in a snapshot.
     Snapshot {
-        /// First transaction that had not begun.
+        /// Lowest transaction ID that, like all higher ones, was not visible.
         end: u64,
-        /// Transactions below `end` that had not ended.
+        /// IDs below `end` of transactions that had not ended.
         running: Arc<[u64]>,
     },
 }
 
 impl Mark {
-    /// Returns true if the change, by its log entry or transaction, has been seen.
+    /// Returns true if the reader has seen a change, given the number of its log entry or its
+    /// transaction ID.
     pub fn covers(&self, change: u64) -> bool {
         match self {
             Self::Nothing => false,

@@ -1,6 +1,6 @@
-//! Move row: the metadata of one shard about one move, authoritative for that side of the move.
+//! Move row: the record that a shard stores about a move, authoritative for that side of the move.
 //!
-//! **Invariant:** it changes only in the transactions of [`crate::request::MoveRequest`].
+//! **Invariant:** the record changes only in the transactions of [`crate::request::MoveRequest`].
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::applied::{AppliedRows, Feed};
 use crate::identity::{MoveId, MoveLeg, MoveRole, MoveTerm, MoveTicket};
 use crate::refusal::MoveRefusal;
 
-/// Extent of the rows that a shard has of a move's slots.
+/// Progress of the copy: the part of the slots' rows that a shard has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CopyCursor {
-    /// No rows that count: the copy has not begun, or they are being deleted.
+    /// No row counts as copied, because the copy has not begun or the rows are being deleted.
     Empty,
-    /// All rows up to this one, in the order in which the engine copies.
+    /// The shard has all rows up to this one, in the order in which the engine copies them.
     Through(Arc<str>),
-    /// All rows.
+    /// The shard has all rows.
     Whole,
 }
 
-/// Metadata of a shard about a move.
+/// Record that a shard stores about a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoveRow {
     /// The move.
@@ -36,33 +36,34 @@ pub struct MoveRow {
     pub slots: Arc<[Slot]>,
     /// Current leg.
     pub leg: MoveLeg,
-    /// Term of the mover that may change the row.
+    /// Term of the mover that may change the record.
     pub term: MoveTerm,
-    /// State of the other shard that the rows here have. On a source it matters after the commit,
-    /// when the target's changes flow back.
+    /// State of the other shard that the rows on this shard have reached. On a source the field
+    /// matters only after the commit, when the target's changes flow back.
     pub applied: AppliedRows,
-    /// Extent of the rows here.
+    /// Part of the slots' rows that this shard has. On a source it matters only after the commit.
     pub cursor: CopyCursor,
     /// True while changes of the slots are recorded.
     pub is_traced: bool,
-    /// Position of this shard when the row was made.
+    /// Position of this shard when it created the record.
     pub begun: Position,
-    /// Version counter at the commit. The target raises its own above it, so that versions of a
-    /// row only grow.
+    /// Version counter of the source at the commit. The target raises its own counter to at least
+    /// this value, so that the version of a row only grows.
     pub version: u64,
-    /// Lowest position at which the other shard may be read through a signpost: on the source, the
+    /// Minimum position that a node of the other shard must have reached before a signpost (the
+    /// reference to the new owner of a slot) lets a client read it. On the source it is the
     /// position that the target had confirmed before the commit; on the target, the position of the
     /// commit.
     pub signpost_min_position: Option<Position>,
 }
 
 impl MoveRow {
-    /// Returns the stream of changes of this shard, on its current timeline.
+    /// Returns the feed of this shard's changes on the given timeline, which is its current one.
     pub fn feed(&self, timeline: u32) -> Feed {
         Feed { timeline, begun: self.begun }
     }
 
-    /// Checks that a request is of this row's leg and term.
+    /// Checks that a request has the leg and the term of this record.
     ///
     /// # Errors
     /// [`MoveRefusal`] names the difference.

@@ -1,7 +1,7 @@
 //! Next step: the mover's decision about a move, from the metadata of both shards.
 //!
-//! A mover that has just taken over decides as the one before would have: everything that matters
-//! is in the rows of the shards.
+//! A mover that has just taken over decides as its predecessor would have, because everything that
+//! matters is in the records of the shards.
 //!
 //! **Not here:** reading the facts, sending the requests.
 
@@ -40,8 +40,8 @@ pub fn next(seen: &MoveObservation<'_>) -> MoveStep {
     }
 }
 
-/// Raises the term of this mover, on the source first: it is the source where an earlier mover
-/// could still commit.
+/// Stores the term of this mover on both shards. The source comes first, because it is the shard on
+/// which an earlier mover could still commit.
 fn raise(seen: &MoveObservation<'_>) -> Option<MoveStep> {
     if seen.progress.empties_target && seen.rules.demand(MoveRule::NextTerm) {
         return Some(MoveStep::NextTerm);
@@ -61,9 +61,10 @@ fn raise(seen: &MoveObservation<'_>) -> Option<MoveStep> {
     None
 }
 
-/// Removes the row of an owner that a late request of another leg has made: the side that receives
-/// is the first to change its leg, so an owner that gives has the leg of the other row. Without
-/// this, the slots could be committed to a target that refuses the leg of their activation.
+/// Removes a record that a late request of another leg has created on the owner. When the direction
+/// changes, the receiving side changes its leg first, so an owner with the role of the source
+/// always has the same leg as the other side. A record for which this is not true is stray. If it
+/// stayed, the slots could be committed to a target that refuses the activation because of its leg.
 fn remove_stray_row(pair: &Pair<'_>) -> Option<MoveStep> {
     [pair.leg.source(), pair.leg.target()].into_iter().find_map(|side| {
         let shard = pair.seen.shard(side);
@@ -85,7 +86,7 @@ fn reverse_source(pair: &Pair<'_>, row: &MoveRow) -> MoveStep {
     MoveStep::Send(pair.leg.source(), Box::new(MoveRequest::Reverse(ticket)))
 }
 
-/// Both shards by their roles in the current leg.
+/// Facts about both shards, by their roles in the current leg.
 struct Pair<'a> {
     seen: &'a MoveObservation<'a>,
     leg: MoveLeg,
@@ -104,7 +105,7 @@ impl<'a> Pair<'a> {
         MoveTicket { id: self.seen.plan.id, leg: self.leg, term: self.seen.term }
     }
 
-    /// Returns the row that a side is to keep.
+    /// Returns the record that a side is to create.
     fn new_row(&self, side: MoveSide) -> NewMoveRow {
         let other = self.seen.plan.shards[side.other().index()];
         NewMoveRow { ticket: self.ticket(), other, slots: self.seen.plan.slots.clone() }
@@ -118,7 +119,7 @@ impl<'a> Pair<'a> {
         MoveStep::Send(self.leg.target(), Box::new(request(self.ticket())))
     }
 
-    /// Returns true if the leg goes where the operator wants it to.
+    /// Returns true if the leg takes the slots to the side where the operator wants them.
     fn is_wanted(&self) -> bool {
         self.seen.goal.agrees_with(self.leg)
     }

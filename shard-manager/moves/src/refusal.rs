@@ -5,43 +5,45 @@
 
 use crate::identity::{MoveLeg, MoveTerm};
 
-/// Reason of a refusal.
+/// Reason why a shard has refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoveRefusal {
-    /// The shard has no row of the move: it has not begun there, or it has ended.
+    /// The shard has no record of the move, because the move has not begun or has already ended on
+    /// this shard.
     #[error("the shard takes no part in the move")]
     UnknownMove,
-    /// Another mover has taken over.
+    /// A mover with a higher term has taken over.
     #[error("the move is carried on in term {}", term.number)]
     Superseded {
         /// Term of that mover.
         term: MoveTerm,
     },
-    /// The row has a lower term: a failover has lost the higher one, which must be raised again.
+    /// The record has a lower term than the request, for example because a failover has lost the
+    /// higher one. The mover must first store its term on the shard again.
     #[error("the shard knows only term {}", term.number)]
     TermNotRaised {
-        /// Term of the row.
+        /// Term of the record.
         term: MoveTerm,
     },
-    /// The request belongs to another leg.
+    /// The request belongs to another leg than the record.
     #[error("the shard is in leg {} of the move", leg.0)]
     OtherLeg {
-        /// Leg of the row.
+        /// Leg of the record.
         leg: MoveLeg,
     },
-    /// The slots or the row are in a state that does not allow the request.
+    /// The state of the slots or of the record does not allow the request.
     #[error("the state of the slots does not allow the request")]
     WrongState,
-    /// Another move has one of the slots.
+    /// One of the slots belongs to the record of another move.
     #[error("another move has some of the slots")]
     SlotTaken,
     /// The move has no slots, or more than [`crate::limits::SLOTS_MAX`].
     #[error("the request is out of bounds")]
     OutOfBounds,
-    /// A round does not begin where the last one ended.
+    /// The round does not begin where the last stored round ended.
     #[error("the round does not follow the last one")]
     OtherRound,
-    /// A round was read from an older timeline than the last one.
+    /// The round was read from an older timeline than the last stored round.
     #[error("the round was read from an older timeline")]
     OlderTimeline,
     /// The rows on the target come from another timeline of the source or from another recording of

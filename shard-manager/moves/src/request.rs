@@ -1,9 +1,9 @@
 //! Move request: a conditional transaction that a mover or a router sends to one shard.
 //!
 //! The engine locks the row of the move, takes the shard's fence lock exclusively if writes could
-//! interfere with the request, and only then reads the state. Each request checks move, leg, term,
-//! state and timeline, as far as they matter to it, and may be repeated, because it may arrive
-//! late, twice or from a mover that was replaced.
+//! interfere with the request, and only then reads the state. Each request checks those of move,
+//! leg, term, state and timeline that matter to it. Each may be repeated safely, because it may
+//! arrive late, twice or from a mover that has been replaced.
 //!
 //! **Invariant:** a refused request changes nothing.
 
@@ -17,49 +17,57 @@ use crate::round::CopyRound;
 use crate::shard_metadata::ShardMetadata;
 use crate::{beginning, cleaning, cutover, direction, ending, round};
 
-/// Conditional transaction of a shard.
+/// Conditional transaction of a shard. *Source* and *target* are the roles of the shard in the
+/// present leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveRequest {
-    /// Target: its left-over rows are deleted and the slots imported from now on.
+    /// The target creates its record, deletes left-over rows of the slots and begins to import the
+    /// slots.
     Prepare(NewMoveRow),
-    /// Source: changes of the slots are recorded from now on.
+    /// The source creates its record and begins to record the changes of the slots.
     Trace(NewMoveRow),
-    /// Both: a mover takes over.
+    /// The source or the target accepts the term of a mover that takes over, and refuses requests
+    /// of earlier terms from then on.
     Raise {
         /// The move.
         id: MoveId,
         /// Term of the mover.
         term: MoveTerm,
     },
-    /// Target, and source on the way back: rows of a round are stored.
+    /// The target stores the rows of a round. After the commit the kept source does, for the
+    /// changes that flow back.
     Store(MoveTicket, CopyRound),
-    /// Target: everything copied is deleted, and the copy begins again.
+    /// The target deletes everything that was copied, and the copy begins again.
     CopyAgain(MoveTicket),
-    /// Source: recorded changes that the target has are deleted.
+    /// The shard that records changes deletes those that the other shard has. It is the source
+    /// before the commit, and the target while changes flow back.
     Trim(MoveTicket, AppliedRows),
-    /// Source: writes of the slots wait, at most for [`crate::limits::FENCE_HOLD`].
+    /// The source makes writes of the slots wait, for at most [`crate::limits::FENCE_HOLD`].
     Fence(MoveTicket),
-    /// Source: the slots belong to the target from now on.
+    /// The source gives up the slots, which belong to the target from then on.
     Commit(MoveTicket, SlotCommit),
-    /// Target: it owns the slots from now on. Any router may send it, without a term: the commit
-    /// has decided, and nothing else can happen in this leg.
+    /// The target becomes the owner of the slots. Any router may send this request, which contains
+    /// no term: after the commit, nothing else can happen in this leg.
     Activate(SlotActivation),
-    /// Both, first the new target: the direction changes, from this leg to the next.
+    /// The direction changes: the shard takes the other role, for the next leg. The new target does
+    /// so first.
     Reverse(MoveTicket),
-    /// Source before the commit: the leg is cancelled, and writes are accepted again.
+    /// The source cancels the leg before the commit, and accepts writes again.
     Lift(MoveTicket),
-    /// Target after `Lift`: everything copied is deleted.
+    /// The target deletes everything that was copied, and its record. The mover sends this after
+    /// `Lift`.
     Discard(MoveTicket),
-    /// Source after the activation: its rows no longer count.
+    /// The source marks its rows as incomplete, after the activation of the target.
     BeginCleaning(MoveTicket),
-    /// Source: some of its rows are deleted.
+    /// The source deletes some of its rows.
     Clean(MoveTicket),
-    /// Both, first the target: the row of the move is deleted, the states of slots stay.
+    /// The shard deletes its record of the move, and keeps the states of the slots. The target does
+    /// so first.
     Forget(MoveTicket),
 }
 
 impl MoveRequest {
-    /// Returns the move of the request.
+    /// Returns the ID of the move to which the request belongs.
     pub fn move_id(&self) -> MoveId {
         match self {
             Self::Prepare(new) | Self::Trace(new) => new.ticket.id,
@@ -79,7 +87,7 @@ impl MoveRequest {
         }
     }
 
-    /// Returns the name of the step.
+    /// Returns the name of the request.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Prepare(_) => "prepare",
@@ -100,9 +108,9 @@ impl MoveRequest {
         }
     }
 
-    /// Returns true if the request takes the fence lock of a shard, which every write holds in
-    /// shared mode: it waits for the writes that were accepted before it, and later ones see its
-    /// effect.
+    /// Returns true if the request takes the fence lock of the shard exclusively. Every write holds
+    /// this lock in shared mode, so the request waits for the writes that were accepted before it,
+    /// and later writes see its effect.
     pub fn takes_fence_lock(&self) -> bool {
         match self {
             Self::Trace(_)
@@ -127,7 +135,7 @@ impl MoveRequest {
     /// Carries out the request on the metadata of a shard.
     ///
     /// # Errors
-    /// [`MoveRefusal`]: nothing has changed.
+    /// [`MoveRefusal`] names the reason. Nothing has changed then.
     pub fn apply(
         &self,
         shard: &mut ShardMetadata,

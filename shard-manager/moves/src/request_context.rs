@@ -1,8 +1,8 @@
-//! Request context: the facts of the shard's node in the transaction of a request, and the work on
-//! rows that belongs to the same transaction.
+//! Request context: the facts about the node that runs a request, and the work on table rows that
+//! the engine does in the same transaction.
 //!
 //! **Invariant:** all facts are read after the locks of the request were taken. If the request
-//! takes the fence lock, they contain every write that was accepted before.
+//! takes the fence lock, they include every write that was accepted before it.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use model::position::Position;
 use crate::mark::Mark;
 use crate::rules::MoveRules;
 
-/// Facts of the node that runs a request.
+/// Facts about the node that runs a request.
 #[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
-    /// Timeline and insert position of the node.
+    /// Timeline of the node and insert position of its log.
     pub position: Position,
-    /// Time of the node's clock, in milliseconds.
+    /// Present time by the node's clock, in milliseconds.
     pub now: u64,
-    /// Returns true if a recorded change of the slots is not covered by the mark.
+    /// Returns true if the node has recorded a change of the slots that the mark does not cover.
     pub has_change_beyond: &'a dyn Fn(&[Slot], &Mark) -> bool,
     /// Rules that are in force.
     pub rules: MoveRules,
@@ -36,11 +36,11 @@ impl fmt::Debug for RequestContext<'_> {
 pub enum MoveEffect {
     /// The shard was in the resulting state already. Nothing has changed.
     Repeated,
-    /// The metadata have changed. The engine does this work in the same transaction.
+    /// The metadata have changed, and the engine does this work in the same transaction.
     Changed(RowWork),
 }
 
-/// Work of the engine on rows and recorded changes of the move's slots.
+/// Work that the engine does on the rows and the recorded changes of the move's slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowWork {
     /// No work.
@@ -51,10 +51,10 @@ pub enum RowWork {
     DeleteBatch(usize),
     /// The rows of the round are stored.
     StoreRows,
-    /// All recorded changes of the slots are deleted. None is recorded from now on.
+    /// All recorded changes of the slots are deleted, and no more are recorded.
     EndTraces,
     /// Changes of the slots are recorded from now on.
     BeginTraces,
-    /// Recorded changes of the slots up to this mark are deleted.
+    /// The recorded changes of the slots that this mark covers are deleted.
     TrimTraces(Mark),
 }

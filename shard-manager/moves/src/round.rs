@@ -1,7 +1,7 @@
-//! Rounds of the copy: stored on the receiving side; the recorded changes that it then has are
-//! deleted on the other side.
+//! Rounds of the copy: the receiving shard stores the rows of each round, and the other shard
+//! deletes the recorded changes that the receiving shard then has.
 //!
-//! **Invariant:** the target has exactly the rows of the source up to `cursor` as of `applied`.
+//! **Invariant:** the target has exactly the rows that the source had at `applied`, up to `cursor`.
 //! **Not here:** reading the rows of a round (the engines).
 
 use crate::applied::AppliedRows;
@@ -13,23 +13,25 @@ use crate::rules::MoveRule;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Round of the copy: rows read in one snapshot of the source.
+/// Round of the copy: rows that were read in one snapshot of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyRound {
-    /// State of the target that the round continues.
+    /// State of the target that the round requires and continues.
     pub base: AppliedRows,
-    /// Extent of the target's rows before it. Two movers may read different chunks at one mark.
+    /// Cursor of the target before the round. `base` alone does not identify the round, because two
+    /// movers may read different chunks at the same mark.
     pub base_cursor: CopyCursor,
-    /// State of the target after it.
+    /// State of the target after the round.
     pub next: AppliedRows,
-    /// Extent of the rows after it.
+    /// Cursor of the target after the round.
     pub cursor: CopyCursor,
-    /// True if all rows up to the cursor were compared and the differences are part of the round,
-    /// false if it contains recorded changes only.
+    /// True if all rows up to the cursor were compared, and the round contains the differences.
+    /// False if the round contains only recorded changes and the next chunk.
     pub is_comparison: bool,
 }
 
-/// Stores a round, on the target while it imports, or on the source while changes flow back to it.
+/// Stores a round on the target while it imports the slots, or on the kept source while changes
+/// flow back to it.
 pub(crate) fn store(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -85,10 +87,11 @@ fn check_round(
     Ok(())
 }
 
-/// Begins the copy again, in the next pass. The target cannot see the source's commit, so the mover
-/// excludes it: it sends this request only in a term without a commit, and then takes its next
-/// term. Otherwise a late commit would find an emptied target, or a late request of this kind would
-/// empty a target that has the slots.
+/// Begins the copy again, in the next pass. The target cannot see whether the source has committed,
+/// so the mover makes sure that it has not and cannot: it sends this request only in a term in
+/// which it has sent no commit, and takes its next term afterwards. Otherwise a late commit could
+/// give the slots to an emptied target, or this request, if late, could empty a target to which the
+/// slots were committed.
 pub(crate) fn copy_again(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -107,7 +110,7 @@ pub(crate) fn copy_again(
     Ok(MoveEffect::Changed(RowWork::DeleteRows))
 }
 
-/// Deletes recorded changes that a majority of the target's nodes has.
+/// Deletes recorded changes that a majority of the receiving shard's nodes has.
 pub(crate) fn trim(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

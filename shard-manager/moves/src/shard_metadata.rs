@@ -1,8 +1,9 @@
-//! Shard metadata: states of slots, rows of moves, and counters, as a shard's database stores them.
+//! Shard metadata: states of slots, records of moves, and counters, as a shard's database stores
+//! them.
 //!
-//! **Invariant:** a slot is in one row at most.
-//! **Not here:** the rows of tables and the recorded changes (the engine, by
-//! [`crate::request_context::RowWork`]).
+//! **Invariant:** each slot belongs to at most one record of a move.
+//! **Not here:** the rows of tables and the recorded changes, which the engine changes according to
+//! [`crate::request_context::RowWork`].
 
 use std::collections::BTreeMap;
 
@@ -19,23 +20,24 @@ use crate::slot_state::SlotState;
 pub struct ShardMetadata {
     /// State of each slot that the shard knows.
     pub slots: BTreeMap<Slot, SlotState>,
-    /// Rows of the moves in which the shard takes part. They are few: a shard is the source of one
-    /// move and the target of one at a time.
+    /// Records of the moves in which the shard takes part. They are few, because a shard is the
+    /// source of at most one move in progress and the target of at most one; the other records are
+    /// of moves whose source is only kept for a rollback.
     pub moves: Vec<MoveRow>,
-    /// Number that grows with each change of the states, except by fences. Readers compare it to
-    /// notice changes.
+    /// Number that grows with each change of a slot's state, except when a fence begins or ends.
+    /// Readers notice such changes by comparing it.
     pub generation: u64,
-    /// Version counter: the highest version that was given to a row here.
+    /// Version counter: the highest version that a row has been given on this shard.
     pub version: u64,
 }
 
 impl ShardMetadata {
-    /// Returns the row of a move.
+    /// Returns the record of a move.
     pub fn row(&self, id: MoveId) -> Option<&MoveRow> {
         self.moves.iter().find(|row| row.id == id)
     }
 
-    /// Returns the state of a slot, `None` if the shard knows nothing of it.
+    /// Returns the state of a slot; `None` if the shard has stored no state for it.
     pub fn state(&self, slot: Slot) -> Option<SlotState> {
         self.slots.get(&slot).copied()
     }
@@ -45,7 +47,8 @@ impl ShardMetadata {
         self.state(slot).is_some_and(SlotState::is_owned)
     }
 
-    /// Returns true if the shard accepts writes of a slot at a time of its clock, in milliseconds.
+    /// Returns true if the shard accepts writes of a slot when its clock shows `now`, in
+    /// milliseconds.
     pub fn admits_writes(&self, slot: Slot, now: u64) -> bool {
         self.state(slot).is_some_and(|state| state.admits_writes(now, FENCE_HOLD))
     }
@@ -63,7 +66,8 @@ impl ShardMetadata {
         self.moves.retain(|row| row.id != id);
     }
 
-    /// Gives slots a new state, each computed from its present one, and counts the change.
+    /// Replaces the state of each slot by one computed from its present state, and raises the
+    /// generation. A slot for which `change` returns `None` has no state afterwards.
     pub(crate) fn change_states(
         &mut self,
         slots: &[Slot],
@@ -78,7 +82,7 @@ impl ShardMetadata {
         self.generation += 1;
     }
 
-    /// Returns true if all slots have a state with this property.
+    /// Returns true if each of the slots has a state, and all these states satisfy `is_so`.
     pub(crate) fn all(&self, slots: &[Slot], is_so: impl Fn(SlotState) -> bool) -> bool {
         slots.iter().all(|slot| self.state(*slot).is_some_and(&is_so))
     }

@@ -1,13 +1,13 @@
-//! Simulation of moves: databases with logs, primaries and replicas, failovers that lose what is
-//! not confirmed, deposed primaries, several movers, late and lost messages, clocks that jump,
-//! writers, sessions and scatter reads. Everything follows from the seed.
+//! Simulation of moves: databases with logs, primaries and replicas, failovers that lose
+//! unconfirmed changes, deposed primaries, several movers, late and lost messages, clocks that
+//! jump, writers, sessions and scatter reads. The seed determines everything.
 //!
-//! Each seed has two phases: first faults happen, then they stop and the move must end. After every
-//! event the world is checked. A failure names the seed:
-//! `MOVES_SEED=7 cargo test -p moves every_seed_holds -- --nocapture` prints all its events, and
-//! `MOVES_SEEDS=10000000` runs more of them.
+//! Each run has two phases: first faults happen, then they stop and the move must end. The world is
+//! checked after every event. The message of a failure contains the seed:
+//! `MOVES_SEED=7 cargo test -p moves every_seed_holds -- --nocapture` prints the events of this
+//! seed, and `MOVES_SEEDS=10000000` in its place runs that many seeds.
 //!
-//! Each world has one move. In those of `two_hops` a slot moves twice, over three shards.
+//! Each world has one move. In the worlds of `two_hops` a slot moves twice, between three shards.
 
 mod checks;
 mod coverage;
@@ -41,10 +41,10 @@ const EVENTS_TO_END: usize = 4_000;
 /// One hour in milliseconds, by which clocks jump.
 const HOUR: i64 = 3_600_000;
 
-/// Event with its weight.
+/// Event with its weight in the random choice.
 type Event = (u32, fn(&mut World));
 
-/// Runs a seed, and returns the first fault that the checks find, and the events that it met.
+/// Runs a seed. Returns the first fault that the checks find, and the events that occurred.
 fn run(seed: u64, scenario: Scenario, is_printed: bool) -> (Option<Violation>, Coverage) {
     let mut world = World::new(seed, scenario);
     world.is_printed = is_printed;
@@ -59,7 +59,7 @@ fn run(seed: u64, scenario: Scenario, is_printed: bool) -> (Option<Violation>, C
     (world.violation, world.coverage)
 }
 
-/// Lets a random event of the first phase happen, which may be a fault.
+/// Lets a random event of the first phase happen. The event may be a fault.
 fn disturb(world: &mut World) {
     let odds = world.scenario;
     let events: [Event; 17] = [
@@ -95,7 +95,7 @@ fn settle(world: &mut World) {
     world.is_keeping = false;
     let nodes = world.shards.iter_mut().flat_map(|shard| shard.nodes.iter_mut());
     nodes.for_each(|node| node.clock = 0);
-    // Movers die, sometimes all of them.
+    // All movers die, or all except the last.
     let survivors = if world.random.chance(500) { 1 } else { 0 };
     let dying = world.movers.len() - survivors;
     world.movers[..dying].iter_mut().for_each(|mover| mover.is_stopped = true);
@@ -133,7 +133,7 @@ fn settle(world: &mut World) {
 
 fn act(world: &mut World) {
     let index = world.random.below(world.movers.len());
-    // The last mover is the one that holds the lock; earlier ones act beside it.
+    // The last mover holds the lock; earlier movers may still act at the same time.
     let index = if world.random.chance(600) { world.movers.len() - 1 } else { index };
     if !world.movers[index].is_stopped {
         mover_process::act(world, index);
@@ -168,8 +168,8 @@ fn fail_over(world: &mut World) {
     writers::lose(world, side);
 }
 
-/// Makes the catalog fail over, which loses its last changes. Movers check a move that it shows as
-/// ended once more: it may have begun again since then.
+/// Makes the catalog fail over, so that it loses its last changes. Movers check again a move that
+/// the catalog shows as ended, because the lost changes may include that the move began again.
 fn catalog_fails_over(world: &mut World) {
     let left = world.catalog.len().saturating_sub(world.random.below(4)).max(1);
     let before = world.catalog();
@@ -203,7 +203,7 @@ fn pass_time(world: &mut World) {
 fn change_goal(world: &mut World) {
     let goals = [MoveGoal::Forward, MoveGoal::Back, MoveGoal::Settle];
     let (goal, is_paused) = (goals[world.random.below(3)], world.random.chance(200));
-    // Keeping ends once the slots have reached a side.
+    // The goal is `Settle` only once the slots have reached a side, whose former owner is kept.
     if goal != MoveGoal::Settle || world.is_keeping {
         let last = world.catalog();
         world.note(|| format!("goal {goal:?}, paused {is_paused}"));
@@ -230,7 +230,8 @@ fn deliver(world: &mut World) {
     }
 }
 
-/// Runs seeds until a fault is found, and returns the seed and the fault. Adds up their events.
+/// Runs seeds until a fault is found, and returns the seed and the fault. Adds the events of these
+/// seeds to the sum.
 fn find(
     mut seeds: std::ops::Range<u64>,
     scenario: impl Fn(u64) -> Scenario,

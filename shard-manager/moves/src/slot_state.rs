@@ -1,7 +1,7 @@
 //! Slot state: the right that a shard has to a slot, as its database stores it.
 //!
 //! **Invariant:** a shard without a state for a slot neither owns it nor knows its owner.
-//! **Not here:** the refusal that a client meets (`model::slot_refusal`).
+//! **Not here:** the refusal that a client receives (`model::slot_refusal`).
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use model::topology::ShardNumber;
 /// State of a slot on a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotState {
-    /// The shard reads and writes the slot.
+    /// The shard serves reads and writes of the slot.
     Owned,
-    /// The shard reads the slot, and writes of it wait.
+    /// The shard serves reads of the slot, but writes of it wait.
     Fenced {
         /// Time of the shard's clock, in milliseconds, after which writes are accepted again.
         until: u64,
@@ -24,19 +24,20 @@ pub enum SlotState {
     },
     /// Rows of the slot are being copied to the shard, which serves neither reads nor writes of it.
     Importing {
-        /// Owner that the state [`SlotState::Moved`] named before the copy; that state is restored
-        /// if the copy is abandoned. `None` if the slot had no state before.
+        /// Owner that the shard's state [`SlotState::Moved`] named before the copy began. That
+        /// state is restored if the copy is abandoned. `None` if the slot had no state before.
         moved_to: Option<ShardNumber>,
     },
 }
 
 impl SlotState {
-    /// Returns true if the shard owns the slot: no other shard may write it.
+    /// Returns true if the shard owns the slot, so that no other shard may write to it.
     pub fn is_owned(self) -> bool {
         matches!(self, Self::Owned | Self::Fenced { .. })
     }
 
-    /// Returns true if the shard accepts writes of the slot at a time of its clock.
+    /// Returns true if the shard accepts writes of the slot when its clock shows `now`, in
+    /// milliseconds.
     ///
     /// A fence is ignored if it ends later than `hold_max` from now. Otherwise a clock that was set
     /// back would block writes for longer than a fence may last.

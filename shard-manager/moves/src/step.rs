@@ -8,46 +8,52 @@ use crate::request::MoveRequest;
 /// Next action of a mover. Afterwards the mover reads the state of both shards again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveStep {
-    /// The request is sent to a shard.
+    /// The mover sends the request to the shard on this side.
     Send(MoveSide, Box<MoveRequest>),
-    /// A round is read from one side and stored on the other: the next chunk, if the copy is not
-    /// whole, and changes since the last round. All rows are compared if the feed has changed.
+    /// A round is read from one side and stored on the other. It contains the changes since the
+    /// last round and, until the copy is complete, the next chunk of rows. If the feed has changed,
+    /// all rows are compared.
     CopyRound {
         /// Side from which rows are read.
         from: MoveSide,
     },
-    /// A round is copied, and then the rows of both sides are compared at its position.
+    /// A round is copied, and then the rows of both sides are compared as of the position of this
+    /// round.
     Verify {
         /// Side from which rows are read.
         from: MoveSide,
     },
-    /// The mover waits until the facts of a side are confirmed.
+    /// The mover waits until a majority of the nodes on this side has flushed the facts that the
+    /// mover has read.
     AwaitConfirmation(MoveSide),
-    /// The mover takes its next term, as if it took over from itself.
+    /// The mover takes its next term, as if it took the move over from itself.
     NextTerm,
-    /// The catalog names this side as owner, in the next epoch.
+    /// The mover makes the catalog name this side as owner of the slots, in the next epoch of the
+    /// shard map.
     Publish(MoveSide),
-    /// The move waits, for this reason.
+    /// The mover waits, for this reason.
     Rest(WaitReason),
-    /// The move has ended, and left nothing behind. This side owns the slots. The catalog stores
-    /// the end only for the mover to which it has given its highest term, without a failover since:
-    /// an earlier mover may have read the shards before the move began. After a failover of the
-    /// catalog, movers check the moves that it shows as ended once more: they may have begun again
-    /// since then.
+    /// The move has ended, no shard has a record of it, and this side owns the slots. The catalog
+    /// stores the end only if the mover has the highest term that the catalog has assigned, and the
+    /// catalog has not failed over since it assigned this term. Otherwise an earlier mover, which
+    /// may have read the shards before the move began, could end the move. After a failover of the
+    /// catalog, movers check again each move that the catalog shows as ended, because the failover
+    /// may have lost that the move began again.
     End(Option<MoveSide>),
 }
 
 /// Reason why a move waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitReason {
-    /// The operator has paused it.
+    /// The operator has paused the move.
     Paused,
     /// Another mover has taken over.
     Superseded,
-    /// Too few nodes of a shard follow for a majority.
+    /// Too few nodes of a shard follow its primary to form a majority.
     NoMajority,
-    /// The facts do not fit together: one of the nodes is deposed. The mover finds its successor.
+    /// The facts of the two shards contradict each other, because one of them was read from a
+    /// deposed primary. The mover waits until it finds the new primary.
     OutOfDate,
-    /// The slots have reached their target, and the source is kept for a rollback.
+    /// The slots have reached their target, and the source keeps its rows for a rollback.
     Keeping,
 }

@@ -1,12 +1,22 @@
-//! Mover: the task of a process that carries out the moves of the cluster.
+//! Mover: the task in which a process carries out the cluster's moves of slots between shards.
 //!
 //! ```text
 //!   each second: lead? ──▶ list ──▶ a run for each open move that need not wait
 //! ```
-//! The catalog lets one process at a time lead. A process that ends, or loses that right, leaves
-//! its moves as they are: the next leader resumes them from the state that both shards have stored.
+//! The catalog lets one process at a time lead: only the leader carries out moves. When a leader
+//! ends or loses the lead, it leaves its moves as they are, and the next leader resumes them from
+//! the state that both shards have stored.
 //!
-//! **Invariant:** a process has at most one run of each move.
+//! These terms are used in all files of the folder. The **origin** owned the slots when the move
+//! was planned, and the **destination** is to own them. A **leg** transfers the slots in one
+//! direction, from its **source** to its **target**: the first leg goes from the origin to the
+//! destination, and each change of direction (a rollback) begins the next. A **round** copies some
+//! rows or recorded changes. A **fence** makes the writes of the slots wait while they are handed
+//! over. After the commit the source is **kept** for some time: the changes of the new owner flow
+//! back to it, so that a rollback need not copy all rows. Each mover that takes a move over begins
+//! a higher **term**, and the shards refuse the requests of lower terms.
+//!
+//! **Invariant:** a process has at most one run (the task that carries out one move) of each move.
 //! **Not here:** the steps of one move (`move_run`), the decision about a step
 //! (`moves::next_step`), the orders of an operator (`moves`).
 
@@ -81,9 +91,10 @@ struct Mover<'m> {
     running: BTreeSet<MoveId>,
     events: FuturesUnordered<BoxFuture<'m, Event>>,
     fences: Arc<FenceTimes>,
-    /// Moves that ended on their origin and may have left something.
+    /// Cancelled and failed moves that may have left rows or records on their shards.
     left_copies: LeftCopies,
-    /// Search for such moves that the catalog no longer lists, and for those that it has lost.
+    /// Search of the shards for ended moves that the catalog no longer lists, and for moves that it
+    /// has lost.
     left_search: LeftSearch,
 }
 
@@ -95,9 +106,9 @@ enum Event {
     Ended(MoveId, bool),
     /// The attempt to report why a move waits has ended.
     Postponed,
-    /// The attempt to delete what ended moves have left is over, and this may still be there.
+    /// The attempt to delete what ended moves have left is over; this is what may remain of each.
     Deleted(Vec<(MoveId, Remains)>),
-    /// Shards were read for moves of which they have rows.
+    /// Shards were searched for records of moves.
     Searched(Searched),
 }
 
@@ -164,14 +175,16 @@ impl<'m> Mover<'m> {
         self.events.push(look.boxed());
     }
 
-    /// Lets rebalances begin moves, once lost moves of the same slots are listed.
+    /// Announces that this process leads, so that rebalances may begin moves. This waits for the
+    /// first search of the shards, which lists lost moves again: they may concern the same slots.
     fn announce_lead(&self) {
         if self.left_search.has_searched() {
             self.manager.move_announcements.set_leading(true);
         }
     }
 
-    /// Drops all runs, and the attempt to delete left copies.
+    /// Drops all runs, the search of the shards, and the attempt to delete what ended moves have
+    /// left.
     fn stop(&mut self) {
         if !self.running.is_empty() {
             tracing::info!("another process carries the moves out from now on");
@@ -182,7 +195,7 @@ impl<'m> Mover<'m> {
         self.left_search = LeftSearch::default();
     }
 
-    /// Searches the shards for rows of moves, if an attempt is due.
+    /// Searches the shards for records of moves, if an attempt is due.
     fn search_left_copies(&mut self) {
         let Some(due) = self.left_search.due(self.manager, Instant::now()) else { return };
         let search = left_search::search(self.manager, self.catalog, due);
@@ -195,7 +208,7 @@ impl<'m> Mover<'m> {
         self.events.push(copy_cleaner::delete(self.manager, due).map(Event::Deleted).boxed());
     }
 
-    /// Starts a run for each open move that has none and need not wait.
+    /// Starts a run for each open move that has no run and need not wait for another move.
     fn start(&mut self, records: &[MoveRecord]) {
         let mut limits = MoveLimits::of(records, &self.running);
         let open = records.iter().rev().filter(|record| !record.phase.has_ended());

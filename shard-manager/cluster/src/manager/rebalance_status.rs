@@ -1,8 +1,8 @@
-//! Rebalance status: the rebalance that this process carries out, or carried out last, in memory,
-//! so that reports need no query.
+//! Rebalance status: keeps the latest rebalance in memory while this process carries rebalances
+//! out, so that reports need no query to the catalog.
 //!
-//! **Invariant:** the status is as last read from the catalog, and is unknown while another process
-//! carries rebalances out.
+//! **Invariant:** the status is the one that was last read from the catalog. It is unknown while
+//! another process carries rebalances out.
 //! **Not here:** carrying out a rebalance (`rebalancer`), the reports of other processes.
 
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ enum Latest {
     /// Another process carries rebalances out, or the catalog was not read yet.
     #[default]
     Unknown,
-    /// The catalog lists none.
+    /// The catalog lists no rebalance.
     Never,
     /// The latest rebalance in the catalog, which is in progress or has ended.
     Listed(Box<RebalanceRecord>),
@@ -35,8 +35,8 @@ impl RebalanceStatus {
         self.set(Latest::Unknown);
     }
 
-    /// Returns true if the end of the latest rebalance is not known yet: once no rebalance is in
-    /// progress, it must be read from the catalog.
+    /// Returns true if this process does not know yet how the latest rebalance ended. Once no
+    /// rebalance is in progress, that must be read from the catalog.
     pub(super) fn lacks_end(&self) -> bool {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Latest::Unknown => true,
@@ -45,7 +45,7 @@ impl RebalanceStatus {
         }
     }
 
-    /// Returns the rebalance.
+    /// Returns the latest rebalance, if it is known.
     pub(super) fn latest(&self) -> Option<RebalanceRecord> {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Latest::Unknown | Latest::Never => None,

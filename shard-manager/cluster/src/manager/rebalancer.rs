@@ -1,10 +1,11 @@
-//! Rebalancer: the task of a process that carries out the rebalance of the cluster.
+//! Rebalancer: the task in which a process carries out the rebalance of the cluster.
 //!
 //! ```text
 //!   each second, and after news: lead? ──▶ look at moves and map ──▶ begin moves ──▶ report
 //! ```
-//! The process that carries moves out does this, too. What is left of a rebalance is derived at
-//! each look from the list of moves and the map, so a process that takes over needs nothing else.
+//! The process that carries moves out carries rebalances out as well. At each look, the remaining
+//! work of a rebalance is derived from its record, the catalog's list of moves and the shard map,
+//! so a process that takes over needs nothing else.
 //!
 //! **Invariant:** at any time a shard is the source of at most one move and the target of at most
 //! one move, and a move that has failed or cannot begin delays no other move.
@@ -42,11 +43,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Time limit for beginning moves within one look at the catalog.
 const BEGIN_MAX: Duration = Duration::from_secs(15);
 
-/// Result of the work on the shard that is drained.
+/// Result of an attempt to finish with the shard of a drain.
 enum Drained {
-    /// The work is not done yet, for this reason.
+    /// The shard cannot be retired, or serve again, yet; the sentence says why.
     Waits(String),
-    /// The work has ended; if it failed, for this reason.
+    /// The work on the shard has ended; if it failed, the sentence says why.
     Ended(Option<String>),
 }
 
@@ -126,8 +127,8 @@ impl<'m> Rebalancer<'m> {
         Ok(Some((open, in_time(moves.list()).await??)))
     }
 
-    /// Marks a shard that is to be drained, so that it gets no slots. Returns the reason if this is
-    /// not possible yet.
+    /// Marks a shard that is to be drained, so that it receives no slots. Returns a reason if this
+    /// is not possible yet.
     async fn prepare_drain(self, record: &RebalanceRecord, map: &ShardMap) -> Option<String> {
         let shard = record.drained().filter(|_| record.state == RebalanceState::Running)?;
         match listed_shard(map, shard) {
@@ -139,8 +140,8 @@ impl<'m> Rebalancer<'m> {
         }
     }
 
-    /// Begins the moves of the next steps. If one shard cannot take part in a move, other steps are
-    /// tried. Returns the first reason why a move did not begin.
+    /// Begins the moves of the next steps. If a shard cannot take part in a move, steps of other
+    /// shards are tried. Returns the reason why the first of the refused moves did not begin.
     async fn begin_moves(
         self,
         record: &RebalanceRecord,
@@ -161,7 +162,7 @@ impl<'m> Rebalancer<'m> {
             };
             let begun = self.0.moves().begin_of(record.id, new, Instant::now() + ANSWER_MAX).await;
             let waits = match begun {
-                // The next look reads the owners of the slots.
+                // If the source does not own the slots, the next look finds their owner.
                 Ok(_) | Err(MovesError::NotOwned { .. }) => None,
                 Err(error) => {
                     if let Some(refusing) = refusing_shard(&error, map) {
@@ -193,7 +194,7 @@ impl<'m> Rebalancer<'m> {
                 Drained::Ended(failure) => failure,
             },
         };
-        // Rows that have moved take room at their source until they are deleted there.
+        // Rows that have moved still take disk space on their source until they are deleted there.
         let left = match record.goal {
             PlanGoal::Balance(BalanceBy::Size) => decision.open_moves(moves),
             PlanGoal::Balance(BalanceBy::Load)
@@ -214,7 +215,7 @@ impl<'m> Rebalancer<'m> {
         report.reason = reason_of_end(failure, decision.failure());
     }
 
-    /// Retires a shard that was emptied, or lets it serve again after a cancellation.
+    /// Retires a drained shard, or lets it serve again after the drain was cancelled.
     async fn end_drain(
         self,
         record: &RebalanceRecord,
@@ -262,8 +263,9 @@ impl<'m> Rebalancer<'m> {
         }
     }
 
-    /// Returns the reason why a shard that was drained does not retire: an order that was stored
-    /// since the look at the catalog.
+    /// Returns the reason why a drained shard must not retire now: an operator's order that was
+    /// stored since the last look at the catalog, or a catalog that does not answer. `None` if it
+    /// may retire.
     async fn drain_rests(self, record: &RebalanceRecord) -> Option<String> {
         let rebalances = self.0.backend.rebalance_catalog()?;
         match in_time(rebalances.open_rebalance()).await {
@@ -275,7 +277,7 @@ impl<'m> Rebalancer<'m> {
         }
     }
 
-    /// Sets the state of a shard; the error is the reason why this is not possible now.
+    /// Sets the state of a shard in the map; the error is the reason why this is not possible now.
     async fn set_state(
         self,
         shard: ShardNumber,
@@ -288,7 +290,7 @@ impl<'m> Rebalancer<'m> {
             Ok(_) => Ok(()),
             Err(error) => {
                 if let MapChangeError::Stale { expected, epoch } = error {
-                    // The next look uses that map.
+                    // The next look at the catalog uses the newer map.
                     let later = epoch_to_retry((expected, epoch), None);
                     let _ = self.0.backend.update_map(later, Instant::now() + ANSWER_MAX).await;
                 }
@@ -298,13 +300,13 @@ impl<'m> Rebalancer<'m> {
     }
 }
 
-/// Returns a shard as a map lists it, also a retired one; `None` if the map lacks it: the shard has
-/// joined through another router, and this process has not read a later map yet.
+/// Returns a shard as the map lists it, even if it has retired; `None` if the map lacks it. In that
+/// case the shard has joined through another router, and this process has not read a later map yet.
 fn listed_shard(map: &ShardMap, shard: ShardNumber) -> Option<&ShardSpec> {
     map.topology().shards().get(shard.index())
 }
 
-/// Returns the reason why the work on a shard waits that the map does not list.
+/// Returns the reason why the rebalancer waits while the map does not list this shard.
 fn not_listed(shard: ShardNumber) -> String {
     format!("this router has not read a shard map with the shard of number {} yet", shard.0)
 }

@@ -1,9 +1,9 @@
-//! Rebalances: the interface of a manager that plans and begins rebalances, lists them and takes
-//! orders for them.
+//! Rebalances: the manager's interface to plan, begin and list rebalances, and to give orders for
+//! them.
 //!
-//! A rebalance that was begun is a row of the catalog, so it continues even if the router that
-//! began it ends. If the engine distributes rows over nodes itself, it plans and carries out
-//! rebalances.
+//! A rebalance that has begun is stored in the catalog, so it continues even if the router that
+//! began it ends. If the engine itself distributes rows over nodes (Citus), the engine plans and
+//! carries out rebalances.
 //!
 //! **Not here:** the choice of slots (`model::slot_plan`), the moves of a rebalance (`rebalancer`),
 //! the rules of orders (`engine::rebalance_record`).
@@ -38,7 +38,7 @@ use planning::{Planned, RebalancePlans};
 
 pub use stopped::StoppedPlans;
 
-/// Highest number of attempts to begin a rebalance while the shard map changes.
+/// Maximum number of attempts to begin a rebalance while the shard map changes.
 const TRIES_MAX: usize = 16;
 /// Longest time for an engine to list its own rebalances, or to change one.
 const ENGINE_MAX: Duration = Duration::from_secs(10);
@@ -47,18 +47,18 @@ const ENGINE_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy)]
 pub struct Rebalances<'m>(pub(super) &'m Manager);
 
-/// Requests that were observed.
+/// Observed load: the requests of the last minutes, for each slot and for the most requested keys.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedLoad {
-    /// Requests of each slot, in order.
+    /// Load of each slot, in slot order.
     pub slots: Vec<SlotLoad>,
     /// The most frequently requested keys.
     pub keys: Vec<KeyLoad>,
 }
 
-/// Source of observed requests: the part of a router that counts them.
+/// Source of the observed load: the part of a router that counts requests.
 pub trait LoadSource: Send + Sync {
-    /// Returns the requests of the last minutes; `None` if they are no longer counted. May block
+    /// Returns the load of the last minutes; `None` if requests are no longer counted. May block
     /// for some milliseconds.
     fn observed(&self) -> Option<ObservedLoad>;
 }
@@ -126,8 +126,8 @@ impl RebalancesError {
         })
     }
 
-    /// Returns the error of the catalog or the engine, if it could not be used, and the outcome of
-    /// the request.
+    /// Returns the error of the catalog or the engine and the outcome of the request, if the
+    /// catalog or the engine could not be used.
     pub fn failure(&self) -> Option<(&Error, Outcome)> {
         match self {
             Self::List(RebalanceListError::Failed(error))
@@ -158,14 +158,14 @@ impl<'m> Rebalances<'m> {
         Self(manager)
     }
 
-    /// Sets the source of observed requests. Only the first call has an effect.
+    /// Sets the source of the observed load. Only the first call has an effect.
     pub fn set_load_source(self, source: Arc<dyn LoadSource>) {
         // A second source would count the same requests.
         let _ = self.0.load_source.set(source);
     }
 
-    /// Plans a rebalance for the newest map, which must have the expected epoch, and changes
-    /// nothing.
+    /// Plans a rebalance, without changing anything. The newest map must have the expected epoch,
+    /// if one is given.
     ///
     /// # Errors
     /// [`RebalancesError`].
@@ -182,11 +182,12 @@ impl<'m> Rebalances<'m> {
         read_by(deadline, async { shown(self.0, &planned.await?).await }).await
     }
 
-    /// Begins a rebalance, if the shard map has the expected epoch and something has to move. A map
-    /// that changes meanwhile matters only if an epoch is expected.
+    /// Begins a rebalance, if the shard map has the expected epoch and something has to move. If no
+    /// epoch is expected and the map changes meanwhile, plans the rebalance again.
     ///
     /// # Errors
-    /// [`RebalancesError`]. Only after [`RebalanceListError::Failed`] it may have begun.
+    /// [`RebalancesError`]. The rebalance may have begun only if the error is
+    /// [`RebalanceListError::Failed`].
     pub async fn begin(
         self,
         draft: &RebalanceDraft,
@@ -237,8 +238,8 @@ impl<'m> Rebalances<'m> {
         Ok(RebalanceBegun::Begun(Box::new(self.view(&record))))
     }
 
-    /// Checks that no rebalance is in progress, before anything is planned. The catalog checks it
-    /// again.
+    /// Checks that no rebalance is in progress. The catalog checks this again when a rebalance
+    /// begins.
     async fn check_none_runs(self) -> Result<(), RebalancesError> {
         let open = self.catalog()?.open_rebalance().await;
         match open.map_err(|error| MovesError::from(MoveListError::Unread(error)))? {
@@ -247,7 +248,7 @@ impl<'m> Rebalances<'m> {
         }
     }
 
-    /// Returns the rebalances in progress and the last ones that have ended, without their moves,
+    /// Returns the rebalance in progress and the latest ones that have ended, without their moves,
     /// the latest first.
     ///
     /// # Errors
@@ -277,7 +278,8 @@ impl<'m> Rebalances<'m> {
         Ok(found.ok_or(RebalanceListError::NoRebalance)?)
     }
 
-    /// Gives an order for a rebalance and its moves, and returns it as it is listed then.
+    /// Gives an order for a rebalance and its moves, and returns the rebalance as it is listed
+    /// afterwards.
     ///
     /// # Errors
     /// [`RebalancesError::List`], [`RebalancesError::Distributor`].
@@ -294,13 +296,13 @@ impl<'m> Rebalances<'m> {
         Ok(self.view(&ordered))
     }
 
-    /// Returns a rebalance as lists show it, without its moves.
+    /// Returns a rebalance in the form of lists, without its moves.
     pub fn summary(self, record: &RebalanceRecord) -> RebalanceView {
         let map = self.0.shards().newest_map();
         RebalanceView::in_map(record, &map, |shard| self.name(shard), Utc::now())
     }
 
-    /// Returns a rebalance as responses and commands show it.
+    /// Returns a rebalance in the form of responses and commands, with its moves.
     fn view(self, record: &RebalanceRecord) -> RebalanceView {
         self.summary(record).with_moves(record, |shard| self.name(shard))
     }
@@ -325,7 +327,8 @@ impl<'m> Rebalances<'m> {
     }
 }
 
-/// Returns a plan as responses show it. A rebalance in progress is one of its refusals.
+/// Returns a plan in the form of responses. If a rebalance is in progress, that is the first of the
+/// plan's refusals (the reasons why the rebalance cannot begin now).
 async fn shown(manager: &Manager, planned: &Planned) -> Result<PlanView, RebalancesError> {
     let mut view = planned.view();
     match Rebalances::of(manager).check_none_runs().await {
@@ -342,7 +345,8 @@ fn identity(id: &str) -> Result<RebalanceId, RebalanceListError> {
     RebalanceId::parse(id).ok_or(RebalanceListError::NoRebalance)
 }
 
-/// Returns the engine, if it distributes rows itself. An expected epoch is an error then.
+/// Returns the engine's own distributor, if the engine distributes rows itself. There is no epoch
+/// then, so it is an error to expect one.
 fn distributor(
     manager: &Manager,
     expected_epoch: Option<u64>,

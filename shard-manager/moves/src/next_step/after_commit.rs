@@ -1,5 +1,5 @@
-//! Steps after the commit, from which there is only a way forward: activate, publish, keep, clean;
-//! or the next leg, in the other direction.
+//! Steps after the commit, when the leg can no longer be cancelled: activate, publish, keep and
+//! clean; or begin the next leg, in the other direction.
 
 use super::Pair;
 use crate::cutover::SlotActivation;
@@ -34,8 +34,9 @@ fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     let target = pair.leg.target();
     let is_published = pair.seen.published == target;
     let is_cleaned = pair.seen.goal == MoveGoal::Settle || source.cursor == CopyCursor::Empty;
-    // Publication has waited for the activation. While clients write, replicas never have the
-    // newest position, and changes would not flow back as long as they are behind.
+    // While the source is kept, nothing waits for confirmation: the publication has already waited
+    // for that of the activation. Replicas are always a little behind while clients write, and
+    // during each wait no changes would flow back to the source.
     let is_kept = is_published && !is_cleaned && pair.is_wanted();
     let awaits = !pair.target.is_confirmed && !is_kept;
     if awaits && pair.seen.rules.demand(MoveRule::ActivationConfirmed) {
@@ -53,7 +54,8 @@ fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if pair.seen.is_paused {
         return MoveStep::Rest(WaitReason::Paused);
     }
-    // On a busy shard there are always changes: those that were copied are deleted first.
+    // On a busy shard there are always changes to copy, so those that were copied are deleted
+    // first.
     if let Some(step) = trim(pair, source) {
         return step;
     }
@@ -63,7 +65,7 @@ fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     MoveStep::Rest(WaitReason::Keeping)
 }
 
-/// Deletes changes of the owner that the kept source has confirmed.
+/// Deletes the owner's recorded changes that a majority of the kept source's nodes has.
 fn trim(pair: &Pair<'_>, source: &MoveRow) -> Option<MoveStep> {
     let is_own = pair.target.feed() == Some(source.applied.feed);
     let is_new = pair.seen.progress.trimmed != Some(source.applied.round);
@@ -71,7 +73,7 @@ fn trim(pair: &Pair<'_>, source: &MoveRow) -> Option<MoveStep> {
     (is_own && is_new && pair.source.is_confirmed).then(|| pair.to_target(trim))
 }
 
-/// Deletes the source's rows, then the target's row of the move.
+/// Deletes the source's rows, then the target's record of the move.
 fn clean(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     let is_marked =
         source.cursor == CopyCursor::Empty || !pair.seen.rules.demand(MoveRule::CleaningMarked);
@@ -87,8 +89,8 @@ fn clean(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     pair.to_target(MoveRequest::Forget)
 }
 
-/// Ends the move after the target has deleted its row. A node without a row may also be a deposed
-/// primary from before the move, which the confirmation excludes.
+/// Ends the move after the target has deleted its record. A node without a record may also be a
+/// deposed primary from before the move, so the mover waits for confirmation.
 fn finish(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if !pair.target.is_confirmed {
         return MoveStep::AwaitConfirmation(pair.leg.target());
@@ -99,7 +101,7 @@ fn finish(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if pair.source.has_rows {
         return pair.to_source(MoveRequest::Clean);
     }
-    // A deposed primary may have been cleaned instead of its successor.
+    // The rows may have been deleted on a deposed primary instead of its successor.
     if !pair.source.is_confirmed {
         return MoveStep::AwaitConfirmation(pair.leg.source());
     }

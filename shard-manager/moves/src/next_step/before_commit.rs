@@ -1,5 +1,5 @@
-//! Steps while the source owns the slots: prepare, copy, follow, verify, fence, drain, commit; or
-//! cancel, or end a recording that has become too long.
+//! Steps while the source owns the slots: prepare, copy, follow, verify, fence, drain (copy the
+//! last changes) and commit; or cancel; or end a recording of changes that has become too long.
 
 use model::sabotage::{Mutation, is_on};
 
@@ -14,7 +14,8 @@ use crate::rules::MoveRule;
 use crate::step::{MoveStep, WaitReason};
 
 pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
-    // After too many changes, the source begins another recording, and the copy begins again.
+    // If the source has recorded too many changes, it ends this recording and begins another one,
+    // and the copy begins again.
     if !pair.is_wanted() || pair.seen.progress.has_too_many_changes {
         return pair.to_source(MoveRequest::Lift);
     }
@@ -48,7 +49,7 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     if is_foreign {
         return Some(round);
     }
-    // A long copy would otherwise keep all changes since its beginning.
+    // Otherwise the source would keep all changes since the beginning of a long copy.
     if let Some(step) = trim(pair, target) {
         return Some(step);
     }
@@ -66,11 +67,13 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     None
 }
 
-/// Empties the target, once no commit can be carried out: this mover has sent none in its term, and
-/// a source that keeps this term through a failover refuses those of earlier terms.
+/// Empties the target, once no commit can be carried out any more: this mover has sent none in its
+/// term, and the source refuses commits of earlier terms even after a failover, because the term is
+/// confirmed.
 ///
 /// The source's state alone proves nothing. A commit that is still in transit may be carried out
-/// after the mover has read the state, and the slots would belong to a target without their rows.
+/// after the mover has read the state, and then the slots would belong to a target without their
+/// rows.
 fn copy_again(pair: &Pair<'_>) -> MoveStep {
     let demands = |rule| pair.seen.rules.demand(rule);
     if pair.seen.progress.sends_commit && demands(MoveRule::NoCommitInTerm) {
@@ -82,7 +85,8 @@ fn copy_again(pair: &Pair<'_>) -> MoveStep {
     pair.to_target(MoveRequest::CopyAgain)
 }
 
-/// Deletes recorded changes that no failover of the target can make necessary again.
+/// Deletes the source's recorded changes that a majority of the target's nodes has, so that no
+/// failover of the target can make them necessary again.
 fn trim(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     let is_new = pair.seen.progress.trimmed != Some(target.applied.round);
     let may = pair.target.is_confirmed || !pair.seen.rules.demand(MoveRule::TrimConfirmed);
@@ -90,7 +94,8 @@ fn trim(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     (is_new && may).then(|| pair.to_source(trim))
 }
 
-/// Fences, copies the last changes and commits. The fence is renewed when it may have ended.
+/// Fences the slots, copies the last changes and commits. The fence is renewed when it may have
+/// expired.
 fn cut_over(pair: &Pair<'_>, target: &MoveRow) -> MoveStep {
     if pair.source.slots == SlotsState::Owned || !pair.seen.progress.is_fenced {
         let has_majorities = pair.source.has_majority && pair.target.has_majority;

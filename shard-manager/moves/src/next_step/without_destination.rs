@@ -1,13 +1,14 @@
-//! Steps while the destination cannot be read: a leg to it that is to be cancelled ends on the
-//! origin alone, and so does a recording of changes that has become too long.
+//! Steps while the destination cannot be read: the mover can still cancel a leg to the destination,
+//! and end a recording of changes that has become too long, on the origin alone.
 //!
-//! Deleting the origin's row decides: no commit can be carried out after that, so the destination
-//! never owns the slots. Its copy answers no request, and is deleted once it can be read again.
+//! The decisive step is to delete the origin's record: no commit can be carried out after that, so
+//! the destination never owns the slots. The destination's copy serves no request, and is deleted
+//! once the destination can be read again.
 //!
-//! **Invariant:** the end is decided from the origin only while it owns the slots and has no row of
-//! the move, and only once both are confirmed.
-//! **Not here:** legs that have reached the destination, which wait for it; the deletion of the
-//! copy, which follows [`super::next`].
+//! **Invariant:** the mover ends the move without the destination only if the origin owns the slots
+//! and has no record of the move, and only once both facts are confirmed.
+//! **Not here:** moves that have reached the destination, which wait until it can be read; the
+//! deletion of the copy ([`super::next`]).
 
 use crate::identity::{MoveId, MoveLeg, MoveRole, MoveTerm, MoveTicket};
 use crate::observation::{MoveGoal, ShardObservation, SlotsState};
@@ -22,30 +23,32 @@ pub struct OriginObservation<'a> {
     pub goal: MoveGoal,
     /// Term of this mover.
     pub term: MoveTerm,
-    /// Facts of the origin.
+    /// Facts about the origin.
     pub origin: &'a ShardObservation,
     /// True if the origin has recorded more changes than it keeps.
     pub has_too_many_changes: bool,
     /// True if the catalog names the origin as owner of the slots.
     pub is_published: bool,
-    /// True once the destination has not been readable for so long that the move ends without it.
+    /// True once the destination has been unreadable for so long that the move may end without it.
     pub is_given_up: bool,
-    /// True if the slots have been on the destination: it may have more of the move than a copy.
+    /// True if the destination has owned the slots at some time, so that it may have more than an
+    /// unused copy.
     pub has_reached_destination: bool,
 }
 
-/// Next action of a mover that reads the origin only.
+/// Next action of a mover that can read only the origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginStep {
-    /// The request is sent to the origin.
+    /// The mover sends the request to the origin.
     Send(Box<MoveRequest>),
-    /// The mover waits until the facts of the origin are confirmed.
+    /// The mover waits until a majority of the origin's nodes has flushed the facts that the mover
+    /// has read.
     AwaitConfirmation,
-    /// The mover waits for the destination.
+    /// The mover waits until the destination can be read.
     AwaitDestination,
     /// Another mover has taken over.
     Superseded,
-    /// The move has ended: the origin owns the slots, and records no changes of them.
+    /// The move has ended. The origin owns the slots, and does not record their changes.
     End,
 }
 
@@ -73,7 +76,7 @@ pub fn next_without_destination(seen: &OriginObservation<'_>) -> OriginStep {
     OriginStep::Send(Box::new(request))
 }
 
-/// Ends the move once no failover of the origin can restore its row, and with it the fence.
+/// Ends the move once no failover of the origin can restore its record and the fence.
 fn end(seen: &OriginObservation<'_>) -> OriginStep {
     if !seen.is_published || !seen.is_given_up || seen.has_reached_destination {
         return OriginStep::AwaitDestination;

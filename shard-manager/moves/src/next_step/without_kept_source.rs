@@ -1,13 +1,14 @@
-//! Steps while the former owner cannot be read: the new owner stops recording changes as soon as no
-//! rollback needs them.
+//! Steps while the former owner of the slots cannot be read: the new owner stops recording changes
+//! as soon as no rollback needs them.
 //!
-//! The source has committed, so nothing that it does later changes the owner. When it is back, it
-//! meets an owner without a row of the move, as after a failover late in the cleaning, and its rows
-//! are deleted ([`super::next`]).
+//! The former owner has committed, so nothing that it does later can make it the owner again. When
+//! it can be read again, the new owner has no record of the move. The mover then continues as after
+//! a failover late in the cleaning, and deletes the rows of the former owner ([`super::next`]).
 //!
-//! **Invariant:** only an owner that the catalog names gives up its row, so its activation is
-//! confirmed.
-//! **Not here:** the limit of a recording, which ends the time of keeping.
+//! **Invariant:** an owner deletes its record only if the catalog names it as owner, because then
+//! its activation is confirmed.
+//! **Not here:** the maximum number of recorded changes, beyond which the former owner is no longer
+//! kept for a rollback.
 
 use crate::identity::{MoveId, MoveRole, MoveSide, MoveTerm, MoveTicket};
 use crate::observation::{MoveGoal, ShardObservation, SlotsState};
@@ -22,20 +23,20 @@ pub struct OwnerObservation<'a> {
     pub goal: MoveGoal,
     /// Term of this mover.
     pub term: MoveTerm,
-    /// Side that can be read.
+    /// Side of the new owner, which can be read.
     pub side: MoveSide,
-    /// Facts of this side.
+    /// Facts about this side.
     pub owner: &'a ShardObservation,
     /// True if the catalog names this side as owner of the slots.
     pub is_published: bool,
 }
 
-/// Returns the next request to the owner; `None` if the mover waits for the former owner.
+/// Returns the next request to the new owner; `None` if the mover must wait for the former owner.
 pub fn next_without_kept_source(seen: &OwnerObservation<'_>) -> Option<MoveRequest> {
     let row = seen.owner.row.as_ref()?;
     let is_owner = matches!(seen.owner.slots, SlotsState::Owned | SlotsState::Fenced);
     let has_arrived = is_owner && row.role == MoveRole::Target && row.leg.target() == seen.side;
-    // Slots that are back on their origin need no second rollback.
+    // If a rollback has brought the slots back to their origin, no second rollback follows.
     let is_back = seen.goal == MoveGoal::Back && seen.side == MoveSide::Origin;
     let is_over = seen.goal == MoveGoal::Settle || is_back;
     if !(has_arrived && is_over && seen.is_published) || row.term > seen.term {

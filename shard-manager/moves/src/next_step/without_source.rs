@@ -1,4 +1,5 @@
-//! Steps while the source has no row of the move: it has not begun, or its part has ended.
+//! Steps while the source has no record of the move, because the move has not begun there or has
+//! already ended there.
 
 use super::Pair;
 use crate::identity::MoveSide;
@@ -18,9 +19,9 @@ pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
     }
 }
 
-/// Begins the move on the source, or discards the copy. The absence of the source's row must be
-/// confirmed before the target deletes its copy: a deposed node may lack the row although the slots
-/// have moved.
+/// Begins the move on the source, or discards the copy. Before the target deletes its copy, it must
+/// be confirmed that the source has no record: a deposed primary may lack the record although the
+/// commit was carried out on its successor.
 fn importing(pair: &Pair<'_>) -> MoveStep {
     let can_begin = matches!(pair.source.slots, SlotsState::Owned | SlotsState::Fenced);
     if pair.is_wanted() && pair.seen.goal != MoveGoal::Settle && can_begin {
@@ -36,7 +37,8 @@ fn importing(pair: &Pair<'_>) -> MoveStep {
     pair.to_target(MoveRequest::Discard)
 }
 
-/// Returns the next step if no shard has a row: the move has not begun, was cancelled or has ended.
+/// Returns the next step if no shard has a record, because the move has not begun, was cancelled or
+/// has ended.
 fn without_rows(pair: &Pair<'_>) -> MoveStep {
     let seen = pair.seen;
     let is_owner =

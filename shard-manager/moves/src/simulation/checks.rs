@@ -8,8 +8,8 @@ use crate::slot_state::SlotState;
 use super::database::STAYING_KEY;
 use super::world::{MOVE, Violation, World};
 
-/// Checks the current primaries: one owner at most, one at least or else one that imports, and no
-/// durable write missing.
+/// Checks the current primaries. At most one owns the slots; if none does, exactly one imports
+/// them; and no durable write is missing.
 pub(super) fn always(world: &mut World) {
     let states = [MoveSide::Origin, MoveSide::Destination]
         .map(|side| state_of(&world.shard(side).database().metadata, &world.plan.slots));
@@ -33,7 +33,7 @@ pub(super) fn always(world: &mut World) {
     }
 }
 
-/// Returns true if a shard has given the slots away, and that is confirmed.
+/// Returns true if a shard has given the slots away, and a majority of its nodes has flushed this.
 fn has_given(world: &World, side: MoveSide) -> bool {
     let shard = world.shard(side);
     let is_moved = state_of(&shard.database().metadata, &world.plan.slots) == SlotsState::Moved;
@@ -48,15 +48,16 @@ fn lacks_writes(world: &World, side: MoveSide) -> bool {
     })
 }
 
-/// Checks the shards at the instant at which a mover ends the move. Rows that were created after
-/// the mover read the shards come from late messages, and the next mover finds them.
+/// Checks the shards at the instant at which a mover ends the move. A late message may have created
+/// a record after the mover read the shards. That is no fault, because the next mover finds the
+/// record.
 pub(super) fn ended(world: &mut World, rows_made: u64) {
     if world.rows_made == rows_made && has_rest(world) {
         world.fail(Violation::EndedTooEarly);
     }
 }
 
-/// Returns true if the move has left something in the shards.
+/// Returns true if a shard has a record of the move, or still imports its slots.
 pub(super) fn has_rest(world: &World) -> bool {
     [MoveSide::Origin, MoveSide::Destination].into_iter().any(|side| {
         let metadata = &world.shard(side).database().metadata;
@@ -66,13 +67,13 @@ pub(super) fn has_rest(world: &World) -> bool {
     })
 }
 
-/// Returns true if the row was kept when the fence was lifted, which a rule forbids. The mover
-/// and the checks count it as deleted.
+/// Returns true if the record was kept when the leg was cancelled. This happens only without the
+/// rule that forbids it. The mover and the checks then count the record as deleted.
 pub(super) fn is_lifted(row: &MoveRow) -> bool {
     row.role == MoveRole::Source && row.signpost_min_position.is_none() && !row.is_traced
 }
 
-/// Checks a world that has come to rest.
+/// Checks a world in which the move has ended.
 pub(super) fn finally(world: &mut World) {
     let states = [MoveSide::Origin, MoveSide::Destination]
         .map(|side| state_of(&world.shard(side).database().metadata, &world.plan.slots));

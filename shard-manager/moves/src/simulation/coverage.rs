@@ -1,5 +1,5 @@
-//! Coverage: the events that a simulated world has met. Seeds prove nothing about an event that
-//! never occurs in them.
+//! Coverage: the events that have occurred in a simulated world. Runs prove nothing about an event
+//! that never occurs in them.
 
 use model::keyspace::Slot;
 
@@ -9,7 +9,7 @@ use crate::observation::{SlotsState, state_of};
 use crate::request::MoveRequest;
 use crate::shard_metadata::ShardMetadata;
 
-/// Event that the seeds must meet.
+/// Event that must occur in the runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occurrence {
     /// Several slots were committed by one transaction.
@@ -20,7 +20,8 @@ pub(super) enum Occurrence {
     FailoverOfThree,
     /// A shard of four nodes failed over.
     FailoverOfFour,
-    /// A mover waited because one of three replicas had flushed, which is not a majority.
+    /// A mover waited because only one of three replicas had flushed a position, so that the
+    /// primary and this replica were no majority.
     WaitForSecondOfThree,
     /// A failover lost a fence.
     FenceLost,
@@ -52,15 +53,15 @@ pub(super) enum Occurrence {
     LateRound,
     /// A fence ended by itself, and a write was accepted.
     WriteAfterFence,
-    /// A target was compared with another history of its source.
+    /// The target's rows, from an earlier history of the source, were compared with the source.
     Comparison,
     /// A copy began again.
     CopyAgain,
     /// A leg was cancelled before its commit.
     Cancel,
-    /// The slots went back.
+    /// The slots went back to the origin.
     SecondLeg,
-    /// The slots went forward again.
+    /// The slots went to the destination again.
     ThirdLeg,
     /// Rows were deleted by the cleaning.
     Cleaning,
@@ -100,7 +101,7 @@ impl Occurrence {
     ];
 }
 
-/// Events that a world has met.
+/// Set of the events that have occurred in a world, as bits.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Coverage(u64);
 
@@ -155,7 +156,7 @@ impl Coverage {
         self.note_if(matches!(request, MoveRequest::Store(..)), Occurrence::LateRound);
     }
 
-    /// Records the losses that the metadata before and after a failover show.
+    /// Records what a failover has lost, from the metadata before and after it.
     pub(super) fn note_failover(
         &mut self,
         (before, after): (&ShardMetadata, &ShardMetadata),
@@ -187,7 +188,8 @@ impl CoverageSum {
         }
     }
 
-    /// Returns the events that occurred in fewer seeds than this.
+    /// Returns the events that occurred in fewer than this number of seeds, each with its number of
+    /// seeds.
     pub(super) fn below(&self, seeds: u64) -> Vec<(Occurrence, u64)> {
         let counts = Occurrence::ALL.into_iter().map(|event| (event, self.0[event as usize]));
         counts.filter(|(_, count)| *count < seeds).collect()

@@ -1,7 +1,8 @@
-//! Database of a simulated shard: metadata, rows and recorded changes, as of one commit.
+//! Database of a simulated shard: metadata, rows and recorded changes, as they are after one
+//! commit.
 //!
-//! A row is the set of writes that it contains, so a lost write is noticed. A row that a client
-//! deleted keeps its set for the checks.
+//! The content of a row is the set of all writes to it, so a lost write is noticed. The set stays
+//! even if a client deletes the row.
 
 use model::keyspace::Slot;
 
@@ -9,9 +10,9 @@ use crate::mark::Mark;
 use crate::request_context::RowWork;
 use crate::shard_metadata::ShardMetadata;
 
-/// Keys: two in each slot that may move, and one in a slot that stays.
+/// Number of keys: two in each slot that may move, and one in a slot that never moves.
 pub(super) const KEYS: usize = 7;
-/// Key in the slot that stays. It is never deleted.
+/// Key in the slot that never moves. Its row is never deleted.
 pub(super) const STAYING_KEY: usize = 6;
 
 /// Returns the slot of a key.
@@ -21,7 +22,7 @@ pub(super) fn slot_of(key: usize) -> Slot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    /// Set of writes.
+    /// Set of the writes to the row, as bits.
     pub(super) writes: u64,
     /// False if the last write deleted the row.
     pub(super) is_present: bool,
@@ -35,7 +36,7 @@ pub(super) struct Trace {
     pub(super) key: usize,
 }
 
-/// Rows of a round: keys with their present rows.
+/// Rows of a round: keys, each with its row if there is one.
 pub(super) type Rows = Vec<(usize, Option<Row>)>;
 
 #[derive(Clone, Debug)]
@@ -43,7 +44,8 @@ pub(super) struct Database {
     pub(super) metadata: ShardMetadata,
     pub(super) rows: [Option<Row>; KEYS],
     pub(super) traces: Vec<Trace>,
-    /// Number of the next change, unless running transactions have higher ones.
+    /// Lowest number above those of all committed changes. Running transactions may have higher
+    /// numbers.
     pub(super) next_change: u64,
 }
 

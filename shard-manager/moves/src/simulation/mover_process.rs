@@ -1,6 +1,6 @@
-//! Simulated mover: reads both shards one after the other, decides, and acts some time later.
-//! Responses to it get lost, its requests arrive late, and other movers do the same at the same
-//! time.
+//! Simulated mover: reads both shards one after the other, decides, and acts some time later. Its
+//! requests may arrive late, the responses to them may get lost, and other movers may act at the
+//! same time.
 
 use std::sync::Arc;
 
@@ -24,10 +24,11 @@ use super::database::{Database, KEYS, Row, Rows};
 use super::parties::{Errand, Expected, MoverProcess};
 use super::world::{Answer, Catalog, Late, MOVE, Violation, World};
 
-/// Thousandths of the looks at both sides in which the second one cannot be read.
+/// Probability, in thousandths, that the second side cannot be read after the first one was.
 const ONE_SIDE_LOST: u32 = 50;
 
-/// Starts a mover with the term after the highest that it finds.
+/// Starts a mover whose term follows the highest one that it finds in the catalog and on the
+/// shards.
 pub(super) fn start(world: &mut World) {
     let mut term = world.catalog().term;
     for side in [MoveSide::Origin, MoveSide::Destination] {
@@ -45,7 +46,7 @@ pub(super) fn start(world: &mut World) {
     world.movers.push(MoverProcess::new(term, world.catalog_timeline));
 }
 
-/// Lets a mover do its next action.
+/// Lets a mover take its next action.
 pub(super) fn act(world: &mut World, index: usize) {
     let mut mover =
         std::mem::replace(&mut world.movers[index], MoverProcess::new(MoveTerm::default(), 0));
@@ -191,7 +192,7 @@ fn decide(world: &mut World, mover: &mut MoverProcess) {
     }
 }
 
-/// Returns true if the receiving side lacks changes of the other one.
+/// Returns true if the side that receives rows lacks changes of the other side.
 fn is_behind(world: &World, seen: &MoveObservation<'_>) -> bool {
     let leg = seen.leg();
     let has_moved = seen.shard(leg.source()).slots == SlotsState::Moved;
@@ -239,7 +240,7 @@ fn read(
     mover.errand = Errand::Send { side: from.other(), request, rows, expected };
 }
 
-/// Returns the range of keys of the next chunk, empty if the copy is whole.
+/// Returns the range of keys of the next chunk. It is empty if the copy is complete.
 fn chunk(world: &mut World, receiver: &MoveRow) -> (usize, usize) {
     let all = world.moving_keys();
     let begin = match &receiver.cursor {
@@ -250,7 +251,7 @@ fn chunk(world: &mut World, receiver: &MoveRow) -> (usize, usize) {
     (begin, all.min(begin + 1 + world.random.below(3)))
 }
 
-/// Returns the keys that have changed since a round, of those that were copied.
+/// Returns the keys that have changed since a round, among those that were copied already.
 fn changed<'a>(
     database: &'a Database,
     base: &'a AppliedRows,
@@ -275,7 +276,8 @@ fn mark(world: &World, (side, node): (MoveSide, usize), database: &Database) -> 
     Mark::Snapshot { end: database.next_change, running: Arc::default() }
 }
 
-/// Sends a request: it arrives, or arrives and its response is lost, or is late.
+/// Sends a request. It arrives at once, with or without its response being lost, or it will arrive
+/// late.
 fn send(
     world: &mut World,
     mover: &mut MoverProcess,
@@ -310,8 +312,9 @@ fn take_next_term(world: &mut World, mover: &mut MoverProcess) {
     }
 }
 
-/// Compares the rows of a target with those that the source had. Rows of a deposed primary are
-/// ignored: changes that its successor has are no longer recorded, so it never receives them.
+/// Compares the rows of a target with those that the source had. The rows of a deposed primary are
+/// not compared: it may lack changes that its successor has received, and never receives them,
+/// because they are no longer recorded.
 fn verify(world: &mut World, (side, node): (MoveSide, usize), expected: &[Option<Row>; KEYS]) {
     let moving = world.moving_keys();
     let rows = &world.shard(side).nodes[node].database().rows;

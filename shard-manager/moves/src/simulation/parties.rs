@@ -1,5 +1,5 @@
-//! Parties of the simulated world: the state of each mover and router, of the session and of the
-//! scatter read, between two of their actions.
+//! Parties of the simulated world: the state of each mover, each router, the session and the
+//! scatter read, between two actions.
 //!
 //! **Not here:** their actions (`mover_process`, `router`, `session`, `scatter`).
 
@@ -12,7 +12,7 @@ use crate::request::MoveRequest;
 
 use super::database::{KEYS, Row, Rows, STAYING_KEY};
 
-/// Rows that the target must have after a round that verifies.
+/// Rows that the target must have after a round that verifies the copy; `None` for other rounds.
 pub(super) type Expected = Option<Box<[Option<Row>; KEYS]>>;
 
 /// Next action of a mover.
@@ -23,15 +23,15 @@ pub(super) enum Errand {
     Publish { expected: (u32, u64), side: MoveSide, floor: Position },
 }
 
-/// Mover between two actions.
+/// State of a mover between two actions.
 pub(super) struct MoverProcess {
     pub(super) term: MoveTerm,
-    /// Timeline of the catalog in which the mover got its lock.
+    /// Timeline of the catalog at the time when the mover took its lock.
     pub(super) timeline: u32,
     pub(super) is_stopped: bool,
     pub(super) progress: MoveProgress,
     pub(super) seen: [Option<ShardObservation>; 2],
-    /// Number of rows of the move that shards had created when the mover began to read them.
+    /// Number of records that the shards had created when the mover began to read the shards.
     pub(super) rows_made: u64,
     pub(super) errand: Errand,
 }
@@ -55,8 +55,9 @@ impl MoverProcess {
     }
 }
 
-/// Router: the owner of the slots as the catalog named it to this router, and a signpost that it
-/// follows until the catalog names the owner.
+/// State of a router: the owner of the slots when the router last read the catalog, and a signpost
+/// (a shard's reference to the new owner), which the router follows until it reads the catalog
+/// again.
 pub(super) struct Router {
     pub(super) epoch: u64,
     pub(super) owner: MoveSide,
@@ -90,13 +91,13 @@ pub(super) struct UncheckedAnswer {
     pub(super) writes: u64,
 }
 
-/// Client with a token, whose reads must never lack a write that an earlier one has shown.
+/// Client with a token. None of its reads may lack a write that an earlier read has shown.
 #[derive(Default)]
 pub(super) struct Session {
-    /// Position of each shard that reads must not be older than.
+    /// Position that a node of each shard must have reached before the session may read it.
     pub(super) token: [Position; 2],
     pub(super) epoch: u64,
-    /// Writes of each key that the session has seen.
+    /// Set of the writes that the session has seen of each key, as bits.
     pub(super) seen: [u64; KEYS],
     pub(super) unchecked: Option<UncheckedAnswer>,
 }
@@ -108,7 +109,7 @@ impl Session {
     }
 }
 
-/// Raises a position of a token, unless it is later.
+/// Raises a position of a token to another one, unless it is later already.
 pub(super) fn raise(held: &mut Position, position: Position) {
     let rank = |position: Position| (position.timeline, position.sequence);
     if rank(position) > rank(*held) {
@@ -124,7 +125,7 @@ pub(super) struct ScanAnswer {
     pub(super) owns: bool,
 }
 
-/// Scatter read, with the responses so far.
+/// Scatter read, with the responses that it has received so far.
 #[derive(Default)]
 pub(super) struct Scatter {
     pub(super) answers: [Option<ScanAnswer>; 2],

@@ -1,21 +1,22 @@
-//! Rules of readers and their tokens, which the routers follow: each prevents a fault.
+//! Rules for reads and session tokens, which the routers follow. Each rule prevents a fault.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReaderRule {
-    /// A response about a slot whose owner the catalog does not name adds the position of the
-    /// commit to the token.
+    /// If the catalog that the router has read does not name the responding shard as owner of the
+    /// slot, the router also adds the position of the commit to the token.
     HomeInToken,
     /// A token contains the epoch of the router. A router with an earlier epoch reads the catalog
     /// first.
     EpochInToken,
-    /// A router that stays behind the token's epoch reads only from a primary that a majority
-    /// follows.
+    /// If a router cannot reach the epoch of the token, it reads only from a primary that a
+    /// majority of the nodes follows.
     ProofWhenBehind,
-    /// Scans leave out rows of slots that the shard does not own.
+    /// Scans omit rows of slots that the shard does not own.
     ScanOwnedOnly,
-    /// If two responses cover the same slot, the former owner is queried again in full.
+    /// If the responses of two shards contain the same slot, the router repeats the whole query on
+    /// the former owner.
     OlderOwnerAgain,
-    /// Ownership is read in the snapshot of the rows.
+    /// The owner of a slot is read in the same snapshot as the rows.
     OwnershipInSnapshot,
     /// If the slot has moved more than once since the router has read the catalog, the response
     /// adds the position of each commit to the token, not only that of the last one.

@@ -39,12 +39,13 @@ pub(super) fn redirect(
     }
 }
 
-/// Adds a response to the token of the session. Returns false if the router must read the catalog
-/// before it may respond.
+/// Adds the position of a response to the token of the session. Returns false if the router must
+/// read the catalog before it may respond.
 ///
-/// The catalog decides whether the router knows the owner, not the signpost that the request has
-/// followed: the router may have read the catalog since then. A generation that is new to it shows
-/// that the slots have changed hands, perhaps there and back.
+/// The catalog as the router has last read it, not the signpost that the request has followed,
+/// decides if the router knows the owner: the router may have read the catalog since it followed
+/// the signpost. If the shard's generation is new to the router, the slots have changed hands,
+/// perhaps there and back, and the router reads the catalog again.
 pub(super) fn respond(
     world: &mut World,
     router: usize,

@@ -1,5 +1,5 @@
-//! Steps of a simulated scatter read: a page of the first rows of all shards, which are queried one
-//! after the other.
+//! Steps of a simulated scatter read: a page with the first rows of both shards, which are queried
+//! one after the other.
 
 use crate::identity::MoveSide;
 use crate::observation::{SlotsState, state_of};
@@ -9,7 +9,7 @@ use super::parties::ScanAnswer;
 use super::reader_rules::ReaderRule;
 use super::world::{Violation, World};
 
-/// Number of rows of a page.
+/// Maximum number of rows of a page.
 const LIMIT: usize = 2;
 
 /// Queries a shard that has not responded yet, or merges the responses.
@@ -53,7 +53,8 @@ fn merge(world: &mut World, mut answers: [ScanAnswer; 2]) {
             answers[older.index()].owns = false;
         }
     }
-    // With a gap or another overlap, a router repeats the read. Here it is abandoned.
+    // If both shards or neither of them owned the slots, a real router would repeat the read. The
+    // simulation abandons it.
     if answers[0].owns == answers[1].owns {
         return;
     }

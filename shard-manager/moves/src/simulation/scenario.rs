@@ -4,7 +4,8 @@ use crate::rules::{MoveRule, MoveRules};
 
 use super::reader_rules::{ReaderRule, ReaderRules};
 
-/// Rules in force, and frequencies: weights of events, or thousandths where an event has variants.
+/// Rules in force, and frequencies. A frequency is the weight of an event, or a probability in
+/// thousandths if its description says so.
 #[derive(Clone, Copy)]
 pub(super) struct Scenario {
     pub(super) rules: MoveRules,
@@ -24,17 +25,18 @@ pub(super) struct Scenario {
     pub(super) scatter: u32,
     pub(super) poll: u32,
     pub(super) delivery: u32,
-    /// Thousandths of the messages to a deposed primary, while there is one.
+    /// Probability, in thousandths, that a message reaches a deposed primary while there is one.
     pub(super) deposed: u32,
-    /// Thousandths of the cases in which a deposed primary meets its successor and follows it.
+    /// Probability, in thousandths, that a deposed primary that could replicate follows its
+    /// successor.
     pub(super) rejoin: u32,
-    /// Thousandths of the cases in which the last of several replicas receives nothing.
+    /// Probability, in thousandths, that the last of several replicas receives nothing.
     pub(super) lag: u32,
-    /// Thousandths of the requests that are late.
+    /// Probability, in thousandths, that a request is late.
     pub(super) late: u32,
-    /// Thousandths of the responses that are lost.
+    /// Probability, in thousandths, that a response is lost.
     pub(super) lost_answers: u32,
-    /// Thousandths of the writes that delete their row.
+    /// Probability, in thousandths, that a write deletes its row.
     pub(super) deletes: u32,
 }
 
@@ -69,7 +71,7 @@ impl Scenario {
     pub(super) const FAILOVERS: Self =
         Self { failover: 7, replication: 30, deposed: 300, read: 2, scatter: 1, ..Self::ALL };
 
-    /// One mover, whose requests often arrive long after they were sent. No shard fails over.
+    /// One mover sends requests that often arrive long after they were sent. No shard fails over.
     pub(super) const LATE: Self = Self {
         events: 400,
         failover: 0,
@@ -88,7 +90,7 @@ impl Scenario {
         ..Self::ALL
     };
 
-    /// A deposed primary often takes requests for a long time, and other requests are late.
+    /// A deposed primary often accepts requests for a long time, and other requests are late.
     pub(super) const REPAIRS: Self = Self {
         failover: 2,
         deposed: 250,
@@ -130,7 +132,7 @@ impl Scenario {
         ..Self::LATE
     };
 
-    /// Many reads of a session, and replicas lag behind.
+    /// A session reads often, and replicas lag behind.
     pub(super) const READS: Self = Self {
         events: 400,
         read: 80,
@@ -143,7 +145,7 @@ impl Scenario {
         ..Self::ALL
     };
 
-    /// Reads of a session through routers that seldom read the catalog, beside lagging replicas.
+    /// A session reads through routers that seldom read the catalog, while replicas lag behind.
     pub(super) const TOKENS: Self = Self {
         events: 500,
         goal: 0,
@@ -157,7 +159,7 @@ impl Scenario {
         ..Self::LATE
     };
 
-    /// Reads of a session, and primaries that stay deposed for a long time.
+    /// A session reads while deposed primaries keep accepting requests for a long time.
     pub(super) const DEPOSED_READS: Self = Self {
         failover: 4,
         deposed: 250,
@@ -169,14 +171,14 @@ impl Scenario {
         ..Self::TOKENS
     };
 
-    /// Many scatter reads, and most writes delete.
+    /// Scatter reads are frequent, and most writes delete their row.
     pub(super) const SCANS: Self = Self { scatter: 80, deletes: 800, read: 2, ..Self::ALL };
 
-    /// Slow scatter reads, and most writes delete.
+    /// Scatter reads take long, and most writes delete their row.
     pub(super) const SLOW_SCANS: Self =
         Self { scatter: 8, deletes: 900, write: 40, late: 0, copy_again: 0, ..Self::LATE };
 
-    /// Returns the scenario of a seed: half of the seeds have [`Self::ALL`].
+    /// Returns the scenario of a seed. Half of the seeds have [`Self::ALL`].
     pub(super) fn of(seed: u64) -> Self {
         match seed % 24 {
             1 => Self::FAILOVERS,

@@ -53,8 +53,8 @@ pub(super) fn read(world: &mut World) {
     }
 }
 
-/// Accepts a row if the node's generation, read after it, is the known one. Returns false if no
-/// response waits for this check.
+/// Accepts the row of an unchecked response if the node's generation, read after the row, is the
+/// one that the router knows. Returns false if there is no unchecked response.
 fn check_generation(world: &mut World) -> bool {
     let Some(unchecked) = world.session.unchecked.take() else { return false };
     let UncheckedAnswer { router, node: (side, node), key, writes } = unchecked;

@@ -1,5 +1,5 @@
 //! Simulated shard: nodes with logs, a primary, failovers, and a deposed primary that does not know
-//! of its successor.
+//! that it has a successor.
 
 use std::rc::Rc;
 
@@ -12,9 +12,10 @@ use super::random::Random;
 pub(super) struct Node {
     pub(super) history: TimelineHistory,
     pub(super) log: Vec<Rc<Database>>,
-    /// False from an election until the node follows the new primary: it confirms nothing.
+    /// False from an election until the node follows the new primary. Meanwhile it does not count
+    /// for any majority.
     is_following: bool,
-    /// Offset of its clock from the time of the world, in milliseconds.
+    /// Offset of the node's clock from the time of the world, in milliseconds.
     pub(super) clock: i64,
 }
 
@@ -34,7 +35,7 @@ impl Node {
     }
 }
 
-/// Write that has passed the checks and is not committed yet.
+/// Write that the shard has accepted and not yet committed.
 #[derive(Clone, Copy)]
 pub(super) struct RunningWrite {
     pub(super) change: u64,
@@ -81,7 +82,7 @@ impl Shard {
         node == self.primary || Some(node) == self.deposed
     }
 
-    /// Number of nodes that a majority has in addition to the primary.
+    /// Returns the number of replicas that, with the primary, form a majority.
     fn majority(&self) -> usize {
         (self.nodes.len() - 1).div_ceil(2)
     }
@@ -94,12 +95,12 @@ impl Shard {
         })
     }
 
-    /// Number of nodes that have the log of a node up to a length.
+    /// Returns the number of followers of a node that have its log up to a length.
     fn flushed_by(&self, node: usize, sequence: u64) -> usize {
         self.followers(node).filter(|other| other.log.len() as u64 >= sequence).count()
     }
 
-    /// Number of replicas of the primary that have flushed a position of it.
+    /// Returns the number of replicas that have flushed a position of the primary's log.
     pub(super) fn flushed(&self, position: Position) -> usize {
         if self.nodes[self.primary].history.current() == position.timeline {
             self.flushed_by(self.primary, position.sequence)
@@ -159,7 +160,7 @@ impl Shard {
         }
     }
 
-    /// Replaces the log and the history of a node by those of the primary.
+    /// Replaces the log and the history of a node with those of the primary.
     fn join(&mut self, node: usize) {
         if Some(node) == self.deposed {
             self.deposed = None;
@@ -182,8 +183,8 @@ impl Shard {
         same.zip(log.last()).is_some_and(|(same, last)| Rc::ptr_eq(same, last))
     }
 
-    /// Promotes the most advanced of some random replicas: so many that every majority has one of
-    /// them. Returns false if none can be promoted.
+    /// Promotes the most advanced of some random replicas. They are so many that every majority
+    /// contains one of them. Returns false if none can be promoted.
     pub(super) fn fail_over(&mut self, random: &mut Random) -> bool {
         if self.nodes.len() == 1 {
             return false;

@@ -1,6 +1,7 @@
 //! Simulation of a session while a slot moves twice: from the first of three shards to the second,
-//! and soon after that to the third. Routers seldom read the catalog and follow signposts over both
-//! hops, replicas lag, and deposed primaries answer. Everything follows from the seed.
+//! and soon after that to the third. Routers seldom read the catalog and follow signposts
+//! (references to the new owner) over both hops, replicas lag, and deposed primaries respond. The
+//! seed determines everything.
 //!
 //! **Not here:** the steps of a move and the faults of its messages (the simulation of one move).
 //! Here the slot changes hands by a commit, an activation and a publication, each of which waits
@@ -28,7 +29,8 @@ const ROUTERS: usize = 5;
 const EVENTS: usize = 500;
 /// Maximum number of writes per seed: a row records them in a set of 64 bits.
 const WRITES_MAX: usize = 60;
-/// Number of seeds with which the session must never go back.
+/// Number of seeds with which the session must never go back, that is, lack a write that it has
+/// seen.
 const HOLDS: u64 = 3_000;
 /// Number of seeds among which at least one must show the fault of a removed rule.
 const APPEARS: u64 = 50_000;
@@ -69,7 +71,7 @@ struct Router {
     signpost: Option<usize>,
 }
 
-/// Client that only reads.
+/// Client that only reads, with a session token.
 #[derive(Default)]
 struct Session {
     token: [Position; SHARDS],
@@ -125,7 +127,7 @@ impl HopWorld {
         self.shards[shard].database().metadata.owns(slot_of(KEY))
     }
 
-    /// Returns the position of the primary of a shard, if a majority has it.
+    /// Returns the position of a shard's primary, if a majority of the nodes has flushed it.
     fn confirmed(&self, shard: usize) -> Option<Position> {
         let shard = &self.shards[shard];
         let position = shard.nodes[shard.primary].position();
@@ -164,7 +166,7 @@ fn disturb(world: &mut HopWorld) {
     event(world);
 }
 
-/// Takes the next step of the present hop. The next hop begins after the publication.
+/// Takes the next step of the present hop. The next hop begins once the new owner is published.
 fn move_on(world: &mut HopWorld) {
     let from = world.catalog.owner;
     let to = from + 1;

@@ -1,5 +1,6 @@
 //! Without a rule: the fault that each rule prevents appears in a simulation that lacks the rule.
-//! The name of a test is that of the fault. With all rules the same scenario and seed hold.
+//! Each test is named after its fault. With all rules, no fault appears in the same scenario with
+//! the same seed.
 
 use super::coverage::CoverageSum;
 use super::reader_rules::ReaderRule;
@@ -8,16 +9,17 @@ use super::world::Violation;
 use super::{find, number, run};
 use crate::rules::MoveRule;
 
-/// Number of seeds with which the scenario must hold.
+/// Number of seeds with which no fault may appear while all rules are in force.
 const HOLDS: u64 = 250;
 /// Number of seeds among which the fault must appear once the rule is removed.
 const APPEARS: u64 = 50_000;
 
 const REPLAY: &str = "MOVES_SEED=<seed> cargo test -p moves <name of this test> -- --nocapture";
 
-/// Asserts that the scenario holds with all rules, that one of these violations appears in the
-/// scenario that lacks a rule, and that its seed holds with all rules. The search for the violation
-/// begins at the seed `first`, which for a rare fault is near one that is known to find it.
+/// Asserts that the scenario shows no fault with all rules, that one of the expected violations
+/// appears in the scenario that lacks a rule, and that the seed of this violation shows no fault
+/// with all rules. The search for the violation begins at the seed `first`. For a rare fault,
+/// `first` is near a seed that is known to show it.
 fn check(first: u64, scenario: Scenario, broken: Scenario, expected: &[Violation]) {
     if let Some(seed) = number("MOVES_SEED") {
         assert_eq!(run(seed, scenario, true).0, None);
@@ -44,8 +46,8 @@ fn check_reader(first: u64, rule: ReaderRule, scenario: Scenario, expected: &[Vi
     check(first, scenario, scenario.without_reader(rule), expected);
 }
 
-/// Violations by which differing rows are noticed: in the comparison before the fence, or as a lost
-/// write.
+/// Violations that show wrong rows on the target: a difference in the comparison before the fence,
+/// or a lost write.
 const ROWS: [Violation; 2] = [Violation::CopyDiffers, Violation::LostWrite];
 
 #[test]

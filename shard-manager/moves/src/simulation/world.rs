@@ -25,7 +25,7 @@ use super::shard::Shard;
 
 pub(super) const MOVE: MoveId = MoveId(1);
 
-/// Numbers of replicas, of which each shard gets a random one.
+/// Numbers of replicas from which the number of each shard is chosen at random.
 const REPLICAS: [usize; 10] = [0, 1, 1, 1, 2, 2, 2, 3, 3, 3];
 
 /// Fault that a check has found.
@@ -68,7 +68,7 @@ pub(super) struct Write {
     /// Position of the commit.
     pub(super) committed: Option<Position>,
     pub(super) is_confirmed: bool,
-    /// Router through which the session sent it; `None` for a write of another client.
+    /// Router through which the session sent the write; `None` for a write of another client.
     pub(super) router: Option<usize>,
 }
 
@@ -82,7 +82,7 @@ pub(super) enum Late {
 pub(super) enum Answer {
     Done(MoveEffect),
     Refused(MoveRefusal),
-    /// The node is no longer a primary, or the fence lock was not free.
+    /// The node accepts no writes, or the fence lock was not free.
     Unavailable,
 }
 
@@ -100,16 +100,16 @@ pub(super) struct World {
     pub(super) session: Session,
     pub(super) scatter: Scatter,
     pub(super) writes: Vec<Write>,
-    /// Durable writes of each key.
+    /// Set of the durable writes of each key, as bits.
     pub(super) durable: [u64; KEYS],
-    /// Writes that a failover has lost.
+    /// Set of the writes that failovers have lost, as bits.
     pub(super) lost: u64,
     pub(super) late: Vec<Late>,
     pub(super) now: u64,
-    /// True if changes are numbered when they are committed, as in files.
+    /// True if changes are numbered in the order of their commits, as in SQLite files.
     pub(super) is_ordered: bool,
     pub(super) must_copy_again: bool,
-    /// Number of rows of the move that shards have created.
+    /// Number of records of the move that shards have created.
     pub(super) rows_made: u64,
     pub(super) is_keeping: bool,
     pub(super) violation: Option<Violation>,

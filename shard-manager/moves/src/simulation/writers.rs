@@ -11,7 +11,7 @@ use super::router;
 use super::shard::RunningWrite;
 use super::world::{Violation, World, Write};
 
-/// Maximum number of writes of a seed: a row is a set of 64 bits.
+/// Maximum number of writes per seed: a row records them in a set of 64 bits.
 const WRITES_MAX: usize = 40;
 
 /// Begins a write through a router.
@@ -50,7 +50,7 @@ pub(super) fn begin(world: &mut World) {
     let is_quick = world.random.chance(500);
     let shard = world.shard_mut(side);
     if node != shard.primary {
-        // The deposed primary accepts it, and its history is lost.
+        // The deposed primary accepts the write, but its history is lost.
         let mut database = Database::clone(shard.nodes[node].database());
         let change = database.next_change;
         database.write(key, write, deletes, change);
@@ -100,7 +100,7 @@ fn commit(world: &mut World, side: MoveSide, index: usize) {
     acknowledge(world, write, (side, node), position);
 }
 
-/// Adds a committed write of the session to the writes that it has seen.
+/// Adds a committed write of the session to the set of writes that the session has seen.
 fn acknowledge(world: &mut World, write: usize, at: (MoveSide, usize), position: Position) {
     let Write { key, router: Some(router), .. } = world.writes[write] else { return };
     if router::respond(world, router, at, (position, key)) {
@@ -108,7 +108,7 @@ fn acknowledge(world: &mut World, write: usize, at: (MoveSide, usize), position:
     }
 }
 
-/// Records the writes that a majority has.
+/// Records which writes a majority of the nodes has flushed.
 pub(super) fn confirm(world: &mut World) {
     for index in 0..world.writes.len() {
         let write = world.writes[index];

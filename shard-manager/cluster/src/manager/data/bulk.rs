@@ -1,6 +1,6 @@
-//! Bulk: many rows at once, each with its own outcome.
+//! Bulk: writes many rows in one request, each with its own outcome.
 //!
-//! **Invariant:** rows of one key are applied in the given order.
+//! **Invariant:** rows of one key are applied in the order of the request.
 //! **Not here:** the parsing of rows from a body (the router).
 
 use std::collections::BTreeMap;
@@ -24,23 +24,24 @@ use super::write_rights::PermittedRows;
 use crate::lane::LaneTimes;
 use crate::shard::{Shard, WriteDone};
 
-/// Highest number of rows of a bulk write that go to a lane as one operation.
+/// Maximum number of rows of a bulk write that are sent to a shard at once (a chunk). In a shard,
+/// each lane (write queue) gets its rows of the chunk as one operation.
 const CHUNK_ROWS_MAX: usize = 1_000;
-/// Highest size of a chunk of a bulk write, in bytes.
+/// Size in bytes at which a chunk of a bulk write is sent, even if it has fewer rows.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Manner in which rows are sent to a lane.
+/// Options with which rows are sent to a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestKind {
-    /// True if the rows of a shard are one transaction.
+    /// True if all rows of a shard are stored in one transaction.
     pub(super) is_atomic: bool,
-    /// True to wait for room in a full queue.
+    /// True if the write waits for room when a queue is full; false if it fails then.
     pub(super) waits_for_room: bool,
     /// Tenant for whom the changes are made.
     pub(super) share: FairShare,
 }
 
-/// Sender of checked rows to the shards that own their slots.
+/// Sender that writes checked rows to the shards that own their slots.
 #[derive(Clone, Copy)]
 pub(super) struct RowSender<'d> {
     pub(super) data: Data<'d>,
@@ -48,24 +49,25 @@ pub(super) struct RowSender<'d> {
     pub(super) options: &'d RequestOptions,
 }
 
-/// Rows that were sent to a shard.
+/// Result of sending rows to a shard.
 #[derive(Default)]
 pub(super) struct WrittenPart {
-    /// Outcomes of those that the shard has accepted, or that have failed.
+    /// Outcomes of the rows that the shard has stored, or that have failed.
     pub(super) part: BulkPart,
-    /// Rows whose slots the shard does not accept.
+    /// Rows that the shard has refused because it does not accept writes of their slots.
     pub(super) refused: Vec<RefusedRow>,
 }
 
 impl Data<'_> {
-    /// Applies many changes independently: shards in parallel, the changes of each shard in the
-    /// given order. Outcomes are in the order of the shards, not of the request. Rows that the
-    /// rights of the caller do not permit are rejected, and the others are applied.
+    /// Applies many changes independently of each other: the shards work in parallel, and the
+    /// changes of each key are applied in the order of the request. The outcomes are in the order
+    /// of the shards, not of the request. Rows that the client's rights do not permit are rejected,
+    /// and the others are applied.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         self.write_bulk_while(rows, options, || true).await
     }
 
-    /// Applies many changes like [`Data::write_bulk`], as long as the caller may continue.
+    /// Applies many changes like [`Data::write_bulk`], as long as the client may continue.
     /// `may_continue` is called before each chunk; once it returns false, no more rows are sent.
     pub async fn write_bulk_while(
         self,
@@ -78,9 +80,9 @@ impl Data<'_> {
     }
 
     /// Applies many changes in one transaction for each shard: all rows of a shard are stored, or
-    /// none. If the rights of the caller do not permit a row, no row of its shard is stored. If
-    /// slots of a transaction move before it is executed, the rows of each new owner become a
-    /// transaction of their own.
+    /// none. If the client's rights do not permit a row, no row of its shard is stored. If some
+    /// slots of a transaction move to other shards before it is executed, the rows of each new
+    /// owner become a transaction of their own.
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = PermittedRows::new(self, rows);
         permitted.undo_transactions();
@@ -88,9 +90,9 @@ impl Data<'_> {
     }
 
     /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
-    /// Waits for room if the shard's queue is full, but not past the deadline. Rows that the rights
-    /// of the caller do not permit are rejected. Returns the outcomes by shard: other shards carry
-    /// out rows whose slots have moved.
+    /// If a queue of the shard is full, waits for room, but not past the deadline. Rows that the
+    /// client's rights do not permit are rejected. Returns the outcomes by shard, because rows
+    /// whose slots have moved are stored by other shards.
     pub async fn write_chunk(
         self,
         shard: ShardNumber,
@@ -112,26 +114,26 @@ impl Data<'_> {
 }
 
 impl<'d> RowSender<'d> {
-    /// Creates the sender of rows that are independent of each other.
+    /// Creates a sender that stores rows independently of each other.
     pub(super) fn new(data: Data<'d>, options: &'d RequestOptions) -> Self {
         let share = data.rights.share();
         let kind = RequestKind { is_atomic: false, waits_for_room: false, share };
         Self { data, kind, options }
     }
 
-    /// Returns the sender of rows that are one transaction on each shard.
+    /// Makes the sender store the rows of each shard in one transaction.
     fn atomic(mut self) -> Self {
         self.kind.is_atomic = true;
         self
     }
 
-    /// Returns the sender that waits for room in a full queue.
+    /// Makes the sender wait for room when a queue is full.
     pub(super) fn patient(mut self) -> Self {
         self.kind.waits_for_room = true;
         self
     }
 
-    /// Writes rows, those of the shards in parallel.
+    /// Writes rows to their shards, all shards in parallel.
     async fn write_parts(
         self,
         mut permitted: PermittedRows<'_>,
@@ -163,9 +165,9 @@ impl<'d> RowSender<'d> {
         BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
     }
 
-    /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key
-    /// keep their order, and one bulk write cannot fill the lane. A transaction is one chunk.
-    /// The rest is not sent once the caller may not continue.
+    /// Writes those rows of a bulk write that belong to one shard, one chunk after the other. So
+    /// rows of one key keep their order, and one bulk write cannot fill a lane. A transaction is
+    /// one chunk. Once `may_continue` returns false, the remaining rows are not sent.
     async fn write_pipe(
         self,
         (shard, rows): (ShardNumber, Vec<BulkRow>),
@@ -194,7 +196,8 @@ impl<'d> RowSender<'d> {
         parts
     }
 
-    /// Writes rows that a map has placed on one shard, and waits until each has an outcome.
+    /// Writes rows that belong to one shard by the map of the request, and waits until each has an
+    /// outcome. Rows whose slots have moved are written to other shards.
     async fn write_settled(
         self,
         (shard, rows): (ShardNumber, Vec<BulkRow>),
@@ -319,8 +322,8 @@ fn outcome(
 }
 
 impl WrittenPart {
-    /// Divides rows into those that the shard has refused for their slots and the others. A
-    /// transaction with such a row is refused as a whole.
+    /// Separates the rows that the shard has refused because of their slots from the others. If one
+    /// row of a transaction was refused for this reason, the whole transaction counts as refused.
     fn sort(
         mut self,
         places: Vec<(usize, KeyLocation)>,

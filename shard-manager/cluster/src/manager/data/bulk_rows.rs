@@ -1,6 +1,6 @@
 //! Bulk rows: the rows of a bulk write, and their outcomes.
 //!
-//! **Not here:** sending them (`bulk`).
+//! **Not here:** sending the rows (`bulk`).
 
 use model::error::{Error, Outcome};
 use model::position::Position;
@@ -32,12 +32,12 @@ pub struct BulkRowDone {
     pub outcome: Result<RowDone, (Error, Outcome)>,
 }
 
-/// Bulk write that was carried out.
+/// Result of a bulk write.
 #[derive(Clone, Debug)]
 pub struct BulkDone {
-    /// Rows of the request that were sent, in the order of the shards.
+    /// Outcomes of the rows that were sent or rejected, in the order of the shards.
     pub rows: Vec<BulkRowDone>,
-    /// Indices of the rows that were not sent, because the caller may no longer continue.
+    /// Indices of the rows that were not sent, because the client may no longer continue.
     pub unsent: Vec<usize>,
     /// Session of the client, with the positions of this write.
     pub session: SessionToken,
@@ -45,15 +45,15 @@ pub struct BulkDone {
     pub times: LaneTimes,
 }
 
-/// Outcomes of rows of one shard.
+/// Outcomes of the rows of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct BulkPart {
-    /// The rows that were sent.
+    /// Outcomes of the rows that were sent or rejected.
     pub rows: Vec<BulkRowDone>,
     /// Indices of the rows that were not sent.
     pub unsent: Vec<usize>,
-    /// Position after the last of them.
+    /// Position of the shard after the last of these rows.
     pub seen: Option<Position>,
-    /// Times in the queue and in the database.
+    /// Times that the rows spent in the queue and in the database.
     pub times: LaneTimes,
 }

@@ -20,7 +20,7 @@ use model::table::Table;
 use super::{Manager, RowReader};
 use crate::shard::{ReadRequirements, Shard, ShardRows};
 
-/// Rows of a read of one key, and the node or cache that answered.
+/// Result of a read of one key: the rows, and the node or cache that answered.
 pub(super) struct KeyAnswer {
     pub(super) rows: Rows,
     pub(super) position: Position,
@@ -49,7 +49,7 @@ impl KeyBeingWritten {
 }
 
 impl KeysBeingWritten {
-    /// Returns the guard to hold while these rows are written.
+    /// Creates the guard that the writer holds while these rows are written.
     pub(super) fn new<'r>(
         manager: &Manager,
         rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
@@ -60,14 +60,15 @@ impl KeysBeingWritten {
         Self { cache: Some(Arc::clone(cache)), keys: keys_of(rows) }
     }
 
-    /// Keeps the cache entries, because nothing was stored and nothing will be.
+    /// Leaves the cache entries valid, because nothing was stored and nothing will be.
     pub(super) fn forget(&mut self) {
         self.keys.clear();
     }
 }
 
-/// Returns the keys of these rows. Rows of one key often follow each other, and give one key if
-/// they have the same cache entry: rows of one key in two partitions have not.
+/// Returns the keys of these rows. Consecutive rows with the same cache entry yield one key,
+/// because rows of one key often follow each other. Rows of one key in two partitions have
+/// different cache entries.
 fn keys_of<'r>(rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>) -> Vec<KeyBeingWritten> {
     let mut keys: Vec<KeyBeingWritten> = Vec::with_capacity(rows.size_hint().0);
     for (KeyLocation { since, slot, .. }, RowWrite { table, key, .. }) in rows {
@@ -104,8 +105,9 @@ impl RowReader<'_> {
         let Some(cache) = &self.data.manager.cache else {
             return Ok(KeyAnswer::of(read().await?, None));
         };
-        // The entries of a slot that has moved are those of its former owner, until the map names
-        // the new one. A redirected slot has an epoch in which the map may yet name another owner.
+        // If a slot has moved, its cache entries come from its former owner until the map names the
+        // new one, so the cache is bypassed. A slot that is redirected before that carries an epoch
+        // that the map has not reached.
         let is_moved = place.since > place.epoch
             || (!self.data.manager.router.follows_map()
                 && self.data.manager.map.load().owner(place.slot) != place.shard);

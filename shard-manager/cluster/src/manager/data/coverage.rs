@@ -1,11 +1,13 @@
-//! Coverage: checks that the answers of several shards show every slot, and none twice.
+//! Coverage: checks that the answers of several shards together contain the rows of every slot, and
+//! of no slot twice.
 //!
 //! Each answer comes from one snapshot of its shard, and the snapshots belong to different moments.
-//! If a slot changes hands between them, both shards may have shown its rows, or neither.
+//! If the owner of a slot changes between these moments, both shards may have shown the rows of the
+//! slot, or neither.
 //!
-//! **Invariant:** answers are complete only if their slots are disjoint and together all that the
-//! read wants, but for slots of shards that are reported as missing.
-//! **Not here:** sending the read again (`scatter`).
+//! **Invariant:** answers are complete only if each slot that the read wants is in exactly one of
+//! them, or its shard is reported as missing.
+//! **Not here:** repeating a read whose answers are not complete (`scatter`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 
-/// Slots that the answer of a shard shows.
+/// A shard, and the slots whose rows its answer contains.
 pub(super) type Shown = (ShardNumber, Arc<SlotSet>);
 
 /// Result of a check.
@@ -32,21 +34,22 @@ pub(super) enum Coverage {
     },
     /// No shard has shown this slot.
     Gap(Slot),
-    /// Replicas of these shards have shown slots which belong to other shards as far as is known.
-    /// Either their primaries have got the slots, or the replicas lag behind the loss of slots that
-    /// are on their way back, and show rows from before.
+    /// Replicas of these shards have shown slots that belong to other shards, as far as this
+    /// process knows. Either the shards own the slots by now, or the replicas lag and show outdated
+    /// rows: they have not applied yet that their shard gave the slots away, and the slots are
+    /// returning to it.
     Doubtful(Vec<ShardNumber>),
 }
 
-/// Combination of answers that was complete, and the epoch of the map that named their shards as
-/// the owners of their slots. Sets are compared by their contents, because each node has a set of
-/// its own, on PostgreSQL each session.
+/// Last combination of answers that was found to be complete, and the epoch of the map by which
+/// their shards owned these slots. Slot sets are compared by their contents, because each node has
+/// its own copy of a set; on PostgreSQL, each session has one.
 #[derive(Default)]
 pub(crate) struct KnownCoverage(ArcSwapOption<(u64, Vec<Shown>)>);
 
 impl KnownCoverage {
-    /// Returns true if these answers show the slots of the last complete combination, and the map
-    /// is the same.
+    /// Returns true if these answers show the same slots as the last complete combination, and the
+    /// map has the same epoch.
     pub(super) fn knows(&self, epoch: u64, shown: &[Shown]) -> bool {
         self.0.load().as_ref().is_some_and(|last| {
             let (known_epoch, known) = &**last;
@@ -63,8 +66,8 @@ impl KnownCoverage {
     }
 }
 
-/// Checks answers. `is_missing` is called for a slot that no answer shows, and returns true if its
-/// shard is reported as missing.
+/// Checks which of the wanted slots the answers show. `is_missing` is called for a slot that no
+/// answer shows, and returns true if its shard is reported as missing.
 pub(super) fn check(
     shown: &[Shown],
     wanted: &SlotSet,
@@ -93,8 +96,8 @@ pub(super) fn check(
     }
 }
 
-/// Returns the shards that have shown a wanted slot whose owner, as far as is known, is another
-/// shard.
+/// Returns the shards that have shown a wanted slot which belongs to another shard. `owner` returns
+/// the owner of a slot, as far as this process knows.
 pub(super) fn foreign(
     shown: &[Shown],
     wanted: &SlotSet,
@@ -106,9 +109,9 @@ pub(super) fn foreign(
     shown.iter().filter(is_foreign).map(|(shard, _)| *shard).collect()
 }
 
-/// Returns those of `shards` that own none of `slots` any more; `newer` returns the present owner
-/// of a slot. If an owner is not known, or each of the shards still owns a slot, returns all of
-/// them.
+/// Returns those of `shards` that own none of `slots` any more. `newer` returns the present owner
+/// of a slot, if it is known. If an owner is not known, or each of the shards still owns one of the
+/// slots, returns all `shards`.
 pub(super) fn older_owners(
     mut shards: Vec<ShardNumber>,
     slots: &SlotSet,

@@ -1,7 +1,7 @@
-//! Moved slots: remembers the reports of shards that slots have moved, before the shard map names
-//! their new owners.
+//! Moved slots: remembers that slots have moved, as shards report when they refuse a request,
+//! before the shard map names the new owners.
 //!
-//! **Not here:** the routes that follow from a report (`slot_router`), the tokens of the responses
+//! **Not here:** the routing of later requests (`slot_router`), the session tokens of the responses
 //! (`manager::sessions`).
 
 use std::collections::BTreeSet;
@@ -21,9 +21,9 @@ use crate::slot_redirects::FormerPosition;
 /// Longest wait for the position of a shard that has refused a slot.
 const POSITION_MAX: Duration = Duration::from_secs(1);
 
-/// Remembers refusals of a shard. If they name owners that are not known yet, waits for a position
-/// of the shard, which is at or after the changes by which the slots have moved, and for positions
-/// of the new owners.
+/// Remembers the refusals of a shard. If they name new owners that this process does not know yet,
+/// waits for the present position of the shard, which is not before the changes that moved the
+/// slots, and for the positions of the new owners.
 pub(super) async fn learn(
     data: Data<'_>,
     shard: ShardNumber,
@@ -47,10 +47,11 @@ pub(super) async fn learn(
     refusals.for_each(|refusal| router.learn(shard, refusal, former_position.as_ref()));
 }
 
-/// Makes replicas of a shard answer only with everything that its primary has now. One that lags
-/// may still serve a slot that the shard has given away and got back, with rows from before: the
-/// map does not name it as the owner yet, so the position of the return is not known here. Returns
-/// false if the primary does not answer in time.
+/// Requires the replicas of a shard to have everything that its primary has now before they answer
+/// a read. Without this, a replica that lags might serve outdated rows of a slot that its shard
+/// gave away and has received back. The map does not name the shard as the owner yet, so the
+/// position at which the slot returned is not known here. Returns false if the primary does not
+/// answer in time.
 async fn bound_replicas(data: Data<'_>, owner: ShardNumber, deadline: Instant) -> bool {
     let Some(now) = current_position(data, owner, deadline).await else { return false };
     let Position { timeline, sequence } = now.position;
@@ -59,8 +60,8 @@ async fn bound_replicas(data: Data<'_>, owner: ShardNumber, deadline: Instant) -
     true
 }
 
-/// Returns a position of a shard that is at or after every change of its slots; `None` if its
-/// primary does not answer in time.
+/// Returns the present position of a shard: all changes of its slots so far are at or before it.
+/// `None` if its primary does not answer in time.
 async fn current_position(
     data: Data<'_>,
     number: ShardNumber,

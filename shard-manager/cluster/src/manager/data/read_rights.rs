@@ -1,13 +1,14 @@
-//! Read rights: restricts a read to what the rights of its caller permit, before anything is
+//! Read rights: restricts a read to what the client's rights permit (binds it), before anything is
 //! derived from it.
 //!
-//! A row's column `shard_key` holds the key by which the row is routed, so a caller who is bound to
-//! keys is bound to rows. The binding is the first condition of the query. The cursor's
-//! fingerprint, the names of cache entries, the count, the limit and the route are all derived from
-//! the bound query, so none of them depends on rows that the caller may not read.
+//! A row's column `shard_key` holds the key by which the row is routed, so a client whose rights
+//! are limited to some keys can read only the rows of these keys. The restriction is the first
+//! condition of the query. The cursor's fingerprint, the names of cache entries, the count, the
+//! limit and the route are all derived from the bound query, so none of them depends on rows that
+//! the client may not read.
 //!
-//! **Invariant:** a bound read returns only columns that one grant permits, of rows whose keys the
-//! same grant admits.
+//! **Invariant:** one grant permits both all columns that a bound read returns and the keys of all
+//! its rows.
 //! **Not here:** the choice of the grant (`access::rights`), the route of the bound query
 //! (`reads`).
 
@@ -32,15 +33,15 @@ use super::Data;
 /// Reason why a read cannot continue after a cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResumeError {
-    /// The text is not a cursor of the read.
+    /// The string is not a cursor of this read.
     Cursor(CursorError),
-    /// The caller may not carry out the read at all.
+    /// The client may not carry out the read at all.
     Refused(Error),
 }
 
 impl Data<'_> {
-    /// Returns the read as the rights of the caller permit it. If the rights have no bounds, the
-    /// read is unchanged.
+    /// Returns the read, restricted to what the client's rights permit. If the rights have no
+    /// limits, the read is unchanged.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::NoSuchTable`] or
@@ -59,7 +60,8 @@ impl Data<'_> {
     }
 }
 
-/// Returns the error of a read whose key has no slot, as far as the caller may know it.
+/// Returns the error of a read whose key has no slot, without anything that the client may not
+/// know.
 pub(super) fn error_without_slot(
     data: Data<'_>,
     table: &Arc<Table>,
@@ -78,7 +80,8 @@ fn bind_to_grant(
     mut query: ReadQuery,
     key: Option<ShardKey<'_>>,
 ) -> Result<ReadQuery, Error> {
-    // Only this function binds: a condition of the client is never taken for a binding.
+    // Only this function sets the mark of a bound query, so that a client's own condition is never
+    // mistaken for the restriction.
     query.is_bound = false;
     let table = Arc::clone(query.table.whole());
     query.table = Arc::clone(&table);
@@ -107,14 +110,14 @@ fn bind_to_grant(
     Ok(query)
 }
 
-/// Binds a read without a shard key in the request.
+/// Restricts a read to the keys of its grant, if the request names no shard key.
 fn bind_keys(query: &mut ReadQuery, allowed: &Allowed<'_>) -> Result<(), Error> {
     let binding = allowed.binding;
     let keys: Vec<String> = match binding {
         KeyBinding::All => return Ok(()),
         KeyBinding::Keys(keys) => keys.iter().map(|key| String::from(&**key)).collect(),
-        // Keys that begin with a prefix may be on every shard; the keys that the filters name are
-        // on known shards.
+        // Keys that begin with a prefix may be on any shard. If the filters name keys, the shards
+        // of these keys are known.
         KeyBinding::Prefixes { tenants, separator } => match query.keys_named() {
             Some(named) => named.into_iter().filter(|key| binding.admits(key)).collect(),
             None if allowed.scatters => {
@@ -136,8 +139,9 @@ fn bind_keys(query: &mut ReadQuery, allowed: &Allowed<'_>) -> Result<(), Error> 
     Ok(())
 }
 
-/// Returns the range of the keys that begin with each tenant and the separator: keys are compared
-/// by bytes, and after `acme:` comes `acme;`. A tenant that contains the separator has no keys.
+/// Returns, for each tenant, the range of keys that begin with the tenant and the separator. Keys
+/// are compared by bytes, so the range from `acme:` ends before `acme;`. A tenant that contains the
+/// separator has no keys.
 fn ranges(tenants: &[Box<str>], separator: char) -> Vec<Condition> {
     let next = char::from_u32(u32::from(separator) + 1).unwrap_or(char::MAX);
     let bound = |comparison, key: String| {

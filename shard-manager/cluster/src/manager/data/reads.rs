@@ -1,11 +1,11 @@
-//! Reads: reads by a key or by filters, and the rows of one key.
+//! Reads: carries out reads by a key or by filters.
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
-//! with cursors of the same kind, as one that reads all shards. The position of its session is
-//! compared with the shard's history before a read and after it: another node may become the
-//! primary in between.
-//! **Not here:** the shards of a read (`shards_of_read`), answers of the cache (`cached`), the
-//! choice of a node (`shard`).
+//! with cursors of the same kind, as one that reads all shards. The position that a session has
+//! seen on a shard is compared with the shard's history before a read and after it, because another
+//! node may become the primary in between.
+//! **Not here:** the choice of the shards (`shards_of_read`), answers from the cache (`cached`),
+//! the choice of a node (`shard`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -31,20 +31,22 @@ use super::shards_of_read::{Route, divided_by, single_place, spread, within_part
 use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard};
 
-/// Highest number of times that a read looks for the owner of a slot again.
+/// Maximum number of times that a read looks for the owner of a slot again.
 pub(super) const TRIES_MAX: usize = 64;
-/// Number of attempts after which a read waits each time, even if a shard has named another owner.
+/// Number of attempts after which a read waits, even if a shard has named another owner. It waits
+/// again after each further such number, so that two shards that name each other cause no busy
+/// loop.
 const HOPS_MAX: usize = 4;
-/// Wait of a read for the owner of a slot.
+/// Wait of a read before it looks for the owner of a slot again.
 pub(super) const RETRY: Duration = Duration::from_millis(10);
 
 impl Data<'_> {
     /// Reads rows of one key, of the keys that the filters name, or of all shards, as far as the
-    /// rights of the caller permit.
+    /// client's rights permit.
     ///
     /// # Errors
-    /// [`Failure`] of the shard, or of the first of several shards that could not answer; a read
-    /// that the rights do not permit is sent nowhere.
+    /// [`Failure`] of the shard, or of the first of several shards that could not answer. A read
+    /// that the rights do not permit fails without being sent to any shard.
     pub async fn read(
         self,
         query: ReadQuery,
@@ -81,7 +83,8 @@ impl Data<'_> {
             };
             check().await?;
             let done = reader.read_by_filters((query, route), epoch).await?;
-            // Another node may have become the primary of an earlier owner.
+            // Another node may have become the primary of an earlier owner of the slots during the
+            // read.
             check().await?;
             return Ok(done);
         };
@@ -92,9 +95,9 @@ impl Data<'_> {
         Ok(done)
     }
 
-    /// Returns true if a read is a scatter read: neither the request nor its filters nor the rights
-    /// of the caller name keys or partitions, or they name too many. A read that the rights do not
-    /// permit is not one.
+    /// Returns true if a read goes to all shards (a scatter read): neither the request nor its
+    /// filters nor the client's rights name keys or partitions, or they name too many keys. A read
+    /// that the rights do not permit does not count as a scatter read.
     pub fn is_scatter_read(self, query: &ReadQuery, key: Option<ShardKey<'_>>) -> bool {
         let map = self.manager.map.load();
         if key.is_some_and(|key| !matches!(single_place(query, key, &map), Ok(None))) {
@@ -120,11 +123,12 @@ impl Data<'_> {
         Some(encode(query, key, last?, secret))
     }
 
-    /// Returns the sort keys after which a read continues, by the cursor of an earlier one.
+    /// Returns the sort keys of the row after which a read continues, from the cursor of an earlier
+    /// response.
     ///
     /// # Errors
-    /// [`ResumeError`] if the cursor belongs to another cluster or to another query, among them the
-    /// same query with other rights, or if the caller may not carry out the read.
+    /// [`ResumeError`] if the cursor belongs to another cluster or to another query, or if the
+    /// client may not carry out the read. The same query with other rights counts as another query.
     pub fn resume(
         self,
         query: &ReadQuery,
@@ -159,8 +163,8 @@ impl RowReader<'_> {
         self.scatter(query, scope, epoch).await
     }
 
-    /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
-    /// read.
+    /// Reads the rows of the one key that the filters name. The cursors of the response are those
+    /// of a scatter read.
     async fn read_named(
         self,
         (query, key): (&ReadQuery, &str),
@@ -178,8 +182,8 @@ impl RowReader<'_> {
         Ok(done)
     }
 
-    /// Reads the rows of one key; the caller creates the cursor. A slot that has moved is read from
-    /// its new owner.
+    /// Reads the rows of one key, without a cursor in the result. A slot that has moved is read
+    /// from its new owner.
     async fn read_one(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
@@ -241,8 +245,9 @@ impl RowReader<'_> {
         Ok(answer)
     }
 
-    /// Returns the next place to read a slot from, after a shard has refused it: the shard that it
-    /// has moved to, or that a newer map names. Without one, waits briefly and begins again.
+    /// Returns the shard from which a slot is read next, after a shard has refused it: the shard to
+    /// which it has moved, or that a newer map names. If neither is known, waits briefly and looks
+    /// the slot up again.
     async fn next_place(
         self,
         place: KeyLocation,
@@ -263,8 +268,8 @@ impl RowReader<'_> {
         next
     }
 
-    /// Returns the requirements of the read on one shard, among them the position that the session
-    /// has seen.
+    /// Returns the requirements that a node of one shard must meet for the read, including the
+    /// position that the session has seen.
     pub(super) async fn requirements(
         self,
         (number, shard): (ShardNumber, &Shard),

@@ -15,16 +15,17 @@ use super::bulk_rows::{BulkRow, BulkRowDone};
 pub(super) struct RefusedRow {
     /// The row, with the shard that has refused it.
     pub(super) row: BulkRow,
-    /// The refusal. Its slot is that of another row if that row has undone the transaction.
+    /// The refusal. If another row of the transaction was refused, and this one only for that
+    /// reason, it contains the slot of the other row.
     pub(super) refusal: SlotRefusal,
-    /// Index of the other row in the request.
+    /// Index in the request of that other row; `None` if the shard has refused this row itself.
     pub(super) undone_by: Option<usize>,
-    /// End of the fence, if the shard has reported one.
+    /// Time at which the fence of the slot ends by itself, if the shard has reported a fence.
     pub(super) until: Option<Instant>,
 }
 
 impl RefusedRow {
-    /// Creates the row for a refusal that was received now.
+    /// Creates a refused row from a refusal that was received just now.
     pub(super) fn new(row: BulkRow, refusal: SlotRefusal) -> Self {
         let until = match refusal.state {
             RefusedState::Fenced { left } if !left.is_zero() => Some(Instant::now() + left),
@@ -36,7 +37,7 @@ impl RefusedRow {
         Self { row, refusal, undone_by: None, until }
     }
 
-    /// Returns the row as one that another row of its transaction has undone.
+    /// Marks the row as refused only because another row of its transaction was refused.
     pub(super) fn undone_by(self, row: usize) -> Self {
         Self { undone_by: Some(row), ..self }
     }

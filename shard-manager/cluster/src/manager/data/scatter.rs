@@ -1,11 +1,13 @@
-//! Scatter: reads of several shards, each of which sorts and limits; the merge limits again.
+//! Scatter: reads from several shards. Each shard sorts and limits its rows, and the merged rows
+//! are limited again.
 //!
 //! **Invariant:** rows are merged only if each slot that the read wants was shown by exactly one
-//! shard, or its shard is reported as missing. Shards whose answers do not fit are queried again
-//! for all of their slots: an answer that was sorted and limited cannot be cut by slots. If two
-//! shards have shown a slot and its new owner is known, only the older owner is queried again. A
-//! replica that shows a session slots which belong to another shard by the map is queried again
-//! with the position that its primary has now.
+//! shard, or its shard is reported as missing. If answers do not fit together, their shards are
+//! queried again for all of their slots, because the rows of single slots cannot be removed from an
+//! answer that was sorted and limited. If two shards have shown a slot and its new owner is known,
+//! only the older owner is queried again. If the client has a session, and a replica shows slots
+//! that belong to another shard as far as this process knows, that shard is queried again, and its
+//! replicas must have the present position of their primary.
 //! **Not here:** merging sorted rows (`model::result_rows`), the route of a read (`reads`), the
 //! check of the answers (`coverage`).
 
@@ -36,28 +38,29 @@ use crate::scatter_budget::{RowsCharge, ScatterShare};
 use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
-/// Time limit for the position of a primary, when a read is repeated. If one primary does not
-/// respond, the read still completes from replicas.
+/// Longest wait for the position of a primary when a read is repeated. If a primary does not
+/// respond, replicas can still answer the read.
 const POSITION_MAX: Duration = Duration::from_millis(100);
 
-/// Position up to which a replica must have applied changes, beyond that of the session.
+/// Position up to which a replica must have applied changes, in addition to the position of the
+/// session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MinPosition {
-    /// Any position will do.
+    /// Any position is sufficient.
     Any,
-    /// Present position of its primary, if the primary answers soon; else any.
+    /// Present position of its primary, if the primary responds soon; otherwise any position.
     OfPrimaryIfKnown,
     /// Present position of its primary.
     OfPrimary,
 }
 
-/// Query that each shard of a read answers.
+/// Shards to query, and the query for each of them.
 type ShardQueries = Vec<(ShardNumber, Arc<ReadQuery>)>;
 
 /// Answers of shards, in order of their numbers, with the charges for their rows.
 type Answers<'s> = Vec<(ShardNumber, Result<(ShardRows, RowsCharge<'s>), Error>)>;
 
-/// Slots that a read wants.
+/// Slots that a read wants, and the shards that are queried for them.
 pub(super) enum ReadScope {
     /// All slots of a table group.
     All(GroupNumber),
@@ -91,8 +94,8 @@ impl RowReader<'_> {
         epoch: u64,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
-        // In a partial read a shard must answer some time before the client's deadline, so that the
-        // answers of the other shards can be returned in time.
+        // In a partial read, shards must answer some time before the client's deadline. If one of
+        // them does not, the answers of the others can still be returned in time.
         let left = self.options.deadline.saturating_duration_since(began);
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
@@ -198,10 +201,11 @@ impl RowReader<'_> {
             } else {
                 answers.clear();
             }
-            // The rows that are read again need no room beside their successors.
+            // Rows that will be read again are dropped before, so that old and new rows are not in
+            // memory at once.
             answers.retain(|(shard, _)| queries.iter().all(|(asked, _)| asked != shard));
-            // A replica that lags behind a move may show slots that its primary no longer owns, or
-            // lack those that it owns by now.
+            // A replica that has not applied a move yet may show slots that its primary no longer
+            // owns, or lack slots that its primary owns by now.
             let is_doubted = !doubted.is_empty();
             let least =
                 if is_doubted { MinPosition::OfPrimary } else { MinPosition::OfPrimaryIfKnown };
@@ -211,9 +215,9 @@ impl RowReader<'_> {
         }
     }
 
-    /// Returns the shards to query, and the query for each. A read of all shards leaves out those
-    /// that have retired, which may be in the list until they are closed, own nothing and may lack
-    /// tables, and those outside the table's group, which have no rows of the table.
+    /// Returns the shards to query, and the query for each. A read of all shards leaves out two
+    /// kinds of shards. Retired shards may be in the list until they are closed, but they own no
+    /// slots and may lack tables. Shards outside the table's group have no rows of the table.
     fn shard_queries(
         self,
         query: &Arc<ReadQuery>,
@@ -248,8 +252,9 @@ impl RowReader<'_> {
     /// Sends the queries to their shards.
     ///
     /// # Errors
-    /// [`Error::ScatterMemoryFull`] as soon as the rows of one shard do not fit: the other queries
-    /// and their rows are dropped at once, so that other reads have room.
+    /// [`Error::ScatterMemoryFull`] as soon as the rows of one shard exceed the memory for scatter
+    /// reads. The other queries and their rows are dropped at once, so that other reads have
+    /// memory.
     async fn query_shards<'s>(
         self,
         (queries, share): (&ShardQueries, &'s ScatterShare<'s>),
@@ -291,9 +296,10 @@ impl RowReader<'_> {
         Ok(answers)
     }
 
-    /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
-    /// checked. The shards that were doubted had shown slots that the map does not name as theirs:
-    /// if one of them is missing, any slot may be.
+    /// Checks the slots of the answers. Nothing is checked if a shard has failed (unless the read
+    /// may be partial), or if an answer has no slot set. `doubted` contains the shards that were
+    /// queried again because they had shown slots of other shards. If one of them is missing now,
+    /// any slot may be missing.
     fn check(self, answers: &Answers<'_>, scope: &ReadScope, doubted: &[ShardNumber]) -> Coverage {
         if is_on(Mutation::ScatterUnchecked) {
             return Coverage::Complete;
@@ -328,7 +334,8 @@ impl RowReader<'_> {
                     return found;
                 }
                 let foreign = foreign(manager, &shown, &wanted);
-                // A replica that lags may show the same slots as a primary that has just got them.
+                // Combinations with slots of other shards are not remembered: a replica that lags
+                // may show the same slots as a primary that has just received them.
                 if foreign.is_empty() && missing.is_empty() {
                     known.remember(map.epoch(), shown);
                 }
@@ -354,7 +361,8 @@ impl RowReader<'_> {
     }
 }
 
-/// Returns the result of a check, or the shards whose replicas have shown slots of others.
+/// Returns the result of a check. If it was complete, but replicas have shown slots of other
+/// shards, returns these shards as doubtful, if the client may notice outdated rows.
 fn or_doubtful(
     reader: RowReader<'_>,
     found: Coverage,
@@ -367,22 +375,22 @@ fn or_doubtful(
     doubt(foreign(reader.data.manager, shown, wanted), answers)
 }
 
-/// Returns true if a client may notice that rows are older than others that it has seen: it has a
-/// session, and the level does not prove what is current anyway.
+/// Returns true if the client may notice that rows are older than rows that it has seen before: it
+/// has a session, and the consistency level does not already guarantee current rows.
 fn notices_older_rows(options: &RequestOptions) -> bool {
     options.level == Level::One && !options.session.is_empty()
 }
 
-/// Returns the shards that have shown wanted slots which belong to other shards, as far as is known
-/// here.
+/// Returns the shards that have shown wanted slots which belong to other shards, as far as this
+/// process knows.
 fn foreign(manager: &Manager, shown: &[Shown], wanted: &SlotSet) -> Vec<ShardNumber> {
     let map = manager.map.load();
     let owner = |slot| manager.router.redirect(&map, slot).unwrap_or_else(|| map.owner(slot));
     coverage::foreign(shown, wanted, owner)
 }
 
-/// Returns the check of answers of which these shards have shown slots of others. Only the answer
-/// of a replica is doubtful.
+/// Returns the result of a check in which these shards have shown slots of other shards. An answer
+/// is doubtful only if it comes from a replica.
 fn doubt(mut foreign: Vec<ShardNumber>, answers: &Answers<'_>) -> Coverage {
     foreign.retain(|number| {
         answers.iter().any(|(shard, answer)| {
@@ -392,14 +400,14 @@ fn doubt(mut foreign: Vec<ShardNumber>, answers: &Answers<'_>) -> Coverage {
     if foreign.is_empty() { Coverage::Complete } else { Coverage::Doubtful(foreign) }
 }
 
-/// Returns the shards that own slots according to the shard map.
+/// Returns the shards that own these slots, according to the shard map and the known redirects.
 fn owners(manager: &Manager, slots: &SlotSet) -> BTreeSet<ShardNumber> {
     let map = manager.map.load();
     slots.iter().map(|slot| manager.router.redirected(location(&map, slot)).shard).collect()
 }
 
-/// Returns those of some shards that have shown slots which belong to another one by now, as far as
-/// that is known. The read was routed by a map of this epoch.
+/// Returns those of `shards` whose `slots` belong to other shards by now, as far as this process
+/// knows. `epoch` is the epoch of the map by which the read was routed.
 fn older_owners(
     manager: &Manager,
     shards: Vec<ShardNumber>,

@@ -1,4 +1,4 @@
-//! Session epoch: reads of a session whose token has a later or an earlier epoch than the shard map
+//! Session epoch: handles reads of a session whose token has a different epoch from the shard map
 //! of this router.
 //!
 //! If the token has a later epoch, the session may have read a slot from its new owner, while the
@@ -28,7 +28,8 @@ use super::{Data, RowReader};
 const UPDATE_MAX: Duration = Duration::from_secs(1);
 
 impl Data<'_> {
-    /// Returns the options with which a read is carried out.
+    /// Updates the shard map if the session's token has a later epoch. Returns the options for the
+    /// read, with the level [`Level::All`] if the map could not be updated.
     #[inline]
     pub(super) async fn catch_up<'o>(self, options: &'o RequestOptions) -> Cow<'o, RequestOptions> {
         if options.session.epoch() <= self.manager.map.load().epoch() {
@@ -41,7 +42,7 @@ impl Data<'_> {
 
 async fn update_map<'o>(data: Data<'_>, options: &'o RequestOptions) -> Cow<'o, RequestOptions> {
     let now = Instant::now();
-    // The read needs time as well.
+    // Half of the remaining time is left for the read itself.
     let wait = UPDATE_MAX.min(options.deadline.saturating_duration_since(now) / 2);
     match data.manager.backend.update_map(options.session.epoch(), now + wait).await {
         Ok(()) => Cow::Borrowed(options),
@@ -53,23 +54,25 @@ async fn update_map<'o>(data: Data<'_>, options: &'o RequestOptions) -> Cow<'o, 
 }
 
 impl RowReader<'_> {
-    /// Returns true if a slot that got its owner in the epoch `since` may have been read from
-    /// another shard whose position is in the token. `epoch` is the epoch of the map in use.
+    /// Returns true if the session may have read a slot from a shard other than its present owner,
+    /// so that the token contains a position of that other shard. The slot got its owner in the
+    /// epoch `since`, and `epoch` is the epoch of the map in use.
     #[inline]
     pub(super) fn may_have_moved(self, since: u64, epoch: u64) -> bool {
         let session = &self.options.session;
         !session.is_empty() && (session.predates(since) || session.epoch() > epoch)
     }
 
-    /// Returns true if slots of this route may have been read from another shard whose position is
-    /// in the token.
+    /// Returns true if the session may have read slots of this route from a shard other than their
+    /// present owner, so that the token contains a position of that other shard.
     #[inline]
     pub(super) fn has_moved(self, route: &Route, map: &ShardMap) -> bool {
         self.may_have_moved(map.epoch(), map.epoch())
             && self.may_have_moved(route.since(map), map.epoch())
     }
 
-    /// Checks that no position of the session was lost, of any shard.
+    /// Checks, for every shard in the token, that the shard's history still contains the position
+    /// that the session has seen.
     pub(super) async fn check_positions(self, deadline: Instant) -> Result<(), Error> {
         let shards = self.data.manager.shards.load_full();
         for (number, position) in self.options.session.positions() {

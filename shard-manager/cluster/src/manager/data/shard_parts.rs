@@ -1,4 +1,4 @@
-//! Shard parts: the outcomes of a bulk write, by the shards that its rows were sent to in the end.
+//! Shard parts: the outcomes of a bulk write, grouped by the shard to which each row was sent last.
 //!
 //! **Not here:** sending rows (`bulk`), rows that a shard has refused (`waiting_rows`).
 
@@ -18,7 +18,7 @@ use super::refused_row::RefusedRow;
 pub(super) struct ShardParts(BTreeMap<ShardNumber, BulkPart>);
 
 impl ShardParts {
-    /// Adds outcomes of rows that a shard has carried out after those it already has.
+    /// Adds the outcomes of rows that a shard has processed after the rows it already has here.
     pub(super) fn absorb(&mut self, manager: &Manager, shard: ShardNumber, part: BulkPart) {
         if part.rows.is_empty() {
             return;
@@ -45,7 +45,8 @@ impl ShardParts {
         }
     }
 
-    /// Adds rows that no shard has stored as if one had: the effect of a mutation.
+    /// Reports success for rows that no shard has stored. This is the effect of a mutation (a
+    /// deliberate fault for tests).
     pub(super) fn pretend(&mut self, rows: Vec<RefusedRow>) {
         for RefusedRow { row, .. } in rows {
             let BulkRow { index, place, .. } = row;
@@ -71,8 +72,9 @@ impl ShardParts {
     }
 }
 
-/// Returns the later position. Of positions of different timelines, one that the shard's history
-/// has lost is returned: a later position must not hide the loss.
+/// Returns the later position. If the positions have different timelines and the shard's history
+/// has lost one of them, returns the lost one, because a later position must not hide the loss.
+/// `holds` returns true if the history contains a position.
 pub(super) fn later(
     seen: Option<Position>,
     position: Option<Position>,

@@ -1,7 +1,9 @@
-//! Shards of a read: those that it goes to, by the keys and the partitions that it names.
+//! Shards of a read: determines to which shards a read is sent, from the keys and the partitions
+//! that it names.
 //!
-//! **Invariant:** every row that meets the conditions of a read is in a slot of its route.
-//! **Not here:** the reads themselves (`reads`, `scatter`).
+//! **Invariant:** every row that meets the conditions of a read is in a slot that the route of the
+//! read covers.
+//! **Not here:** carrying out the reads (`reads`, `scatter`).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,16 +21,16 @@ use model::value::{ColumnType, Value};
 
 use super::Manager;
 
-/// Shard keys that the filters name, by their shards.
+/// Shard keys that a read names, with their slots, grouped by shard.
 pub(super) type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
 
-/// Shards of a read whose rows may have more than one slot.
+/// Shards to which a read is sent if its rows may be in more than one slot.
 pub(super) enum Route {
     /// The shard of one key.
     Key(String, KeyLocation),
     /// The shards of several keys, or of a key in several partitions.
     Keys(KeysOfShards),
-    /// The shards of these slots: those of partitions.
+    /// The shards of these slots, which are those of the partitions that the filters name.
     Slots(SlotSet),
     /// All shards.
     Shards,
@@ -123,19 +125,22 @@ pub(super) fn spread(query: &mut ReadQuery, key: ShardKey<'_>, map: &ShardMap) -
 /// meets it; otherwise returns the read unchanged.
 pub(super) fn within_partition<'q>(query: &'q ReadQuery, map: &ShardMap) -> Cow<'q, ReadQuery> {
     let Some(column) = divided_by(&query.table, map) else { return Cow::Borrowed(query) };
-    // A partition of a list has one value of the column, and a text has one notation. A range has
-    // many values, and a value of another type may have several notations.
+    // In a list-partitioned table, a partition has one value of the column, and a value of type
+    // text has one notation. A range partition has many values, and a value of another type may
+    // have several notations.
     let is_implied = matches!(keyspace_of(map, &query.table), Some(Keyspace::List(_)))
         && query.table.column(column).kind == ColumnType::Text;
     if is_implied { Cow::Owned(query.without_equality(column)) } else { Cow::Borrowed(query) }
 }
 
-/// Returns the column that divides the rows of a key into partitions.
+/// Returns the partition column of a table, if rows of the same shard key can be in different
+/// partitions.
 pub(super) fn divided_by(table: &Table, map: &ShardMap) -> Option<usize> {
     partition_column(map, table).filter(|column| table.routing() != Some(*column))
 }
 
-/// Returns the slots of the rows of some keys; `None` if there are too many to list.
+/// Returns all slots in which rows of these keys may be, each with its key; `None` if there are too
+/// many to list.
 fn slots_of(
     keys: &[String],
     partitions: Option<&[Cow<'_, str>]>,

@@ -1,13 +1,15 @@
-//! Waiting rows: rows whose slots a shard does not accept, on their way to the shard that does.
+//! Waiting rows: forwards rows that a shard has refused because of their slots to the shard that
+//! accepts them.
 //!
-//! A slot that has moved is followed to its new owner at once. Rows of a fenced slot, or of one
-//! that no known shard owns, wait within their deadline until its shard announces a change, until
-//! the fence ends by itself, or until the shard map changes. Then their slots are looked up again
-//! from the beginning.
+//! If a slot has moved, its rows are sent to the new owner at once. If a slot is fenced (its writes
+//! must wait while it is handed over), or if no known shard owns it, its rows wait until the shard
+//! announces a change, until the fence ends by itself, or until the shard map changes, but no
+//! longer than their deadline. Then their slots are looked up again.
 //!
 //! **Invariant:** a row is sent again only after a shard has refused it, so it is applied at most
-//! once; rows of one key keep their order.
-//! **Not here:** the limits of waiting rows (`parking_limits`), the wait (`shard::slot_wait`).
+//! once. Rows of one key keep their order.
+//! **Not here:** the limits on waiting rows (`parking_limits`), the wait itself
+//! (`shard::slot_wait`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -49,14 +51,14 @@ impl RowSender<'_> {
         parts.into_parts().find(|(_, part)| !part.rows.is_empty())
     }
 
-    /// Remembers the new owners of moved slots, as the shard has named them when it refused rows.
+    /// Remembers the new owners of moved slots that the shard named when it refused rows.
     pub(super) async fn learn(self, shard: ShardNumber, refused: &[RefusedRow]) {
         let refusals = refused.iter().map(|row| row.refusal);
         moved_slots::learn(self.data, shard, refusals, self.options.deadline).await;
     }
 
-    /// Sends rows that were placed by an older map to the shards that own their slots now. Returns
-    /// those that are refused.
+    /// Sends rows that were routed by an older map to the shards that own their slots now. Returns
+    /// the rows that are refused.
     pub(super) async fn write_relocated(
         self,
         rows: Vec<BulkRow>,
@@ -70,14 +72,15 @@ impl RowSender<'_> {
         self.write_groups(by_shard, parts).await
     }
 
-    /// Sends each shard its rows. Returns those that are refused.
+    /// Sends each shard its rows. Returns the rows that are refused.
     async fn write_groups(
         self,
         by_shard: BTreeMap<ShardNumber, Vec<BulkRow>>,
         parts: &mut ShardParts,
     ) -> Vec<RefusedRow> {
         let manager = self.data.manager;
-        // Guarded again, because the map may be newer than that of the request.
+        // The cache entries of the keys are guarded again, because the map may be newer than that
+        // of the request.
         let all = by_shard.values().flatten();
         let _pending =
             KeysBeingWritten::new(self.data.manager, all.map(|row| (row.place, &row.row)));
@@ -111,7 +114,7 @@ impl RowSender<'_> {
         let left = self.options.deadline.saturating_duration_since(Instant::now());
         let last_look = self.options.deadline - ANSWER_TIME.min(left / 4);
         let settled = by_shard.into_values().map(|waiting| {
-            // A lane with little room must not refuse rows that have waited.
+            // Rows that have waited must not fail because a queue of the shard is full.
             let (sender, watched) = (self.patient(), BTreeMap::new());
             Settlement { sender, waiting, hops: 0, watched, last_look }.run()
         });
@@ -126,14 +129,14 @@ impl RowSender<'_> {
     }
 }
 
-/// Rows of one shard that are being settled.
+/// Refused rows of one shard, which are sent again until each has an outcome.
 struct Settlement<'d> {
     sender: RowSender<'d>,
-    /// Rows that were refused last, those of one key in order.
+    /// Rows that are refused at present. Rows of one key are in the order of the request.
     waiting: Vec<RefusedRow>,
     /// Number of times that rows were forwarded since the last wait.
     hops: usize,
-    /// Announcements of the shards for which rows have waited.
+    /// Subscriptions to the announcements of the shards for which rows have waited.
     watched: BTreeMap<ShardNumber, watch::Receiver<u64>>,
     /// Time after which rows are not sent again.
     last_look: Instant,
@@ -160,13 +163,15 @@ impl Settlement<'_> {
         let manager = self.sender.data.manager;
         let KeyLocation { slot, shard, epoch, .. } = row.row.place;
         let next = match row.refusal.state {
-            // A shard that is not remembered as the owner is not followed (`moved_slots`).
+            // The row is sent to the new owner only if the router has remembered that owner
+            // (`moved_slots`).
             RefusedState::Moved { to }
                 if row.refusal.slot == slot && manager.router.locate(slot).shard == to =>
             {
                 to
             }
-            // The row was not tried, or its slot accepts writes again: it can be sent at once.
+            // The shard did not try the row, or the slot accepts writes again: the row can be sent
+            // at once.
             RefusedState::Fenced { left } if left.is_zero() => manager.router.locate(slot).shard,
             RefusedState::Fenced { .. }
             | RefusedState::Moved { .. }
@@ -181,7 +186,8 @@ impl Settlement<'_> {
         manager.shards().find(next).map(|_| next)
     }
 
-    /// Sends the rows that need no wait. The rows of a transaction go together.
+    /// Sends the rows that need not wait. The rows of a transaction are all sent, even if only one
+    /// of them need not wait.
     async fn forward(&mut self, parts: &mut ShardParts) {
         let (mut sent, mut left) = (Vec::new(), Vec::new());
         for row in std::mem::take(&mut self.waiting) {
@@ -200,18 +206,20 @@ impl Settlement<'_> {
         self.send(sent, parts).await;
     }
 
-    /// Waits until the shard of the first row may accept it, and sends rows again.
+    /// Waits until the shard of the first row may accept that row, and then sends rows again.
     async fn wait(&mut self, parts: &mut ShardParts) {
         let manager = self.sender.data.manager;
         let number = self.waiting[0].row.place.shard;
         let Some(shard) = manager.shards().find(number) else {
-            // It has retired, and a map that names another owner is on its way.
+            // The shard has retired, and this process will soon receive a map that names another
+            // owner.
             tokio::time::sleep(LOOK).await;
             self.hops = 0;
             return self.send_all(parts).await;
         };
         let Some(mut news) = self.watched.remove(&number) else {
-            // The slot may have changed before the subscription.
+            // The slot may have changed before the subscription began, so the rows are sent again
+            // without a wait.
             self.watched.insert(number, shard.slot_waits.watch());
             return self.send_all(parts).await;
         };
@@ -231,7 +239,8 @@ impl Settlement<'_> {
                 let sent = self.waiting.len();
                 self.look(parts).await;
                 if self.waiting.len() < sent {
-                    // The other waiting writes need not try one after the other.
+                    // The shard accepts writes again, so all other waiting writes are woken instead
+                    // of trying one by one.
                     shard.slot_waits.wake();
                 }
                 drop(turn);
@@ -239,7 +248,8 @@ impl Settlement<'_> {
         }
     }
 
-    /// Sends the first row of each shard again, or the whole transaction.
+    /// Tries again whether shards accept writes: sends the first row of each shard, or the whole
+    /// transaction.
     async fn look(&mut self, parts: &mut ShardParts) {
         if self.sender.kind.is_atomic {
             return self.send_all(parts).await;
@@ -295,7 +305,8 @@ impl Settlement<'_> {
     }
 }
 
-/// Replaces the error of a row that was not sent again in time by its last refusal.
+/// If the deadline passed before a row could be sent again, replaces that error by the row's last
+/// refusal.
 fn blame_slot(row: &mut BulkRowDone, refusals: &BTreeMap<usize, SlotRefusal>) {
     if let Err((error @ Error::DeadlinePassed, Outcome::Rejected)) = &mut row.outcome
         && let Some(refusal) = refusals.get(&row.index)

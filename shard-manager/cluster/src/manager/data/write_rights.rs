@@ -1,11 +1,13 @@
-//! Write rights: the check of a change against the rights of its caller, and the part of the
-//! changed row that the caller may read.
+//! Write rights: checks whether the client's rights permit a change, and limits the response to the
+//! part of the changed row that the client may read.
 //!
-//! The shard key and the routing column are the same value, so the routing column needs no grant
-//! beside that of the key. An outcome that is repeated for an idempotency key passes the same
-//! checks as a first one: the check comes before the queue, the cut after it.
+//! The shard key and the routing column have the same value, so a grant of the key is enough for
+//! the routing column. A repeated request with the same idempotency key passes the same checks as
+//! the first one: the rights are checked before the request enters the queue, and the response is
+//! limited afterwards.
 //!
-//! **Invariant:** one grant allows all of a change: its operation, its id, its columns and its key.
+//! **Invariant:** a change is permitted only if a single grant allows its operation, its id, its
+//! columns and its key.
 //! **Not here:** the choice of the grant (`access::rights`), reads (`read_rights`).
 
 use std::collections::BTreeMap;
@@ -24,10 +26,10 @@ use model::topology::ShardNumber;
 use super::super::Indexes;
 use super::{BulkRow, BulkRowDone, Data};
 
-/// Part of a changed row that its caller may read.
+/// Part of a changed row that the client may read.
 pub(super) struct ReadablePart<'m> {
     data: Data<'m>,
-    /// Operations of the change, and its table; `None` if nothing is hidden.
+    /// Operations of the change, and its table; `None` if the client may read everything.
     bounded: Option<(RowOperations, Arc<Table>)>,
     /// Columns that may be read; `None` if the row may not be read at all.
     columns: Option<&'m ColumnSet>,
@@ -72,13 +74,13 @@ impl<'m> Data<'m> {
 pub(super) struct PermittedRows<'m> {
     pub(super) rows: Vec<BulkRow>,
     pub(super) refused: Vec<BulkRowDone>,
-    /// Readable part of each permitted row, by its index in the request. Empty for a caller who may
-    /// read everything.
+    /// Readable part of each permitted row, by the row's index in the request. Empty if the client
+    /// may read everything.
     readable: BTreeMap<usize, ReadablePart<'m>>,
 }
 
 impl<'m> PermittedRows<'m> {
-    /// Checks each row of a bulk write by itself.
+    /// Checks each row of a bulk write separately.
     pub(super) fn new(data: Data<'m>, rows: Vec<BulkRow>) -> Self {
         let (refused, readable) = (Vec::new(), BTreeMap::new());
         if data.rights.is_all() {
@@ -102,8 +104,8 @@ impl<'m> PermittedRows<'m> {
         self.refused.push(BulkRowDone { index: row.index, place: row.place, outcome });
     }
 
-    /// Refuses the other rows of each shard that has a refused row: the rows of a shard are one
-    /// transaction.
+    /// If a row was refused, refuses all other rows of its shard as well, because the rows of a
+    /// shard are one transaction.
     pub(super) fn undo_transactions(&mut self) {
         let mut culprits: BTreeMap<ShardNumber, (usize, Error)> = BTreeMap::new();
         for row in &self.refused {
@@ -124,14 +126,14 @@ impl<'m> PermittedRows<'m> {
         }
     }
 
-    /// Adds the outcomes of the refused rows, and cuts those of the others to what the caller may
-    /// read.
+    /// Adds the outcomes of the refused rows, and limits the outcomes of the other rows to what the
+    /// client may read.
     pub(super) fn complete(self, done: &mut Vec<BulkRowDone>) {
         self.cut(done);
         done.extend(self.refused);
     }
 
-    /// Cuts the outcomes of permitted rows to what the caller may read.
+    /// Limits the outcomes of permitted rows to what the client may read.
     pub(super) fn cut(&self, done: &mut [BulkRowDone]) {
         for row in done.iter_mut().filter(|_| !self.readable.is_empty()) {
             let Some(readable) = self.readable.get(&row.index) else { continue };
@@ -141,7 +143,7 @@ impl<'m> PermittedRows<'m> {
 }
 
 impl ReadablePart<'_> {
-    /// Cuts the outcome of a change to what the caller may read and know.
+    /// Limits the outcome of a change to what the client may read and know.
     #[inline]
     pub(super) fn cut(&self, outcome: Result<&mut RowDone, &mut Error>) {
         let Some((operations, table)) = &self.bounded else { return };
@@ -163,8 +165,8 @@ impl ReadablePart<'_> {
     }
 }
 
-/// Replaces an error that names a hidden column, without which a new row cannot be made, or a
-/// unique index of hidden columns.
+/// Replaces an error that would reveal something hidden: the name of a column that a new row needs,
+/// or of a unique index on columns that the client may not know.
 fn conceal(error: &mut Error, data: Data<'_>, operations: RowOperations, whole: &Table) {
     if let Error::Remembered(cause) | Error::Undone { cause, .. } = error {
         return conceal(cause, data, operations, whole);
@@ -185,8 +187,8 @@ fn conceal(error: &mut Error, data: Data<'_>, operations: RowOperations, whole: 
     }
 }
 
-/// Returns true if the caller may know an index: all columns of its table, or those of the index,
-/// as the indexes were last read.
+/// Returns true if the client may know an index: it may know all columns of the table, or the
+/// columns of the index, according to the indexes that were last read.
 fn knows_index(data: Data<'_>, table: &Table, index: &str) -> bool {
     let Ok(view) = data.schema().table(table.name()) else { return false };
     let knows_all = || (0..view.columns().len()).all(|column| view.visible().has(column));

@@ -1,10 +1,11 @@
-//! Copy cleaner: deletes what moves that ended on their origin have left on their shards, as soon
-//! as these can be read.
+//! Copy cleaner: deletes the copies and records that cancelled and failed moves have left on their
+//! shards, as soon as those shards can be read.
 //!
-//! **Invariant:** only requests are sent that a cancelled move sends, in a term that no mover has.
-//! A copy is deleted only if the origin has no row of the move, or has retired and owns no slots.
-//! **Not here:** the moves and the times at which they are looked at (`left_copies`), the decision
-//! for both shards (`moves::next_step`).
+//! **Invariant:** the cleaner sends only requests that a cancelled move would send, in a term that
+//! no mover has. A copy is deleted only if the origin has no record of the move, or has retired and
+//! owns no slots.
+//! **Not here:** the choice of the moves and the time of each attempt (`left_copies`), the decision
+//! from the state of both shards (`moves::next_step`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,10 +35,10 @@ use super::publication::published;
 use crate::manager::Manager;
 use crate::shard::{Majority, Shard};
 
-/// Time after the end of a move in which a request of it may still arrive.
+/// Time after the end of a move during which a late request of that move may still arrive.
 const LATE_MAX: Duration = Duration::from_secs(15 * 60);
-/// Highest number of steps for one move in an attempt. Five are enough if nothing fails: a raised
-/// term, a confirmation, the deletion, the next term and the end.
+/// Maximum number of steps for one move in an attempt. Five are enough if nothing fails: raise the
+/// term, await the confirmation, delete, begin the next term, and end.
 const STEPS_MAX: usize = 20;
 
 /// Deletes what these moves have left on their shards, and returns what may still be there.
@@ -57,29 +58,31 @@ struct Cleaner<'m> {
     unreadable: BTreeSet<ShardNumber>,
 }
 
-/// State of a shard of a move that has ended.
+/// State of one of the shards of a move that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndedSide {
     /// The shard has retired: it owns no slots, and is no longer opened.
     Retired,
-    /// The shard cannot be read, or what was read is not confirmed.
+    /// The shard cannot be read, or a majority of its nodes has not confirmed the state that was
+    /// read.
     Unreadable,
-    /// The shard has a row of the move.
+    /// The shard has a record of the move.
     WithRow,
-    /// The shard has no row of the move, and that is confirmed.
+    /// The shard has no record of the move, as a majority of its nodes has confirmed.
     WithoutRow,
 }
 
-/// Action that deletes the rows of a move that has ended.
+/// Action that deletes what a move that has ended has left on its shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deleting {
     /// There is nothing to delete.
     Nothing,
-    /// A shard is waited for.
+    /// The attempt ends here, because a shard cannot be read; a later attempt tries again.
     Await,
-    /// The steps of a cancellation are decided from both shards.
+    /// The steps of a cancellation are carried out, decided from the state of both shards.
     OnBoth,
-    /// The part of one side is deleted without the other one.
+    /// The record of this side, and its copy if it is the destination, are deleted without the
+    /// other side.
     Alone(MoveSide),
 }
 
@@ -135,7 +138,7 @@ async fn side_of(
     if seen.row.is_some() {
         return Ok(EndedSide::WithRow);
     }
-    // A deposed node may lack the row.
+    // A primary that was replaced may lack the record, so its absence needs a confirmation.
     if is_confirmed(&shard, seen.position).await {
         return Ok(EndedSide::WithoutRow);
     }
@@ -172,7 +175,7 @@ fn is_final(record: &MoveRecord, now: DateTime<Utc>) -> bool {
     })
 }
 
-/// Deletes the parts of both sides. Returns true if nothing is left.
+/// Deletes what the move has left on both shards. Returns true if nothing is left.
 async fn delete_on_both(manager: &Manager, record: &MoveRecord) -> Result<bool, String> {
     let plan = record.plan();
     let sides = MoveSides::find(manager, &plan)?;
@@ -189,7 +192,7 @@ async fn delete_on_both(manager: &Manager, record: &MoveRecord) -> Result<bool, 
     Ok(false)
 }
 
-/// Deletes the part of one side. Returns true if nothing is left of the move.
+/// Deletes what the move has left on one shard. Returns true if nothing is left on either shard.
 async fn delete_alone(
     manager: &Manager,
     record: &MoveRecord,
@@ -206,7 +209,7 @@ async fn delete_alone(
             }
             let (id, shard) = (record.name(), shard.name());
             tracing::info!(id, shard, "the rest of an ended move was deleted");
-            // The destination of a lone origin may have a copy.
+            // If only the origin could be read, the destination may still have a copy.
             return Ok(side == MoveSide::Destination);
         };
         if row.term > term {
@@ -218,8 +221,8 @@ async fn delete_alone(
     Ok(false)
 }
 
-/// Returns the next request that deletes the part of one side of a move that has ended; `None` if
-/// there is nothing to delete, or the deletion needs the other side.
+/// Returns the next request that deletes what an ended move has left on one side; `None` if there
+/// is nothing to delete, or the deletion needs the other side.
 fn request_alone(
     side: MoveSide,
     (id, term): (MoveId, MoveTerm),
@@ -269,7 +272,7 @@ pub(super) async fn send(shard: &Shard, request: MoveRequest) -> Result<(), Stri
     Ok(())
 }
 
-/// Deletion from both shards.
+/// Deletion of what an ended move has left on both shards.
 struct Deletion<'m> {
     manager: &'m Manager,
     plan: MovePlan,
@@ -319,7 +322,7 @@ impl Deletion<'_> {
 
     fn decide(&self, seen: &SeenMove) -> MoveStep {
         let [origin, destination] = &seen.shards;
-        // The leg that was found is the one to give up.
+        // The goal is the opposite of the direction of this leg, so that the leg is given up.
         let goal = match seen.leg.target() {
             MoveSide::Origin => MoveGoal::Forward,
             MoveSide::Destination => MoveGoal::Back,
@@ -361,7 +364,7 @@ mod tests {
         MoveTerm { number, mover: 0 }
     }
 
-    /// A shard with a row of the first leg in term 1.
+    /// A shard with a record of the move in its first leg and in term 1.
     fn seen(role: MoveRole, slots: SlotsState) -> ShardObservation {
         let row = MoveRow {
             id: MoveId(7),

@@ -1,8 +1,9 @@
 //! Copy difference: the table, the slots and the first keys in which a copy differs from its
-//! source, for the reason of a move that fails.
+//! source. They are named in the error message of a move that fails for this reason.
 //!
-//! The digests of both sides show the slots. The keys are looked for afterwards, in the first of
-//! them, page by page; keys that clients have changed since the comparison are left out.
+//! The digests of both sides show in which slots the rows differ. Afterwards, the first of these
+//! slots is searched for the keys, page by page. Keys that clients have changed since the
+//! comparison are left out.
 //!
 //! **Invariant:** a key is named only if its row differed when both sides were compared.
 //! **Not here:** the digests (`move_round`), reading the rows (the engines).
@@ -22,22 +23,22 @@ use super::move_sides::MoveSides;
 
 /// Time limit for the search of the keys.
 const SEARCH_MAX: Duration = Duration::from_mins(1);
-/// Number of slots that a difference names.
+/// Maximum number of slots that the description of a difference names.
 const NAMED_SLOTS: usize = 3;
-/// Number of keys that a difference names.
+/// Maximum number of keys that the description of a difference names.
 const NAMED_KEYS: usize = 3;
-/// Number of characters of a key that a difference names.
+/// Maximum number of characters of a key in the description; the rest is cut off.
 const KEY_CHARS_MAX: usize = 120;
 
 /// Difference between a copy and its source in one table.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CopyDifference {
     table: String,
-    /// Numbers of the slots, at least one.
+    /// Numbers of the slots that differ, at least one.
     slots: BTreeSet<u16>,
 }
 
-/// Way in which the row of a key differs.
+/// Way in which the row of a key differs between the source and the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RowFault {
     /// The copy has no such row.
@@ -131,8 +132,9 @@ impl CopyDifference {
 
 /// Returns the first keys whose rows differ, without those in `changed`.
 ///
-/// `source` has all rows of a range of keys. So has `copy`, unless it is full: then it has at least
-/// as many rows as the source, and shows every row that the source lacks up to its last one.
+/// `source` has all rows of a range of keys. `copy` has all rows of that range as well, unless its
+/// page is full. A full page has at least as many rows as `source`, and shows every extra row up to
+/// its own last row.
 fn differing(
     source: &RowHashes,
     copy: &RowHashes,
@@ -167,7 +169,7 @@ fn hashes(page: &RowHashes) -> HashMap<&str, &str> {
     page.rows.iter().map(|row| (row.key.as_str(), row.hash.as_str())).collect()
 }
 
-/// Returns the words for a row that differs.
+/// Returns the part of the sentence that describes one row that differs.
 fn describe(key: &str, fault: RowFault) -> String {
     let shown = CopyKey::parse(key).map_or_else(|_damaged| key.to_owned(), |key| key.to_string());
     let mut named: String = shown.chars().take(KEY_CHARS_MAX).collect();

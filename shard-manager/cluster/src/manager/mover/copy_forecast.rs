@@ -1,33 +1,34 @@
-//! Copy forecast: the estimated time until all rows of a move are copied, from the rows that were
-//! copied between the reports of its mover.
+//! Copy forecast: the estimated time until all rows of a move are copied. It is derived from the
+//! number of rows that were copied between two reports of the mover.
 //!
-//! **Invariant:** a pause of the copy, and the time of an earlier mover, do not count.
+//! **Invariant:** the measured rate includes neither the time in which the copy was paused nor the
+//! time of an earlier mover.
 //! **Not here:** the number of rows to copy (`move_resources`), the pace of rounds (`copy_pace`).
 
 use std::time::{Duration, Instant};
 
 use engine::move_record::MoveProgressReport;
 
-/// Shortest time over which a rate is measured.
+/// Shortest period over which the rate is measured.
 const MEASURED_MIN: Duration = Duration::from_millis(500);
-/// Share of the latest measurement in the rate.
+/// Weight of the latest measurement in the rate, which is a moving average.
 const LATEST: f64 = 0.3;
-/// Longest time that is estimated, in seconds: the rate of a copy that stands still falls towards
-/// 0.
+/// Longest time that is reported, in seconds. The rate of a copy that makes no progress falls
+/// towards 0, so its estimate grows beyond this limit and is no longer reported.
 const LEFT_MAX: f64 = 30.0 * 24.0 * 3_600.0;
 
 /// Forecast of one copy.
 #[derive(Debug, Default)]
 pub(super) struct CopyForecast {
-    /// Time of the last measurement, and the rows that were copied by then.
+    /// Time of the last measurement, and the number of rows that were copied by then.
     measured: Option<(Instant, u64)>,
     /// Rows per second; `None` before the first measurement.
     rate: Option<f64>,
 }
 
 impl CopyForecast {
-    /// Returns the estimated seconds until all rows are copied; `None` if they are not known, or no
-    /// rows are being copied.
+    /// Returns the estimated number of seconds until all rows are copied; `None` if there is no
+    /// estimate, or no rows are being copied.
     pub(super) fn seconds_left(
         &mut self,
         is_copying: bool,
@@ -60,8 +61,9 @@ impl CopyForecast {
     }
 }
 
-/// Returns the expected number of rows of a move whose copy begins, maybe again. A copy that begins
-/// again copies an unknown number of rows in all.
+/// Returns the number of rows that a copy which begins now is expected to have. It is `None` if the
+/// move has copied rows before: the copy begins again, and the total number of copied rows is then
+/// unknown.
 pub(super) fn rows_of_copy(progress: &MoveProgressReport) -> Option<u64> {
     progress.rows_expected.filter(|_| progress.rows == 0)
 }

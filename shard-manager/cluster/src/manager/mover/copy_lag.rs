@@ -1,8 +1,10 @@
-//! Copy lag: the changes that the receiving side lacks, as far as a mover knows.
+//! Copy lag: the number and age of the changes that the receiving side of a move lacks, as far as
+//! the mover knows.
 //!
-//! An inspection of both shards shows if the copy lacks changes, and a round shows how many there
-//! were when it was read. A copy that lacks nothing is as current as the inspection; after a round
-//! with all changes it is as current as the read of that round.
+//! An inspection of both shards shows whether the copy lacks changes. A round shows how many
+//! changes there were when it was read. If the copy lacks nothing, it is as current as the source
+//! was at the inspection. After a round with all changes, it is as current as the source was when
+//! that round was read.
 //!
 //! **Invariant:** no change that the copy lacks is older than the reported lag.
 //! **Not here:** the pace of rounds (`move_round`), replicas.
@@ -18,7 +20,7 @@ pub(super) struct CopyLag {
     /// Number of changes that were missing when the source was last read.
     changes: u64,
     is_behind: bool,
-    /// Time of the latest state of the source that the copy is known to have.
+    /// Time of the latest state of the source that the copy is known to contain completely.
     current_at: DateTime<Utc>,
 }
 
@@ -30,8 +32,8 @@ impl CopyLag {
         Self { changes: 0, is_behind: false, current_at: since.unwrap_or(record.changed_at) }
     }
 
-    /// Records an inspection of both shards that began at a time, and returns the lag for reports;
-    /// `None` if no copy is kept current.
+    /// Records an inspection of both shards that began at `begun_at`, and returns the lag for
+    /// reports; `None` if no copy is kept current.
     pub(super) fn look(
         &mut self,
         seen: &SeenMove,
@@ -56,8 +58,8 @@ impl CopyLag {
         }
     }
 
-    /// Records a stored round, whose read began at a time. `has_all` is true if it has every change
-    /// up to then.
+    /// Records a round that was stored and whose read began at `begun_at`. `has_all` is true if the
+    /// round has every change up to that time.
     pub(super) fn note_round(&mut self, changes: usize, has_all: bool, begun_at: DateTime<Utc>) {
         (self.changes, self.is_behind) = (changes as u64, changes > 0);
         if has_all {

@@ -1,10 +1,13 @@
-//! Copy pace: how much a move copies or deletes at once, and how long it rests afterwards.
+//! Copy pace: how many rows a move copies at once, and how long it pauses after each copy or
+//! deletion.
 //!
-//! A chunk is stored in one transaction, for which other writes of the target may wait, and it
-//! takes processor time of both shards. While clients write, chunks are small, and the move rests
-//! longer than it works. Without other writes it copies and deletes as fast as it can.
+//! A chunk (the rows of one round) is stored in one transaction. Other writes of the target may
+//! have to wait for that transaction, and it takes processor time on both shards. While clients
+//! write, chunks are small, and the move may pause for longer than it works. Without other writes,
+//! a copy pauses only if the operator has limited its rate, and a deletion pauses only briefly.
 //!
-//! **Invariant:** a move rests for a bounded time, so that it ends however much clients write.
+//! **Invariant:** each pause for the sake of clients' writes has an upper limit, so that a move
+//! ends however much clients write.
 //! **Not here:** the numbers of rows (`engine::slot_move::RoundBudget`), rounds of a whole copy,
 //! whose pace decides about the fence ([`super::move_round::RoundPace`]).
 
@@ -14,50 +17,52 @@ use engine::slot_move::RoundBudget;
 
 use super::copy_rate::CopyRate;
 
-/// Time without a write of a client after which a move does not consider clients. It is longer than
-/// a large chunk delays their writes.
+/// Time without a client's write after which a move no longer holds back. It is longer than the
+/// time for which a large chunk delays a write.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
-/// Rest beside clients, as a multiple of the time of the round before it.
+/// Longest pause after a round while clients write, as a multiple of the duration of the round.
 const REST: u32 = 2;
-/// Rest beside clients, as a multiple of the time for which the round kept clients' writes waiting.
-/// The time for which the round itself waits for its turn among many writes does not count.
+/// Longest pause after a round while clients write, as a multiple of the time for which the round
+/// kept clients' writes waiting. The time that the round itself waits in a lane (a queue of writes
+/// of the shard) does not count.
 const REST_OF_LANE: u32 = 5;
-/// Shortest rest after a deletion: other routers may have clients that write.
+/// Shortest pause after a deletion: clients of other routers, whose writes this process does not
+/// see, may be writing.
 const DELETION_REST: Duration = Duration::from_millis(5);
-/// Longest rest.
+/// Longest pause for the sake of clients' writes.
 const REST_MAX: Duration = Duration::from_millis(100);
 
-/// Writes of clients on both shards of a move.
+/// Clients' writes on both shards of a move, as this process sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OtherWrites {
-    /// Number of writes that were carried out since the process began.
+    /// Number of writes that were carried out since the process started.
     pub(super) done: u64,
     /// True if writes wait or are being carried out.
     pub(super) are_waiting: bool,
-    /// Limits of a chunk that is copied beside such writes.
+    /// Limits of a chunk that is copied while clients write.
     pub(super) chunk: RoundBudget,
-    /// Time for which rounds have kept these writes waiting since the process began; `None` if they
-    /// are stored beside the writes.
+    /// Total time for which rounds have kept these writes waiting since the process started; `None`
+    /// if rounds do not pass through the queue of these writes.
     pub(super) lane_time: Option<Duration>,
 }
 
-/// Time of a round.
+/// Duration of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RoundTime {
-    /// Time of the whole round.
+    /// Duration of the whole round.
     pub(super) took: Duration,
-    /// Time for which it kept clients' writes waiting, if it is known.
+    /// Time for which the round kept clients' writes waiting, if it is known.
     pub(super) in_lane: Option<Duration>,
 }
 
 impl RoundTime {
-    /// Returns the time of a round, given the other writes before and after it.
+    /// Returns the duration of a round, given the clients' writes before and after it.
     pub(super) fn between(before: OtherWrites, after: OtherWrites, took: Duration) -> Self {
         let lane_times = before.lane_time.zip(after.lane_time);
         Self { took, in_lane: lane_times.map(|(before, after)| after.saturating_sub(before)) }
     }
 
-    /// Returns the rest beside writes after this round.
+    /// Returns the pause after this round while clients write.
     fn rest(self) -> Duration {
         let rest = self.in_lane.map_or(REST_MAX, |time| time * REST_OF_LANE);
         rest.min(self.took * REST).min(REST_MAX)
@@ -70,7 +75,7 @@ pub(super) struct CopyPace {
     rate: CopyRate,
     /// Number of writes that had been carried out at the last round.
     done: Option<u64>,
-    /// Time of the last round that found other writes.
+    /// Time of the last round or deletion that found clients' writes.
     disturbed: Option<Instant>,
 }
 
@@ -89,12 +94,12 @@ impl CopyPace {
         if is_alone { RoundBudget::ALONE } else { others.chunk }
     }
 
-    /// Returns the rest after a round of this size and duration.
+    /// Returns the pause after a round of this size and duration.
     pub(super) fn rest(&mut self, bytes: u64, time: RoundTime, now: Instant) -> Duration {
         self.rate.count(bytes, now).max(self.rest_beside_writes(time, now))
     }
 
-    /// Returns the rest after a deletion of this duration.
+    /// Returns the pause after a deletion of this duration.
     pub(super) fn rest_of_deletion(
         &mut self,
         others: OtherWrites,
@@ -113,8 +118,9 @@ impl CopyPace {
         }
     }
 
-    /// Returns the rest after a round of changes of this duration. The operator's limit is not
-    /// applied: a shard with more changes than it permits would fall behind without end.
+    /// Returns the pause after a round of changes of this duration. The operator's rate limit does
+    /// not apply to changes: if clients wrote more than the limit permits, the copy would fall
+    /// further and further behind.
     pub(super) fn rest_beside_writes(&self, time: RoundTime, now: Instant) -> Duration {
         if self.is_alone(now) { Duration::ZERO } else { time.rest() }
     }

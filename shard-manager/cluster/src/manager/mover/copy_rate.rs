@@ -1,14 +1,14 @@
-//! Copy rate: the limit of an operator on the bytes that a move copies in a second.
+//! Copy rate: enforces the operator's limit on the number of bytes that a move copies per second.
 //!
-//! **Invariant:** a limit is kept on average over a window. A window ends after 5 s, so that unused
-//! time is not made up for later.
+//! **Invariant:** the average rate within a window does not exceed the limit. A window ends after 5
+//! s, so that a move that was slower than the limit cannot catch up later.
 
 use std::time::{Duration, Instant};
 
 /// Time after which a new window begins.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// Limit on bytes over time.
+/// Limit on the rate of a copy, and the bytes of the current window.
 #[derive(Debug)]
 pub(super) struct CopyRate {
     /// Bytes per second.
@@ -24,7 +24,7 @@ impl CopyRate {
         Self { limit, begun: Instant::now(), bytes: 0 }
     }
 
-    /// Counts bytes, and returns the time for which nothing is to be copied.
+    /// Counts bytes that were copied, and returns the time for which the move must pause.
     pub(super) fn count(&mut self, bytes: u64, now: Instant) -> Duration {
         let Some(limit) = self.limit else { return Duration::ZERO };
         if now.saturating_duration_since(self.begun) > WINDOW {

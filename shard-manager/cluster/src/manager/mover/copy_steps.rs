@@ -4,8 +4,8 @@
 //!   look ──▶ round ──▶ round ──▶ … ──▶ look      a copy without other writes
 //!   look ──▶ round ──▶ rest ──▶ look             otherwise
 //! ```
-//! **Invariant:** a round is stored only onto the state from which it was read, so a mover whose
-//! last look is old changes nothing.
+//! **Invariant:** the receiver stores a round only if it still has the state for which the round
+//! was read, so a mover that acts on an outdated look changes nothing.
 //! **Not here:** reading and comparing (`move_round`), the pace (`copy_pace`), the other steps
 //! (`move_steps`).
 
@@ -29,13 +29,13 @@ use super::move_steps::flow_back_interval;
 
 /// Interval at which changes flow back to a source that is kept.
 pub(super) const FLOW_BACK: Duration = Duration::from_millis(200);
-/// Time after which both shards are looked at again, the progress is reported, and the orders of
-/// operators are followed.
+/// Longest time for which rounds are copied before the run looks at both shards again, reports its
+/// progress and follows new orders of the operator.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
-/// Interval between two reports during a comparison.
+/// Interval between two reports of the move during a comparison.
 const REPORT_AFTER: Duration = Duration::from_secs(1);
 
-/// Copies rounds of a move until both shards are to be looked at again.
+/// Copies rounds of a move until the run must look at both shards again.
 pub(super) async fn copy(
     run: &mut MoveRun<'_>,
     sides: &MoveSides,
@@ -50,14 +50,15 @@ pub(super) async fn copy(
         let continuation = run.round(sides, seen, (from, &mut receiver), false).await;
         let rest = match &continuation {
             RunContinuation::AtOnce => Duration::ZERO,
-            // After the commit, rests are long, and orders may arrive meanwhile.
+            // After the commit, pauses are long, and orders may arrive meanwhile, so the run takes
+            // them.
             RunContinuation::After(rest, None) if !seen.is_committed() => *rest,
             RunContinuation::After(..) | RunContinuation::Ended | RunContinuation::Superseded => {
                 return continuation;
             }
         };
-        // A round that was read ahead follows one that was stored, and needs no look: it is refused
-        // if anything has changed meanwhile.
+        // If the next round was read ahead, it continues the one that was stored, and no look is
+        // needed: the receiver refuses it if anything has changed meanwhile.
         if !run.ahead.has_round() || looked_at.elapsed() + rest >= LOOK_AFTER {
             return continuation;
         }
@@ -66,7 +67,7 @@ pub(super) async fn copy(
 }
 
 impl MoveRun<'_> {
-    /// Copies a round to the receiver, and compares both sides afterwards if that is due.
+    /// Copies a round to the receiver, and compares both sides afterwards if `verifies` is true.
     pub(super) async fn round(
         &mut self,
         sides: &MoveSides,
@@ -142,8 +143,9 @@ impl MoveRun<'_> {
         RunContinuation::After(wait, None)
     }
 
-    /// Compares the side that has received a round with the digests of the other one. `found` are
-    /// its own digests if they are known, and `applied` is the state of its rows.
+    /// Compares the side that has received a round with the digests of the other side. `found`
+    /// contains the receiver's own digests if they are known already; `applied` is the state of its
+    /// rows.
     async fn compare(
         &mut self,
         sides: &MoveSides,
@@ -166,7 +168,8 @@ impl MoveRun<'_> {
         match compared {
             Ok(None) => {
                 self.progress.verified = Some((applied.feed, applied.pass));
-                // Clients have written meanwhile.
+                // Clients may have written during the comparison, so the copy has to catch up
+                // again.
                 self.progress.short_rounds = 0;
                 RunContinuation::AtOnce
             }
@@ -179,15 +182,16 @@ impl MoveRun<'_> {
     }
 }
 
-/// Round as it was read, and the digests of the receiver if they were computed at the same time.
+/// Result of reading a round, and the digests of the receiver if they were computed at the same
+/// time.
 type ReadRound = (Result<TimedRound, RoundFailure>, Option<Vec<SlotDigest>>);
 
-/// Reads a round unless it was read ahead. If both sides are to be compared, and the source had no
-/// changes at the last look, computes the digests of the receiver at the same time: they are valid
-/// if the round has no changes, either.
+/// Reads a round unless it was read ahead. If both sides are to be compared, and the copy lacked no
+/// changes at the last look, computes the digests of the receiver at the same time. They are valid
+/// only if the round has no changes either.
 ///
 /// # Errors
-/// The continuation of a run that does not complete the comparison.
+/// The continuation of the run if the comparison was interrupted.
 async fn read_round(
     run: &mut MoveRun<'_>,
     sides: &MoveSides,
@@ -211,17 +215,18 @@ async fn read_round(
     Ok(both.map_or_else(|failure| (Err(failure), None), |(read, digests)| (Ok(read), digests)))
 }
 
-/// Awaits a part of a comparison, which may take minutes, and reports the move meanwhile.
+/// Awaits a part of a comparison, which may take minutes, and meanwhile reports the move to the
+/// catalog.
 ///
 /// # Errors
-/// The continuation of a run whose operator has given another order, or that another mover has
-/// taken over. The part is not completed.
+/// The continuation of the run if the operator has given another order, or another mover has taken
+/// the move over. The part of the comparison is then abandoned.
 async fn reported_meanwhile<T>(
     reports: &mut MoveReports<'_>,
     part: impl Future<Output = T>,
 ) -> Result<T, RunContinuation> {
     let mut part = pin!(part);
-    // It does not wait, whatever it has waited for before.
+    // The move is busy now, so a reason to wait that was reported earlier no longer holds.
     reports.explain(None);
     let orders = |reports: &MoveReports<'_>| (reports.record().goal, reports.record().is_paused);
     let before = orders(reports);

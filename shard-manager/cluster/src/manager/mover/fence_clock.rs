@@ -1,7 +1,8 @@
-//! Fence clock: the times of the fences of a move, and the gaps between the fences of a shard.
+//! Fence clock: the times at which the fences of a move begin and end, and the gaps between the
+//! fences of a shard. A fence makes the writes of the slots wait while they are handed over.
 //!
-//! **Invariant:** a fence is believed to last only for the time that its shard keeps it. Only waits
-//! depend on these times; a commit depends on the recorded changes.
+//! **Invariant:** the clock assumes that a fence lasts no longer than its shard maintains it. Only
+//! waits depend on these times. Whether a commit is accepted depends on the recorded changes.
 //! **Not here:** the fence of a shard (`moves::cutover`).
 
 use std::collections::BTreeMap;
@@ -13,12 +14,12 @@ use moves::limits::{FENCE_GAP, FENCE_HOLD};
 
 /// Number of consecutive fences without a commit after which the pauses between them grow.
 const TRIES: u32 = 3;
-/// First of the growing pauses between fences; each further one is twice as long.
+/// First of the growing pauses between fences; each further pause is twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two fences of a move.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Times at which the last fence of each shard ended, or ends by itself.
+/// Time at which the last fence of each shard has ended, or will end by itself.
 #[derive(Debug, Default)]
 pub(super) struct FenceTimes(Mutex<BTreeMap<ShardNumber, Instant>>);
 
@@ -63,8 +64,9 @@ impl FenceClock {
         Self { shards, lasting: None, inherited, failed_fences: 0, next: now }
     }
 
-    /// Records at the first look at a shard that writes wait for a fence of an earlier mover, if
-    /// `waits` is true, so that the time before this mover counts too. Returns that time.
+    /// Records, at the first look at the source, the fence of an earlier mover if `waits` is true,
+    /// so that the time before this mover counts as well. Returns the time for which writes have
+    /// waited.
     pub(super) fn inherit(&mut self, shard: ShardNumber, waits: bool) -> Option<Duration> {
         let begun = self.inherited.take().filter(|_| waits && self.lasting.is_none())?;
         self.lasting = Some(Fence { shard, begun, renewed: begun });
@@ -81,7 +83,7 @@ impl FenceClock {
         free.max(self.next).saturating_duration_since(now)
     }
 
-    /// Records that a fence of a shard, or the renewal of a fence, is requested.
+    /// Records that this mover requests a fence of a shard, or the renewal of one.
     pub(super) fn begin(&mut self, shard: ShardNumber, now: Instant) {
         let begun = self.lasting.map_or(now, |fence| fence.begun);
         if self.lasting.is_some() {
@@ -91,8 +93,8 @@ impl FenceClock {
         self.shards.note_end(shard, now + FENCE_HOLD);
     }
 
-    /// Records that the shard did not carry out a request for a fence. Returns true if it was the
-    /// first one, so that no fence is in force.
+    /// Records that the shard did not carry out a request for a fence. Returns true if this was the
+    /// first request for that fence, and not a renewal, so that no fence is in force.
     pub(super) fn withdraw(&mut self, now: Instant) -> bool {
         let fence = self.lasting.take_if(|fence| fence.begun == fence.renewed);
         if let Some(fence) = fence {

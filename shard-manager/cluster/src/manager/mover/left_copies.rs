@@ -1,10 +1,13 @@
-//! Left copies: the moves that ended on their origin and may have left something on their shards.
+//! Left copies: the cancelled and failed moves that may have left a copy or a record on their
+//! shards.
 //!
-//! A destination that could not be read at the end still has its copy. A request that arrives after
-//! the end may create a row on either shard, so both are looked at for some time.
+//! A destination that could not be read when its move ended still has its copy. A late request that
+//! arrives after the end may create a record on either shard, so both shards are inspected for some
+//! time.
 //!
-//! **Invariant:** a move that may have left something is remembered even after the catalog ceases
-//! to list it, up to a bound. A move that is open is left to its mover.
+//! **Invariant:** a move that may have left something is remembered even after the catalog has
+//! ceased to list it, as long as their number is below a limit. The shards of an open move are left
+//! to its run.
 //! **Not here:** the deletion (`copy_cleaner`), the end without the destination (`lone_side`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,19 +16,19 @@ use std::time::{Duration, Instant};
 use engine::move_record::{MovePhase, MoveRecord};
 use moves::identity::MoveId;
 
-/// Pause before shards that could not be read are looked at again.
+/// Pause before shards on which something may be left are inspected again.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Pause before the shards of a move that has left nothing are looked at again.
+/// Pause before the shards of a move that has left nothing so far are inspected again.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
-/// Highest number of moves that are looked at: as many as a catalog stores.
+/// Maximum number of moves that are remembered: as many as a catalog stores.
 const LEFT_MAX: usize = 1_000;
 
 /// Moves that may have left something on their shards.
 #[derive(Debug, Default)]
 pub(super) struct LeftCopies {
-    /// Moves to look at. The catalog may no longer list them.
+    /// Moves whose shards are to be inspected. The catalog may no longer list them.
     left: BTreeMap<MoveId, LeftCopy>,
-    /// Listed moves that have left nothing.
+    /// Moves that the catalog lists and that have left nothing.
     settled: BTreeSet<MoveId>,
     is_busy: bool,
 }
@@ -34,24 +37,24 @@ pub(super) struct LeftCopies {
 #[derive(Debug)]
 struct LeftCopy {
     record: MoveRecord,
-    /// Time of the next look at its shards.
+    /// Time of the next inspection of its shards.
     next: Instant,
 }
 
-/// Parts of a move that has ended, as its shards were last seen.
+/// Remains of an ended move on its shards, as the last attempt found them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remains {
-    /// There may be some.
+    /// The shards may have a part of the move.
     Possible,
-    /// There are none, but a late request may still create one.
+    /// The shards have nothing of the move, but a late request may still create a record.
     NoneYet,
-    /// There are none.
+    /// The shards have nothing of the move, and no request of it can arrive any more.
     Nothing,
 }
 
 impl LeftCopies {
-    /// Returns the moves whose shards are to be looked at now; `None` if there are none, or the
-    /// last attempt goes on.
+    /// Returns the moves whose shards are to be inspected now; `None` if there are none, or the
+    /// last attempt is still running.
     pub(super) fn due(&mut self, records: &[MoveRecord], now: Instant) -> Option<Vec<MoveRecord>> {
         self.note(records, now);
         if self.is_busy {
@@ -70,7 +73,8 @@ impl LeftCopies {
         self.settled.retain(|id| listed.contains(id));
         for record in records {
             if !listed.contains(&record.id) {
-                // A failover of the catalog may have lost the end of a move: it has a mover again.
+                // A move may be open again, because a failover of the catalog has lost the record
+                // of its end. Then its run takes care of its shards.
                 self.left.remove(&record.id);
             } else if !self.settled.contains(&record.id) {
                 self.remember(record, now);
@@ -78,8 +82,8 @@ impl LeftCopies {
         }
     }
 
-    /// Notes moves of which a shard still has rows, even if the catalog no longer lists them.
-    /// Returns false if some did not fit.
+    /// Remembers cancelled and failed moves of which a shard still has a record, even if the
+    /// catalog no longer lists them. Returns false if there was no room for some.
     pub(super) fn note_found(&mut self, records: &[MoveRecord], now: Instant) -> bool {
         let mut are_noted = true;
         for record in records.iter().filter(|record| may_have_left(record)) {
@@ -88,7 +92,7 @@ impl LeftCopies {
         are_noted
     }
 
-    /// Records a move, and returns false if there is no room for it.
+    /// Remembers a move, and returns false if there is no room for it.
     fn remember(&mut self, record: &MoveRecord, now: Instant) -> bool {
         if self.left.len() >= LEFT_MAX {
             return self.left.contains_key(&record.id);
@@ -119,7 +123,7 @@ impl LeftCopies {
     }
 }
 
-/// Returns true if a move ended on its origin.
+/// Returns true if a move was cancelled or has failed.
 fn may_have_left(record: &MoveRecord) -> bool {
     matches!(record.phase, MovePhase::Cancelled | MovePhase::Failed)
 }

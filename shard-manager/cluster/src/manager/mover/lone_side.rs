@@ -1,25 +1,28 @@
-//! Lone side: carries on a move of which only one side can be read.
+//! Lone side: carries on a move while only one of its two shards can be read.
 //!
-//! The origin of a move that is to be cancelled, or that has recorded more changes than it keeps:
+//! If the destination cannot be read, and the move is to be cancelled, or the origin has recorded
+//! more changes than it keeps, the origin alone does this:
 //! ```text
 //!   raise the term ──▶ lift the fence, end the recording ──▶ wait for the destination
 //!                                                               └──▶ end, if it is cancelled
 //! ```
-//! Otherwise a destination that is gone for good would keep its move open, keep the origin
-//! recording changes, and keep the slots out of other moves.
+//! Without this, the move of a destination that is gone for good would never end: the origin would
+//! go on recording changes, and no other move could have these slots.
 //!
-//! The shard that the slots have reached, while it records changes for a rollback:
+//! If the former owner cannot be read, the shard that has received the slots and records changes
+//! for a rollback does this:
 //! ```text
 //!   time is over, or ──▶ no rollback is offered ──▶ end the recording
 //!   too many changes                                  └──▶ wait for the former owner
 //! ```
-//! Otherwise a source that is gone for long would let its target record changes without a limit.
+//! Without this, the new owner would record changes without a limit while the former owner is away.
 //!
-//! **Invariant:** the end is reported only once the deletion of the origin's row is confirmed, and
-//! a recording ends only after the catalog has stored that the time of keeping is over.
+//! **Invariant:** the end of a move is reported only once a majority has confirmed that the
+//! origin's record of the move is deleted. The recording for a rollback ends only after the catalog
+//! has stored that the time of keeping is over.
 //! **Not here:** the decisions (`moves::next_step::{without_destination, without_kept_source}`),
-//! the rows that the destination still has when it comes back (`left_copies`), the end
-//! of the time of keeping (`move_run`), the limit (`recorded_changes`).
+//! the copy that the destination still has when it comes back (`left_copies`), the end of the time
+//! of keeping (`move_run`), the limit on recorded changes (`recorded_changes`).
 
 use std::time::{Duration, Instant};
 
@@ -40,12 +43,12 @@ use super::move_sides::look_at;
 use super::publication::is_named_owner;
 use crate::shard::{Majority, Shard};
 
-/// Time for which the destination is waited for, so that its copy is deleted before the move ends:
-/// most failovers and restarts are shorter.
+/// Time for which a run waits for the destination before it ends a move without it. Most failovers
+/// and restarts are shorter, and the copy is then deleted before the move ends.
 const DESTINATION_WAIT: Duration = Duration::from_secs(10);
 
-/// Takes the next step of a move of which one shard or both cannot be read, for this reason. The
-/// run looks at them again after `wait` if there is nothing to do on the origin alone.
+/// Takes the next step of a move while one or both of its shards cannot be read; `reason` says why.
+/// If nothing can be done on one shard alone, the run looks at both again after `wait`.
 pub(super) async fn carry_on(
     run: &mut MoveRun<'_>,
     reason: String,
@@ -68,7 +71,8 @@ pub(super) async fn carry_on(
         note_fence_that_ran_out(run, Instant::now());
     }
     let lost_at = *run.destination_lost_at.get_or_insert_with(Instant::now);
-    // The changes that an owner records for a rollback have a limit of their own.
+    // The check here is for a source. The owner's recording for a rollback is checked elsewhere
+    // (`move_run::limit_keeping`).
     if seen.row.as_ref().is_some_and(|row| row.role == MoveRole::Source) {
         let (recorded, slots) = (&mut run.recorded, &run.plan.slots);
         run.progress.has_too_many_changes |= recorded.note_too_many(&origin, slots).await;
@@ -119,8 +123,8 @@ async fn without_origin(run: &mut MoveRun<'_>, reason: String, wait: Duration) -
     RunContinuation::After(wait, Some(reason))
 }
 
-/// Takes the next step of a move of which only this side can be read, for this reason. The run
-/// looks at both sides again after `wait` if there is nothing to do on this side alone.
+/// Takes the next step of a move of which only this side can be read; `reason` says why. If nothing
+/// can be done on this side alone, the run looks at both sides again after `wait`.
 async fn carry_on_owner(
     run: &mut MoveRun<'_>,
     (shard, side): (&Shard, MoveSide),
@@ -159,7 +163,7 @@ async fn carry_on_owner(
     }
 }
 
-/// Ends the move without its destination, which could not be reached for this reason.
+/// Ends the move without its destination; `reason` says why that could not be reached.
 async fn end(run: &mut MoveRun<'_>, reason: String) -> RunContinuation {
     let number = run.plan.shards[MoveSide::Destination.index()];
     let destination = run.manager.shard_name(number);
@@ -184,7 +188,7 @@ fn decide(run: &MoveRun<'_>, seen: &ShardObservation, is_given_up: bool) -> Orig
         has_too_many_changes: run.progress.has_too_many_changes,
         is_published: is_named_owner(&map, &run.plan, MoveSide::Origin),
         is_given_up,
-        // Only the first leg ends by the deletion of the origin's row.
+        // Only in the first leg does the move end when the origin's record is deleted.
         has_reached_destination: run.leg != MoveLeg::FIRST
             || run.reports.record().owned_at.is_some(),
     })

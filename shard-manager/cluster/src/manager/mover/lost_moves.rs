@@ -1,12 +1,15 @@
-//! Lost moves: moves of which shards have rows, and which the catalog no longer stores.
+//! Lost moves: moves that the catalog has lost, but of which shards still have records.
 //!
-//! A failover of the catalog may lose the record of a move that has begun. Its shards still have a
-//! copy, recorded changes, or slots that the source has given away and the target does not own yet.
-//! So the move is listed again, and its mover decides from the rows of the shards, as it always
-//! does. Its rate and its time of keeping are lost.
+//! A failover of the catalog may lose the catalog's record of a move that has begun. The shards of
+//! such a move still have a copy, recorded changes, or slots that the source has given away and the
+//! target does not own yet. Therefore the move is entered in the catalog again, and its mover
+//! decides from the records of the shards, as it always does. Its rate limit is lost, and its time
+//! of keeping is the default again.
 //!
-//! **Invariant:** a move whose slots have left the source continues. Any other is cancelled: the
-//! lost changes may include its cancellation. The choice is made from confirmed states.
+//! **Invariant:** a lost move continues if its slots have left the source. Otherwise its slots
+//! return to the origin or stay there, because its cancellation may be among the changes that the
+//! catalog has lost. The choice is made from states that a majority of each shard's nodes has
+//! confirmed.
 //! **Not here:** the search (`left_search`), the steps (`moves::next_step`).
 
 use std::time::Instant;
@@ -28,21 +31,22 @@ use super::move_sides::{MoveSides, SeenMove, look_at};
 use crate::manager::Manager;
 use crate::shard::Majority;
 
-/// State of a lost move, as its shards show it.
+/// State of a lost move, derived from the records of its shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LostState {
     goal: MoveGoal,
     /// True if the slots have left the source of the leg, so that they may have no owner.
     has_left: bool,
-    /// True if the slots have been on the destination.
+    /// True if the destination owns the slots, or has owned them.
     has_arrived: bool,
 }
 
-/// Lists a move again of which a shard has this row. If a later move of the same slots is listed,
-/// returns the record of a cancelled move instead, whose copy is to be deleted.
+/// Enters the move of this shard's record in the catalog again. If the catalog lists another open
+/// move of the same slots, returns a catalog record that marks the move as cancelled instead, so
+/// that its copy is deleted.
 ///
 /// # Errors
-/// A sentence, if the state of the move is not known, or the catalog does not list it.
+/// A sentence, if the state of the move is not known, or the catalog does not accept it.
 pub(super) async fn list_again(
     manager: &Manager,
     catalog: &dyn MoveCatalog,
@@ -53,7 +57,7 @@ pub(super) async fn list_again(
     record.goal = state.goal;
     record.owned_at = state.has_arrived.then_some(record.began_at);
     if state.has_left {
-        // It does not wait for other moves: its slots may have no owner.
+        // In this phase it does not wait for other moves: its slots may have no owner.
         record.phase = MovePhase::Activating;
     }
     let epoch = manager.shards().newest_map().epoch();
@@ -71,8 +75,8 @@ pub(super) async fn list_again(
     }
 }
 
-/// Reads the state of a move from both shards; while one cannot be read, from the shard of this row
-/// if that owns the slots.
+/// Determines the state of a move from both of its shards. If one of them cannot be read, the shard
+/// that has this record is enough, provided that it owns the slots.
 async fn state_of(
     manager: &Manager,
     plan: &MovePlan,
@@ -90,8 +94,8 @@ async fn state_of(
     owners_state(&seen).filter(|_| is_known).ok_or(reason)
 }
 
-/// Reads the state of a move after raising the term of its source, so that a mover that is cut off
-/// from the catalog commits nothing any more.
+/// Determines the state of a move from both shards. Raises the term of the source first, so that a
+/// mover that is cut off from the catalog can no longer commit.
 async fn state_of_both(
     manager: &Manager,
     plan: &MovePlan,
@@ -114,7 +118,7 @@ async fn state_of_both(
     joint_state(seen.leg, seen.shard(seen.leg.source()), seen.shard(seen.leg.target()))
 }
 
-/// Returns the state of a move in this leg, whose source and target are in these states.
+/// Returns the state of a move in this leg, given what was read from the leg's source and target.
 fn joint_state(
     leg: MoveLeg,
     source: &ShardObservation,
@@ -123,15 +127,15 @@ fn joint_state(
     let has_left = source.row.is_some() && source.slots == SlotsState::Moved;
     let is_owner = owns(target);
     if has_left && target.row.is_none() && !is_owner && target.slots != SlotsState::Moved {
-        // The catalog may have given the number of a lost shard to another one.
+        // The catalog may have lost a shard as well, and given its number to another one.
         return Err("the shard that should own its slots has never had them".to_owned());
     }
     let has_arrived = leg > MoveLeg::FIRST || is_owner;
     Ok(LostState { goal: goal(leg, has_left), has_left, has_arrived })
 }
 
-/// Returns the state of a move of which only the shard is known that owns its slots; `None` if that
-/// does not own them.
+/// Returns the state of a move if only this one of its shards can be read; `None` if the shard does
+/// not own the slots.
 fn owners_state(owner: &ShardObservation) -> Option<LostState> {
     let row = owner.row.as_ref().filter(|_| owns(owner))?;
     let has_left = row.role == MoveRole::Target;
@@ -143,7 +147,7 @@ fn owns(shard: &ShardObservation) -> bool {
     matches!(shard.slots, SlotsState::Owned | SlotsState::Fenced)
 }
 
-/// Returns the record of the move of this row, which is on this shard.
+/// Returns a new catalog record for a lost move, from this shard's own record of the move.
 fn record_of(shard: ShardNumber, row: &MoveRow) -> MoveRecord {
     let side = match row.role {
         MoveRole::Source => row.leg.source(),
@@ -158,7 +162,8 @@ fn record_of(shard: ShardNumber, row: &MoveRow) -> MoveRecord {
     MoveRecord { id: row.id, ..MoveRecord::begin(new, Utc::now()) }
 }
 
-/// Returns the goal of a move in this leg, given whether the slots have left the source of the leg.
+/// Returns the goal of a lost move in this leg. `has_left` is true if the slots have left the
+/// source of the leg.
 fn goal(leg: MoveLeg, has_left: bool) -> MoveGoal {
     match leg.target() {
         MoveSide::Destination if has_left => MoveGoal::Forward,

@@ -1,8 +1,8 @@
-//! Move answers: the conclusions of a mover from the responses of shards to its requests.
+//! Move answers: the conclusions that a mover draws from the responses of shards to its requests.
 //!
-//! **Invariant:** a mover draws the same conclusions from a response as its simulation (`moves`),
-//! and none from a lost response: the next look at the shards shows what has happened.
-//! **Not here:** the requests (`move_steps`), their refusals (`moves::refusal`).
+//! **Invariant:** a mover draws the same conclusions from a response as the simulated mover in the
+//! tests of `moves`, and none from a lost response: the next look at the shards shows the outcome.
+//! **Not here:** sending the requests (`move_steps`), the reasons for a refusal (`moves::refusal`).
 
 use std::time::Instant;
 
@@ -52,7 +52,7 @@ pub(super) fn note_hold(
     }
 }
 
-/// Returns the continuation of a run whose request a shard has refused.
+/// Returns the continuation of a run after a shard has refused its request.
 pub(super) fn after_refusal(shard: &str, refusal: MoveRefusal) -> RunContinuation {
     match refusal {
         MoveRefusal::Superseded { .. } => RunContinuation::Superseded,

@@ -1,7 +1,9 @@
-//! Move limits: the limits of moves that run at the same time, and the moves that wait for others.
+//! Move limits: the limits on the moves that are under way at the same time. A move that would
+//! exceed them waits.
 //!
-//! **Invariant:** a shard gives slots in one move and takes slots in one at a time. Moves whose
-//! source is only kept take no place: they wait until the time of keeping is over.
+//! **Invariant:** a planned move begins only if no move under way has the same source or the same
+//! target, and fewer than [`MOVES_MAX`] moves are under way. Moves in the phase `keeping` do not
+//! count: they only wait until the time of keeping is over.
 //! **Not here:** the order of moves (the catalog lists them by their beginning).
 
 use std::collections::BTreeSet;
@@ -12,15 +14,15 @@ use moves::identity::MoveId;
 use moves::limits::MOVES_MAX;
 use moves::observation::MoveGoal;
 
-/// Limits of moves that run at the same time, and the places that moves have taken.
+/// Limits on concurrent moves, and the moves that count towards them: each takes one place.
 #[derive(Debug, Default)]
 pub(super) struct MoveLimits {
     taken: Vec<(String, ShardNumber, ShardNumber)>,
 }
 
 impl MoveLimits {
-    /// Returns the places of the moves that are under way. `running` are the moves that have begun
-    /// here, even if the catalog still lists them as planned.
+    /// Returns the limits with the places of the moves that are under way. `running` contains the
+    /// moves that have a run in this process, even if the catalog still lists them as planned.
     pub(super) fn of(records: &[MoveRecord], running: &BTreeSet<MoveId>) -> Self {
         let mut limits = Self::default();
         let has_place = |record: &&MoveRecord| {
@@ -31,7 +33,8 @@ impl MoveLimits {
         limits
     }
 
-    /// Takes a place for a move, unless it has begun and needs none.
+    /// Takes a place for a planned move. A move that has begun has its place already, and a move
+    /// that is to be cancelled needs none.
     ///
     /// # Errors
     /// The reason why the move waits.

@@ -2,7 +2,8 @@
 //! in the responses.
 //!
 //! **Invariant:** while the catalog does not answer, the last known orders are in force, and only
-//! new fences wait for it. Nothing is reported in the short time in which writes of the slots wait.
+//! new fences wait for the catalog. While writes of the slots wait, no report is sent within a few
+//! seconds of the last one.
 //! **Not here:** storing reports (the catalogs), the phase of a move (`phases`).
 
 use std::time::{Duration, Instant};
@@ -19,12 +20,12 @@ use crate::manager::move_status::MoveStatus;
 
 /// Interval between two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Time for which nothing is reported while writes wait.
+/// Time since the last report during which no further one is sent while writes wait.
 const BRIEF_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a response of the catalog.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Error of a mover whose move has ended, or is carried out by another mover.
+/// Error of a mover whose move has ended or was taken over by another mover.
 #[derive(Debug)]
 pub(super) struct Superseded;
 
@@ -42,21 +43,22 @@ pub(super) struct MoveReports<'m> {
     forecast: CopyForecast,
     /// Last report that the catalog has stored.
     sent: Option<MoveReport>,
-    /// Time at which the last request to the catalog was answered or given up.
+    /// Time at which the catalog last answered a report or a query for orders, or let it time out.
     asked: Option<Instant>,
-    /// True if the last request to the catalog failed or was not answered.
+    /// True if the last report or query for orders failed or timed out, or a later order of the
+    /// mover timed out.
     pub(super) is_catalog_unreachable: bool,
     stall: Stall,
 }
 
-/// Phase of a move, and the time since which it lasts or was last counted.
+/// Phase of a move, and the time up to which its duration was counted.
 struct PhaseClock {
     phase: MovePhase,
     since: Instant,
 }
 
 impl PhaseClock {
-    /// Counts the time in the phase since it was last counted.
+    /// Adds the time that the move has spent in the phase since the last call to the progress.
     fn count(&mut self, progress: &mut MoveProgressReport) {
         let now = Instant::now();
         let time = now - std::mem::replace(&mut self.since, now);
@@ -66,7 +68,8 @@ impl PhaseClock {
     }
 }
 
-/// Progress that was last seen, and the time since which it has not changed.
+/// Detector of a move without progress: the progress that was last seen, and the time since when it
+/// has not changed.
 struct Stall {
     seen: (MovePhase, MoveGoal, u64, u64),
     since: Instant,
@@ -107,19 +110,19 @@ impl<'m> MoveReports<'m> {
         &self.record
     }
 
-    /// Begins a term, in which later reports are sent.
+    /// Begins a term. Later reports are sent with this term.
     pub(super) fn begin_term(&mut self, term: u64) {
         (self.term, self.sent) = (term, None);
     }
 
-    /// Counts the rows of a round, and their size.
+    /// Adds the rows of a round, and their size in bytes, to the progress.
     pub(super) fn count(&mut self, rows: u64, bytes: u64) {
         self.progress.rows += rows;
         self.progress.bytes += bytes;
         self.status.count(rows, bytes);
     }
 
-    /// Begins to copy all rows, maybe again.
+    /// Records that the copy of all rows begins, for the first time or again.
     pub(super) fn begin_copy(&mut self) {
         self.progress.rows_expected = rows_of_copy(&self.progress);
     }
@@ -150,7 +153,7 @@ impl<'m> MoveReports<'m> {
         }
     }
 
-    /// Enters a phase.
+    /// Records that the move is in this phase now.
     pub(super) fn enter(&mut self, phase: MovePhase) {
         if self.clock.phase != phase {
             self.clock.count(&mut self.progress);
@@ -163,8 +166,8 @@ impl<'m> MoveReports<'m> {
         self.progress.reason = reason;
     }
 
-    /// Sends a report if one is due, and receives the orders of the operator. `is_urgent` is true
-    /// if there may be a new order.
+    /// Sends a report if one is due or `is_urgent` is true, and receives the operator's orders in
+    /// the response. `is_urgent` is true if there may be a new order.
     ///
     /// # Errors
     /// [`Superseded`].
@@ -201,8 +204,8 @@ impl<'m> MoveReports<'m> {
         Ok(has_ended)
     }
 
-    /// Stores an order that no operator has given, because the time of keeping is over or the move
-    /// cannot be carried out.
+    /// Stores an order of the mover itself in the catalog, because the time of keeping is over or
+    /// the move cannot be carried out.
     pub(super) async fn order(&mut self, order: MoveOrder) {
         let ordered = self.catalog.order(self.record.id, order);
         match tokio::time::timeout(ANSWER_MAX, ordered).await {
@@ -250,8 +253,9 @@ impl<'m> MoveReports<'m> {
     }
 }
 
-/// Returns the time that a move has spent in the phase that was last reported: the time since its
-/// order without that of the phases before. It includes the time in which no mover carried it out.
+/// Returns the time that a move has spent in the phase that was last reported: the time since the
+/// move was requested, minus the time that was counted for its phases. It includes the time in
+/// which no mover carried the move out.
 fn time_in_phase(record: &MoveRecord) -> Duration {
     let age = (Utc::now() - record.began_at).to_std().unwrap_or_default();
     let before = record.progress.phase_us.values().copied().fold(0, u64::saturating_add);

@@ -1,8 +1,9 @@
-//! Move round: reads rows on the side that gives, and the digests of both sides.
+//! Move round: reads the rows of a round from the sending side, and the digests of both sides for
+//! their comparison.
 //!
 //! **Invariant:** rows are compared after a round that was read in the same snapshot as the digests
-//! of the source, so a difference is never a write that came later.
-//! **Not here:** reading and storing rows (the engines), the decision for a round
+//! of the source, so a difference is never caused by a later write.
+//! **Not here:** reading and storing rows (the engines), the decision to read a round
 //! (`moves::next_step`), the rows in which both sides differ (`copy_difference`).
 
 use std::time::{Duration, Instant};
@@ -22,16 +23,15 @@ const ROUND_MAX: Duration = Duration::from_secs(30);
 
 /// Failure of a round.
 pub(super) enum RoundFailure {
-    /// Changes that the copy lacks are no longer recorded: the copy must begin again.
+    /// The source no longer records some changes that the copy lacks: the copy must begin again.
     LostChanges,
-    /// The move cannot be carried out, for this reason.
+    /// The move cannot be carried out; the sentence says why.
     Impossible(String),
-    /// The move waits, for this reason.
+    /// The round cannot be read now, and the move waits; the sentence says why.
     Transient(String),
 }
 
-/// Returns the query for the next round. `receiver` is the row in which the receiving side keeps
-/// the state of the move.
+/// Returns the query for the next round. `receiver` is the receiving side's record of the move.
 pub(super) fn query(plan: &MovePlan, receiver: &MoveRow, budget: RoundBudget) -> RoundQuery {
     RoundQuery {
         id: plan.id,
@@ -73,15 +73,15 @@ impl TimedRound {
     }
 }
 
-/// Round that is read while the one before it is stored.
+/// Round that is read ahead, while the previous round is still being stored.
 ///
-/// The shard that receives stores a round only onto the state from which it was read, so a round
-/// whose predecessor was not stored is refused there, and dropped here.
+/// The receiving shard stores a round only if it has the state for which the round was read. So it
+/// would refuse a round whose predecessor was not stored, and such a round is dropped here.
 #[derive(Debug, Default)]
 pub(super) struct RoundAhead(Option<(MoveSide, TimedRound)>);
 
 impl RoundAhead {
-    /// Returns the round that answers a query, if it was read ahead.
+    /// Returns the round for this query, if it was read ahead.
     pub(super) fn take(&mut self, from: MoveSide, query: &RoundQuery) -> Option<TimedRound> {
         let (side, timed) = self.0.take()?;
         let CopyRound { base, base_cursor, .. } = &timed.read.round;
@@ -94,7 +94,7 @@ impl RoundAhead {
         self.0.is_some()
     }
 
-    /// Reads the round after one that is being stored, if that leaves rows to copy.
+    /// Reads the next round ahead; `None` as the query means that nothing is left to copy.
     pub(super) async fn read(
         &mut self,
         sides: &MoveSides,
@@ -102,13 +102,14 @@ impl RoundAhead {
         query: Option<RoundQuery>,
     ) {
         let Some(query) = query else { return };
-        // A failure is reported by the read that follows.
+        // If this read fails, the next round is read in the ordinary way, and that read reports the
+        // failure.
         self.0 = TimedRound::read(sides, from, &query).await.ok().map(|timed| (from, timed));
     }
 }
 
-/// Returns the query for the round after one, if that leaves rows to copy. `has_all` is true if it
-/// has all changes of its snapshot.
+/// Returns the query for the round after `round`, if `round` leaves rows or changes to copy.
+/// `has_all` is true if `round` has all changes of its snapshot.
 pub(super) fn query_after(
     query: &RoundQuery,
     round: &CopyRound,
@@ -138,31 +139,32 @@ pub(super) async fn digests(
     })
 }
 
-/// Finds rounds that are short enough to be the last one, which is applied while writers wait.
+/// Limits under which a round counts as short. After some short rounds a fence begins, and the last
+/// round is copied while writers wait.
 ///
-/// On a busy machine, or with many writers, no round may be as short as the first limits require.
-/// So the limits grow with the time that a whole copy has followed its source, up to those that a
-/// fence allows.
+/// On a busy machine, or with many writers, it is possible that no round is as short as the initial
+/// limits require. So the limits grow with the time for which a complete copy has followed its
+/// source, up to a maximum that keeps a fence within its time limit.
 #[derive(Debug, Default)]
 pub(super) struct RoundPace {
-    /// Time of the fastest round of a whole copy.
+    /// Duration of the fastest round since the copy is complete.
     fastest: Option<Duration>,
-    /// Time of the first round of a whole copy.
+    /// Time at which the first round after the copy was complete ended.
     since: Option<Instant>,
 }
 
 /// Time after which the limits of a short round double.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Number of times that the limit of the time doubles, and that of the changes.
+/// Maximum number of times that each limit doubles: that on the duration, and that on the changes.
 const TIME_DOUBLINGS: u32 = 5;
 const CHANGES_DOUBLINGS: u32 = 3;
 
 impl RoundPace {
-    /// Returns true if a round that ends now was short. Where even a round without changes takes
-    /// long, because the shards are far away, the fastest one is the measure.
+    /// Returns true if a round that ends now was short. If even a round without changes takes long,
+    /// because the shards are far away, twice the duration of the fastest round is the limit.
     ///
-    /// A round that has not all changes is never short. It may have few changes only because their
-    /// rows are large, and a fence would wait for all those that are left.
+    /// A round that does not have all changes is never short. It may have few changes only because
+    /// their rows are large, and a fence would last until all remaining changes are copied.
     pub(super) fn is_short(
         &mut self,
         cursor: &CopyCursor,

@@ -5,9 +5,10 @@
 //!                        ▲                                            │
 //!                        └────────────────────────────────────────────┘
 //! ```
-//! **Invariant:** what a run remembers only saves work: a new run makes the same decisions from the
-//! state that both shards have stored.
-//! **Not here:** the decision (`moves::next_step`), requests and rounds (`move_steps`).
+//! **Invariant:** the state that a run keeps in memory only saves work: a new run makes the same
+//! decisions from the state that both shards have stored.
+//! **Not here:** the decision (`moves::next_step`), sending requests (`move_steps`), copying rounds
+//! (`copy_steps`).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -38,20 +39,20 @@ use crate::manager::Manager;
 use crate::manager::move_announcements::{KeptRun, MoveWatch};
 use crate::shard::Shard;
 
-/// Wait after a lock was not free, or a request was refused.
+/// Wait before the next attempt, after a lock was not free or a request was refused.
 pub(super) const BUSY_WAIT: Duration = Duration::from_millis(25);
-/// Interval at which a move that waits for something else is looked at.
+/// Interval at which a run looks at the shards of a move that waits.
 pub(super) const REST: Duration = Duration::from_secs(1);
 /// Wait before a failed request is repeated.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
-/// Wait before a shard that cannot be reached is looked at again.
+/// Wait before a run tries again to read a shard that cannot be reached.
 const REOPEN: Duration = Duration::from_millis(500);
-/// Longest wait for replicas to confirm a position, before both shards are looked at again.
+/// Longest wait for replicas to confirm a position, before the run looks at both shards again.
 pub(super) const CONFIRM_MAX: Duration = Duration::from_millis(500);
-/// Upper limit of the assumed age of a fence that no report mentions. Longer fences are reported,
-/// and another mover takes over within seconds.
+/// Maximum age that is assumed for a fence which an earlier mover left without a report. A longer
+/// fence would have been reported, and another mover takes over within seconds.
 const UNREPORTED_MAX: Duration = Duration::from_secs(10);
-/// Highest number of positions that a run waits for before it looks at both shards again.
+/// Maximum number of confirmations that a run waits for before it looks at both shards again.
 const CONFIRMATIONS: usize = 4;
 
 /// Continuation of a run after a step.
@@ -69,7 +70,7 @@ pub(super) enum RunContinuation {
 /// Reason why a move is given up.
 pub(super) struct MoveFailure {
     pub(super) reason: String,
-    /// Goal with which the slots stay where they are.
+    /// Goal that leaves the slots where they are.
     pub(super) goal: MoveGoal,
 }
 
@@ -87,22 +88,23 @@ pub(super) struct MoveRun<'m> {
     pub(super) ahead: RoundAhead,
     pub(super) pace: RoundPace,
     watch: MoveWatch,
-    /// Counts the run once it keeps its source.
+    /// Guard that counts this run among those that keep their source; `None` before that.
     pub(super) kept: Option<KeptRun>,
-    /// Leg that the last look has found.
+    /// Leg that the last look at the shards has found.
     pub(super) leg: MoveLeg,
-    /// True if a round found that changes which the copy lacks are no longer recorded.
+    /// True if a round found that the source no longer records some changes that the copy lacks.
     pub(super) must_copy_again: bool,
-    /// False if changes no longer flow back to the kept source, which is then no longer kept.
+    /// False if changes no longer flow back to the kept source. The time of keeping then ends.
     pub(super) follows_back: bool,
     pub(super) failure: Option<MoveFailure>,
-    /// True if the slots are back, so that the copy of the other side is deleted.
+    /// True if the slots are back at the origin, so that the destination's copy can be deleted.
     pub(super) deletes_other_copy: bool,
     /// True if the next step may wait for replicas.
     awaits_replicas: bool,
     trims: TrimWaits,
     pub(super) recorded: RecordedChanges,
-    /// Time of the first look at the origin alone since both shards were last read.
+    /// Time at which the origin alone was first read, after both shards had last been read
+    /// together.
     pub(super) destination_lost_at: Option<Instant>,
 }
 
@@ -166,13 +168,13 @@ impl<'m> MoveRun<'m> {
                 return false;
             }
             if !had_arrived && self.reports.record().has_arrived() {
-                // Its place is free for another move.
+                // Another move may begin in place of this one.
                 self.manager.move_announcements.announce();
             }
         }
     }
 
-    /// Takes the next term, above all that the catalog and the shards that can be read know.
+    /// Takes a new term, higher than every term that the catalog and the readable shards know.
     pub(super) async fn take_over(&mut self) -> Result<(), Superseded> {
         loop {
             match known_term(self.manager, &self.plan, self.leg).await {
@@ -209,7 +211,7 @@ impl<'m> MoveRun<'m> {
             Ok(sides) => sides,
             Err(reason) => return lone_side::carry_on(self, reason, REOPEN).await,
         };
-        // Replicas of files sync only on request.
+        // Replicas of SQLite files sync to disk only on request.
         let both = [MoveSide::Origin, MoveSide::Destination];
         let _confirmations = self
             .awaits_replicas
@@ -233,7 +235,7 @@ impl<'m> MoveRun<'m> {
             let MoveStep::AwaitConfirmation(side) = step else {
                 return self.act(&sides, &seen, step).await;
             };
-            // The state that was read is that of this position, even if the shard has a later one
+            // The state that was read belongs to this position, even if the shard is at a later one
             // by now.
             let (position, begun) = (seen.shard(side).position, Instant::now());
             let is_confirmed =
@@ -277,8 +279,8 @@ impl<'m> MoveRun<'m> {
         }
         note_fence_that_ran_out(self, now);
         if let Some(copy) = target.row.as_ref().filter(|_| self.progress.is_fenced) {
-            // Deleting recorded changes would only prolong the fence. They are all deleted after
-            // the commit.
+            // Deleting recorded changes now would only prolong the fence. All of them are deleted
+            // after the commit.
             self.progress.trimmed = Some(copy.applied.round);
         }
     }
@@ -322,7 +324,8 @@ pub(super) fn goal_of(run: &MoveRun<'_>) -> MoveGoal {
     failed.unwrap_or_else(|| run.reports.record().goal)
 }
 
-/// Records at the first look at the source that its writes wait for a fence of an earlier mover.
+/// Records, at the first look at the source, that writes wait because of a fence of an earlier
+/// mover, if `waits` is true.
 pub(super) fn inherit_fence(run: &mut MoveRun<'_>, source: MoveSide, waits: bool) {
     let shard = run.plan.shards[source.index()];
     if let Some(age) = run.fences.inherit(shard, waits) {
@@ -330,16 +333,17 @@ pub(super) fn inherit_fence(run: &mut MoveRun<'_>, source: MoveSide, waits: bool
     }
 }
 
-/// Returns the age of the fence that an earlier mover may have left. No report is sent in the short
-/// time of most fences. If none says since when writes wait, the fence began after the last change
-/// that was reported. That may be long ago, so the age is then at most [`UNREPORTED_MAX`].
+/// Returns the age of the fence that an earlier mover may have left. Most fences are so short that
+/// they are never reported. If the last report does not say since when writes have been waiting,
+/// the fence began after the record in the catalog last changed. That may be long ago, so at most
+/// [`UNREPORTED_MAX`] is assumed.
 fn age_of_fence(record: &MoveRecord) -> Duration {
     let reported = record.progress.held_since;
     let age = (Utc::now() - reported.unwrap_or(record.changed_at)).to_std().unwrap_or_default();
     if reported.is_some() { age } else { age.min(UNREPORTED_MAX) }
 }
 
-/// Records the end of a fence that has run out while its shard still owns the slots.
+/// Records that a fence has run out, if it has, while its shard still owns the slots.
 pub(super) fn note_fence_that_ran_out(run: &mut MoveRun<'_>, now: Instant) {
     if run.fences.has_run_out(now) {
         run.reports.note_hold(run.fences.end(true, now));
@@ -353,8 +357,8 @@ pub(super) fn random_mover() -> u64 {
     RandomState::new().build_hasher().finish() >> 1
 }
 
-/// Returns the highest term that a shard knows. While one side cannot be read, the other one is
-/// enough: a side that knows a higher term stops the run later.
+/// Returns the highest term that the shards know. If one side cannot be read, the other is enough:
+/// if the missing side knows a higher term, it stops the run later.
 async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<u64, String> {
     let looked = match MoveSides::find(manager, plan) {
         Ok(sides) => sides.look(plan, leg).await,
@@ -381,9 +385,8 @@ async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<
     Ok(rows.map(|row| row.term.number).max().unwrap_or_default())
 }
 
-/// Ends the time of keeping if it is over. Counts the changes that the sending side has recorded,
-/// if that is due, and ends the recording if they are too many. While writes wait, nothing is
-/// counted.
+/// Before the commit, checks whether the source has recorded too many changes, if a check is due
+/// and no fence is in force; the recording then ends. After the commit, calls [`limit_keeping`].
 async fn limit_recording(run: &mut MoveRun<'_>, sides: &MoveSides, seen: &SeenMove) {
     let (source, target) = (seen.leg.source(), seen.leg.target());
     if seen.is_committed() {
@@ -397,9 +400,9 @@ async fn limit_recording(run: &mut MoveRun<'_>, sides: &MoveSides, seen: &SeenMo
     }
 }
 
-/// Ends the time of keeping if it is over, or if the owner, which is this side, has recorded too
-/// many changes. A move that is paused keeps its source beyond that time, but not beyond too many
-/// changes; one whose slots are to return keeps it in either case.
+/// Ends the time of keeping if it has elapsed, or if the owner, which is this side, has recorded
+/// too many changes. A paused move keeps its source even after that time, but not after too many
+/// changes. A move whose slots are to return keeps its source in either case.
 pub(super) async fn limit_keeping(run: &mut MoveRun<'_>, (owner, side): (&Shard, MoveSide)) {
     let record = run.reports.record();
     let left = record.keep_left(Utc::now()).filter(|_| record.goal == MoveGoal::Forward);
@@ -413,9 +416,9 @@ pub(super) async fn limit_keeping(run: &mut MoveRun<'_>, (owner, side): (&Shard,
     }
 }
 
-/// Ends the flow of changes back to a source that is kept, and with it the time of keeping.
-/// Otherwise the owner would record all later changes, and the source would keep its rows, for a
-/// rollback that would copy all rows again: a move back does the same.
+/// Ends the flow of changes back to a kept source, and with it the time of keeping. A rollback
+/// would now have to copy all rows again, as an ordinary move back does, so it is pointless for the
+/// owner to record changes and for the source to keep its rows.
 pub(super) async fn end_flow_back(run: &mut MoveRun<'_>) {
     let id = run.reports.record().name();
     tracing::warn!(id, "changes no longer flow back to the source of a move: it is kept no longer");

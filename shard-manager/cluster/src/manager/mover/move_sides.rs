@@ -1,10 +1,10 @@
-//! Move sides: both shards of a move, their state as a mover reads it, and the requests to them.
+//! Move sides: both shards of a move, and their state as a mover reads it.
 //!
 //! The receiving side is read first. The query to the sending side contains the state of the
-//! receiver's copy, so that the response also reports changes that the copy lacks.
+//! receiver's copy, so that the response also says whether the copy lacks changes.
 //!
-//! **Invariant:** an observation is of primaries, as this process knows them. It may be out of
-//! date: the shards check each request.
+//! **Invariant:** the state is read from the nodes that this process believes to be primaries. It
+//! may be out of date, so the shards check each request again.
 //! **Not here:** the decision (`moves::next_step`), the rows of rounds (`move_round`).
 
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use crate::shard::{Majority, PrimaryMoves, Shard};
 
 /// Time limit of a request to a shard.
 pub(super) const CALL_MAX: Duration = Duration::from_secs(5);
-/// Highest number of attempts to read both shards in the same leg.
+/// Maximum number of attempts to read both shards in the same leg of the move (one direction of the
+/// transfer).
 const LEGS_MAX: usize = 3;
 
 /// Both shards of a move, origin first.
@@ -33,30 +34,30 @@ pub(super) struct MoveSides {
 
 /// State of a move as a mover has read it.
 pub(super) struct SeenMove {
-    /// Origin and destination.
+    /// State of the origin and of the destination.
     pub(super) shards: [ShardObservation; 2],
     /// Highest leg that a shard knows.
     pub(super) leg: MoveLeg,
-    /// True if the side that receives lacks changes of the other one.
+    /// True if the receiving side lacks changes of the other side.
     pub(super) is_behind: bool,
     /// True if some changes that the receiving side lacks are no longer recorded on the other side.
     pub(super) has_lost_changes: bool,
 }
 
 impl SeenMove {
-    /// Returns the facts of a side.
+    /// Returns the state of a side.
     pub(super) fn shard(&self, side: MoveSide) -> &ShardObservation {
         &self.shards[side.index()]
     }
 
-    /// Returns the facts of the receiving side: the target of the leg, and after the commit its
-    /// source.
+    /// Returns the state of the receiving side: before the commit the target of the leg, after it
+    /// the source, to which changes flow back.
     pub(super) fn receiver(&self) -> &ShardObservation {
         let side = if self.is_committed() { self.leg.source() } else { self.leg.target() };
         self.shard(side)
     }
 
-    /// Returns true if the source of the leg has given the slots away.
+    /// Returns true if the leg is committed: its source has given the slots away.
     pub(super) fn is_committed(&self) -> bool {
         self.shard(self.leg.source()).slots == SlotsState::Moved
     }
@@ -97,7 +98,7 @@ impl MoveSides {
         reader_of(self.shard(side))
     }
 
-    /// Returns the writes of the clients of this process on both shards.
+    /// Returns the counters of the writes that this process's clients make on both shards.
     pub(super) fn other_writes(&self) -> OtherWrites {
         let moves = || self.shards.iter().filter_map(|shard| shard.primary().moves());
         let lanes = moves().map(PrimaryMoves::lane_stats).reduce(|one, other| one.with(&other));
@@ -145,8 +146,9 @@ impl MoveSides {
         Err("the direction of the move changes".to_owned())
     }
 
-    /// Combines the facts of both sides. After the commit, the former source is the receiving side,
-    /// so the facts of the target are read once more, with the state of the source's rows.
+    /// Combines the state of both sides. After the commit, the source receives changes from the
+    /// target, so the target is read again, with a query that contains the state of the source's
+    /// rows.
     async fn join(
         &self,
         plan: &MovePlan,
@@ -231,15 +233,15 @@ fn observed(shard: &Shard, facts: MoveFacts) -> ShardObservation {
     }
 }
 
-/// Changes that the side that receives lacks.
+/// Difference between the changes of the sending side and those that the receiving side has.
 struct Gap {
     is_behind: bool,
     has_lost_changes: bool,
 }
 
 impl Gap {
-    /// Compares the sides. The query that returned `giver` contained the state of the rows of
-    /// `receiver`.
+    /// Compares the sending side (`giver`) with the receiving side. The query that returned `giver`
+    /// contained the state of the receiver's rows.
     fn between(giver: &MoveFacts, receiver: &MoveFacts) -> Self {
         let (Some(row), Some(copy)) = (&giver.row, &receiver.row) else {
             return Self { is_behind: false, has_lost_changes: false };

@@ -1,4 +1,4 @@
-//! Move steps: carries out the steps of a move.
+//! Move steps: carries out the steps on which a move's run has decided.
 //!
 //! **Not here:** the loop (`move_run`), the decision (`moves::next_step`), rounds (`copy_steps`),
 //! the conclusions from a response (`move_answers`).
@@ -24,12 +24,14 @@ use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
 use crate::shard::Shard;
 
-/// Number of batches of a cleaning that are deleted before both shards are looked at again.
+/// Maximum number of batches that the cleaning of a source deletes before the run looks at both
+/// shards again.
 const BATCHES_OF_A_LOOK: usize = 10;
-/// Longest interval at which changes flow back, as a multiple of [`FLOW_BACK`]: it grows with the
-/// number of sources that are kept.
+/// Longest interval at which changes flow back to a kept source, as a multiple of [`FLOW_BACK`].
+/// The interval grows with the number of kept sources.
 const FLOW_BACK_PARTS: usize = 10;
-/// Time limit of a request that deletes all rows of the slots, in batches, or stores very many.
+/// Time limit of a request that deletes all rows of the slots, in batches, or stores very many
+/// rows.
 const EMPTY_MAX: Duration = Duration::from_secs(30);
 
 impl MoveRun<'_> {
@@ -103,7 +105,7 @@ impl MoveRun<'_> {
             MoveRequest::BeginCleaning(_) | MoveRequest::Clean(_) | MoveRequest::Discard(_)
         );
         if let MoveRequest::Clean(_) = request {
-            // A look at the shard costs more than a batch, because it passes over all deleted rows.
+            // A look at the shard costs more than a batch, because it has to skip all deleted rows.
             for _ in 1..BATCHES_OF_A_LOOK {
                 match delete(self, sides, side, request.clone()).await {
                     Ok(rest) => tokio::time::sleep(rest).await,
@@ -124,7 +126,8 @@ impl MoveRun<'_> {
         }
     }
 
-    /// Returns the wait before a fence, `None` if it can begin.
+    /// Returns the wait before a fence. If the fence can begin at once, records its beginning and
+    /// returns `None`.
     fn await_fence(&mut self, side: MoveSide) -> Option<RunContinuation> {
         let (shard, now) = (self.plan.shards[side.index()], Instant::now());
         let wait = self.fences.wait(shard, now);
@@ -134,14 +137,15 @@ impl MoveRun<'_> {
             self.reports.begin_hold(Duration::ZERO);
             return None;
         }
-        // Changes that come meanwhile are copied before the fence.
+        // Changes that clients make during the wait are copied before the fence begins.
         self.progress.short_rounds = 0;
         let reason = is_catalog_unreachable
             .then(|| "the catalog does not answer: no fence is begun".to_owned());
         Some(RunContinuation::After(wait.clamp(BUSY_WAIT, RETRY), reason))
     }
 
-    /// Sends a change, and evaluates the response. The error is the continuation of the run.
+    /// Sends a request with its rows, and evaluates the response. The error is the continuation of
+    /// the run.
     pub(super) async fn send(
         &mut self,
         (shard, side): (&Shard, MoveSide),
@@ -149,7 +153,7 @@ impl MoveRun<'_> {
     ) -> Result<(), RunContinuation> {
         let request = change.request.clone();
         if is_on(Mutation::CommitByClock) && matches!(request, MoveRequest::Commit(..)) {
-            // Its fence ends meanwhile.
+            // The fence of the commit ends during this sleep.
             tokio::time::sleep(FENCE_HOLD + RETRY).await;
         }
         self.progress.note_sending(&request);
@@ -178,7 +182,8 @@ impl MoveRun<'_> {
             learn(&mut self.progress, side, &request, &answer);
         }
         let Err(error) = answer else {
-            // Writes of this process need not wait for an announcement.
+            // Waiting writes of this process are woken now, so they need not wait for the shard's
+            // announcement.
             shard.slot_waits.wake();
             return Ok(());
         };
@@ -193,8 +198,8 @@ impl MoveRun<'_> {
             }
             MoveChangeError::Unsupported => self.fail(format!("{name}: {error}")).await,
             MoveChangeError::Failed { error: Error::NotUnique { index }, .. } => {
-                // The refusal may last: the fence runs out, and the copy is compared again before
-                // the next one.
+                // The refusal may last for long. The fence runs out, and the copy is compared again
+                // before the next fence.
                 self.progress.note_fence_end();
                 let reason = format!(
                     "the unique index {index} of {name} rejects a row; the other shard does not \
@@ -210,8 +215,9 @@ impl MoveRun<'_> {
         })
     }
 
-    /// Returns the rest until the next look at a source that is kept: at most `pause`, and not
-    /// longer than the time of keeping, which ends at that look (`move_run::limit_keeping`).
+    /// Returns the pause until the run looks at a kept source again: at most `pause`, and not
+    /// longer than the rest of the time of keeping, which ends at such a look
+    /// (`move_run::limit_keeping`).
     pub(super) fn keep(&mut self, seen: &SeenMove, pause: Duration) -> RunContinuation {
         if goal_of(self) == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
             // The slots are back, and the copy of the destination is no longer needed.
@@ -219,7 +225,7 @@ impl MoveRun<'_> {
             return RunContinuation::AtOnce;
         }
         let Some(left) = self.reports.record().keep_left(Utc::now()) else {
-            // The catalog stores the time with the report of this phase.
+            // The time of keeping begins when the catalog has stored the report of this phase.
             return RunContinuation::After(BUSY_WAIT, None);
         };
         if left.is_zero() || !self.follows_back {
@@ -231,7 +237,7 @@ impl MoveRun<'_> {
         RunContinuation::After(left.min(pause), None)
     }
 
-    /// Gives the move up: the slots stay where they are.
+    /// Gives the move up for this reason: the slots stay where they are.
     pub(super) async fn fail(&mut self, reason: String) -> RunContinuation {
         let id = self.reports.record().name();
         tracing::error!(id, reason, "a move cannot be carried out");
@@ -240,14 +246,14 @@ impl MoveRun<'_> {
             MoveGoal::Back | MoveGoal::Forward | MoveGoal::Settle => MoveGoal::Back,
         };
         if goal == MoveGoal::Back {
-            // Stored, so that a mover that takes over does not try again.
+            // The order is stored, so that a mover that takes over does not try again.
             self.reports.order(MoveOrder::Cancel).await;
         }
         self.failure = Some(MoveFailure { reason: reason.clone(), goal });
         RunContinuation::After(Duration::ZERO, Some(reason))
     }
 
-    /// Reports the end of the move, with a note for the operator if its slots stay where they were.
+    /// Reports the end of the move. `note` is shown to the operator if the move was cancelled.
     pub(super) async fn end(
         &mut self,
         owner: Option<MoveSide>,
@@ -279,11 +285,11 @@ impl MoveRun<'_> {
     }
 }
 
-/// Returns the interval at which changes flow back to a source that has all of them, and the factor
-/// by which the rest after a round grows that left some.
+/// Returns the interval at which changes flow back to a kept source that has all of them so far,
+/// and the factor by which the pause grows after a round that did not have all changes.
 ///
-/// Both grow with the number of kept sources, so that many of them together cause no more work than
-/// a few.
+/// Both grow with the number of kept sources, up to [`FLOW_BACK_PARTS`]. Up to that number, all
+/// kept sources together cause about as much work as one.
 pub(super) fn flow_back_interval(run: &mut MoveRun<'_>) -> (Duration, u32) {
     let announcements = &run.manager.move_announcements;
     run.kept.get_or_insert_with(|| announcements.count_kept());
@@ -291,8 +297,8 @@ pub(super) fn flow_back_interval(run: &mut MoveRun<'_>) -> (Duration, u32) {
     (FLOW_BACK * parts, parts)
 }
 
-/// Sends a request that deletes a batch of rows, and returns the rest after it, in which other
-/// writes of the shard are carried out.
+/// Sends a request that deletes a batch of rows. Returns the pause after it, during which the shard
+/// carries out other writes.
 async fn delete(
     run: &mut MoveRun<'_>,
     sides: &MoveSides,
@@ -307,7 +313,7 @@ async fn delete(
 }
 
 /// Returns the time limit of a change. A round with the changes of one large transaction has more
-/// rows than others, and takes longer to store.
+/// rows than other rounds, and takes longer to store.
 fn time_of_change(change: &MoveChange) -> Duration {
     let is_large = change.rows.bytes() > 2 * ROUND_BYTES_MAX as u64;
     if is_large { EMPTY_MAX } else { time_of(&change.request) }

@@ -1,4 +1,5 @@
-//! Phases: the phase of a move, from what its mover sees and the step that it takes next.
+//! Phases: derives the phase of a move, which reports show, from the state of both shards and the
+//! mover's next step.
 //!
 //! **Not here:** the decision about a step (`moves::next_step`), which does not depend on the
 //! phase.
@@ -12,14 +13,15 @@ use moves::step::{MoveStep, WaitReason};
 
 use super::move_sides::SeenMove;
 
-/// Returns the phase of a move whose next step this is.
+/// Returns the phase of a move, given its state and its next step.
 pub(super) fn phase_of(
     seen: &SeenMove,
     step: &MoveStep,
     (goal, is_fenced, published): (MoveGoal, bool, MoveSide),
 ) -> MovePhase {
     let (source, target) = (seen.shard(seen.leg.source()), seen.shard(seen.leg.target()));
-    // A leg that goes on gives up a recording of changes only to begin another one.
+    // A lift in a leg that the operator still wants only ends a recording of changes, and another
+    // recording begins.
     let begins_again = is_lift(step) && goal.agrees_with(seen.leg);
     if (cleans(step) && !begins_again) || goal == MoveGoal::Settle {
         return MovePhase::Cleaning;

@@ -1,7 +1,8 @@
-//! Publication: the owner of the slots of a move in the catalog's shard map.
+//! Publication: names the new owner of the slots of a move in the catalog's shard map.
 //!
-//! **Invariant:** the map follows the shards: it names an owner that has the slots already.
-//! **Not here:** maps of other routers (the engines).
+//! **Invariant:** the map changes after the shards: a shard owns the slots before the map names it
+//! as their owner.
+//! **Not here:** updating the maps of other routers (the engines).
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,9 @@ use super::move_sides::{CALL_MAX, SeenMove};
 use crate::manager::Manager;
 use crate::manager::shards::epoch_to_retry;
 
-/// Returns the side that the newest map names as owner. If the map names different owners for the
-/// slots, returns the side that does not own them, so that the other one is published.
+/// Returns the side that the newest map names as owner of the slots. If the map does not name one
+/// side for all slots, returns the side that does not own them, so that the actual owner is
+/// published next.
 pub(super) fn published(manager: &Manager, plan: &MovePlan, seen: &SeenMove) -> MoveSide {
     let map = manager.shards().newest_map();
     let owns = |side: MoveSide| is_named_owner(&map, plan, side);
@@ -42,7 +44,7 @@ pub(super) fn is_named_owner(map: &ShardMap, plan: &MovePlan, side: MoveSide) ->
 /// Names a side as owner in the catalog's map.
 ///
 /// # Errors
-/// A sentence. The change may be in force.
+/// A sentence. The map may have been changed nevertheless.
 pub(super) async fn publish(
     manager: &Manager,
     plan: &MovePlan,

@@ -1,10 +1,11 @@
-//! Recorded changes: counts from time to time those that a shard has recorded for the other side of
-//! a move, and ends the recording if there are more than a shard keeps.
+//! Recorded changes: counts at intervals the changes that a shard has recorded for the other side
+//! of a move. If there are more than a shard keeps, the recording must end.
 //!
-//! Before the commit the source records, and its copy begins again. After it the new owner records
-//! for a rollback, and the time of keeping ends.
+//! Before the commit, the source records changes for the target; if they are too many, the copy
+//! begins again. After the commit, the new owner records changes for a rollback; if they are too
+//! many, the time of keeping ends.
 //!
-//! **Invariant:** a failed count ends no recording: the next one decides.
+//! **Invariant:** a count that fails does not end a recording; the next count decides.
 //! **Not here:** the count (the engines), the end of the recording (`move_run`,
 //! `moves::next_step`).
 
@@ -15,24 +16,25 @@ use model::keyspace::Slot;
 
 use crate::shard::{PrimaryMoves, Shard};
 
-/// Number of recorded changes of the slots of a move that is too high: they take about 1 GB on a
-/// server, with the index. Otherwise a target that cannot be reached or follows too slowly, or a
-/// move that is paused for long, would fill the disk of the source.
+/// Number of recorded changes of a move's slots at which the recording must end. They take about 1
+/// GB on a server, including the index. Without this limit, a target that cannot be reached or is
+/// too slow, or a move that is paused for a long time, would fill the disk of the source.
 const RECORDED_MAX: u64 = 5_000_000;
-/// Interval of the counts: near its limit, a count reads all recorded changes.
+/// Shortest interval between two counts. A count is expensive near the limit, where it reads all
+/// recorded changes.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Time limit of a count.
 const COUNT_MAX: Duration = Duration::from_secs(30);
 
-/// Reason of a copy that begins again.
+/// Reason that is reported while a copy begins again.
 const BEGINS_AGAIN: &str =
     "the source has recorded more changes than it keeps, so the copy begins again";
 
-/// Counts of one run.
+/// Counts of the run of one move.
 #[derive(Debug, Default)]
 pub(super) struct RecordedChanges {
     counted_at: Option<Instant>,
-    /// True once there were too many.
+    /// True after there were too many changes, until the copy follows its source closely again.
     were_too_many: bool,
 }
 
@@ -65,18 +67,20 @@ impl RecordedChanges {
         })
     }
 
-    /// Records that the copy follows its source closely, so that its new beginning is no longer
-    /// reported.
+    /// Records that the copy follows its source closely, so that reports no longer say that it
+    /// begins again.
     pub(super) fn note_closeness(&mut self) {
         self.were_too_many = false;
     }
 
-    /// Returns the reason why rows are copied again; `None` if that has another reason.
+    /// Returns the reason for reports if rows are copied again because of too many changes;
+    /// otherwise `None`.
     pub(super) fn repetition(&self) -> Option<String> {
         self.were_too_many.then(|| BEGINS_AGAIN.to_owned())
     }
 
-    /// Returns the reason why a move waits for its target while its source has no row of it.
+    /// Returns the reason why a move waits for its target. If its recording has ended because of
+    /// too many changes, adds that the copy begins again.
     pub(super) fn explain(&self, reason: String) -> String {
         if !self.were_too_many {
             return reason;

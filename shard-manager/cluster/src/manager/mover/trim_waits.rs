@@ -1,8 +1,10 @@
-//! Trim waits: short waits for replicas, after which recorded changes can be deleted.
+//! Trim waits: short waits until replicas have confirmed the copied changes, so that the sending
+//! side can delete its record of these changes (trim it).
 //!
-//! Changes are deleted once a majority of the receiving side has them. On a busy shard replicas
-//! never have the newest position, so a run waits for them from time to time. While rows are
-//! copied, changes are deleted at these times only: each round has a new position.
+//! Recorded changes are deleted once a majority of the receiving side's nodes has them. On a busy
+//! shard the replicas always lag behind the newest position, so a run waits for them at intervals.
+//! While rows are copied, changes are deleted only after such a wait, because each round has a new
+//! position.
 //!
 //! **Not here:** the request that deletes the changes (`moves::next_step` decides it).
 
@@ -13,14 +15,14 @@ use moves::observation::MoveProgress;
 
 use super::move_sides::{MoveSides, SeenMove};
 
-/// Interval of the waits.
+/// Shortest interval between two waits.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Longest wait.
+/// Time limit of one wait.
 const WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// Waits of one run.
+/// Waits of the run of one move.
 pub(super) struct TrimWaits {
-    /// Time from which the interval counts while rows are copied.
+    /// Time at which the run began; while rows are copied, the first wait comes one interval later.
     begun: Instant,
     last: Option<Instant>,
 }
@@ -32,8 +34,8 @@ impl Default for TrimWaits {
 }
 
 impl TrimWaits {
-    /// Waits briefly for the replicas of the side that receives, if recorded changes can be deleted
-    /// then.
+    /// Waits briefly for the replicas of the receiving side, if recorded changes can be deleted
+    /// afterwards.
     pub(super) async fn await_confirmation(
         &mut self,
         sides: &MoveSides,

@@ -1,7 +1,7 @@
-//! Decision: the state of each step of a rebalance, and the moves that begin next.
+//! Decision: the state of each step of a rebalance, and the steps whose moves may begin next.
 //!
-//! **Invariant:** the decision depends on the listed moves and the map only, so that every router
-//! comes to the same one.
+//! **Invariant:** the decision depends only on the rebalance record, the listed moves and the map,
+//! so that every router makes the same decision.
 //! **Not here:** the shards that are free for the next moves (`next_steps`), beginning moves
 //! (`rebalancer`).
 
@@ -22,7 +22,7 @@ use moves::limits::MOVES_MAX;
 use super::next_steps::NextSteps;
 use crate::manager::rebalances::planning::PlannedSlots;
 
-/// Steps as they are now, and those whose moves begin next.
+/// Present status of all steps, and the steps whose moves may begin next.
 #[derive(Debug)]
 pub(super) struct Decision {
     /// Status of each step.
@@ -68,7 +68,8 @@ impl Decision {
         Self { statuses, next }
     }
 
-    /// Returns the steps whose status differs from the one in the catalog, with their status.
+    /// Returns the index and the new status of each step whose status differs from that in the
+    /// catalog.
     pub(super) fn changed(&self, record: &RebalanceRecord) -> Vec<(usize, StepStatus)> {
         let both = self.statuses.iter().zip(&record.steps).enumerate();
         let changed = both.filter(|(_, (status, step))| **status != step.status);
@@ -97,10 +98,10 @@ impl Decision {
     }
 }
 
-/// Open moves for which the steps of a rebalance wait.
+/// Open moves for which the planned steps of a rebalance may have to wait.
 struct OtherMoves<'m> {
     open: Vec<&'m MoveRecord>,
-    /// Moves that occupy their shards and are not among the steps that are left.
+    /// Moves that occupy their shards and do not belong to a step in progress of this rebalance.
     busy: Vec<&'m MoveRecord>,
 }
 
@@ -114,7 +115,8 @@ impl<'m> OtherMoves<'m> {
         Self { busy: busy.copied().collect(), open }
     }
 
-    /// Returns the reason why a planned step waits for one of these moves; `None` if it does not.
+    /// Returns the reason why a planned step waits for one of these moves; `None` if it need not
+    /// wait.
     fn reason_to_wait(&self, plan: &PlanStep) -> Option<String> {
         let taken = |slot: &Slot| self.open.iter().any(|open| open.new.slots.contains(*slot));
         let slots: SlotSet = plan.slots.iter().filter(taken).collect();
@@ -153,7 +155,8 @@ fn under_way(listed: &MoveRecord) -> StepStatus {
         | MovePhase::Keeping
         | MovePhase::Cleaning => StepState::Moving,
     };
-    // What a kept move waits for does not concern the rebalance.
+    // If the slots have moved, the reason why the move itself still waits does not concern the
+    // rebalance.
     let reason = listed.progress.reason.clone().filter(|_| state != StepState::Moved);
     StepStatus {
         state,
@@ -185,10 +188,10 @@ fn not_begun(
     }
     let source = map.topology().shards().get(plan.from.index());
     let Some(source) = source.filter(|_| is_known) else {
-        // Another router has added the shard or the table group, which the next map lists.
+        // Another router has added the shard or the table group, which a later map will list.
         return StepStatus::PLANNED;
     };
-    // The source may be about to get the slots by another move.
+    // The source may be about to receive the slots through another move.
     let is_foreign = |slot: &Slot| planned[slot.index()] != plan.from;
     let foreign: SlotSet = plan.slots.iter().filter(is_foreign).collect();
     if foreign.is_empty() {
@@ -198,15 +201,15 @@ fn not_begun(
     ended(StepState::Skipped, format!("{name} does not own the slots {foreign} any more"))
 }
 
-/// Returns the planned steps that need not wait for earlier ones, in order. Steps with slots that
-/// are still part of other moves come last: otherwise each would delay the other steps of its
-/// source.
+/// Returns the planned steps that need not wait for earlier steps, in order. Steps with slots that
+/// are still part of other moves come last. Otherwise such a step would be tried first each time,
+/// and its refusal would delay the other steps of its source.
 fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord]) -> NextSteps {
     let open = || moves.iter().filter(|open| !open.phase.has_ended());
     let mut moving = SlotSet::empty();
     open().for_each(|open| moving.unite(&open.new.slots));
-    // In a plan by load or size, a shard takes slots only after it has given those that it gives
-    // in earlier steps: otherwise it could become fuller than the fullest shard was.
+    // In a plan by load or size, a shard receives slots only after the slots of its earlier steps
+    // have left it. Otherwise it could become fuller than the fullest shard was before.
     let has_order = matches!(record.goal, PlanGoal::Balance(_));
     let mut giving = BTreeSet::new();
     let (mut unmoved, mut moved) = (Vec::new(), Vec::new());

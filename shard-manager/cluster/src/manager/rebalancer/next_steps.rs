@@ -25,20 +25,20 @@ pub(super) enum RefusingShard {
     Target(ShardNumber),
 }
 
-/// Steps that may begin, and the shards that are taken by moves.
+/// Steps that may begin, and the shards that moves occupy already.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NextSteps {
     /// Index, source and target of each step that is still to be tried.
     left: VecDeque<(usize, ShardPair)>,
-    /// Sources and targets of the moves in progress and of those that are about to begin.
+    /// Sources and targets of the moves in progress and of the steps that were taken.
     taken: Vec<ShardPair>,
-    /// Shards that have refused a move: their steps are left out.
+    /// Shards that cannot take part in a move now: the steps that need them are left out.
     refusing: Vec<RefusingShard>,
 }
 
 impl NextSteps {
-    /// Creates the list of these steps, which are tried in order. `taken` has the sources and
-    /// targets of the moves in progress.
+    /// Creates the steps to try, in this order. `taken` contains the sources and targets of the
+    /// moves in progress.
     pub(super) fn new(
         left: impl IntoIterator<Item = (usize, ShardPair)>,
         taken: Vec<ShardPair>,
@@ -60,8 +60,8 @@ impl NextSteps {
         None
     }
 
-    /// Frees the shards of the step that was taken last, because one of them refuses its move, and
-    /// leaves out the other steps that this shard would refuse.
+    /// Frees the shards of the step that was taken last, because one of them cannot take part in
+    /// its move. Later steps for which that shard is needed in the same way are left out.
     pub(super) fn leave_out(&mut self, refusing: RefusingShard) {
         self.taken.pop();
         self.refusing.push(refusing);

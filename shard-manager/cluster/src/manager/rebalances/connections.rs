@@ -1,6 +1,8 @@
-//! Connections: the servers that have too few free connections for the moves of a plan.
+//! Connections: finds the database servers that have too few free connections for the moves of a
+//! plan.
 //!
-//! **Invariant:** a number that is not known refuses nothing.
+//! **Invariant:** if the number of free connections of a server is not known, the server refuses
+//! nothing.
 //! **Not here:** the check of a single move, when it begins (`move_resources`).
 
 use std::collections::BTreeSet;
@@ -14,11 +16,11 @@ use model::topology::ShardNumber;
 
 use crate::manager::{Manager, MovesError};
 
-/// Longest wait for the primaries.
+/// Longest wait for the responses of the primaries.
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 
-/// Returns a refusal for each shard of the moves whose server has too few free connections for one
-/// of them.
+/// Returns a refusal for each shard of the plan whose server has too few free connections for one
+/// move.
 pub(super) async fn refusals(
     manager: &Manager,
     plan: &SlotPlan,

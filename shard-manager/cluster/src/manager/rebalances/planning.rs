@@ -1,6 +1,8 @@
-//! Planning: the plan of a rebalance for the present owners, sizes, requests and moves.
+//! Planning: the plan of a rebalance, from the present owners of the slots, the sizes of the
+//! shards, the observed load and the moves in progress.
 //!
-//! **Invariant:** slots that move already are planned for the shard that they go to.
+//! **Invariant:** a plan treats slots that are already moving as if they had reached their new
+//! owner.
 //! **Not here:** the choice of slots (`model::slot_plan`).
 
 use std::collections::BTreeSet;
@@ -30,10 +32,10 @@ use crate::manager::moves::NAME_SHOWN_MAX;
 use crate::manager::time_limits::halfway;
 use crate::manager::{Manager, MovesError};
 
-/// Plan of a rebalance, with the map that it is about.
+/// Plan of a rebalance, with the map for which it was made.
 pub(super) struct Planned {
     pub(super) goal: PlanGoal,
-    /// Table group whose slots move; `None` for all of them.
+    /// Table group whose slots move; `None` for all table groups.
     pub(super) group: Option<GroupNumber>,
     pub(super) plan: SlotPlan,
     pub(super) map: Arc<ShardMap>,
@@ -43,7 +45,8 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    /// Returns true if there is nothing to do. A drain retires its shard in any case.
+    /// Returns true if there is nothing to do. A drain always has something to do, because it
+    /// retires its shard.
     pub(super) fn is_settled(&self) -> bool {
         self.plan.steps.is_empty() && !matches!(self.goal, PlanGoal::Drain(_))
     }
@@ -71,8 +74,8 @@ pub struct PlannedSlots {
 }
 
 impl PlannedSlots {
-    /// Derives the owners from a map and the listed moves. A slot that moves to a shard which the
-    /// map does not list stays with its owner.
+    /// Derives the owners from a map and the listed moves. If a slot moves to a shard that the map
+    /// does not list, its present owner counts.
     pub fn of(map: &ShardMap, moves: &[MoveRecord]) -> Self {
         let mut owners: Vec<ShardNumber> = map.owners().map(|owner| owner.shard).collect();
         let mut moving = SlotSet::empty();
@@ -95,7 +98,7 @@ impl PlannedSlots {
         Self { owners, moving }
     }
 
-    /// Returns the scene for a plan of the whole cluster.
+    /// Returns the input of a plan for the whole cluster.
     pub fn scene<'s>(&'s self, map: &'s ShardMap, sizes: &'s [ShardSize]) -> PlanScene<'s> {
         PlanScene {
             topology: map.topology(),
@@ -106,7 +109,8 @@ impl PlannedSlots {
         }
     }
 
-    /// Returns the moves for an advice; `None` if there are none.
+    /// Returns the moves in progress, as input of an advice (the moves that would even out load or
+    /// size); `None` if there are none.
     pub fn open(&self) -> Option<OpenMoves<'_>> {
         let open = OpenMoves { owners: &self.owners, moving: &self.moving };
         (!self.moving.is_empty()).then_some(open)
@@ -124,7 +128,7 @@ fn covers(wanted: Option<GroupNumber>, group: GroupNumber) -> bool {
     wanted.is_none_or(|wanted| wanted == group)
 }
 
-/// Returns the error of a plan with the name of its group.
+/// Adds the name of the table group to the error of its plan, if no shard can take slots.
 fn of_group(error: RebalancesError, group: &TableGroup) -> RebalancesError {
     if matches!(error, RebalancesError::Plan(PlanFault::NoTaker)) {
         return PlanFault::NoTakerOfGroup { group: group.name.clone() }.into();
@@ -175,7 +179,8 @@ impl<'m> RebalancePlans<'m> {
         let (goal, plan) = self.choose((draft, group), (&map, &slots), &scene).await?;
         let mut refusals = self.refusals(&plan, &map)?;
         let soon = halfway(deadline);
-        // Both reads of a primary use one connection: a full server accepts no second one.
+        // Connections and disk space are read one after the other, so that both reads of a primary
+        // use one connection: a server without free connections accepts no second one.
         let without_connections = connections::refusals(self.0, &plan, &map, soon).await;
         refusals.extend(room::refusals(self.0, &plan, &map, soon).await);
         refusals.extend(without_connections);
@@ -199,8 +204,8 @@ impl<'m> RebalancePlans<'m> {
         }
         let mut plans = Vec::new();
         for (number, group) in map.groups().iter().filter(|group| covers(wanted, group.0)) {
-            // A placement in the request applies to one group; without one, each group keeps its
-            // own.
+            // A placement in the request applies to one group. Without a placement in the request,
+            // each group keeps its own.
             let goal = match (&goal, &draft.goal) {
                 (PlanGoal::Placement(_), DraftGoal::Placement(None)) => {
                     PlanGoal::Placement(group.placement.clone())
@@ -223,7 +228,7 @@ impl<'m> RebalancePlans<'m> {
         }
         let plan = match by_group::joined(plans) {
             Some(plan) => plan,
-            // A shard without slots is drained at once.
+            // A drained shard that has no slots needs no moves.
             None => self.plan_of(&goal, (scene, map, slots.open()), None).await?,
         };
         Ok((goal, plan))
@@ -264,7 +269,8 @@ impl<'m> RebalancePlans<'m> {
             PlanGoal::Slots => plan_by_slots(scene)?,
             PlanGoal::Placement(placement) => plan_by_placement(scene, map, placement)?,
             PlanGoal::Balance(balance_by) => {
-                // Determines the needed moves, even if the load is too small for an advice.
+                // The plan by slots determines how many moves are needed, even if the load is too
+                // small for an advice.
                 let even = plan_by_slots(scene)?;
                 let advice = self.advice(*balance_by, (map, open), (scene.sizes, group)).await?;
                 SlotPlan { needed: even.needed, ..plan_of_advice(scene, &advice) }
@@ -273,7 +279,7 @@ impl<'m> RebalancePlans<'m> {
         })
     }
 
-    /// Returns the advice for the present owners.
+    /// Returns the advice for the present owners: the moves that would even out load or size.
     async fn advice(
         self,
         balance_by: BalanceBy,
@@ -300,13 +306,14 @@ impl<'m> RebalancePlans<'m> {
         Ok(advice::advise(&observed, balance_by))
     }
 
-    /// Returns the requests of the last minutes; `None` if this process counts none.
+    /// Returns the load of the last minutes; `None` if this process counts no requests.
     async fn load(self) -> Option<ObservedLoad> {
         let source = Arc::clone(self.0.load_source.get()?);
         tokio::task::spawn_blocking(move || source.observed()).await.ok()?
     }
 
-    /// Returns the sizes of the shards, by number, as far as they are known.
+    /// Returns the sizes of the shards in the order of their numbers, as far as the sizes are
+    /// known.
     async fn sizes(self, map: &ShardMap, deadline: Instant) -> Vec<ShardSize> {
         let mut sizes = vec![ShardSize::default(); map.topology().len()];
         for (number, size) in self.0.status().size_estimates(deadline).await {
@@ -332,7 +339,8 @@ impl<'m> RebalancePlans<'m> {
         Ok(refusals)
     }
 
-    /// Measures the skew by which a rebalance is judged; `None` if it cannot be measured.
+    /// Measures the skew that remains, in the unit of the rebalance's goal (slots, load or size);
+    /// `None` if it cannot be measured.
     pub(in crate::manager) async fn skew(
         self,
         record: &RebalanceRecord,

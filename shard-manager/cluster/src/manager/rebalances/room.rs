@@ -1,7 +1,7 @@
-//! Room: the disk space that the moves of a plan need on the shards that take slots. If all shards
-//! are files of one machine, they share one disk.
+//! Room: checks that the shards which receive slots have enough disk space for the moves of a plan.
+//! If all shards are files on one machine, they share one disk.
 //!
-//! **Invariant:** a size that is not known refuses nothing.
+//! **Invariant:** if a size or the free space is not known, no move is refused because of it.
 //! **Not here:** the check of a single move, when it begins (`moves`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,31 +16,32 @@ use model::topology::ShardNumber;
 use crate::manager::move_resources::nodes_of_disk;
 use crate::manager::{Manager, MovesError};
 
-/// Longest wait for the primaries.
+/// Longest wait for the responses of the primaries.
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 
-/// Disk of a shard.
+/// Disk on which a shard stores its rows.
 #[derive(Clone, Copy, Debug)]
 struct Disk {
     /// Free bytes.
     free: u64,
-    /// Number of nodes of the shard that store the rows on this disk.
+    /// Number of nodes of the shard that store their copy of the rows on this disk.
     nodes: usize,
 }
 
-/// Room that a plan needs on one disk.
+/// Disk space that a plan needs on one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DiskNeed {
-    /// Shards with this disk that take rows.
+    /// Shards on this disk that receive rows.
     shards: Vec<ShardNumber>,
-    /// Estimated bytes of all rows that they take, on all of their nodes that have this disk.
+    /// Estimated size in bytes of all rows that these shards receive, counted once for each of
+    /// their nodes on this disk.
     needed: u64,
     /// Free bytes.
     free: u64,
 }
 
 impl DiskNeed {
-    /// Returns the combined need of shards that share a disk.
+    /// Returns the combined need of two shards that share a disk.
     fn with(mut self, mut other: Self) -> Self {
         self.shards.append(&mut other.shards);
         let (needed, free) = (self.needed.saturating_add(other.needed), self.free.min(other.free));
@@ -48,7 +49,7 @@ impl DiskNeed {
     }
 }
 
-/// Returns a refusal for each disk that has too little room for all rows that its shards take.
+/// Returns a refusal for each disk that has too little space for all rows that its shards receive.
 pub(super) async fn refusals(
     manager: &Manager,
     plan: &SlotPlan,
@@ -73,7 +74,7 @@ pub(super) async fn refusals(
     shortages.into_iter().map(refusal).collect()
 }
 
-/// Returns the disks that have too little room. `is_shared` is true if all shards have one disk.
+/// Returns the disks that have too little space. `is_shared` is true if all shards share one disk.
 fn shortages(
     plan: &SlotPlan,
     is_shared: bool,

@@ -1,4 +1,4 @@
-//! Stopped: plans of rebalances of a cluster that no router serves.
+//! Stopped: plans rebalances of a cluster of files that no router serves at present.
 //!
 //! **Not here:** the plan (`planning`), reading the files of the cluster (`sqlite`).
 
@@ -11,18 +11,19 @@ use super::planning::RebalancePlans;
 use super::{RebalancesError, shown};
 use crate::manager::{Manager, MovesError};
 
-/// Plans of rebalances of a stopped cluster.
+/// Interface to plan rebalances of a stopped cluster.
 #[derive(Clone, Copy)]
 pub struct StoppedPlans<'m>(&'m Manager);
 
 impl<'m> StoppedPlans<'m> {
-    /// Returns the plans of a cluster whose primaries alone are open.
+    /// Returns the interface for a cluster of which only the primaries are open.
     pub fn of(manager: &'m Manager) -> Self {
         Self(manager)
     }
 
-    /// Plans a rebalance for the map of the files, which must have the expected epoch. Replicas
-    /// that do not follow are not a refusal: they follow once a router runs.
+    /// Plans a rebalance for the map in the files, which must have the expected epoch. A shard
+    /// without a majority of following replicas is no reason to refuse the plan: the replicas
+    /// follow again once a router runs.
     ///
     /// # Errors
     /// [`RebalancesError`].
