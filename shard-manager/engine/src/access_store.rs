@@ -1,14 +1,17 @@
 //! Access store: the trait through which a catalog keeps API keys, roles and denials, and the rules
 //! that apply to their changes in every catalog.
 //!
-//! A catalog runs the statements of [`sql`] in one transaction: it reads [`AccessFacts`], lets
-//! [`plan()`] check the change and list its statements, and runs those. So the engines differ only
-//! in their connections and locks.
+//! To make a change, a catalog reads [`AccessFacts`], calls [`plan()`] to check the change and to
+//! get its statements, and runs these statements, all in one transaction. The statements are those
+//! of [`sql`], so the engines differ only in their connections and locks. A denial blocks a tenant,
+//! a subject or tokens. A generation is the number of a state of all this data; each change begins
+//! a new one.
 //!
-//! **Invariant:** a change is stored with its line in the log, its checks and a new generation, or
-//! not at all. No log line contains a secret, and no statement contains the secret of a key.
-//! **Not here:** connections (the engines), the rights of the author of a change, which its caller
-//! checks (`access::rights`).
+//! **Invariant:** a change is checked and stored, together with its log lines and a new generation,
+//! in one transaction or not at all. No log line contains a secret, and no statement contains the
+//! secret of a key.
+//! **Not here:** connections (the engines), the rights of the author of a change, which the calling
+//! code checks (`access::rights`).
 
 pub mod audit;
 mod change;
@@ -44,20 +47,20 @@ use crate::EngineFuture;
 
 /// Keys, roles and denials of a catalog.
 pub trait AccessStore: Send + Sync {
-    /// Returns the mode that the catalog remembers.
+    /// Returns the mode that the catalog stores.
     ///
     /// # Errors
     /// The error of the catalog.
     fn mode(&self) -> EngineFuture<'_, AccessMode>;
 
-    /// Reads the keys, roles, denials, mode and secret of sessions as of one moment.
+    /// Reads the keys, roles, denials, mode and session secret in one snapshot.
     ///
     /// # Errors
     /// The error of the catalog.
     fn load(&self) -> EngineFuture<'_, AccessState>;
 
-    /// Makes a change durable, and returns the generation that it began. If the feed has
-    /// subscribers, they have the change before this returns.
+    /// Makes a change durable, and returns the generation that it begins. Subscribers of the feed
+    /// receive the change before this returns.
     ///
     /// # Errors
     /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored. After
@@ -69,15 +72,15 @@ pub trait AccessStore: Send + Sync {
         now: UnixTime,
     ) -> BoxFuture<'a, Result<u64, AccessError>>;
 
-    /// Adds rows and uses of keys to those of all routers in one transaction. No new generation
-    /// begins.
+    /// Adds the numbers of rows and the uses of keys that one router has counted to the sums of all
+    /// routers, in one transaction. This begins no new generation.
     ///
     /// # Errors
     /// The error of the catalog. The flush may have been stored, and may be repeated.
     fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()>;
 
-    /// Returns the number of rows of each caller on a day; if there are very many callers, only the
-    /// highest numbers.
+    /// Returns the number of rows that each API client (caller) used on a day. If there are very
+    /// many clients, only the highest numbers are returned.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -86,17 +89,18 @@ pub trait AccessStore: Send + Sync {
     /// Returns the feed on which the catalog publishes each state.
     fn feed(&self) -> &AccessFeed;
 
-    /// Returns the time at which the state of the feed was known to be the current one; `None` if
-    /// it never was.
+    /// Returns the last time at which the state of the feed was known to be current; `None` if
+    /// there is no such time.
     fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime>;
 
-    /// Returns the secret of audit logs; the first call creates it.
+    /// Returns the secret of the cluster's audit logs; the first call creates it.
     ///
     /// # Errors
     /// The error of the catalog.
     fn audit_secret(&self) -> EngineFuture<'_, AuditSecret>;
 
-    /// Makes the last line of an audit log durable, unless a later one is.
+    /// Stores the position and hash of the last line of an audit log durably, unless a later line
+    /// is already stored.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -109,23 +113,23 @@ pub fn now() -> UnixTime {
     UnixTime::from_seconds(since.unwrap_or_default().as_secs())
 }
 
-/// Makes a new key of random bytes of the system.
+/// Creates a new key from random bytes of the operating system.
 ///
 /// # Errors
-/// [`Error::Internal`] if the system has none.
+/// [`Error::Internal`] if the system provides no random bytes.
 pub fn make_key() -> Result<NewApiKey, Error> {
     random().map(|bytes| NewApiKey::from_random(&bytes))
 }
 
-/// Makes a new secret of sessions of random bytes of the system.
+/// Creates a new session secret from random bytes of the operating system.
 ///
 /// # Errors
-/// [`Error::Internal`] if the system has none.
+/// [`Error::Internal`] if the system provides no random bytes.
 pub fn make_session_secret() -> Result<SessionSeed, Error> {
     random().map(SessionSeed::from_random)
 }
 
-/// Returns random bytes of the system.
+/// Returns random bytes from the operating system.
 fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {

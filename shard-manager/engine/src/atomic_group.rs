@@ -5,8 +5,8 @@
 use model::error::Error;
 use model::row_change::{IMAGES_BYTES_MAX, RowDone};
 
-/// Returns the reason to undo a group because of one of its changes: the change was refused, or the
-/// group exceeds [`IMAGES_BYTES_MAX`] with it.
+/// Returns the reason to undo a whole group after one of its changes was applied: the change was
+/// refused, or the rows of the group, including this one, exceed [`IMAGES_BYTES_MAX`].
 pub fn reason_to_undo(outcome: &Result<RowDone, Error>, group_bytes: usize) -> Option<Error> {
     match outcome {
         Err(error) => Some(error.clone()),
@@ -15,8 +15,8 @@ pub fn reason_to_undo(outcome: &Result<RowDone, Error>, group_bytes: usize) -> O
     }
 }
 
-/// Returns the error of a change that was undone for this reason. `culprit` is the index, within
-/// the request, of the change that caused it.
+/// Returns the error to report for one change of a group that was undone for this reason. `culprit`
+/// is the index, within the request, of the change that caused the failure.
 pub fn undone_error(reason: &Error, is_culprit: bool, culprit: usize) -> Error {
     match (reason, is_culprit) {
         (reason, true) | (reason @ Error::TransactionTooLarge, false) => reason.clone(),

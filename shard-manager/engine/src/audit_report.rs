@@ -1,20 +1,20 @@
 //! Audit report: the result of checking a cluster, whatever its engine.
 //!
-//! **Invariant:** a report without findings means that every row was checked.
+//! **Invariant:** a report without findings means that every row was checked and found correct.
 //! **Not here:** the checks (`sqlite::audit`, `postgres::audit`).
 
 use std::collections::BTreeMap;
 
-/// A difference between the cluster and its rules.
+/// A finding: a difference between the stored data and the data that the rules require.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Discrepancy {
     /// The shard.
     pub shard: String,
     /// The node.
     pub node: String,
-    /// The table, if the finding is about one.
+    /// The table, if the finding is about a table.
     pub table: Option<String>,
-    /// Shard key of the row, if the finding is about one.
+    /// Shard key of the row, if the finding is about a row.
     pub key: Option<String>,
     /// Id of the row.
     pub id: Option<String>,
@@ -31,10 +31,10 @@ pub struct ShardAudit {
     pub shard: String,
     /// Position at which its primary was read.
     pub position: u64,
-    /// Number of rows of each table, the records of idempotency keys included, without rows of
-    /// slots that have moved away or are being copied to the shard.
+    /// Number of rows of each table, including the table of idempotency keys. Rows of slots that
+    /// have moved away, or that are still being copied to the shard, are not counted.
     pub tables: BTreeMap<String, u64>,
-    /// Replicas that equal the primary.
+    /// Names of the replicas whose rows equal those of the primary.
     pub replicas: Vec<String>,
 }
 
@@ -43,18 +43,18 @@ pub struct ShardAudit {
 pub struct AuditReport {
     /// Shards whose primary could be read, by name.
     pub shards: Vec<ShardAudit>,
-    /// Findings: all, or the first [`AuditReport::FINDINGS_MAX`].
+    /// The findings, at most the first [`AuditReport::FINDINGS_MAX`].
     pub findings: Vec<Discrepancy>,
-    /// Number of findings.
+    /// Number of all findings, including those that are not listed.
     pub found: u64,
-    /// Notes about checks that could not be made, without a fault.
+    /// Remarks about checks that could not be made, although nothing is wrong.
     pub notes: Vec<String>,
-    /// Number of rows that were read, those of replicas included.
+    /// Number of rows that were read, including those of replicas.
     pub rows: u64,
 }
 
 impl AuditReport {
-    /// Maximum number of findings in a report: a longer list is of no use.
+    /// Maximum number of findings that a report lists.
     pub const FINDINGS_MAX: usize = 1_000;
 
     /// Adds a finding.
@@ -65,7 +65,7 @@ impl AuditReport {
         }
     }
 
-    /// Adds another report.
+    /// Adds the contents of another report.
     pub fn unite(&mut self, other: Self) {
         let shown = other.findings.len() as u64;
         other.findings.into_iter().for_each(|finding| self.add(finding));
@@ -79,7 +79,7 @@ impl AuditReport {
 /// Settings of an audit.
 #[derive(Clone, Debug)]
 pub struct AuditOptions {
-    /// True to check the structure of every page too.
+    /// True to check the structure of every database page as well.
     pub deep: bool,
     /// Number of shards that are checked at the same time.
     pub threads: usize,

@@ -1,7 +1,8 @@
 //! Backup folder: the folder into which a router makes backups, each in a subfolder.
 //!
-//! **Invariant:** a backup has its id as folder name only when it is complete; only folders that
-//! are named by ids are read, and only those that a process has left unfinished are removed.
+//! **Invariant:** a folder has the id of a backup as its name only if the backup is complete. Only
+//! folders with such names are read, and only folders that a process has left unfinished are
+//! removed.
 //! **Not here:** making a backup (`backup_maker`), the contents of one (the engines).
 
 use std::fs;
@@ -24,15 +25,15 @@ pub struct BackupFolder {
 /// Folder that a process has left unfinished.
 #[derive(Debug)]
 pub struct LeftOver {
-    /// The backup that it would have become.
+    /// Id of the backup that was not completed.
     pub id: BackupId,
-    /// The reason why it is still there; `None` if it was removed.
+    /// Reason why the folder could not be removed; `None` if it was removed.
     pub kept: Option<SaveError>,
 }
 
 impl BackupFolder {
-    /// Opens the folder, and creates it if it is missing. A cluster of files has a data directory,
-    /// which must not contain it.
+    /// Opens the folder, and creates it if it is missing. If the cluster consists of files, the
+    /// folder must not be inside the cluster's data directory.
     ///
     /// # Errors
     /// Errors of [`BackupFolder::check`], and [`SaveError::Io`] if it cannot be created.
@@ -46,8 +47,8 @@ impl BackupFolder {
     /// Checks that backups can be made in a folder, and returns true if it exists. Changes nothing.
     ///
     /// # Errors
-    /// [`SaveError::Target`] if the path is a file, leads over a link to nothing, is in the data
-    /// directory, or cannot be written; [`SaveError::Io`] if it cannot be inspected.
+    /// [`SaveError::Target`] if the path is a file, contains a link to a missing folder, is in the
+    /// data directory, or cannot be written; [`SaveError::Io`] if it cannot be inspected.
     pub fn check(path: &Path, data_dir: Option<&Path>) -> Result<bool, SaveError> {
         let failed = |error: io::Error| SaveError::io(path, error);
         let place = std::path::absolute(path).map_err(failed)?;

@@ -3,21 +3,21 @@
 //! An id is the time at which the backup began, so ids sort by time: `20261125T093000Z-3fa2` is the
 //! second in UTC and the fraction of the second in 1/65536.
 //!
-//! **Invariant:** an id is a plain folder name: no text of a client leads out of the folder for
-//! backups.
+//! **Invariant:** an id is a plain folder name, so no string from a client can refer to a path
+//! outside the folder for backups.
 //! **Not here:** the folders (`backup_folder`).
 
 use std::fmt;
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 
-/// Format of the second.
+/// Format of the time, to the second.
 const SECOND: &str = "%Y%m%dT%H%M%SZ";
-/// Length of the second in this format.
+/// Length of a time in this format.
 const SECOND_LEN: usize = 16;
-/// Digits of the fraction.
+/// Number of hexadecimal digits of the fraction.
 const PART_LEN: usize = 4;
-/// Number of fractions in a second.
+/// Number of equal parts into which a second is divided.
 const PARTS: u64 = 1 << 16;
 const NANOS: u64 = 1_000_000_000;
 
@@ -33,7 +33,7 @@ impl BackupId {
         Self(format!("{}-{:04x}", time.format(SECOND), nanos * PARTS / NANOS))
     }
 
-    /// Returns the identity with this text; `None` if it is not one.
+    /// Parses an identity; returns `None` if the string is not a valid identity.
     pub fn parse(text: &str) -> Option<Self> {
         time_of(text)?;
         Some(Self(text.to_owned()))
@@ -44,13 +44,13 @@ impl BackupId {
         time_of(&self.0).unwrap_or_default()
     }
 
-    /// Returns a later identity, by one or two fractions of a second.
+    /// Returns an identity that is later by one or two parts of a second.
     pub fn next(&self) -> Self {
-        // A fraction is 15 259 nanoseconds, rounded up.
+        // One part (1/65536 s) is 15 259 nanoseconds, rounded up.
         Self::at(self.time() + TimeDelta::nanoseconds(15_259 * 2))
     }
 
-    /// Returns the identity as text.
+    /// Returns the identity as a string.
     pub fn name(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Backup summary: the facts in the manifest of a copy that do not depend on its engine.
+//! Backup summary: those facts in the manifest of a copy that do not depend on the engine.
 //!
 //! **Not here:** the other facts, and the checks of a restore (the engines).
 
@@ -14,9 +14,9 @@ use super::saved_file::SavedFile;
 /// Facts about a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSummary {
-    /// Time of the copy, the same for all shards.
+    /// Time whose state the copy shows, the same for all shards.
     pub at: String,
-    /// Time for which writes were held, in microseconds.
+    /// Time in microseconds for which writes had to wait.
     pub held_us: u64,
     /// File of the catalog.
     catalog: SavedFile,
@@ -52,7 +52,7 @@ impl BackupSummary {
     ///
     /// # Errors
     /// [`SaveError::Unsuitable`] if the folder has no manifest, or one in another format;
-    /// [`SaveError::Io`] if it is missing or cannot be read.
+    /// [`SaveError::Io`] if the folder is missing or cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
         manifest_file::members(folder, manifest_file::read_document(folder)?)
     }
@@ -71,7 +71,7 @@ impl BackupSummary {
         self.sizes().map(|size| size.rows).sum()
     }
 
-    /// Returns the bytes of all files but the manifest.
+    /// Returns the total size in bytes of all files except the manifest.
     pub fn bytes(&self) -> u64 {
         self.catalog.bytes + self.sizes().map(|size| size.bytes).sum::<u64>()
     }

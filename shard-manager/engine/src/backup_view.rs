@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::backup_id::BackupId;
 use super::backup_summary::BackupSummary;
 
-/// Command that cancels a backup.
+/// Name of the command that cancels a backup.
 pub const CANCEL: &str = "cancel";
 
 /// State of a backup.
@@ -44,29 +44,29 @@ pub struct BackupView {
     pub id: String,
     /// State.
     pub state: BackupState,
-    /// Present work; `None` unless it is running.
+    /// Current stage of the work; `None` unless the backup is running.
     pub stage: Option<BackupStage>,
     /// Time at which it began: RFC 3339.
     pub began_at: String,
-    /// Moment that the copy shows; `None` before it is complete.
+    /// Time whose state the copy shows; `None` before it is complete.
     pub as_of: Option<String>,
     /// Time at which it ended; `None` before, and for a backup by another process.
     pub ended_at: Option<String>,
     /// Seconds from its beginning to its end, or until now; `None` for a backup by another process.
     pub seconds: Option<f64>,
-    /// Rows of all tables and shards; `None` before it is complete.
+    /// Number of rows of all tables and shards; `None` before the backup is complete.
     pub rows: Option<u64>,
-    /// Bytes of its files; while it is running, those written so far.
+    /// Size of its files in bytes; while the backup is running, the number of bytes written so far.
     pub bytes: u64,
-    /// Estimated total of bytes; `None` unless it is running.
+    /// Estimated total number of bytes; `None` unless the backup is running.
     pub expected_bytes: Option<u64>,
-    /// Milliseconds for which all writes waited; `None` before the copy is complete.
+    /// Time in milliseconds for which all writes waited; `None` before the copy is complete.
     pub writes_held_ms: Option<f64>,
     /// Reason why there is no copy; `None` if it is running or done.
     pub reason: Option<String>,
     /// Commands that it accepts now.
     pub actions: Vec<String>,
-    /// Shards; `None` in a list of backups.
+    /// Copies of the shards; `None` in a list of backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<Vec<CopiedShardView>>,
 }
@@ -76,16 +76,16 @@ pub struct BackupView {
 pub struct CopiedShardView {
     /// Name of the shard.
     pub shard: String,
-    /// Rows of all tables; `None` before the backup is complete.
+    /// Number of rows of all tables; `None` before the backup is complete.
     pub rows: Option<u64>,
-    /// Bytes of its files, or those written so far.
+    /// Size of its files in bytes, or the number of bytes written so far.
     pub bytes: u64,
-    /// Estimated total of bytes; `None` unless the backup is running.
+    /// Estimated total number of bytes; `None` unless the backup is running.
     pub expected_bytes: Option<u64>,
 }
 
 impl BackupView {
-    /// Returns the view of a backup in this state, with no further facts.
+    /// Returns the view of a backup in this state, without any other facts.
     pub fn new(id: &BackupId, state: BackupState) -> Self {
         Self {
             id: id.to_string(),
@@ -123,7 +123,7 @@ impl BackupView {
         }
     }
 
-    /// Adds the time of the end.
+    /// Adds the time at which the backup ended, and its duration.
     #[must_use]
     pub fn ended(mut self, began: DateTime<Utc>, ended: DateTime<Utc>) -> Self {
         self.ended_at = Some(text_of(ended));
@@ -139,7 +139,7 @@ impl BackupView {
     }
 }
 
-/// Returns a time as views show it.
+/// Formats a time for a view: RFC 3339 with milliseconds.
 pub fn text_of(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

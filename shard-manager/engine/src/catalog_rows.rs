@@ -1,6 +1,6 @@
-//! Catalog rows: the shard map as the tables of a catalog store it.
+//! Catalog rows: the form in which the tables of a catalog store the shard map.
 //!
-//! **Invariant:** a map that is stored and read again is the same map.
+//! **Invariant:** a map that is stored and read again is unchanged.
 //! **Not here:** the statements (`sqlite::catalog`, `postgres::catalog`), the catalog's one row
 //! with the settings of the cluster (`cluster_spec`).
 
@@ -14,8 +14,8 @@ use model::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 
 use super::system_tables::tessera_shards;
 
-/// Group name that the rows of all slots have, in every group: the number of a slot determines its
-/// group.
+/// Constant group name in the rows of all slots, whatever their table group: the number of a slot
+/// already determines its group.
 pub const GROUP: &str = "main";
 
 /// Row of a shard.
@@ -35,7 +35,8 @@ pub struct ShardRow {
 }
 
 impl ShardRow {
-    /// Returns a row for every number of a topology, with the shards' addresses, in order.
+    /// Returns one row for each shard of a topology, in the order of the shard numbers, with the
+    /// address of the shard.
     pub fn of(topology: &Topology, addresses: &[Option<String>]) -> Vec<Self> {
         let addresses = addresses.iter().cloned().chain(std::iter::repeat(None));
         let rows = (0..).zip(topology.shards()).zip(addresses);
@@ -74,18 +75,18 @@ pub fn slot_owner(slot: i64, shard: i64, since: i64) -> Option<SlotOwner> {
     Some(SlotOwner { slot: u16::try_from(slot).ok()?, shard, since: u64::try_from(since).ok()? })
 }
 
-/// Rows that a change of the map stores, in one transaction.
+/// Rows that a change of the map stores in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapStep {
     /// The next map.
     pub map: ShardMap,
     /// Row of the shard that is new or has changed.
     pub shard: Option<ShardRow>,
-    /// Slots with another owner.
+    /// Slots that get another owner.
     pub owners: Option<OwnerStep>,
 }
 
-/// Rows of the slots that get another owner.
+/// Slots that get another owner, and the owners before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerStep {
     /// The slots.
@@ -94,15 +95,17 @@ pub struct OwnerStep {
     pub from: ShardNumber,
     /// Their owner afterwards.
     pub to: ShardNumber,
-    /// Position of the new owner when it accepted them.
+    /// Position of the new owner when it accepted the slots, if it is known.
     pub floor: Option<Position>,
 }
 
 impl MapStep {
-    /// Returns the rows of a change of the stored map. `rows` are those of its shards.
+    /// Returns the rows that a change of the stored map stores. `rows` are the present rows of its
+    /// shards.
     ///
     /// # Errors
-    /// [`MapChangeError`] if the epoch is not the expected one, or the map cannot be changed so.
+    /// [`MapChangeError`] if the epoch is not the expected one, or the map cannot be changed in
+    /// this way.
     pub fn of(
         map: &ShardMap,
         rows: &[ShardRow],
@@ -153,7 +156,7 @@ pub enum MapChangeError {
     /// The map cannot be changed in this way.
     #[error(transparent)]
     Refused(#[from] MapChangeRefusal),
-    /// The shard gives or takes the slots of a move that has not ended.
+    /// The shard is the source or the target of a move that has not ended.
     #[error(
         "{shard} takes part in the move {move_name}: it is retired once that move has ended, so \
          wait for it, settle it or cancel it"

@@ -1,7 +1,8 @@
 //! Cluster backend: the trait through which the cluster uses what its shards share: the catalog,
 //! and the resources that are held as long as the cluster is open.
 //!
-//! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
+//! **Invariant:** table definitions are changed only while a [`SchemaLock`] is held, and only one
+//! such lock exists at a time.
 //! **Not here:** the steps of a change (`manager/schema`).
 
 use std::sync::Arc;
@@ -29,10 +30,10 @@ use super::rebalance_catalog::RebalanceCatalog;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
 
-/// Separation of the replicas of a shard from its primary.
+/// Degree to which the replicas of a shard fail independently of its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaIsolation {
-    /// All nodes are files of one machine, and fail with it.
+    /// All nodes are files on one machine, and fail together with that machine.
     SameMachine,
     /// Each node is a server of its own.
     OwnServers,
@@ -40,8 +41,8 @@ pub enum ReplicaIsolation {
 
 /// Catalog and shared resources of an open cluster.
 pub trait ClusterBackend: Send + Sync {
-    /// Takes the lock on changes of the tables. `local` excludes other tasks of this process, and
-    /// the catalog other processes.
+    /// Takes the lock that is required for changes of table definitions. The guard `local` keeps
+    /// out other tasks of this process, and a lock in the catalog keeps out other processes.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog.
@@ -51,8 +52,8 @@ pub trait ClusterBackend: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>>;
 
-    /// Changes the shard map of the catalog, if its epoch is still this one, and returns the next
-    /// map, which this process routes by from now on.
+    /// Changes the shard map in the catalog, if its epoch is still `expected_epoch`, and returns
+    /// the new map. This process uses the new map for routing from then on.
     ///
     /// # Errors
     /// [`MapChangeError`].
@@ -62,18 +63,18 @@ pub trait ClusterBackend: Send + Sync {
         expected_epoch: u64,
     ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>>;
 
-    /// Reads the shard map from the catalog, unless this process has one of this epoch or a later
-    /// one. Concurrent calls read it once. If the catalog has lost maps of this process in a
-    /// failover, its epoch is raised above theirs first.
+    /// Reads the shard map from the catalog, unless this process already has a map of this epoch or
+    /// a later one. Concurrent calls share one read. If the catalog has lost maps in a failover
+    /// that this process knows, the catalog's epoch is first raised above the epochs of those maps.
     ///
     /// # Errors
-    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog,
-    /// also if the catalog's map is older.
+    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog.
+    /// It is also an error if the map in the catalog is older than `epoch`.
     fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()>;
 
     /// Checks that a shard can join, and returns the address of its servers for the catalog,
-    /// without user and password; `None` for files. Changes nothing. A shard of this name that is
-    /// joining already passes, so that a join can be repeated.
+    /// without user and password; `None` for files. Changes nothing. If a shard of this name is
+    /// already joining, the check succeeds, so that a join can be repeated.
     ///
     /// # Errors
     /// [`NewShardRefusal`].
@@ -83,12 +84,12 @@ pub trait ClusterBackend: Send + Sync {
         deadline: Instant,
     ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>>;
 
-    /// Opens a shard that the catalog lists and this process has not opened: creates its database
-    /// or files if it is joining and they are missing, without slots and with these tables. May be
-    /// repeated.
+    /// Opens a shard that the catalog lists but this process has not opened yet. If the shard is
+    /// joining and its database or files are missing, they are created with these tables and
+    /// without slots. The call may be repeated.
     ///
     /// # Errors
-    /// [`NewShardRefusal`]. Nothing is open then.
+    /// [`NewShardRefusal`]. The shard is not open then.
     fn open_shard<'a>(
         &'a self,
         number: ShardNumber,
@@ -96,10 +97,10 @@ pub trait ClusterBackend: Send + Sync {
         deadline: Instant,
     ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>>;
 
-    /// Releases what the engine holds for a shard that has retired, after it was closed.
+    /// Releases the engine's resources for a retired shard. Called after the shard was closed.
     fn release_shard(&self, number: ShardNumber);
 
-    /// Returns the keys, roles and denials of the catalog.
+    /// Returns the store of the API keys, roles and denials in the catalog.
     fn access_store(&self) -> &dyn AccessStore;
 
     /// Returns the moves of the catalog; `None` if the engine distributes rows by itself.
@@ -118,8 +119,8 @@ pub trait ClusterBackend: Send + Sync {
     /// Returns true if the database of a shard holds the catalog, so that the shard cannot retire.
     fn holds_catalog(&self, number: ShardNumber) -> bool;
 
-    /// Returns the maker of backups; `None` if the engine distributes rows over nodes that are not
-    /// read here.
+    /// Returns the maker of backups; `None` if the engine distributes rows over nodes that this
+    /// process does not read.
     fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>>;
 
     /// Returns the receiver of an operator's commands; `None` if it was taken before, or if this
@@ -129,15 +130,16 @@ pub trait ClusterBackend: Send + Sync {
     /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.
     fn runtime_pool(&self) -> Option<&RuntimePool>;
 
-    /// Returns the separation of the nodes of a shard.
+    /// Returns the degree to which the nodes of a shard fail independently.
     fn isolation(&self) -> ReplicaIsolation;
 
-    /// Returns true if the previous process did not end cleanly, and not every file has been found
-    /// intact since.
+    /// Returns true if the previous process did not shut down cleanly, and no check has found all
+    /// files intact since then.
     fn is_unclean(&self) -> bool;
 
-    /// Returns a sentence for each table that accepts no writes because a crash of its server would
-    /// empty it. It names the shard and the statement that repairs the table. Sends no query.
+    /// Returns one sentence for each unlogged table. Such a table accepts no writes, because its
+    /// server would empty it after a crash. The sentence names the shard and the statement that
+    /// repairs the table. No query is sent.
     fn unlogged_tables(&self) -> Vec<String>;
 
     /// Ends background work. Called before the shards are closed.
@@ -147,8 +149,8 @@ pub trait ClusterBackend: Send + Sync {
     fn release(&self);
 }
 
-/// Lock on changes of the tables, and the intents that the catalog keeps under it. Dropping it
-/// releases the lock.
+/// Lock that is required for changes of table definitions, with access to the intents: the
+/// catalog's records of changes that are not finished. Dropping the value releases the lock.
 pub trait SchemaLock: Send + Sync {
     /// Returns the intents of changes that are not finished.
     ///
@@ -163,7 +165,8 @@ pub trait SchemaLock: Send + Sync {
     /// proves that nothing was recorded.
     fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()>;
 
-    /// Records durably that a table is not to be created after all.
+    /// Records durably that the creation of a table is abandoned, so that it will exist on no
+    /// shard.
     ///
     /// # Errors
     /// Errors of [`SchemaLock::record_create`].

@@ -1,8 +1,10 @@
-//! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
+//! Cluster spec: the settings of a cluster, as an operator requests them and as a catalog stores
+//! them.
 //!
-//! **Invariant:** apart from the number of replicas and new table groups, settings never change an
-//! existing cluster. A start with another keyspace is refused, because rows would be searched where
-//! they are not stored; other settings are only for new clusters, and a start warns of differences.
+//! **Invariant:** the settings never change an existing cluster, except for the number of replicas
+//! and additional table groups. A start with another keyspace is refused, because rows would be
+//! searched where they are not stored. The other settings apply only to new clusters; if they
+//! differ, a start logs a warning.
 //! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`), the rows
 //! of shards and owners (`catalog_rows`).
 
@@ -24,33 +26,33 @@ use super::group_rows::{self, GroupRow, group_differences, with_first_groups};
 use super::open_error::OpenError;
 use super::system_tables::tessera_cluster;
 
-/// Shards of a new cluster unless a number is requested.
+/// Number of shards of a new cluster, unless another number is requested.
 pub const SHARDS_DEFAULT: usize = 3;
 
-/// Replicas of each shard of a new cluster unless a number is requested.
+/// Number of replicas of each shard of a new cluster, unless another number is requested.
 pub const REPLICAS_DEFAULT: usize = 1;
 
 /// Settings that the operator requests. `None` stands for the setting in the catalog, or for the
 /// default when the cluster is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterSpec {
-    /// Keyspace: the way from a key to its slot.
+    /// Keyspace: the rule that maps a shard key to its slot.
     pub keyspace: Option<Keyspace>,
-    /// Placement: the way from a slot to its shard.
+    /// Placement: the rule that assigns slots to shards.
     pub placement: Option<Placement>,
     /// Number of shards.
     pub shards: Option<usize>,
-    /// Weights of the shards, in order; as many as there are shards.
+    /// Weights of the shards, in their order: one for each shard.
     pub weights: Option<Vec<u32>>,
     /// Number of replicas of each shard. Unlike the other settings it may change at each start.
     pub replicas: Option<usize>,
-    /// Table groups. A start creates those that the cluster lacks.
+    /// Table groups. A start creates each group that does not exist yet.
     pub groups: Vec<GroupSpec>,
 }
 
-/// Content of the columns `shards` and `ranges` of a catalog whose shards and owners have tables of
-/// their own. A program of an earlier version expects lists there, and refuses the catalog with an
-/// error that repeats this sentence.
+/// Content of the columns `shards` and `ranges` in a catalog that keeps its shards and slot owners
+/// in separate tables. An earlier version of the program expects lists in these columns, and
+/// refuses the catalog with an error that quotes this sentence.
 pub const IN_OWN_TABLES: &str =
     "\"this catalog needs a newer version of Tessera, which keeps its shards in tessera_shards\"";
 
@@ -86,7 +88,7 @@ pub struct ClusterRow {
     pub ready: i64,
     /// Number of replicas of each shard.
     pub replicas: i64,
-    /// Timeline that the primary of each shard began last, as JSON.
+    /// Latest timeline that the primary of each shard has begun, as JSON.
     pub timelines: String,
     /// Secret that signs session tokens.
     pub secret: String,
@@ -95,7 +97,8 @@ pub struct ClusterRow {
 }
 
 impl ClusterRow {
-    /// Creates the row of a new cluster, whose shards have these names, or `shard1`, `shard2`, ….
+    /// Creates the row of a new cluster. Its shards have these names; without names they are called
+    /// `shard1`, `shard2`, ….
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if such a cluster is impossible.
@@ -155,8 +158,8 @@ impl ClusterRow {
         Ok((row, map))
     }
 
-    /// Refuses a cluster whose rows this program would search in other slots. `place` names the
-    /// cluster in the message.
+    /// Refuses a cluster in which this program would compute other slots for the stored rows.
+    /// `place` names the cluster in the message.
     ///
     /// # Errors
     /// [`OpenError::Conflict`].
@@ -164,13 +167,14 @@ impl ClusterRow {
         check_hash(self, place)
     }
 
-    /// Returns true if the shards and owners of the cluster have tables of their own. Those of an
-    /// earlier version are in this row.
+    /// Returns true if the catalog keeps its shards and slot owners in separate tables. Earlier
+    /// versions stored them in this row.
     pub fn has_own_tables(&self) -> bool {
         self.shards == IN_OWN_TABLES && self.ranges == IN_OWN_TABLES
     }
 
-    /// Returns the shard map of a catalog of an earlier version, whose own tables are still empty.
+    /// Returns the shard map that an earlier version stored in this row. The separate tables of
+    /// such a catalog are still empty.
     ///
     /// # Errors
     /// A description of the damage.
@@ -178,8 +182,8 @@ impl ClusterRow {
         restore(self).map_err(damaged)
     }
 
-    /// Returns the shard map that the rows of shards, groups and owners describe; the owners are in
-    /// slot order.
+    /// Returns the shard map that the rows of shards, groups and owners describe. The owners must
+    /// be in slot order.
     ///
     /// # Errors
     /// A description of the damage.
@@ -212,7 +216,8 @@ impl ClusterRow {
         u64::try_from(self.epoch).map_err(|error| error.to_string())
     }
 
-    /// Returns the timeline that the primary of each shard began last, by the name of the shard.
+    /// Returns the latest timeline that the primary of each shard has begun, by the name of the
+    /// shard.
     ///
     /// # Errors
     /// A description of the damage.
@@ -286,8 +291,8 @@ pub fn listed_names(column: &str) -> Result<Vec<String>, String> {
     Ok(shards.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Compares the settings with the cluster, which `place` names, and returns a sentence for each
-/// setting that describes another cluster. Such settings are not in force.
+/// Compares the requested settings with those of the cluster, and returns a sentence for each one
+/// that differs. A setting that differs has no effect. `place` names the cluster in messages.
 ///
 /// # Errors
 /// [`OpenError::Conflict`] if the keyspace differs: it never changes.
@@ -332,7 +337,7 @@ pub fn differences(
     Ok(found)
 }
 
-/// Logs one warning about all settings that are not in force, if there are any.
+/// Logs one warning about all requested settings that have no effect, if there are any.
 pub fn warn_of_differences(differences: &[String]) {
     if !differences.is_empty() {
         tracing::warn!(

@@ -1,8 +1,8 @@
 //! Copy faults: wrong rows found by comparing the copies of a shard, and the consequences for
 //! requests.
 //!
-//! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
-//! other rows, or if its file contradicts itself and the file of another copy does not.
+//! **Invariant:** a copy counts as wrong only if more than half of at least three copies agree on
+//! other rows, or if its own file is inconsistent and the file of another copy is not.
 //! **Not here:** the comparison and the repair (the engines).
 
 use std::collections::BTreeMap;
@@ -14,14 +14,14 @@ use model::reason::Reason;
 /// Fault of one copy, proven or possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CopyFault {
-    /// Another copy has other rows, and it is unknown which are right.
+    /// Another copy has different rows, and it is unknown which copy is right.
     Unsettled,
-    /// Some of its rows are wrong.
+    /// Some rows of this copy are wrong.
     Wrong,
 }
 
 impl CopyFault {
-    /// Reason that health reports for this fault.
+    /// Returns the reason that a health report gives for this fault.
     pub fn reason(self, copy: usize) -> Reason {
         match self {
             Self::Unsettled => Reason::CopiesDiffer,
@@ -34,13 +34,13 @@ impl CopyFault {
 /// Verdict on the copies of one row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CopyVerdict {
-    /// More than half of the copies agree; these copies differ from them.
+    /// More than half of the copies agree; the listed copies differ from that majority.
     Wrong(Vec<usize>),
-    /// Any of the copies may be wrong.
+    /// No majority of the copies agrees, so any of them may be wrong.
     Unsettled,
 }
 
-/// Judges the copies of one row.
+/// Decides which copies of one row are wrong.
 pub fn judge(copies: &[(usize, Option<u128>)]) -> CopyVerdict {
     let having = |found: Option<u128>| copies.iter().filter(|(_, has)| *has == found).count();
     let right = copies.iter().map(|(_, has)| *has).find(|has| having(*has) * 2 > copies.len());
@@ -57,7 +57,7 @@ pub fn judge(copies: &[(usize, Option<u128>)]) -> CopyVerdict {
 /// Faults of the copies of one shard: index 0 is the primary, replicas start at 1.
 #[derive(Debug, Default)]
 pub struct CopyFaults {
-    /// True if rows of the primary are wrong; requests check only this.
+    /// True if rows of the primary are wrong. Requests read only this field.
     primary_is_wrong: AtomicBool,
     copies: Mutex<BTreeMap<usize, CopyFault>>,
     passes: AtomicU64,
@@ -82,8 +82,8 @@ impl CopyFaults {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records the findings of a pass; a pass over `all` rows replaces earlier findings. Returns
-    /// true if any is new.
+    /// Records the faults that one comparison of the copies has found; if it covered `all` rows,
+    /// they replace the earlier faults. Returns true if the recorded faults have changed.
     pub fn note(&self, found: &BTreeMap<usize, CopyFault>, all: bool) -> bool {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         let before = copies.clone();
@@ -109,7 +109,8 @@ impl CopyFaults {
         self.differences.fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// Returns the number of passes over all rows of all copies, and of rows found to differ.
+    /// Returns the number of passes over all rows of all copies, and the number of rows that were
+    /// found to differ.
     pub fn counts(&self) -> (u64, u64) {
         (self.passes.load(Ordering::Relaxed), self.differences.load(Ordering::Relaxed))
     }

@@ -1,11 +1,12 @@
-//! Copy key: the last row of a chunk, as the cursor of a copy names it.
+//! Copy key: the key of the last row of a chunk, in the form in which the cursor of a copy stores
+//! it.
 //!
 //! ```text
 //! ["users",9741,"user_123",["user_123"]]
 //! ```
 //! Rows are copied in the order of tables by name, slots, shard keys and ids.
 //!
-//! **Invariant:** a key is read as it was written, to the last bit of a number.
+//! **Invariant:** a key that is written and read again is unchanged, to the last bit of a number.
 //! **Not here:** reading the rows (the engines).
 
 use std::fmt;
@@ -28,10 +29,10 @@ pub struct CopyKey {
 }
 
 impl CopyKey {
-    /// Reads the text of a cursor.
+    /// Parses the string form of a cursor.
     ///
     /// # Errors
-    /// The text is not that of a key.
+    /// The string is not a valid key.
     pub fn parse(text: &str) -> Result<Self, DamagedMove> {
         let (table, slot, key, id) = serde_json::from_str(text).map_err(DamagedMove::new)?;
         Ok(Self { table, slot, key, id })
@@ -40,7 +41,7 @@ impl CopyKey {
     /// Returns the values of the id columns.
     ///
     /// # Errors
-    /// They do not fit the table.
+    /// The values do not match the id columns of the table.
     pub fn id(&self, table: &Table) -> Result<Vec<Value>, DamagedMove> {
         let mut values = Vec::with_capacity(self.id.len());
         for (column, json) in table.id().iter().zip(&self.id) {
@@ -71,7 +72,7 @@ impl fmt::Display for CopyKey {
     }
 }
 
-/// Formats the key of a row.
+/// Formats the key of a row as the string form of a cursor.
 pub fn format_key((table, slot, key): (&str, u16, &str), id: &[Value]) -> String {
     let mut text = b"[".to_vec();
     push_json_string(&mut text, table);

@@ -1,9 +1,11 @@
 //! Default values: the values of columns that the write of a new row leaves out.
 //!
-//! Columns of the row's key are filled before the row is routed, the others when its shard has
-//! found that the row is new: an upsert of a row that exists keeps what is stored.
+//! Columns of the row's key are filled before the row is routed. The other columns are filled only
+//! after the shard has found that the row is new, so an upsert of an existing row keeps the stored
+//! values.
 //!
-//! **Invariant:** a repeated request with an idempotency key generates the keys of the first one.
+//! **Invariant:** a repetition of a request with an idempotency key generates the same keys as the
+//! first request.
 //! **Not here:** the form of a default and its checks (`model::table`).
 
 use model::row_change::Operation;
@@ -11,13 +13,13 @@ use model::table::{ColumnDefault, Table};
 use model::value::Value;
 use uuid::{Builder, Uuid};
 
-/// Source of the keys that a write leaves out.
+/// Source of generated values for the key columns that a write leaves out.
 #[derive(Clone, Copy, Debug)]
 pub enum KeySource<'k> {
     /// The clock and random numbers: UUIDs of version 7.
     New,
-    /// The key under which the request may be repeated, and the number of the row in it: UUIDs of
-    /// version 8, a hash of both.
+    /// The idempotency key of the request, and the number of the row in it: UUIDs of version 8,
+    /// computed as a hash of both.
     Repeatable {
         /// The client's idempotency key.
         idempotency_key: &'k str,
@@ -38,7 +40,7 @@ impl<'k> KeySource<'k> {
             .map_or(Self::New, |idempotency_key| Self::Repeatable { idempotency_key, row })
     }
 
-    /// Returns the key under which the request may be repeated.
+    /// Returns the idempotency key of the request, if it has one.
     pub fn idempotency_key(self) -> Option<&'k str> {
         match self {
             Self::New => None,
@@ -50,7 +52,8 @@ impl<'k> KeySource<'k> {
         match self {
             Self::New => Uuid::now_v7(),
             Self::Repeatable { idempotency_key, row } => {
-                // The names have no space, so different requests never hash the same text.
+                // The names of tables and columns contain no space, so different inputs never give
+                // the same string.
                 let text = format!("{table} {column} {row} {idempotency_key}");
                 let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
                 Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
@@ -59,8 +62,8 @@ impl<'k> KeySource<'k> {
     }
 }
 
-/// Returns the values of the id columns and the routing column that the write of a new row leaves
-/// out and that have defaults.
+/// Returns values for the id columns and the routing column that the write of a new row leaves out,
+/// as far as they have defaults.
 pub fn generated_keys(
     table: &Table,
     operation: Operation,
@@ -111,7 +114,8 @@ pub fn operation_with_keys(
     }
 }
 
-/// Returns the value of a column of a new row that is made at this time; null without a default.
+/// Returns the value of a column that the write of a new row leaves out: its default, or null
+/// without one. `now` is the time of the write.
 pub fn value_in_new_row(default: Option<&ColumnDefault>, now: &str) -> Value {
     match default {
         None => Value::Null,

@@ -1,12 +1,13 @@
 //! Export: rows of a table as lines of NDJSON or CSV, on every engine.
 //!
-//! A bulk write accepts the lines of NDJSON, and CSV (RFC 4180; null is an empty field, the empty
-//! text `""`). A table without a routing column needs the key beside its row: its lines are wrapped
-//! as `{"shard_key":…,"data":{…}}`, and its CSV has a column `shard_key`.
+//! A bulk write accepts an export in either format. In CSV (RFC 4180), an empty field is null, and
+//! `""` is the empty string. The rows of a table without a routing column do not contain their
+//! shard key, so it is added: NDJSON lines have the form `{"shard_key":…,"data":{…}}`, and CSV has
+//! a column `shard_key`.
 //!
 //! **Invariant:** the lines of a row depend only on its values, not on the engine that stores it.
 //! **Not here:** reading the rows (`sqlite::export`, `postgres::export`), the destination of the
-//! lines (the caller).
+//! lines (the calling code).
 
 use std::sync::Arc;
 
@@ -56,13 +57,13 @@ pub enum ExportError {
         /// The table.
         table: String,
     },
-    /// The snapshots do not show one owner of each slot.
+    /// The snapshots show no owner, or more than one, for some slots.
     #[error(
         "the slots {slots} are owned by no shard or by several: they are changing hands. try again, and run \
          `shard-manager check` for details if it fails again"
     )]
     SlotsUnsettled {
-        /// Slots that the error is about.
+        /// Slots without exactly one owner.
         slots: SlotSet,
     },
     /// The number of rows that were read differs from the number that the shard has counted.
@@ -95,8 +96,8 @@ pub fn exported_table(tables: &Registry, name: &str) -> Result<Arc<Table>, Expor
 
 /// Row of an engine, as an export reads it: with all columns of its table.
 pub trait ExportedRow {
-    /// Passes the text of a value to `read` and returns its result; `None` if the value is null.
-    /// Called only for kinds of columns whose values are texts.
+    /// Passes a value as a string to `read`, and returns the result of `read`; `None` if the value
+    /// is null. Called only for types of columns whose values are strings.
     fn text<T>(&self, column: usize, kind: ColumnType, read: impl FnOnce(&str) -> T) -> Option<T>;
 
     /// Returns a whole number; `None` if it is null.
@@ -111,7 +112,8 @@ pub trait ExportedRow {
 
 /// Returns the slots that none of these shards owns, or that several of them own.
 ///
-/// Apart from `main`, a table group counts only if one of the shards owns some of its slots.
+/// A table group other than `main` is considered only if at least one of these shards owns some of
+/// its slots.
 pub fn unsettled<'s>(shards: impl IntoIterator<Item = &'s SlotSet>) -> SlotSet {
     let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
     for owned in shards {
@@ -132,7 +134,7 @@ pub struct ExportLines {
     table: Arc<Table>,
     format: ExportFormat,
     columns: Vec<usize>,
-    /// True if the row is wrapped in an object with its key.
+    /// True if each row is wrapped in an object that also contains its shard key.
     wrapped: bool,
 }
 

@@ -1,12 +1,13 @@
 //! Fair channel: a bounded channel whose receiver serves several tenants in turns.
 //!
-//! While all that waits belongs to one tenant, the channel is a plain one: one comparison for each
-//! message. Once messages of several tenants wait, and more than one batch, the receiver moves them
-//! to a [`FairQueue`].
+//! While all waiting messages belong to one tenant, this is a plain channel with one more
+//! comparison for each message. Once messages of several tenants wait and exceed one batch, the
+//! receiver moves them to a [`FairQueue`]. A barrier is a message that belongs to no tenant and
+//! that no other message may overtake.
 //!
-//! **Invariant:** messages of one tenant are received in the order in which they were sent, and a
-//! barrier between everything sent before and after it. What waits in the channel and in the fair
-//! queue together stays within the capacity.
+//! **Invariant:** messages of one tenant are received in the order in which they were sent. A
+//! barrier is received after everything that was sent before it, and before everything that was
+//! sent after it. The channel and the fair queue together hold no more messages than the capacity.
 //! **Not here:** the order of turns (`fair_queue`), the work (lanes and readers).
 
 mod holdings;
@@ -27,22 +28,24 @@ const SEVERAL: u64 = u64::MAX;
 const NO_TENANT: u64 = u64::MAX - 1;
 const _: () = assert!(FairShare::NUMBER_MAX < NO_TENANT, "numbers of tenants differ from both");
 
-/// Divisor that gives the reserved part of the capacity. Only tenants that hold at most such a part
-/// may use it, so that the first messages of a tenant are accepted while others fill the rest.
+/// Divisor of the capacity that gives its reserved part. Only tenants that hold no more than such a
+/// part may use the reserve, so that the first messages of a tenant are accepted even if other
+/// tenants fill the rest.
 const RESERVED: usize = 64;
 
 /// Message of a fair channel.
 pub trait Queued {
-    /// Returns the tenant and the bytes; `None` for a barrier.
+    /// Returns the tenant of the message and its size in bytes; `None` for a barrier.
     fn share(&self) -> Option<(FairShare, usize)>;
 }
 
 /// Limits of a fair channel.
 #[derive(Clone, Copy, Debug)]
 pub struct FairLimits {
-    /// Highest number of waiting messages.
+    /// Maximum number of waiting messages.
     pub operations: usize,
-    /// Highest number of their bytes, which the sender counts; 0 if bytes are not counted.
+    /// Maximum number of bytes of the waiting messages, which the sender counts; 0 if bytes are not
+    /// counted.
     pub bytes: usize,
     /// Maximum number of messages that are received at once.
     pub batch_operations: usize,
@@ -67,7 +70,8 @@ impl FairLimits {
 pub enum Refused<M> {
     /// The channel is full.
     Full(M),
-    /// The tenant has more than half of the capacity, and another one waits or has just waited.
+    /// The tenant uses more than half of the capacity, and another tenant has messages waiting, or
+    /// had until just now.
     Share(M),
     /// The receiver has ended.
     Closed(M),
@@ -81,10 +85,11 @@ struct Shared {
     tenant_in_channel: AtomicU64,
     /// Number of messages in the fair queue.
     sorted: AtomicUsize,
-    /// True if messages of several tenants waited for the last batch. A tenant whose few messages
-    /// were just received finds room for the next ones.
+    /// True if messages of several tenants waited when the last batch was prepared. Tenants with
+    /// more than half of the capacity are then still refused, so that a tenant whose few messages
+    /// were just received finds room for its next ones.
     is_shared: AtomicBool,
-    /// Messages and bytes of each tenant.
+    /// Number of messages and of bytes of each tenant.
     holdings: Holdings,
 }
 
@@ -124,7 +129,8 @@ impl Shared {
 pub fn channel<M: Queued>(limits: FairLimits) -> (FairSender<M>, FairReceiver<M>) {
     let (queue, channel) = mpsc::channel(limits.operations);
     let shared = Arc::new(Shared {
-        // Callers that are not distinguished: without access control there are no others.
+        // Share of clients that are not distinguished: without access control, this is every
+        // client.
         tenant_in_channel: AtomicU64::new(FairShare::COMMON.number()),
         sorted: AtomicUsize::new(0),
         is_shared: AtomicBool::new(false),
@@ -194,8 +200,8 @@ impl<M: Queued> FairSender<M> {
         }
     }
 
-    /// Returns the reason to refuse a message of a tenant that holds this much, the message
-    /// included.
+    /// Returns the reason to refuse a message, if there is one. `held` counts the waiting messages
+    /// of its tenant, this message included.
     fn refusal(&self, held: Held, bytes_waiting: usize) -> Option<fn(M) -> Refused<M>> {
         let FairLimits { operations, bytes, .. } = self.limits;
         if held.operations <= operations / RESERVED && held.bytes <= bytes / RESERVED {
@@ -261,8 +267,8 @@ impl<M: Queued> FairReceiver<M> {
         Some(next)
     }
 
-    /// Waits for messages, and adds as many as wait to the batch, at most one full batch. Returns
-    /// their number, 0 once the sender is gone.
+    /// Waits for messages, and adds all that wait to `batch`, up to the size of one batch. Returns
+    /// the number of added messages; 0 once the sender is gone.
     ///
     /// Cancel safety: a dropped future has received nothing.
     pub async fn recv_many(&mut self, batch: &mut Vec<M>) -> usize {
@@ -290,8 +296,8 @@ impl<M: Queued> FairReceiver<M> {
         Some(next)
     }
 
-    /// Prepares the next batch: if messages of several tenants wait, and more than fit in it, they
-    /// are divided by tenant. `bytes_waiting` is the size of all that waits.
+    /// Prepares the next batch. If messages of several tenants wait and exceed one batch, they are
+    /// divided by tenant. `bytes_waiting` is the size of all waiting messages.
     #[inline]
     pub fn sort(&mut self, bytes_waiting: usize) {
         let tenant_in_channel = self.shared.tenant_in_channel.load(Ordering::Acquire);
@@ -306,13 +312,13 @@ impl<M: Queued> FairReceiver<M> {
             self.divide();
         }
         let is_shared = self.sorted.is_shared();
-        // The load keeps the cache line shared with senders.
+        // Checking first avoids needless stores, so the cache line stays shared with the senders.
         if self.shared.is_shared.load(Ordering::Relaxed) != is_shared {
             self.shared.is_shared.store(is_shared, Ordering::Relaxed);
         }
     }
 
-    /// Moves what is in the channel to the fair queue, up to a barrier.
+    /// Moves the messages in the channel to the fair queue, up to and including the first barrier.
     fn divide(&mut self) {
         // A message that is sent from now on records its tenant again.
         self.shared.tenant_in_channel.swap(NO_TENANT, Ordering::AcqRel);

@@ -1,12 +1,13 @@
-//! Fair places: the connections of a pool, given to the reads of several tenants.
+//! Fair places: shares the connections of a pool among the reads of several tenants.
 //!
-//! A free place is given at once. If reads wait, a place that becomes free goes to the tenant whose
-//! turn it is and that has less than half of all places. One tenant alone may have all of them.
+//! A place is the right to use one connection. A read gets a free place at once. If reads wait, a
+//! place that becomes free goes to the next tenant in turn that has less than half of all places.
+//! While no other tenant waits, one tenant may have all of them.
 //!
-//! **Invariant:** a tenant that has half of the places gets no more while another one waits that
-//! has less. Reads of one tenant get their places in the order in which they came.
-//! **Not here:** the connections (the engines). Reads of callers that are not distinguished need no
-//! place.
+//! **Invariant:** a tenant that has half of the places gets no more while a tenant with fewer
+//! places is waiting. Reads of one tenant get their places in the order in which they came.
+//! **Not here:** the connections (the engines). Reads of clients that are not distinguished
+//! (without access control) need no place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +36,7 @@ struct Tenant {
     waiting: VecDeque<oneshot::Sender<ReadPermit>>,
 }
 
-/// Permit to use one place, which goes to the next read when this is dropped.
+/// Permit to use one place. When it is dropped, the place goes to the next read that waits.
 #[derive(Debug)]
 pub struct ReadPermit {
     places: FairPlaces,
@@ -50,7 +51,7 @@ impl FairPlaces {
         Self(Arc::new(Mutex::new(Places { all, free: all, waiting: 0, tenants })))
     }
 
-    /// Waits for a place, at most until `deadline`; returns `None` after it. Callers that are not
+    /// Waits for a place, at most until `deadline`; returns `None` after it. Clients that are not
     /// distinguished get `Some(None)` at once.
     ///
     /// Cancel safety: a dropped future has no place.
@@ -100,7 +101,8 @@ impl Drop for ReadPermit {
 }
 
 impl Places {
-    /// Takes a free place; if there is none, the read waits for the returned channel.
+    /// Takes a free place, and returns `None`. If no place is free, returns the channel that will
+    /// deliver a place to the read.
     fn enter(&mut self, number: u64) -> Option<oneshot::Receiver<ReadPermit>> {
         let known = self.tenants.iter().position(|tenant| tenant.number == number);
         let index = known.unwrap_or_else(|| {
@@ -125,7 +127,8 @@ impl Places {
         Some(answer)
     }
 
-    /// Takes a place from a tenant. Returns the next read, which then has it, and its tenant.
+    /// Takes a place back from a tenant, and assigns it to the next read that waits. Returns the
+    /// tenant and the channel of that read.
     fn pass_on(&mut self, number: u64) -> Option<(u64, oneshot::Sender<ReadPermit>)> {
         if let Some(index) = self.tenants.iter().position(|tenant| tenant.number == number) {
             self.tenants[index].held -= 1;

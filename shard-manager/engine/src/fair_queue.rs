@@ -6,10 +6,11 @@
 //! turn may cost more than the credit that is left; later turns repay the debt. So an operation of
 //! any size is taken at the first turn of a tenant without debts.
 //!
-//! All credit of one round is about one batch: each tenant that waits has a share in each batch.
+//! In one round, all tenants together get credit for about one batch, so each waiting tenant has a
+//! share in each batch.
 //!
 //! **Invariant:** operations of one tenant are taken in the order in which they came. A barrier is
-//! taken after everything that came before it; nothing is added behind it until it was taken.
+//! taken after everything that came before it; nothing is added after it until it has been taken.
 //! **Not here:** the channel from which operations come (`fair_channel`).
 
 use std::collections::{HashMap, VecDeque};
@@ -19,26 +20,26 @@ use model::fair_share::FairShare;
 /// Number of parts of one unit of credit, so that small weights among large ones are not rounded to
 /// zero.
 const UNIT: i64 = 1 << 10;
-/// Highest number of tenants whose memory is kept while none waits.
+/// Maximum number of tenants whose memory stays allocated while no tenant waits.
 const TENANTS_KEPT: usize = 64;
-/// Highest number of operations of a tenant whose memory is kept while it does not wait.
+/// Maximum number of operations for which a tenant's memory stays allocated while it does not wait.
 const OPERATIONS_KEPT: usize = 64;
 
 /// Operations that wait, by tenant, and at most one barrier behind them.
 pub struct FairQueue<T> {
     tenants: Vec<Tenant<T>>,
-    /// Indices in `tenants` that no waiting tenant has.
+    /// Indices in `tenants` that no waiting tenant uses.
     unused: Vec<usize>,
     by_number: HashMap<u64, usize>,
     /// Indices of the tenants that wait or have debts; the first one has its turn.
     ring: VecDeque<usize>,
-    /// True if the first tenant of the ring has got the credit of its turn.
+    /// True if the first tenant of the ring has already received the credit for its turn.
     in_turn: bool,
     /// Sum of the weights of the tenants in the ring.
     weights: u64,
     operations: usize,
     barrier: Option<T>,
-    /// Units of credit in one round.
+    /// Number of units of credit that are given in one round.
     round: u64,
 }
 
@@ -46,13 +47,13 @@ pub struct FairQueue<T> {
 struct Tenant<T> {
     number: u64,
     weight: u32,
-    /// Parts of units; negative while it repays a debt.
+    /// Credit in parts of a unit; negative while the tenant repays a debt.
     credit: i64,
     operations: VecDeque<(u64, T)>,
 }
 
 impl<T> FairQueue<T> {
-    /// Creates an empty queue. In one round, operations of about this cost are taken.
+    /// Creates an empty queue. In one round, operations of about this total cost are taken.
     pub fn new(round: u64) -> Self {
         Self {
             tenants: Vec::new(),
@@ -103,7 +104,7 @@ impl<T> FairQueue<T> {
         let known = self.by_number.get(&share.number()).copied();
         let index = known.unwrap_or_else(|| self.begin(share.number()));
         let tenant = &mut self.tenants[index];
-        // A role may have got another weight.
+        // The weight of the tenant's role may have changed.
         self.weights += u64::from(share.weight());
         self.weights -= u64::from(tenant.weight);
         tenant.weight = share.weight();
@@ -162,7 +163,7 @@ impl<T> FairQueue<T> {
     /// Adds a tenant to the ring, whose weight is set by the first operation.
     fn begin(&mut self, number: u64) -> usize {
         if let [only] = self.ring.make_contiguous() {
-            // The credit of its turn was given when it shared with no other tenant.
+            // It received the credit for its turn while no other tenant was waiting.
             let only = &mut self.tenants[*only];
             only.credit = only.credit.min(0);
             self.in_turn = false;
@@ -188,7 +189,7 @@ impl<T> FairQueue<T> {
         self.unused.push(index);
     }
 
-    /// Forgets all tenants, with their debts: no other tenant waits that they owe anything to.
+    /// Forgets all tenants and their debts: no other tenant is waiting for a repayment.
     fn forget_all(&mut self) {
         self.in_turn = false;
         while let Some(index) = self.ring.pop_front() {

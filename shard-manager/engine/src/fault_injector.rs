@@ -3,8 +3,8 @@
 //!
 //! A worker is a thread or a task that works for one node.
 //!
-//! **Invariant:** when [`FaultInjector::set`] returns, no piece of work runs that began under the
-//! earlier setting.
+//! **Invariant:** when [`FaultInjector::set`] returns, every piece of work that began under the
+//! earlier setting has ended.
 //! **Not here:** the work itself (`lane`, `sqlite`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +57,7 @@ pub struct NodeFault {
 /// Connects the code that sets a fault with the one worker that obeys it.
 #[derive(Debug, Default)]
 pub struct FaultInjector {
-    /// True if a fault is set: the only field that a worker reads while there is none.
+    /// True if a fault is set. While no fault is set, a worker reads no other setting.
     engaged: AtomicBool,
     fault: Mutex<NodeFault>,
     changed: Condvar,
@@ -77,7 +77,7 @@ impl Drop for WorkPermit<'_> {
 }
 
 impl FaultInjector {
-    /// Longest delay.
+    /// Longest delay that may be set.
     pub const DELAY_MAX: Duration = Duration::from_secs(60);
 
     /// Returns the fault that is set.
@@ -117,7 +117,7 @@ impl FaultInjector {
         Ok(WorkPermit(self))
     }
 
-    /// Waits for the delay and until the mode allows work, and returns the permit. Blocks.
+    /// Waits until the mode allows work and the delay has passed, and returns the permit. Blocks.
     pub fn wait(&self) -> WorkPermit<'_> {
         let mut delayed = false;
         loop {
@@ -135,8 +135,8 @@ impl FaultInjector {
         }
     }
 
-    /// Waits like [`FaultInjector::wait`], for a task: other tasks of its thread continue
-    /// meanwhile.
+    /// Waits like [`FaultInjector::wait`], but asynchronously, so that other tasks of the thread
+    /// continue.
     pub async fn wait_on_task(&self) -> WorkPermit<'_> {
         let mut delayed_since = None;
         loop {
@@ -154,8 +154,8 @@ impl FaultInjector {
     }
 }
 
-/// Locks a mutex, also after a panic: a worker that panics leaves no inconsistent state behind
-/// these locks.
+/// Locks a mutex, even if it is poisoned: a worker that panics cannot leave the state behind these
+/// locks inconsistent.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

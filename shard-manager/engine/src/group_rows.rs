@@ -1,7 +1,8 @@
-//! Group rows: the table groups as a catalog stores them, and the groups that a start adds.
+//! Group rows: the form in which a catalog stores the table groups, and the groups that a start
+//! adds.
 //!
-//! **Invariant:** a group that is stored and read again is the same group. The group `main` has a
-//! row only if its shards are limited.
+//! **Invariant:** a group that is stored and read again is unchanged. The group `main` has a row
+//! only if it is limited to some of the shards.
 //! **Not here:** the statements (the catalogs), the owners of slots (`catalog_rows`).
 
 use diesel::prelude::*;
@@ -31,17 +32,17 @@ pub struct GroupRow {
     pub placement: String,
     /// Parameters of the placement.
     pub placement_parameters: String,
-    /// Numbers of the shards that may own slots, as JSON; `None` for all of them.
+    /// Numbers of the shards that may own slots of the group, as JSON; `None` for all shards.
     pub shards: Option<String>,
     /// Names of the tables that belong to the group when they are created, as JSON.
     pub tables: String,
-    /// 1 once each shard owns its slots of the group, else 0.
+    /// 1 once the shards own the slots of the group, else 0.
     pub ready: i64,
 }
 
 impl GroupRow {
-    /// Returns the rows of the groups of a map from this number on. The shards do not own their
-    /// slots yet.
+    /// Returns the rows of the groups of a map whose number is `from` or higher. They are marked as
+    /// not ready: the shards do not own the slots of these groups yet.
     pub fn of(map: &ShardMap, from: usize) -> Vec<Self> {
         let groups = map.groups().iter().filter(|(number, group)| {
             let is_main = *number == GroupNumber::MAIN;
@@ -87,8 +88,8 @@ impl GroupRow {
     }
 }
 
-/// Reads the groups from all rows, in the order of their numbers: the shards of `main`, and the
-/// further groups.
+/// Restores the groups from all rows, which must be in the order of their numbers: the group `main`
+/// with the shards to which it is limited, and the other groups.
 ///
 /// # Errors
 /// A description of the damage.
@@ -111,7 +112,7 @@ pub(super) fn groups(
 /// Tables that every shard has.
 const BUILT_IN: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
 
-/// Returns the map of a new cluster with the groups of the settings.
+/// Returns the map of a new cluster with the table groups that the settings request.
 ///
 /// # Errors
 /// [`GroupFault`].
@@ -134,7 +135,8 @@ pub(super) fn with_first_groups(
     Ok(map)
 }
 
-/// Returns the map of the next epoch with the new groups of the settings; `None` if there are none.
+/// Returns the map of the next epoch, which also has the new groups that the settings request;
+/// `None` if there are no new groups.
 ///
 /// # Errors
 /// [`OpenError::Conflict`] if such a group is not possible.
@@ -155,7 +157,8 @@ pub fn with_new_groups(map: &ShardMap, specs: &[GroupSpec]) -> Result<Option<Sha
     Ok(next)
 }
 
-/// Returns a sentence for each table that a group names although it was created in another group.
+/// Returns a sentence for each table that the settings of one group name although the table was
+/// created in another group.
 pub fn misplaced_tables(map: &ShardMap, tables: &Registry) -> Vec<String> {
     let groups = map.groups();
     let misplaced = groups.tables().into_iter().filter_map(|(name, named)| {
@@ -166,8 +169,8 @@ pub fn misplaced_tables(map: &ShardMap, tables: &Registry) -> Vec<String> {
     misplaced.collect()
 }
 
-/// Compares the settings of groups with those of a map, and returns a sentence for each setting
-/// that is not in force. Groups that the map lacks are left out.
+/// Compares the requested settings of groups with those of a map, and returns a sentence for each
+/// one that has no effect. Groups that the map does not have are skipped.
 ///
 /// # Errors
 /// [`OpenError::Conflict`] if a keyspace differs: it never changes.

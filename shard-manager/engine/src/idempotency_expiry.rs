@@ -1,13 +1,14 @@
 //! Idempotency expiry: decides which records of idempotency keys are too old to be kept.
 //!
-//! A system clock may be set by years at any moment, and a record that is removed too early allows
-//! a write to be applied twice. So the clock is read once in the lifetime of a process, and only
-//! elapsed time is added: the records of one process always agree with each other. Records of
-//! earlier processes may go once this process has lived for as long as records are kept, because
-//! they are older than that whatever their times say. Until then they may go only if the newest of
-//! them shows that the clock is about right, with a margin as large as the remaining doubt.
+//! A system clock may jump by years at any moment, and a record that is deleted too early allows a
+//! write to be applied twice. A process therefore reads the clock only once and then adds elapsed
+//! time, so the times of its own records are always consistent. Records of earlier processes may be
+//! deleted once this process has run for as long as records are kept, because they are older than
+//! that, whatever their times say. Until then, they may be deleted only if some record shows that
+//! the clock is about right, and only with a margin as large as the remaining uncertainty.
 //!
-//! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.
+//! **Invariant:** a jump of the system clock may delay the deletion of records, but never makes it
+//! too early.
 //! **Not here:** removing the records (the engines).
 
 use std::sync::LazyLock;
@@ -18,10 +19,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use model::idempotency::KEPT;
 use model::value::format_timestamp;
 
-/// Clock of this process, which dates new records and decides which ones may go.
+/// Clock of this process, which dates new records and decides which records may be deleted.
 static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady::new(Utc::now(), Instant::now()));
 
-/// Age beyond which a record was probably dated by a clock that was wrong.
+/// Age beyond which the time of a record was probably taken from a wrong clock.
 const CREDIBLE: TimeDelta = TimeDelta::days(30);
 
 /// Clock that is read once, when the process starts.
@@ -31,34 +32,34 @@ struct Steady {
     at: Instant,
 }
 
-/// Bounds on the creation times of the records that may go. They are texts, which sort like their
-/// times.
+/// Bounds on the creation times of the records that may be deleted. They are strings whose order is
+/// the order of the times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyExpiry {
-    /// Records may go only if they were created at this time or later.
+    /// Lower bound: a record may be deleted only if it was created at this time or later.
     pub from: String,
-    /// Records may go only if they were created before this time.
+    /// Upper bound: a record may be deleted only if it was created before this time.
     pub until: String,
-    /// Records may go only if some record was created between these times, which shows that the
-    /// clock is right.
+    /// If present, records may be deleted only if some record was created between these two times,
+    /// which shows that the clock is right.
     pub witness: Option<(String, String)>,
 }
 
 impl IdempotencyExpiry {
-    /// Returns the bounds of the records that may go now.
+    /// Returns the bounds of the records that may be deleted now.
     pub fn now() -> Self {
         STEADY.expiry(Instant::now())
     }
 }
 
-/// Returns the creation time of a record made now.
+/// Returns the creation time for a record that is created now.
 pub fn recorded_at() -> String {
     format_timestamp(STEADY.time(Instant::now()))
 }
 
 impl Steady {
     fn new(clock: DateTime<Utc>, at: Instant) -> Self {
-        // Only years of four digits sort as text.
+        // Only times with years of four digits sort correctly as strings.
         let (least, most) = (TimeDelta::days(366), TimeDelta::days(8_000 * 365));
         let clock = clock.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
         Self { clock, at }
@@ -78,7 +79,8 @@ impl Steady {
         let (from, until, witness) = if self.lived(now) >= KEPT {
             (DateTime::UNIX_EPOCH, self.time(now) - KEPT, None)
         } else {
-            // The clock may be wrong by as much as lies between the witness and the start.
+            // The clock may be wrong by as much as the time between the creation of the witness
+            // record and the start of this process.
             let witness = [self.clock - KEPT, self.clock].map(format_timestamp);
             (self.clock - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
         };

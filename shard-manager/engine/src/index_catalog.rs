@@ -1,4 +1,4 @@
-//! Index catalog: the trait through which a cluster lists its indexes.
+//! Index catalog: the trait through which a cluster stores the list of its indexes.
 //!
 //! **Invariant:** a change of a record is durable before it is reported, and is made only if the
 //! record is still in the expected state.
@@ -17,13 +17,14 @@ pub trait IndexCatalog: Send + Sync {
     fn list_indexes(&self) -> EngineFuture<'_, Vec<IndexRecord>>;
 
     /// Lists an index that is to be built. Replaces a record of the same name that has failed.
-    /// Called under the lock of the tables.
+    /// Called while the lock for changes of table definitions is held.
     ///
     /// # Errors
     /// The error of the catalog. The index may be listed nevertheless.
     fn add_index<'a>(&'a self, record: &'a IndexRecord) -> EngineFuture<'a, ()>;
 
-    /// Stores a record, if the index is still listed in this state. Returns true if it was.
+    /// Stores a record, if the index is still listed in the state `expected`. Returns true if the
+    /// record was stored.
     ///
     /// # Errors
     /// The error of the catalog. The record may be stored nevertheless.

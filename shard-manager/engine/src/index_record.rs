@@ -70,11 +70,12 @@ pub struct IndexRecord {
     pub is_unique: bool,
     /// State of the index.
     pub state: IndexState,
-    /// Number of shards that have it, while it is being built.
+    /// Number of shards that already have the index, while it is being built.
     pub built: usize,
-    /// Reason why it waits or has failed.
+    /// Reason why the build waits or has failed.
     pub reason: Option<String>,
-    /// Longest time in milliseconds for which writes of a shard may wait, estimated and in fact.
+    /// Limit, in milliseconds, for the time that writes of a shard may wait. It applies to the
+    /// estimate before a build and to the build itself.
     pub pause_max_ms: u64,
     /// Longest time in milliseconds for which writes of a shard have waited; `None` if writes do
     /// not wait.
@@ -97,7 +98,7 @@ impl IndexRecord {
         }
     }
 
-    /// Returns true if the record is that of this index.
+    /// Returns true if the record describes this index: the same names, columns and uniqueness.
     pub fn has_shape(&self, index: &TableIndex) -> bool {
         self.is_named(index.table().name(), index.name())
             && self.columns == index.column_names()
@@ -116,7 +117,8 @@ impl IndexRecord {
     }
 }
 
-/// Returns the changes that build the listed indexes of these tables on a shard without rows.
+/// Returns the changes that build the listed indexes of these tables on a new shard, which has no
+/// rows yet.
 pub fn changes_of_new_shard(records: &[IndexRecord], tables: &Registry) -> Vec<SchemaChange> {
     let wanted = records.iter().filter(|record| record.state.is_wanted());
     let indexes = wanted.filter_map(|record| record.index(tables));
@@ -140,7 +142,7 @@ pub struct IndexRow {
 }
 
 impl IndexRow {
-    /// Converts a record that changes now.
+    /// Converts a record to its row, with the present time as the time of the change.
     pub fn of(record: &IndexRecord) -> Self {
         Self {
             table_name: record.table.clone(),

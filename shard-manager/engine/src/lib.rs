@@ -1,10 +1,11 @@
 //! Engine: the traits between the cluster and the engines that store rows, and the code that the
 //! engines share.
 //!
-//! The cluster has chosen the shard and the node before it calls a trait; an engine knows rows, not
-//! shards. Methods have no default bodies, so that each engine decides for itself, except those
-//! that only some engines support. A method that waits returns one boxed future, so that callers
-//! need not know the engine's type.
+//! The cluster chooses the shard and the node before it calls an engine, so an engine makes no
+//! routing decision. Trait methods have no default bodies, so that each engine must implement them
+//! explicitly; the exceptions are methods that only some engines support. An asynchronous method
+//! returns a boxed future, so that the traits can be used as `dyn` objects, without the engine's
+//! type.
 //!
 //! **Invariant:** nothing here depends on one engine.
 //! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of a
@@ -101,5 +102,5 @@ pub use writer::{
     WriteGroup, WritePartitioner, Writer, WriterKind,
 };
 
-/// Future of a request to an engine.
+/// Boxed future with the result of a request to an engine.
 pub type EngineFuture<'a, T> = BoxFuture<'a, Result<T, Error>>;

@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** the manifest is the last file of a copy to be written: if it exists, the others
 //! are complete. It names only files in its own folder.
-//! **Not here:** its members (the engines), comparing it with the files (their `restore`).
+//! **Not here:** its members (the engines), comparing the manifest with the files (`restore` of the
+//! engines).
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -18,14 +19,15 @@ use super::saved_file::SavedFile;
 
 /// Name of the file.
 pub const FILE: &str = "manifest.json";
-/// Maximum number of bytes of a manifest: that of the largest cluster is much smaller.
+/// Maximum size of a manifest in bytes; the manifest of the largest possible cluster is much
+/// smaller.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Reads the manifest of a folder as a document.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] if the folder has none, or one that is not JSON; [`SaveError::Io`] if
-/// the folder is missing or cannot be read.
+/// [`SaveError::Unsuitable`] if the folder has no manifest, or one that is not JSON;
+/// [`SaveError::Io`] if the folder is missing or cannot be read.
 pub fn read_document(folder: &Path) -> Result<Value, SaveError> {
     let path = folder.join(FILE);
     let opened = File::open(&path).map_err(|error| {
@@ -42,11 +44,11 @@ pub fn read_document(folder: &Path) -> Result<Value, SaveError> {
     serde_json::from_slice(&text).map_err(|error| no_manifest(folder, &error))
 }
 
-/// Reads the manifest of a folder. If it names a format, that must be this one.
+/// Reads the manifest of a folder. If the manifest names a format, it must be `format`.
 ///
 /// # Errors
-/// Errors of [`read_document`], and [`SaveError::Unsuitable`] if it has another format or other
-/// members.
+/// Errors of [`read_document`], and [`SaveError::Unsuitable`] if the manifest has another format or
+/// other members.
 pub fn read<T: DeserializeOwned>(folder: &Path, format: u32) -> Result<T, SaveError> {
     let document = read_document(folder)?;
     if document["format"] != format && !document["format"].is_null() {
@@ -68,10 +70,10 @@ fn no_manifest(folder: &Path, error: &serde_json::Error) -> SaveError {
     SaveError::unsuitable(&folder.join(FILE), format!("no manifest: {error}"))
 }
 
-/// Checks that the files of a manifest are in its folder.
+/// Checks that the file names of a manifest are plain names, without a path to another folder.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`], which names the first one that is not.
+/// [`SaveError::Unsuitable`], which names the first file for which this is not so.
 pub fn check_names<'f>(
     folder: &Path,
     mut files: impl Iterator<Item = &'f SavedFile>,

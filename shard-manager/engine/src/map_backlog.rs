@@ -1,8 +1,8 @@
-//! Map backlog: the newest shard map of the catalog, as long as it is not in force because some of
-//! its shards are not open here.
+//! Map backlog: keeps the newest shard map of the catalog while that map is not in force, because
+//! this process has not opened some of its shards yet.
 //!
-//! The announcement carries no state: it is a reason to check the backlog and the open shards
-//! again, so an announcement that follows another one closely loses nothing.
+//! An announcement contains no state: it only causes its receiver to check the backlog and the open
+//! shards again, so nothing is lost if two announcements in quick succession wake it once.
 //!
 //! **Invariant:** the epoch of the kept map never decreases while a map is kept.
 //! **Not here:** the map in force (`published_map`), opening shards (the engines).
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use model::shard_map::ShardMap;
 use tokio::sync::Notify;
 
-/// Newest map that is not in force as a whole.
+/// Newest map that is not completely in force.
 #[derive(Debug, Default)]
 pub struct MapBacklog {
     newest: Mutex<Option<Arc<ShardMap>>>,
@@ -25,7 +25,7 @@ impl MapBacklog {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns the newest map of the catalog, as far as it is known here. The map in force may be a
+    /// Returns the newest map of the catalog that this process knows. The map in force may be a
     /// part of it.
     pub fn newest_or(&self, in_force: Arc<ShardMap>) -> Arc<ShardMap> {
         let newest = self.newest();
@@ -42,7 +42,7 @@ impl MapBacklog {
         self.news.notify_one();
     }
 
-    /// Keeps a map that names shards that are not open here, unless a later one is kept.
+    /// Keeps a map that names shards that are not open here, unless a later map is already kept.
     pub(super) fn keep(&self, map: &ShardMap) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if newest.as_ref().is_none_or(|known| known.epoch() <= map.epoch()) {

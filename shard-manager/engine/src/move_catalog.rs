@@ -1,9 +1,9 @@
-//! Move catalog: the trait through which a cluster lists its moves, and decides which process
-//! carries them out.
+//! Move catalog: the trait through which a cluster stores the list of its moves, and decides which
+//! process carries them out.
 //!
 //! **Invariant:** a slot is in at most one move that has not ended.
-//! **Not here:** the rows of the shards, which decide about a move (`slot_move`), the owners of
-//! slots ([`super::ClusterBackend::change_map`]).
+//! **Not here:** the records on the shards, which determine the state of a move (`slot_move`), the
+//! owners of slots ([`super::ClusterBackend::change_map`]).
 
 pub mod change;
 
@@ -15,48 +15,50 @@ use moves::identity::MoveId;
 use super::EngineFuture;
 use super::move_record::{MoveOrder, MoveOrderFault, MovePhase, MoveProgressReport, MoveRecord};
 
-/// Highest number of moves that have ended and are still listed.
+/// Maximum number of moves that have ended and are still listed.
 pub const ENDED_LISTED_MAX: usize = 100;
 
-/// Highest number of moves that have not ended, without those of rebalances, which begin only a few
-/// at once. It suffices to move all slots of a group in moves of the largest size.
+/// Maximum number of moves that have not ended. Moves of rebalances do not count, because a
+/// rebalance begins only a few at once. This number suffices to move all slots of a group in moves
+/// of the largest size.
 pub const OPEN_MOVES_MAX: usize = 256;
 
-/// Moves of a catalog.
+/// Moves that a catalog lists.
 pub trait MoveCatalog: Send + Sync {
-    /// Acquires the right to carry moves out, unless another process has it, and returns true if
-    /// this process has it. The right is lost with the connection to the catalog, so callers call
-    /// this repeatedly.
+    /// Acquires the right to carry out moves, unless another process has it, and returns true if
+    /// this process now has it. The right is lost with the connection to the catalog, so this must
+    /// be called repeatedly.
     ///
     /// # Errors
     /// The error of the catalog.
     fn lead(&self) -> EngineFuture<'_, bool>;
 
-    /// Returns the number of connected routers that are too old to take part in a move: their reads
-    /// need not check the owners of slots.
+    /// Returns the number of connected routers whose version is too old for moves: their reads may
+    /// not check which shard owns a slot.
     ///
     /// # Errors
     /// The error of the catalog.
     fn older_routers(&self) -> EngineFuture<'_, u64>;
 
-    /// Returns all moves that have not ended, and the last [`ENDED_LISTED_MAX`] that have, the
-    /// latest first. Moves of the rebalance in progress that have ended with the slots on their
-    /// source are always listed: the rebalance begins no other move of these slots.
+    /// Returns all moves that have not ended, and the last [`ENDED_LISTED_MAX`] moves that have
+    /// ended, the latest first. If a move of the rebalance in progress has ended with the slots
+    /// still on their source, it is always listed, because the rebalance begins no other move of
+    /// these slots.
     ///
     /// # Errors
     /// The error of the catalog.
     fn list(&self) -> EngineFuture<'_, Vec<MoveRecord>>;
 
-    /// Returns a move; `None` if it is not stored. One that has ended is stored longer than it is
-    /// listed.
+    /// Returns a move; `None` if it is not stored. A move that has ended stays stored after it is
+    /// no longer listed.
     ///
     /// # Errors
     /// The error of the catalog.
     fn get(&self, id: MoveId) -> EngineFuture<'_, Option<MoveRecord>>;
 
     /// Lists a new move if the shard map still has this epoch and none of the move's slots is in
-    /// another move. Unless it is a part of a rebalance, fewer than [`OPEN_MOVES_MAX`] such moves
-    /// may be open. A move that is already listed is left unchanged, so that the call can be
+    /// another move. If the move is not a part of a rebalance, fewer than [`OPEN_MOVES_MAX`] such
+    /// moves may be open. A move that is already listed is left unchanged, so that the call can be
     /// repeated.
     ///
     /// # Errors
@@ -67,7 +69,7 @@ pub trait MoveCatalog: Send + Sync {
         epoch: u64,
     ) -> BoxFuture<'a, Result<(), MoveListError>>;
 
-    /// Stores an order of an operator, and returns the move as it is listed then.
+    /// Stores an order of an operator, and returns the updated move.
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -77,16 +79,17 @@ pub trait MoveCatalog: Send + Sync {
         order: MoveOrder,
     ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>>;
 
-    /// Begins a new term of a mover and returns its number, which is greater than all earlier
-    /// numbers and than `known`. Fails with [`MoveListError::Superseded`] if the move has ended.
+    /// Begins a new term of the move, and returns its number. A term is the period in which one
+    /// mover carries out the move; its number is greater than those of all earlier terms, and than
+    /// `known`. Fails with [`MoveListError::Superseded`] if the move has ended.
     ///
     /// # Errors
     /// [`MoveListError`].
     fn take_over(&self, id: MoveId, known: u64) -> BoxFuture<'_, Result<u64, MoveListError>>;
 
-    /// Stores the report of the mover of this term, and returns the move as it is listed then. The
-    /// first report with phase [`MovePhase::Keeping`] also stores the time at which the target
-    /// began to own the slots.
+    /// Stores the report of the mover that has this term, and returns the updated move. The first
+    /// report with phase [`MovePhase::Keeping`] also stores the time at which the target began to
+    /// own the slots.
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -101,14 +104,16 @@ pub trait MoveCatalog: Send + Sync {
 /// Report of a mover.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoveReport {
-    /// Phase. One that [has ended](MovePhase::has_ended) ends the move and frees its slots.
+    /// Phase. A phase for which [`has_ended`](MovePhase::has_ended) is true ends the move and frees
+    /// its slots.
     pub phase: MovePhase,
     /// Progress.
     pub progress: MoveProgressReport,
 }
 
-/// Returns the reason why a move of a rebalance waits for the move of this name, which has some of
-/// its slots. Only an order for a single move can leave them out.
+/// Returns the reason why a move of a rebalance waits: the move of this name already has some of
+/// its slots. The text does not suggest leaving these slots out, which is possible only for a
+/// single move.
 pub fn wait_for_slots(slots: &SlotSet, move_name: &str) -> String {
     format!(
         "the slots {slots} move already ({move_name}): wait for that move, or settle it: \
@@ -122,10 +127,10 @@ pub enum MoveListError {
     /// The catalog lists no such move.
     #[error("there is no such move")]
     NoMove,
-    /// Other moves have some of the slots.
+    /// Other moves already have some of the slots.
     #[error("the slots {slots} move already ({move_name}): wait for that move, or leave them out")]
     SlotsMove {
-        /// Slots that the error is about.
+        /// Slots that other moves have.
         slots: SlotSet,
         /// Identity of one of the moves.
         move_name: String,
@@ -138,7 +143,7 @@ pub enum MoveListError {
         /// Present epoch.
         epoch: u64,
     },
-    /// The list has the highest number of open moves.
+    /// The maximum number of moves are open.
     #[error(
         "{OPEN_MOVES_MAX} moves have not ended, the most that may be open beside those of \
          rebalances: wait for the end of one, settle one that is kept, or cancel one"

@@ -1,7 +1,7 @@
 //! Move draft: a move as an operator describes it, with shards by name and slots by number or by
 //! one of their keys.
 //!
-//! **Not here:** the shards and slots that a draft stands for (`cluster`), the bounds of a move
+//! **Not here:** resolving a draft to shards and slots (`cluster`), the limits of a move
 //! (`move_record`).
 
 use model::slot_set::{SlotSet, SlotSetError, parse_within};
@@ -18,7 +18,7 @@ pub enum DraftSlots {
         /// Name of a table, whose table group determines the slot; `None` for the group
         /// `main`.
         table: Option<String>,
-        /// Value of the partition column in the row, for a keyspace by a column.
+        /// Value of the partition column in the row, if the keyspace maps a column of the row.
         partition: Option<String>,
     },
 }
@@ -32,24 +32,24 @@ pub struct MoveDraft {
     pub from: Option<String>,
     /// Name of the shard that is to own them.
     pub to: String,
-    /// Highest rate of the copy in MiB/s; `None` without a limit.
+    /// Maximum rate of the copy in MiB/s; `None` without a limit.
     pub rate: Option<u32>,
-    /// Seconds for which the source is kept; `None` for the default.
+    /// Time in seconds for which the source is kept for a rollback; `None` for the default.
     pub keep: Option<u64>,
 }
 
-/// Reason why a text does not describe the slots of a move.
+/// Reason why a string does not describe the slots of a move.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoveSlotsFault {
-    /// The text is not a list of slots.
+    /// The string is not a list of slots.
     #[error(transparent)]
     Form(#[from] SlotSetError),
-    /// Slots occur twice in it.
+    /// The list contains some slots twice.
     #[error("the slots {0} are given twice")]
     Twice(SlotSet),
 }
 
-/// Reads the slots of a move in a cluster with this many slots: ranges without a slot in common,
+/// Parses the slots of a move in a cluster with this number of slots: ranges that do not overlap,
 /// such as `0-63,100`.
 ///
 /// # Errors

@@ -1,9 +1,12 @@
 //! Move record: a move as the catalog lists it, and the orders that an operator may give.
 //!
-//! The catalog shows a move and keeps the goal that the operator has set. It decides nothing: the
-//! rows of both shards do.
+//! The catalog shows the state of a move and stores the goal that the operator has set. It does not
+//! determine the state: the metadata of both shards does.
 //!
-//! **Invariant:** a record that has ended never changes again.
+//! The mover is the task that carries out a move. Each mover that takes over begins a new term,
+//! with a higher number, so that requests of the earlier mover are refused.
+//!
+//! **Invariant:** the record of a move that has ended never changes again.
 //! **Not here:** storing records (the catalogs), the steps of a move (`cluster`).
 
 use std::collections::BTreeMap;
@@ -21,9 +24,9 @@ use uuid::Uuid;
 
 use super::rebalance_id::RebalanceId;
 
-/// Lowest rate of a copy, in MiB/s.
+/// Lowest permitted rate limit of a copy, in MiB/s.
 pub const RATE_MIN: u32 = 1;
-/// Highest rate of a copy, in MiB/s.
+/// Highest permitted rate limit of a copy, in MiB/s.
 pub const RATE_MAX: u32 = 10_000;
 
 /// Phase of a move, or the way in which it has ended.
@@ -31,7 +34,7 @@ pub const RATE_MAX: u32 = 10_000;
 pub enum MovePhase {
     /// The move has not begun.
     Planned,
-    /// The target makes room, and the source begins to record changes.
+    /// The target deletes left-over rows of the slots, and the source begins to record changes.
     Preparing,
     /// Rows are copied.
     Copying,
@@ -39,13 +42,13 @@ pub enum MovePhase {
     Following,
     /// The rows of both shards are compared.
     Verifying,
-    /// Writes of the slots wait until the target has the last changes.
+    /// Writes to the slots wait until the target has the last changes.
     Fencing,
-    /// The source has given the slots away, and the target takes them.
+    /// The source no longer owns the slots, and the target takes them over.
     Activating,
     /// The target owns the slots, and the source is kept for a rollback.
     Keeping,
-    /// Rows that no longer count are deleted.
+    /// Rows that are no longer in use are deleted.
     Cleaning,
     /// The move has ended: the target owns the slots.
     Done,
@@ -75,7 +78,7 @@ impl MovePhase {
         Self::Failed,
     ];
 
-    /// Returns the name, as in the catalog and in responses.
+    /// Returns the name of the phase in the catalog and in responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Planned => "planned",
@@ -114,7 +117,7 @@ pub struct NewMove {
     pub source: ShardNumber,
     /// Shard that is to own them.
     pub target: ShardNumber,
-    /// Highest rate of the copy in MiB/s, from [`RATE_MIN`] to [`RATE_MAX`]; `None` without a
+    /// Maximum rate of the copy in MiB/s, from [`RATE_MIN`] to [`RATE_MAX`]; `None` without a
     /// limit.
     pub rate: Option<u32>,
     /// Time for which the source is kept for a rollback, at most [`KEEP_MAX`].
@@ -124,7 +127,7 @@ pub struct NewMove {
 /// Reason why a move cannot begin as it is described.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NewMoveFault {
-    /// No slots, or too many.
+    /// The move has no slots, or too many.
     #[error("a move has 1 to {SLOTS_MAX} slots, not {0}: begin one move after the other")]
     SlotCount(usize),
     /// Source and target are the same shard.
@@ -133,7 +136,7 @@ pub enum NewMoveFault {
     /// The rate is out of bounds.
     #[error("rate is {RATE_MIN} to {RATE_MAX} MiB/s, not {0}")]
     Rate(u32),
-    /// The time of keeping is out of bounds.
+    /// The time for which the source is kept is out of bounds.
     #[error("keep is at most {} s", KEEP_MAX.as_secs())]
     Keep,
 }
@@ -163,65 +166,66 @@ impl NewMove {
 pub struct MoveRecord {
     /// Identity.
     pub id: MoveId,
-    /// Rebalance that it is a part of.
+    /// Rebalance that the move is a part of, if any.
     pub rebalance: Option<RebalanceId>,
     /// Description.
     pub new: NewMove,
-    /// Phase, as the last mover has reported it.
+    /// Phase that the last mover has reported.
     pub phase: MovePhase,
     /// Goal that the operator has set.
     pub goal: MoveGoal,
-    /// True if the operator has paused it.
+    /// True if the operator has paused the move.
     pub is_paused: bool,
-    /// Number of the highest term that the catalog has given.
+    /// Highest number of a term that the catalog has assigned.
     pub term: u64,
-    /// Time at which it was ordered.
+    /// Time at which the move was ordered.
     pub began_at: DateTime<Utc>,
-    /// Time of the last change of the phase, of the work done or of the operator's orders. If it is
-    /// too long ago, the move is stalled.
+    /// Time at which the phase, the amount of work done or the operator's orders last changed. If
+    /// that was too long ago, the move counts as stalled.
     pub changed_at: DateTime<Utc>,
     /// Time at which the target began to own the slots.
     pub owned_at: Option<DateTime<Utc>>,
-    /// Time at which it ended.
+    /// Time at which the move ended.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Progress, as the last mover has reported it.
+    /// Progress that the last mover has reported.
     pub progress: MoveProgressReport,
 }
 
 /// Progress of a move, as its mover reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MoveProgressReport {
-    /// Rows that were copied, and copied again.
+    /// Number of rows that were copied; a row that was copied again counts again.
     pub rows: u64,
-    /// Bytes of these rows.
+    /// Size of these rows in bytes.
     pub bytes: u64,
-    /// Batches of rows that were deleted, because they no longer count.
+    /// Number of batches of rows that were deleted because they are no longer in use.
     pub deleted_batches: u64,
-    /// Longest time for which writes of the slots waited, in microseconds, as the mover has
-    /// measured it; 0 before the first fence.
+    /// Longest time in microseconds for which writes to the slots waited, as the mover has measured
+    /// it; 0 before the first fence. A fence makes the writes to the slots wait for a short time.
     pub hold_us: u64,
-    /// Time since which writes of the slots wait; `None` if no fence is in force.
+    /// Time at which the present fence began; `None` if no fence is in force.
     pub held_since: Option<DateTime<Utc>>,
-    /// Microseconds in each phase that was left, summed over all movers.
+    /// Time in microseconds that the move has spent in each phase that it has left, under all
+    /// movers.
     pub phase_us: BTreeMap<MovePhase, u64>,
-    /// Reason why it waits or has ended: a sentence for the operator.
+    /// Reason why the move waits or has ended: a sentence for the operator.
     pub reason: Option<String>,
     /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub lag: Option<MoveLag>,
-    /// Number of rows to copy, as estimated before the move began; `None` if it is not known, or
-    /// if the copy has begun again.
+    /// Estimate, from before the move began, of the number of rows to copy; `None` if it is not
+    /// known, or if the copy has begun again.
     pub rows_expected: Option<u64>,
-    /// Estimated seconds until all rows are copied, at the time of the report; `None` if they are
-    /// not known, or no rows are being copied.
+    /// Estimated time in seconds until all rows are copied, at the time of the report; `None` if it
+    /// is not known, or if no rows are being copied.
     pub seconds_left: Option<u64>,
 }
 
 /// Changes that the receiving side lacks: the target, or the source while it is kept after a move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MoveLag {
-    /// Number of changed rows that it lacked when the other side was last read.
+    /// Number of changed rows that the receiving side lacked when the other side was last read.
     pub changes: u64,
-    /// Earliest possible time of the oldest missing change; `None` if none is missing.
+    /// Lower bound for the time of the oldest missing change; `None` if no change is missing.
     pub since: Option<DateTime<Utc>>,
 }
 
@@ -232,11 +236,13 @@ pub enum MoveOrder {
     Pause,
     /// Continues a paused move.
     Resume,
-    /// Before the target owns the slots: the copy is deleted, and the source keeps the slots.
+    /// Cancels the move before the target owns the slots: the copy is deleted, and the source keeps
+    /// the slots.
     Cancel,
-    /// Once the target owns the slots: they return to the source, with all later writes.
+    /// Reverses the move once the target owns the slots: they return to the source, with all later
+    /// writes.
     Rollback,
-    /// Ends the time of keeping now: the source is cleaned.
+    /// Ends now the time for which the source is kept: its rows are deleted.
     Settle,
 }
 
@@ -250,7 +256,7 @@ impl MoveOrder {
         Self::ALL.into_iter().find(|order| order.name() == name)
     }
 
-    /// Returns the verb of the order, as in its URL and its command.
+    /// Returns the verb that names the order in URLs and commands.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pause => "pause",
@@ -305,7 +311,7 @@ impl MoveRecord {
         }
     }
 
-    /// Returns the identity as text, a UUID.
+    /// Returns the identity as a string, a UUID.
     pub fn name(&self) -> String {
         move_name(self.id)
     }
@@ -316,20 +322,21 @@ impl MoveRecord {
         MovePlan { id: self.id, slots, shards: [self.new.source, self.new.target] }
     }
 
-    /// Returns true if the move has ended with the slots on the source, so that a new one with the
+    /// Returns true if the move has ended with the slots on the source, so that a new move with the
     /// same description may begin.
     pub fn may_retry(&self) -> bool {
         self.phase.has_ended() && self.phase != MovePhase::Done
     }
 
-    /// Returns the rest of the time for which the source is kept; `None` if it has not begun.
+    /// Returns the time for which the source will still be kept; `None` if the target does not own
+    /// the slots yet.
     pub fn keep_left(&self, now: DateTime<Utc>) -> Option<Duration> {
         let keep = TimeDelta::from_std(self.new.keep).unwrap_or(TimeDelta::MAX);
         let left = self.owned_at?.checked_add_signed(keep).map(|end| end - now);
         Some(left.map_or(Duration::MAX, |left| left.to_std().unwrap_or(Duration::ZERO)))
     }
 
-    /// Returns true if the target owns the slots, and they do not return.
+    /// Returns true if the target owns the slots and they are not about to return to the source.
     pub fn has_arrived(&self) -> bool {
         if self.phase.has_ended() {
             return self.phase == MovePhase::Done;
@@ -337,9 +344,10 @@ impl MoveRecord {
         self.owned_at.is_some() && self.goal != MoveGoal::Back
     }
 
-    /// Returns true if nothing has changed for some time although the move does not rest. A planned
-    /// move with a reason waits for another one and counts as resting. A planned move that no
-    /// process carries out has no reason.
+    /// Returns true if nothing has changed for some time although the move should make progress. A
+    /// move that is paused, kept for a rollback or ended need not. Neither need a planned move that
+    /// has a reason, because it waits for another move; a planned move that no process carries out
+    /// has no reason.
     pub fn is_stalled(&self, now: DateTime<Utc>) -> bool {
         let waits = self.phase == MovePhase::Planned && self.progress.reason.is_some();
         let is_kept = self.phase == MovePhase::Keeping && self.goal == MoveGoal::Forward;
@@ -349,7 +357,7 @@ impl MoveRecord {
         !rests && now.signed_duration_since(self.changed_at) > stall
     }
 
-    /// Applies an order. An order that is in force already changes nothing.
+    /// Applies an order. An order that is already in force changes nothing.
     ///
     /// # Errors
     /// [`MoveOrderFault`].
@@ -384,21 +392,23 @@ impl MoveRecord {
         Ok(())
     }
 
-    /// Returns true if only what the move leaves has yet to be deleted: it is being cancelled, or
-    /// its slots stay where they are.
+    /// Returns true if the move has only left-over rows to delete: it is being cancelled, or the
+    /// owner of its slots is final.
     fn is_ending(&self) -> bool {
         let is_moved = self.owned_at.is_some();
         match self.goal {
             MoveGoal::Back => !is_moved,
             MoveGoal::Settle => true,
-            // Before the commit, a recording that has become too long is deleted and begun again.
+            // In the phase `Cleaning` before the commit, a record of changes that has become too
+            // long is deleted, and recording begins again.
             MoveGoal::Forward => is_moved && self.phase == MovePhase::Cleaning,
         }
     }
 
-    /// Applies an order that all moves of the rebalance get, and returns false if the state of this
-    /// one does not permit it. A move whose target owns the slots is neither paused nor cancelled
-    /// with the rebalance. If it was paused just before its target got them, it goes on.
+    /// Applies an order that was given to all moves of the rebalance, and returns false if the
+    /// state of this move does not permit it. A move whose target already owns the slots is neither
+    /// paused nor cancelled with the rebalance. If such a move was paused just before its target
+    /// owned the slots, any order other than a pause continues it.
     pub fn order_with_rebalance(&mut self, order: MoveOrder) -> bool {
         if !self.has_arrived() {
             return self.order(order).is_ok();
@@ -411,23 +421,23 @@ impl MoveRecord {
     }
 }
 
-/// Returns the time without progress after which a move in this phase is stalled, given whether it
-/// has a reason to wait.
+/// Returns the time without progress after which a move in this phase counts as stalled. `waits` is
+/// true if the move has a reason to wait.
 pub fn stall_limit(phase: MovePhase, waits: bool) -> Duration {
     if phase == MovePhase::Verifying && !waits { COMPARISON_MAX } else { STALL }
 }
 
-/// Returns a time as a catalog stores it, in microseconds.
+/// Truncates a time to microseconds, the precision with which a catalog stores it.
 pub fn listed_time(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// Returns the identity of a move as text.
+/// Returns the identity of a move as a string.
 pub fn move_name(id: MoveId) -> String {
     Uuid::from_u128(id.0).to_string()
 }
 
-/// Returns the identity with this text; `None` if it is not a UUID.
+/// Parses the identity of a move; returns `None` if the string is not a UUID.
 pub fn parse_move_name(name: &str) -> Option<MoveId> {
     Uuid::try_parse(name).ok().map(|id| MoveId(id.as_u128()))
 }

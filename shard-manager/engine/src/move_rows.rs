@@ -1,6 +1,6 @@
-//! Move rows: the listed moves and their slots as the tables of a catalog store them.
+//! Move rows: the form in which the tables of a catalog store the listed moves and their slots.
 //!
-//! **Invariant:** a record that is stored and read again is the same record.
+//! **Invariant:** a record that is stored and read again is unchanged.
 //! **Not here:** the transactions (`sqlite::catalog`, `postgres::catalog`), the rules of changes
 //! (`move_catalog`).
 
@@ -26,7 +26,7 @@ use super::rebalance_id::RebalanceId;
 use super::rebalance_record::RebalanceState;
 use super::system_tables::{tessera_listed_moves, tessera_moving};
 
-/// Highest number of moves that have ended and are still stored.
+/// Maximum number of moves that have ended and are still stored.
 pub const ENDED_STORED_MAX: i64 = 1_000;
 
 /// Row of a listed move.
@@ -35,13 +35,13 @@ pub const ENDED_STORED_MAX: i64 = 1_000;
 pub struct ListedMoveRow {
     /// Identity, a UUID; primary key.
     pub id: String,
-    /// Identity of the rebalance that it is a part of.
+    /// Identity of the rebalance that the move is a part of, if any.
     pub rebalance: Option<String>,
     /// Number of the shard that owned the slots.
     pub source: i64,
     /// Number of the shard that is to own them.
     pub target: i64,
-    /// Ranges of slots.
+    /// Slots of the move, as ranges.
     pub slots: String,
     /// Name of the phase.
     pub phase: String,
@@ -49,11 +49,11 @@ pub struct ListedMoveRow {
     pub goal: String,
     /// 1 if the move is paused.
     pub paused: i64,
-    /// Highest rate in MiB/s.
+    /// Maximum rate of the copy in MiB/s.
     pub rate: Option<i64>,
-    /// Time of keeping in microseconds.
+    /// Time in microseconds for which the source is kept.
     pub keep_us: i64,
-    /// Highest term.
+    /// Highest number of a term that was assigned.
     pub term: i64,
     /// Time of the order.
     pub began_at: String,
@@ -218,12 +218,12 @@ pub(super) fn time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }
 
-/// Returns the time of a text that may be missing; `None` if it is damaged.
+/// Parses a time that may be missing; returns `None` if it is damaged.
 pub(super) fn maybe_time(text: Option<&str>) -> Option<Option<DateTime<Utc>>> {
     text.map_or(Some(None), |text| time(text).map(Some))
 }
 
-/// Restores records, the latest first. A move that was read twice is listed once.
+/// Restores records, the latest first. A move that occurs twice among the rows is returned once.
 ///
 /// # Errors
 /// A description of the damage.
@@ -242,7 +242,7 @@ pub fn listed_records(
 #[derive(Clone, Debug, PartialEq, Eq, Queryable, Insertable)]
 #[diesel(table_name = tessera_moving)]
 pub struct MovingSlotRow {
-    /// Always [`GROUP`]: the slot number determines the table group.
+    /// Always [`GROUP`], because the number of the slot already determines the table group.
     pub group_name: String,
     /// Number of the slot.
     pub slot: i64,
@@ -262,8 +262,8 @@ impl MovingSlotRow {
     }
 }
 
-/// Checks that a new move may be listed: `epoch` is that of the catalog, and `moving` are the slots
-/// of other moves.
+/// Checks that a new move may be listed. `epoch` is the epoch of the map in the catalog, and
+/// `moving` has the slots of other moves.
 ///
 /// # Errors
 /// [`MoveListError::Stale`], [`MoveListError::SlotsMove`].
@@ -285,8 +285,8 @@ pub fn check_new_move(
     Err(MoveListError::SlotsMove { slots, move_name: first.move_id.clone() })
 }
 
-/// Checks that a new move, which is not a part of a rebalance, may be listed beside the open moves
-/// that are not either.
+/// Checks that a new move that is not a part of a rebalance may be listed, given the number of open
+/// moves that are not either.
 ///
 /// # Errors
 /// [`MoveListError::TooMany`].
@@ -294,7 +294,8 @@ pub fn check_open_moves(open: i64) -> Result<(), MoveListError> {
     if open < OPEN_MOVES_MAX as i64 { Ok(()) } else { Err(MoveListError::TooMany) }
 }
 
-/// Checks that a new move may be listed beside its rebalance, which is in the state of this name.
+/// Checks that a new move of a rebalance may be listed. `state` is the name of the state of that
+/// rebalance.
 ///
 /// # Errors
 /// [`MoveListError::RebalanceNotRunning`].

@@ -1,7 +1,6 @@
 //! Move view: a move as responses and commands show it, with shards by name and times as text.
 //!
-//! **Invariant:** a view names each order that the move accepts at the time of the view, and no
-//! other.
+//! **Invariant:** a view names exactly the orders that the move accepts at the time of the view.
 //! **Not here:** the rules of orders (`move_record`).
 
 use std::collections::BTreeMap;
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::move_record::{MoveLag, MoveOrder, MovePhase, MoveRecord, goal_name};
 use super::rebalance_id::RebalanceId;
 
-/// Name of the order that begins a move with the same description again.
+/// Name of the order that begins a new move with the description of one that has ended.
 pub const RETRY: &str = "retry";
 
 /// A move, for people and programs.
@@ -22,65 +21,67 @@ pub const RETRY: &str = "retry";
 pub struct MoveView {
     /// Identity, a UUID.
     pub id: String,
-    /// Identity of the rebalance that it is a part of.
+    /// Identity of the rebalance that the move is a part of, if any.
     #[serde(default)]
     pub rebalance: Option<String>,
     /// Slots, as ranges.
     pub slots: String,
     /// Number of slots.
     pub slot_count: usize,
-    /// Name of the shard that owned them first.
+    /// Name of the shard that owned the slots at first.
     pub from: String,
-    /// Name of the shard that is to own them.
+    /// Name of the shard that is to own the slots.
     pub to: String,
     /// Name of the [`MovePhase`].
     pub phase: String,
     /// Name of the [`MoveGoal`].
     pub goal: String,
-    /// True if an operator has paused it.
+    /// True if an operator has paused the move.
     pub paused: bool,
     /// True if nothing has changed for some time although work is left.
     pub stalled: bool,
-    /// Highest rate of the copy in MiB/s.
+    /// Maximum rate of the copy in MiB/s.
     pub rate: Option<u32>,
-    /// Seconds for which the source is kept.
+    /// Time in seconds for which the source is kept for a rollback.
     pub keep: u64,
-    /// Rows that were copied, and copied again.
+    /// Number of rows that were copied; a row that was copied again counts again.
     pub rows: u64,
-    /// Bytes of these rows.
+    /// Size of these rows in bytes.
     pub bytes: u64,
-    /// Number of rows to copy, as estimated before the move began; `None` if it is not known, or
-    /// if the copy has begun again.
+    /// Estimate, from before the move began, of the number of rows to copy; `None` if it is not
+    /// known, or if the copy has begun again.
     #[serde(default)]
     pub rows_expected: Option<u64>,
-    /// Estimated seconds until all rows are copied, as last reported; `None` if they are not known,
-    /// or no rows are being copied.
+    /// Estimated time in seconds until all rows are copied, as last reported; `None` if it is not
+    /// known, or if no rows are being copied.
     #[serde(default)]
     pub seconds_left: Option<u64>,
-    /// Longest time in milliseconds for which writes of the slots waited.
+    /// Longest time in milliseconds for which writes to the slots waited.
     pub longest_hold_ms: f64,
-    /// Milliseconds in each phase that the move has left, by its name.
+    /// Time in milliseconds that the move has spent in each phase that it has left, by the name of
+    /// the phase.
     #[serde(default)]
     pub phase_ms: BTreeMap<String, f64>,
-    /// Number of changed rows that the receiving side lacked when the other one was last read. The
-    /// target receives changes, and after the move the source while it is kept. `None` if no copy
-    /// is kept current.
+    /// Number of changed rows that the receiving side lacked when the other side was last read. The
+    /// receiving side is the target, or, after the target owns the slots, the source while it is
+    /// kept. `None` if no copy is kept current.
     #[serde(default)]
     pub changes_behind: Option<u64>,
-    /// Upper limit of the age in milliseconds of the oldest missing change; 0 if none is missing.
+    /// Upper bound for the age in milliseconds of the oldest missing change; 0 if no change is
+    /// missing.
     #[serde(default)]
     pub lag_ms: Option<f64>,
-    /// Reason why it waits or has ended.
+    /// Reason why the move waits or has ended.
     pub reason: Option<String>,
-    /// Time at which it was ordered.
+    /// Time at which the move was ordered.
     pub began_at: String,
-    /// Time of the last change.
+    /// Time at which the phase, the amount of work done or the operator's orders last changed.
     pub changed_at: String,
     /// Time at which the target began to own the slots.
     pub owned_at: Option<String>,
-    /// Time at which it ended.
+    /// Time at which the move ended.
     pub ended_at: Option<String>,
-    /// Commands that it accepts now.
+    /// Names of the orders that the move accepts now.
     pub actions: Vec<String>,
 }
 
@@ -128,8 +129,8 @@ impl MoveView {
         MovePhase::parse(&self.phase).is_none_or(MovePhase::has_ended)
     }
 
-    /// Returns true if the target owns the slots and they do not return: the move is done, or its
-    /// source is kept only for a rollback.
+    /// Returns true if the target owns the slots and they are not about to return: the move is
+    /// done, or its source is only kept for a possible rollback.
     pub fn has_arrived(&self) -> bool {
         match MovePhase::parse(&self.phase) {
             Some(MovePhase::Keeping) => self.goal != goal_name(MoveGoal::Back),
@@ -154,8 +155,8 @@ fn lag_ms(lag: MoveLag, now: DateTime<Utc>) -> f64 {
     age.as_micros() as f64 / 1_000.0
 }
 
-/// Returns the orders that a move accepts and that would change it, and [`RETRY`] if it may begin
-/// again.
+/// Returns the names of the orders that a move accepts and that would change it, and [`RETRY`] if a
+/// new move with its description may begin.
 fn actions(record: &MoveRecord) -> Vec<String> {
     let takes = |order: &MoveOrder| {
         let mut ordered = record.clone();

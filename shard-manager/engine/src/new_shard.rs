@@ -1,5 +1,5 @@
 //! New shard: the description of a shard that is to join an open cluster, and the reasons why a
-//! database cannot be one.
+//! database cannot become a shard.
 //!
 //! **Not here:** the check of a database and its preparation (the engines), the steps of a join
 //! (`cluster`).
@@ -17,7 +17,8 @@ pub struct NewShard {
     pub url: Option<String>,
 }
 
-/// Reason why a shard cannot join. Nothing was changed, unless it is [`NewShardRefusal::Failed`].
+/// Reason why a shard cannot join. Nothing was changed, unless the reason is
+/// [`NewShardRefusal::Failed`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NewShardRefusal {
     /// The engine needs no URL.
@@ -54,7 +55,8 @@ pub enum NewShardRefusal {
         /// Error of the connection.
         cause: String,
     },
-    /// The database cannot be a shard: version, rights, settings, replicas, room.
+    /// The database cannot be a shard because of its version, rights, settings, replicas or free
+    /// space.
     #[error("{place} cannot be a shard: {cause}")]
     Unsuitable {
         /// Address, or folder.
@@ -100,7 +102,7 @@ pub enum NewShardRefusal {
     /// The engine distributes rows by itself.
     #[error("this cluster distributes its rows itself: add a node to it with its own commands")]
     Unsupported,
-    /// The work failed on the way. It may be repeated.
+    /// The work failed after it had begun. It may be repeated.
     #[error("{0}")]
     Failed(Error),
 }

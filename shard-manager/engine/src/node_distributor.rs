@@ -1,8 +1,10 @@
-//! Node distributor: the trait that controls an engine which distributes rows over nodes itself.
+//! Node distributor: the trait that controls an engine (Citus) that distributes rows over nodes
+//! itself.
 //!
-//! A node corresponds to a shard: a rebalance balances the nodes, and a drain empties one. The
-//! engine carries out rebalances and stores them. So they continue without a router, and those that
-//! were started by other means are listed as well.
+//! A node of such an engine corresponds to a shard of other engines: a rebalance balances the
+//! nodes, and a drain empties one. The engine itself carries out rebalances and stores them. They
+//! therefore continue while no router runs, and rebalances that were not started through Tessera
+//! are listed as well.
 //!
 //! **Invariant:** a request that the engine does not support is refused with a reason, and nothing
 //! begins before the requirements of the engine are met.
@@ -24,10 +26,10 @@ pub type DistributorFuture<'a, T> = BoxFuture<'a, Result<T, DistributorError>>;
 
 /// Control of an engine that distributes rows over nodes.
 ///
-/// Cancel safety: a change continues if its future is dropped.
+/// Cancel safety: if a future is dropped, its change continues.
 pub trait NodeDistributor: Send + Sync {
-    /// Plans a rebalance or a drain, and changes nothing. The plan lists unmet requirements as its
-    /// refusals.
+    /// Plans a rebalance or a drain, and changes nothing. Requirements of the engine that are not
+    /// met are listed in the plan, as its refusals.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -38,7 +40,7 @@ pub trait NodeDistributor: Send + Sync {
     ) -> DistributorFuture<'a, PlanView>;
 
     /// Begins a rebalance or a drain, if all requirements are met and something has to move. A node
-    /// that is drained receives no more rows, even if it has none.
+    /// that is drained receives no more rows, even if it is already empty and nothing has to move.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -93,13 +95,14 @@ pub trait NodeDistributor: Send + Sync {
 pub struct NodeChanged {
     /// Name of the node.
     pub name: String,
-    /// Number that the engine has given it.
+    /// Number that the engine has assigned to the node.
     pub number: u32,
     /// State of the node.
     pub state: MemberState,
-    /// Number of the engine's own shards on it; those that move together count as one.
+    /// Number of the engine's own shards on the node; shards that always move together count as
+    /// one.
     pub parts: usize,
-    /// False if the node was in this state before.
+    /// False if the node was already in this state before the request.
     pub is_new: bool,
 }
 
@@ -128,7 +131,8 @@ impl MemberState {
 /// Reason why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DistributorError {
-    /// A member of the description requests something that the engine does not support.
+    /// A member of the description of a rebalance requests something that the engine does not
+    /// support.
     #[error("{member}: {cause}")]
     BadRebalance {
         /// Name of the member, or of the header.

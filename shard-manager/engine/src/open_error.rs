@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-/// Reason why a cluster, or one of its files or nodes, cannot be used. Operators see it at start,
-/// clients never.
+/// Reason why a cluster, or one of its files or nodes, cannot be used. Operators see it at start;
+/// clients never see it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The linked SQLite has a known defect.
@@ -76,7 +76,7 @@ impl OpenError {
     pub fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
         /// Messages of the system and of SQLite for a full disk.
         const FULL: [&str; 2] = ["No space left on device", "database or disk is full"];
-        /// Messages of SQLite for a full disk and for other errors.
+        /// Messages of SQLite that may mean a full disk, or another error.
         const VAGUE: [&str; 2] = ["disk I/O error", "unable to open database file"];
         let (Self::Io { cause, .. } | Self::Database { cause, .. }) = &self else { return self };
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| cause.contains(sentence));
@@ -97,7 +97,7 @@ impl OpenError {
         Self::Foreign { path: path.display().to_string(), cause: cause.into() }
     }
 
-    /// Creates the error of a node, under the name that the operator knows.
+    /// Creates the error of a node. `name` is the name that the operator knows.
     pub fn node(name: &str, cause: impl std::fmt::Display) -> Self {
         Self::Node(format!("{name}: {cause}"))
     }

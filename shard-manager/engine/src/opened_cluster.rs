@@ -14,7 +14,7 @@ use crate::published_map::PublishedMap;
 
 /// Cluster that was opened and serves no requests yet.
 pub struct OpenedCluster {
-    /// The map in force, which the backend may replace.
+    /// The shard map in force, which the backend replaces when the catalog has a newer one.
     pub map: Arc<PublishedMap>,
     /// The tables, which the backend may replace.
     pub registry: Arc<ArcSwap<Registry>>,

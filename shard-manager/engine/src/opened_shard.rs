@@ -21,7 +21,7 @@ pub struct OpenedShard {
     pub name: String,
     /// Positions of its nodes.
     pub replication: Arc<ReplicationState>,
-    /// Writers of its lanes: at least one.
+    /// Writers of its lanes (write queues): at least one.
     pub writers: Vec<WriterKind>,
     /// Rule that divides changes among the writers, if the engine has one.
     pub partitioner: Option<Arc<dyn WritePartitioner>>,
@@ -29,11 +29,11 @@ pub struct OpenedShard {
     pub controls: LaneControls,
     /// Connections that read the primary.
     pub primary: Arc<dyn PrimaryReader>,
-    /// Reasons that are found about the primary.
+    /// Reasons for a bad state of the primary that were found and still hold.
     pub findings: Arc<Findings>,
     /// Faults found in the rows of its nodes.
     pub copy_faults: Arc<CopyFaults>,
-    /// Announcements that its slots have changed.
+    /// Announcements that the state of the shard's slots has changed.
     pub slot_news: Arc<SlotNews>,
     /// Interfaces for moves; `None` if the engine distributes rows by itself.
     pub moves: Option<ShardMoves>,
@@ -54,6 +54,6 @@ impl OpenedShard {
 pub struct OpenedReplica {
     /// The node.
     pub node: Arc<dyn ReplicaNode>,
-    /// Reasons that are found about it.
+    /// Reasons for a bad state of the replica that were found and still hold.
     pub findings: Arc<Findings>,
 }

@@ -1,5 +1,5 @@
-//! Operator queue: an operator's commands for the shards, slots, moves and rebalances of a running
-//! cluster, between the control socket of the process and the part that carries them out.
+//! Operator queue: carries an operator's commands for the shards, slots, moves and rebalances of a
+//! running cluster from the control socket of the process to the code that carries them out.
 //!
 //! **Not here:** the socket (`sqlite`), the changes (`cluster`).
 
@@ -19,15 +19,15 @@ use super::rebalance_draft::RebalanceDraft;
 use super::rebalance_record::{RebalanceId, RebalanceOrder};
 use super::rebalance_view::{PlanView, RebalanceView};
 
-/// Longest time for a change of slots.
+/// Maximum time for a change of slots.
 const SLOTS_MAX: Duration = Duration::from_secs(10);
-/// Longest time for a change of the shards: the files of a new one are made.
+/// Maximum time for a change of the shards, which includes creating the files of a new shard.
 const SHARDS_MAX: Duration = Duration::from_secs(60);
-/// Longest time for a request about moves: the catalog is read or changed.
+/// Maximum time for a request about moves, which reads or changes the catalog.
 const MOVES_MAX: Duration = Duration::from_secs(10);
-/// Longest time for a request about rebalances: shards report their sizes.
+/// Maximum time for a request about rebalances, for which the shards report their sizes.
 const REBALANCES_MAX: Duration = Duration::from_secs(20);
-/// Additional time for which a sender waits for the outcome.
+/// Time beyond these limits for which the sender of a command waits for its outcome.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Maximum number of commands that wait, and of commands that are carried out at the same time.
 pub const COMMANDS_MAX: usize = 4;
@@ -35,7 +35,7 @@ pub const COMMANDS_MAX: usize = 4;
 /// Change of slots that an operator requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotAction {
-    /// The writes of the slots wait, for this time at most.
+    /// Writes to the slots wait, at most for this time.
     Fence {
         /// The time.
         hold: Duration,
@@ -81,9 +81,9 @@ pub enum MoveAction {
 /// Request of an operator about rebalances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RebalanceAction {
-    /// A rebalance is planned, for a map of this epoch if one is given.
+    /// A rebalance is planned. If an epoch is given, the shard map must have this epoch.
     Plan(RebalanceDraft, Option<u64>),
-    /// A rebalance begins, if the map has this epoch.
+    /// A rebalance begins. If an epoch is given, the shard map must have this epoch.
     Begin(RebalanceDraft, Option<u64>),
     /// An order for a rebalance.
     Order(RebalanceId, RebalanceOrder),
@@ -96,7 +96,7 @@ pub enum RebalanceAction {
 /// Request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorRequest {
-    /// Slots of any shards are changed.
+    /// Slots are changed, on whichever shards own them.
     Slots(SlotSet, SlotAction),
     /// The shards are changed.
     Shards(ShardAction),
@@ -113,7 +113,7 @@ pub enum OperatorResponse {
     Changed,
     /// The moves that the request is about.
     Moves(Vec<MoveView>),
-    /// A plan, or the proof that nothing has to move.
+    /// A plan, which is empty if nothing has to move.
     Plan(Box<PlanView>),
     /// The rebalances that the request is about.
     Rebalances(Vec<RebalanceView>),
@@ -140,7 +140,7 @@ pub struct OperatorCommand {
 }
 
 impl OperatorCommand {
-    /// Reports the outcome; an error is a sentence for the operator.
+    /// Sends the outcome to the sender of the command; an error is a sentence for the operator.
     pub fn answer(self, outcome: Result<OperatorResponse, String>) {
         // The sender may have stopped waiting.
         let _ = self.answer.try_send(outcome);
@@ -151,7 +151,7 @@ impl OperatorCommand {
 #[derive(Debug)]
 pub struct OperatorQueue {
     commands: Sender<OperatorCommand>,
-    /// The receiver, until [`OperatorQueue::open`] takes it.
+    /// Receiver of the commands, until [`OperatorQueue::open`] takes it.
     waiting: Mutex<Option<Receiver<OperatorCommand>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Pause barrier: stops workers between two pieces of work, several of them at the same instant.
+//! Pause barrier: stops several workers at the same time, each between two pieces of its work.
 //!
 //! Each worker passes its barrier before each piece of work. To get positions that are consistent
 //! with each other, a backup closes all barriers, waits until the current work has ended, reads the
@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** once [`Closed::wait_until`] has returned true, the worker of its barrier does no
 //! work until the [`Closed`] is dropped.
-//! **Not here:** the work (`lane`), the reads in the meantime (the backup of files).
+//! **Not here:** the work (`lane`), the reads while the workers are stopped (the backup of files).
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

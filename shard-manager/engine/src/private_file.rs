@@ -1,11 +1,11 @@
 //! Private files: creates files and folders that only their owner may read.
 //!
-//! The files of a cluster hold rows and the digests of keys. SQLite gives a new database the mode
-//! 0644 less the umask, and gives a WAL the mode of its database. So each database is created here,
-//! empty, before SQLite opens it.
+//! The files of a cluster contain rows and the digests of API keys. SQLite creates a database with
+//! the mode 0644 minus the umask, and a WAL with the mode of its database. Each database is
+//! therefore created here, as an empty file, before SQLite opens it.
 //!
-//! **Invariant:** a new file has no permission of group or others at any time, whatever the umask;
-//! the modes of files and folders that exist are never changed.
+//! **Invariant:** a new file never has permissions for group or others, whatever the umask is. The
+//! modes of existing files and folders are never changed.
 //! **Not here:** files that a user names for the output of a command.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,7 +18,7 @@ pub const FILE_MODE: u32 = 0o600;
 /// Mode of new folders.
 pub const FOLDER_MODE: u32 = 0o700;
 
-/// Opens a file for writing, and creates it if it is missing; the contents are removed.
+/// Opens a file for writing, and creates it if it is missing; existing contents are removed.
 ///
 /// # Errors
 /// The error of the system.
@@ -26,7 +26,7 @@ pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
 }
 
-/// Creates an empty file if nothing has this name.
+/// Creates an empty file unless something with this name exists.
 ///
 /// # Errors
 /// The error of the system.
@@ -47,7 +47,7 @@ pub fn create_folder(path: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
-        // Another process was faster.
+        // Another process created the folder first.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         created => created,
     }

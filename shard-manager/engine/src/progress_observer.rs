@@ -21,10 +21,10 @@ pub enum Step {
     },
     /// The copies follow the logs.
     Following {
-        /// Number of batches that they lack.
+        /// Number of batches that the copies still lack.
         behind: u64,
     },
-    /// All lanes were paused, and have continued.
+    /// All lanes (write queues) were paused, and have continued.
     Held {
         /// Time for which writes were paused, in microseconds.
         micros: u64,
@@ -33,23 +33,24 @@ pub enum Step {
     Checking {
         /// Number of bytes read.
         bytes: u64,
-        /// Number of all bytes.
+        /// Total number of bytes.
         of: u64,
     },
     /// A data directory is being written.
     Writing {
         /// Number of bytes written.
         bytes: u64,
-        /// Number of all bytes.
+        /// Total number of bytes.
         of: u64,
     },
 }
 
-/// Caller of a backup or a restore, which receives its progress and may cancel it.
+/// Functions of the code that runs a backup or a restore, which receives its progress and may
+/// cancel it.
 pub struct ProgressObserver<'w> {
-    /// Receives each step; called often.
+    /// Function that receives each step; called often.
     pub step: &'w (dyn Fn(&Step) + Sync),
-    /// Returns true if the caller has cancelled.
+    /// Function that returns true once the work is to be cancelled.
     pub cancelled: &'w (dyn Fn() -> bool + Sync),
 }
 
@@ -57,17 +58,17 @@ impl ProgressObserver<'_> {
     /// Reports a step.
     ///
     /// # Errors
-    /// [`SaveError::Cancelled`] if the caller has cancelled.
+    /// [`SaveError::Cancelled`] if the work was cancelled.
     pub fn report(&self, step: &Step) -> Result<(), SaveError> {
         self.check()?;
         (self.step)(step);
         Ok(())
     }
 
-    /// Checks that the caller has not cancelled.
+    /// Checks that the work was not cancelled.
     ///
     /// # Errors
-    /// [`SaveError::Cancelled`] if the caller has cancelled.
+    /// [`SaveError::Cancelled`] if the work was cancelled.
     pub fn check(&self) -> Result<(), SaveError> {
         if (self.cancelled)() { Err(SaveError::Cancelled) } else { Ok(()) }
     }

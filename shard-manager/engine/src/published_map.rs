@@ -1,13 +1,13 @@
 //! Published map: the shard map in force, and the shards that requests can be sent to.
 //!
-//! Engines publish newer maps, and the cluster adds and removes shards. Both go through one lock,
-//! so a request that has loaded a map finds its shards in the cluster's list.
+//! Engines publish newer maps, and the cluster adds and removes shards. One lock serializes both,
+//! so a request that has loaded a map finds all shards of that map in the cluster's list.
 //!
-//! A map of the catalog that names shards that are not open here is kept until they are
-//! (`map_backlog`).
+//! If a map of the catalog names shards that are not open in this process, the map is kept until
+//! they are open (`map_backlog`).
 //!
-//! **Invariant:** every member of the map in force is open, or joining without slots; epochs never
-//! decrease; a number keeps its name for ever.
+//! **Invariant:** every member of the map in force is open, or is joining and has no slots. Epochs
+//! never decrease. The name of a shard number never changes.
 //! **Not here:** the list of open shards (`cluster`), the catalog's copy of the map (the engines).
 
 use std::collections::BTreeSet;
@@ -22,15 +22,15 @@ use crate::map_backlog::MapBacklog;
 /// The shard map in force.
 pub struct PublishedMap {
     map: ArcSwap<ShardMap>,
-    /// Names by number, also of retired shards. A name is never taken back, so that it can be
-    /// borrowed.
+    /// Names by shard number, including retired shards. A name is never removed, so references to
+    /// it stay valid.
     names: Box<[OnceLock<Box<str>>]>,
     /// Numbers of the open shards. Locked while a map is published.
     open: Mutex<BTreeSet<ShardNumber>>,
     backlog: MapBacklog,
 }
 
-/// Reason why a map is not published, or a shard not added or removed.
+/// Reason why a map was not published, or a shard was not added or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardListError {
     /// The map names a shard that is not open.
@@ -41,7 +41,7 @@ pub enum ShardListError {
         /// Name of the shard.
         shard: String,
     },
-    /// The number belongs to another shard, or is open already.
+    /// The number belongs to another shard, or the shard with this number is already open.
     #[error("shard number {} was given to {shard}", .number.0)]
     NumberTaken {
         /// The number.
@@ -71,7 +71,7 @@ impl PublishedMap {
         published
     }
 
-    /// Returns the map in force, for a short use.
+    /// Returns the map in force, for use during a short time.
     #[inline]
     pub fn load(&self) -> Guard<Arc<ShardMap>> {
         self.map.load()
@@ -83,22 +83,24 @@ impl PublishedMap {
         self.map.load_full()
     }
 
-    /// Publishes a map if it is not older than the map in force, and returns true if it differs.
+    /// Publishes a map if it is not older than the map in force. Returns true if the map in force
+    /// has changed.
     ///
     /// # Errors
     /// [`ShardListError::NotOpen`] if a member is not open, [`ShardListError::NumberTaken`] if a
-    /// number was given to a shard of another name: the map in force stays.
+    /// number was given to a shard of another name. The map in force then stays unchanged.
     pub fn publish(&self, map: ShardMap) -> Result<bool, ShardListError> {
         self.publish_locked(&self.lock(), map)
     }
 
-    /// Publishes a map like [`PublishedMap::publish`], but without shards that are not open: those
-    /// have joined and own no slots yet. The whole map is kept until they are open.
+    /// Publishes a map like [`PublishedMap::publish`], but leaves out shards that are not open
+    /// here, if they have just joined and own no slots yet. The complete map is kept until these
+    /// shards are open.
     ///
     /// # Errors
-    /// [`ShardListError::NotOpen`] if one of them owns slots, [`ShardListError::NumberTaken`] if a
-    /// number was given to a shard of another name: the map in force stays, and this one is not
-    /// kept.
+    /// [`ShardListError::NotOpen`] if a shard that is not open owns slots,
+    /// [`ShardListError::NumberTaken`] if a number was given to a shard of another name. The map in
+    /// force then stays unchanged.
     pub fn publish_open(&self, map: ShardMap) -> Result<bool, ShardListError> {
         let open = self.lock();
         let missing: Vec<ShardNumber> =
@@ -116,19 +118,19 @@ impl PublishedMap {
         }
         self.backlog.keep(&map);
         self.backlog.announce();
-        // Shards that joined after the first one that is missing may be open, and own slots.
+        // Shards that joined after the first missing shard may already be open and own slots.
         let limited = with_first_shards(&map, first.index());
         let limited = limited.or_else(|| with_joining(&map, &missing));
         self.publish_locked(&open, limited.unwrap_or(map))
     }
 
-    /// Returns the newest map of the catalog that is not in force as a whole, and the announcements
-    /// of shards that are to be opened or closed.
+    /// Returns the backlog: the newest map of the catalog if it is not completely in force, and the
+    /// announcements that shards are to be opened or closed.
     pub fn backlog(&self) -> &MapBacklog {
         &self.backlog
     }
 
-    /// Returns the open shards that have retired.
+    /// Returns the shards that have retired but are still open here.
     pub fn open_retired(&self) -> Vec<ShardNumber> {
         retired(&self.lock(), &self.map.load()).collect()
     }
@@ -157,7 +159,7 @@ impl PublishedMap {
         Ok(true)
     }
 
-    /// Returns the name of a shard, also of a retired one; empty for a number that was never given.
+    /// Returns the name of a shard, even if it has retired; empty if the number was never assigned.
     #[inline]
     pub fn shard_name(&self, number: ShardNumber) -> &str {
         self.names.get(number.index()).and_then(OnceLock::get).map_or("", |name| name)
@@ -169,12 +171,12 @@ impl PublishedMap {
         named.filter(|(_, name)| name.get().is_some()).map(|(number, _)| number)
     }
 
-    /// Reserves a number for a shard that is being opened. Maps that name it are published after
-    /// [`PublishedMap::add_shard`].
+    /// Reserves a number for a shard that is being opened. Maps that name the shard can be
+    /// published only after [`PublishedMap::add_shard`].
     ///
     /// # Errors
-    /// [`ShardListError::NumberTaken`] if the number is open or was given to a shard of another
-    /// name, [`ShardListError::TooMany`] if it is too large.
+    /// [`ShardListError::NumberTaken`] if the shard with this number is open, or the number was
+    /// given to a shard of another name; [`ShardListError::TooMany`] if the number is too large.
     pub fn reserve(&self, number: ShardNumber, name: &str) -> Result<(), ShardListError> {
         let open = self.lock();
         let known = self.names.get(number.index()).ok_or(ShardListError::TooMany)?;
@@ -185,14 +187,15 @@ impl PublishedMap {
         Ok(())
     }
 
-    /// Allows maps that name this shard: requests can be sent to it now.
+    /// Allows maps that name this shard to be published. Called when requests can be sent to the
+    /// shard.
     pub fn add_shard(&self, number: ShardNumber) {
         self.lock().insert(number);
-        // It may have retired while it was opened.
+        // The shard may have retired while it was being opened.
         self.backlog.announce();
     }
 
-    /// Forbids later maps that name this shard.
+    /// Prevents maps that name this shard from being published.
     ///
     /// # Errors
     /// [`ShardListError::InUse`] if the map in force names it.
@@ -217,8 +220,8 @@ impl PublishedMap {
     }
 }
 
-/// Returns the error if a map gives the number of a shard to another one. The catalog has then lost
-/// the first shard in a failover, and this process may still have it open.
+/// Returns an error if a map gives the number of a known shard to another shard. The catalog has
+/// then lost the first shard in a failover, and this process may still have that shard open.
 fn taken_number(names: &[OnceLock<Box<str>>], map: &ShardMap) -> Option<ShardListError> {
     let mut numbered = map.topology().shards().iter().zip(names).zip((0..).map(ShardNumber));
     numbered.find_map(|((shard, name), number)| {
@@ -227,7 +230,7 @@ fn taken_number(names: &[OnceLock<Box<str>>], map: &ShardMap) -> Option<ShardLis
     })
 }
 
-/// Returns those of these shards that have retired.
+/// Returns those of these shards that have retired according to the map.
 fn retired<'s>(
     shards: &'s BTreeSet<ShardNumber>,
     map: &'s ShardMap,

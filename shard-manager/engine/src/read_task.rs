@@ -1,4 +1,4 @@
-//! Read task: a read in a task of its own, whose caller waits for it until the deadline.
+//! Read task: waits, until a deadline, for a read that runs in a task of its own.
 //!
 //! **Not here:** the reads (the engines).
 
@@ -7,7 +7,8 @@ use std::time::Instant;
 use model::error::Error;
 use tokio::task::JoinHandle;
 
-/// Waits for the result of a read. After the deadline, the task continues without its caller.
+/// Waits for the result of a read. If the deadline passes, the task continues, and its result is
+/// dropped.
 ///
 /// # Errors
 /// The error of the read; [`Error::DeadlinePassed`]; [`Error::Internal`] if the read panicked.

@@ -1,6 +1,6 @@
-//! Rebalance catalog: the trait through which a cluster lists its rebalances.
+//! Rebalance catalog: the trait through which a cluster stores the list of its rebalances.
 //!
-//! **Invariant:** one rebalance at most has not ended.
+//! **Invariant:** at most one rebalance at a time has not ended.
 //! **Not here:** the moves of a rebalance (`move_catalog`), the choice of the router that carries
 //! rebalances out: the one that carries out moves.
 
@@ -14,19 +14,19 @@ use super::rebalance_record::{
     RebalanceId, RebalanceOrder, RebalanceOrderFault, RebalanceRecord, StepStatus,
 };
 
-/// Highest number of rebalances that have ended and are listed and stored.
+/// Maximum number of rebalances that have ended and are still stored and listed.
 pub const ENDED_MAX: usize = 20;
 
 /// Rebalances of a catalog.
 pub trait RebalanceCatalog: Send + Sync {
-    /// Returns the rebalance that has not ended, and the last [`ENDED_MAX`] that have, the latest
-    /// first.
+    /// Returns the rebalance that has not ended, if there is one, and the last [`ENDED_MAX`]
+    /// rebalances that have ended, the latest first.
     ///
     /// # Errors
     /// The error of the catalog.
     fn list_rebalances(&self) -> EngineFuture<'_, Vec<RebalanceRecord>>;
 
-    /// Returns the rebalance that has not ended.
+    /// Returns the rebalance that has not ended, if there is one.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -44,9 +44,9 @@ pub trait RebalanceCatalog: Send + Sync {
         epoch: u64,
     ) -> BoxFuture<'a, Result<(), RebalanceListError>>;
 
-    /// Stores an order of an operator, also for the moves of the rebalance in progress, and returns
-    /// the rebalance as it is listed then. No move of a rebalance begins after an order to pause or
-    /// to cancel was stored.
+    /// Stores an order of an operator for the rebalance in progress and for its moves, and returns
+    /// the updated rebalance. Once an order to pause or to cancel is stored, no further move of the
+    /// rebalance begins.
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -56,8 +56,8 @@ pub trait RebalanceCatalog: Send + Sync {
         order: RebalanceOrder,
     ) -> BoxFuture<'_, Result<RebalanceRecord, RebalanceListError>>;
 
-    /// Stores the report of the router that carries it out, and returns the rebalance as it is
-    /// listed then.
+    /// Stores the report of the router that carries out the rebalance, and returns the updated
+    /// rebalance.
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -73,9 +73,9 @@ pub trait RebalanceCatalog: Send + Sync {
 pub struct RebalanceReport {
     /// Steps that have changed, by index.
     pub steps: Vec<(usize, StepStatus)>,
-    /// Reason why it waits.
+    /// Reason why the rebalance waits.
     pub reason: Option<String>,
-    /// End of the rebalance.
+    /// End of the rebalance, if it ends with this report.
     pub end: Option<RebalanceEnd>,
 }
 
@@ -84,7 +84,7 @@ pub struct RebalanceReport {
 pub struct RebalanceEnd {
     /// Measured skew; `None` if it could not be measured.
     pub skew: Option<f64>,
-    /// True if its goal was not reached although no step failed.
+    /// True if the goal of the rebalance was not reached although no step failed.
     pub has_failed: bool,
 }
 

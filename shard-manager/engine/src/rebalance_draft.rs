@@ -1,6 +1,6 @@
 //! Rebalance draft: a rebalance as an operator describes it, with shards by name.
 //!
-//! **Invariant:** a draft is within the bounds of its moves.
+//! **Invariant:** the rate and the time for which sources are kept are within the limits of a move.
 //! **Not here:** the plan that a draft stands for (`cluster`, `model::slot_plan`).
 
 use model::advice::BalanceBy;
@@ -15,13 +15,14 @@ const BY: &str = "slots, size, load or placement";
 /// Goal of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DraftGoal {
-    /// Each shard has its share of the slots.
+    /// Each shard gets its share of the slots.
     Slots,
     /// Bytes or requests are shared by weight.
     Balance(BalanceBy),
-    /// Each slot is where a placement puts it; without one, that of the cluster.
+    /// Each slot is on the shard to which the given placement assigns it; without one, the
+    /// placement of the cluster applies.
     Placement(Option<Placement>),
-    /// The shard of this name has no slots, and retires.
+    /// The shard of this name gives away all of its slots, and then retires.
     Drain(String),
 }
 
@@ -32,31 +33,31 @@ pub struct RebalanceDraft {
     pub goal: DraftGoal,
     /// Name of the table group whose slots move; `None` for all of them.
     pub group: Option<String>,
-    /// Highest rate of the copy of each move in MiB/s; `None` without a limit.
+    /// Maximum rate of the copy of each move in MiB/s; `None` without a limit.
     pub rate: Option<u32>,
-    /// Seconds for which the sources are kept; `None` for the default.
+    /// Time in seconds for which the sources are kept for a rollback; `None` for the default.
     pub keep: Option<u64>,
 }
 
-/// Members of a description, as they are given.
+/// Members of a request that describes a rebalance, before they are checked.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DraftMembers<'m> {
-    /// Quantity that is to be even; `slots` if it is not given.
+    /// Quantity that the rebalance evens out; `slots` if it is not given.
     pub by: Option<&'m str>,
     /// Placement.
     pub placement: Option<&'m str>,
     /// Name of a table group.
     pub group: Option<&'m str>,
-    /// Highest rate of the copy of each move in MiB/s.
+    /// Maximum rate of the copy of each move in MiB/s.
     pub rate: Option<u32>,
-    /// Seconds for which the sources are kept.
+    /// Time in seconds for which the sources are kept for a rollback.
     pub keep: Option<u64>,
 }
 
 /// Reason why a description cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DraftFault {
-    /// The quantity is unknown.
+    /// The value of `by` is unknown.
     #[error("by must be {BY}, not `{0}`")]
     By(String),
     /// A placement is given for another goal.
@@ -71,7 +72,7 @@ pub enum DraftFault {
     /// The rate is out of bounds.
     #[error("rate must be a whole number of MiB/s from {RATE_MIN} to {RATE_MAX}")]
     Rate,
-    /// The time of keeping is out of bounds.
+    /// The time for which sources are kept is out of bounds.
     #[error("keep must be a whole number of seconds from 0 to {}", KEEP_MAX.as_secs())]
     Keep,
 }
@@ -88,7 +89,7 @@ impl DraftFault {
 }
 
 impl RebalanceDraft {
-    /// Reads a description.
+    /// Checks a description, and creates the draft.
     ///
     /// # Errors
     /// [`DraftFault`].

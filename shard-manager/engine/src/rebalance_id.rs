@@ -1,4 +1,4 @@
-//! Rebalance id: the identity of a rebalance, which the records of its moves name as well.
+//! Rebalance id: the identity of a rebalance, which is also part of the records of its moves.
 //!
 //! **Not here:** the rebalance (`rebalance_record`).
 
@@ -9,12 +9,12 @@ use uuid::Uuid;
 pub struct RebalanceId(pub u128);
 
 impl RebalanceId {
-    /// Returns the identity with this text; `None` if it is not a UUID.
+    /// Parses an identity; returns `None` if the string is not a UUID.
     pub fn parse(name: &str) -> Option<Self> {
         Uuid::try_parse(name).ok().map(|id| Self(id.as_u128()))
     }
 
-    /// Returns the identity as text.
+    /// Returns the identity as a string.
     pub fn name(self) -> String {
         Uuid::from_u128(self.0).to_string()
     }

@@ -1,7 +1,7 @@
 //! Rebalance record: a rebalance as the catalog lists it, and the orders that an operator may give.
 //!
-//! A rebalance is a list of moves, which its record calls steps. The router that leads begins them
-//! one after another and reports their outcomes.
+//! A rebalance is a list of moves, which its record calls steps. The leading router, which has the
+//! right to carry out moves, begins the steps one after another and reports their outcomes.
 //!
 //! **Invariant:** a step that has ended, and a rebalance that has ended, never change again.
 //! **Not here:** storing records (the catalogs), the choice of the next step (`cluster`), plans
@@ -26,9 +26,9 @@ pub use super::rebalance_id::RebalanceId;
 pub enum RebalanceState {
     /// The moves begin one after another.
     Running,
-    /// No move begins, and its moves are paused.
+    /// No further move begins, and the moves in progress are paused.
     Paused,
-    /// No move begins, and those whose target does not own the slots yet are cancelled.
+    /// No further move begins, and moves whose target does not own the slots yet are cancelled.
     Cancelling,
     /// The rebalance has ended: all slots have moved.
     Done,
@@ -69,13 +69,13 @@ impl RebalanceState {
 /// State of a step, or the way in which it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepState {
-    /// No move of it has begun.
+    /// The move of the step has not begun.
     Planned,
-    /// A move of it is in progress.
+    /// The move of the step is in progress.
     Moving,
     /// The step has ended: the target owns the slots.
     Moved,
-    /// The step has ended: the move was cancelled on an order, or had not begun.
+    /// The step has ended: its move was cancelled by an order, or had not begun by then.
     Cancelled,
     /// The step has ended: the move could not be carried out.
     Failed,
@@ -128,12 +128,12 @@ pub struct StepStatus {
     pub state: StepState,
     /// Move of the step, once one has begun.
     pub move_id: Option<MoveId>,
-    /// Rows that were copied, and copied again.
+    /// Number of rows that were copied; a row that was copied again counts again.
     pub rows: u64,
-    /// Bytes of these rows.
+    /// Size of these rows in bytes.
     pub bytes: u64,
-    /// Reason why it waits or has ended without success. A planned step with a reason waits for
-    /// another move.
+    /// Reason why the step waits, or has ended without success. A planned step with a reason waits
+    /// for another move.
     pub reason: Option<String>,
 }
 
@@ -156,25 +156,25 @@ pub struct RebalanceRecord {
     pub state: RebalanceState,
     /// Steps, in the order in which they begin.
     pub steps: Vec<ListedStep>,
-    /// Number of slots that had to move so that each shard has its share of the slots.
+    /// Number of slots that had to move to give each shard its share of the slots.
     pub needed: u64,
-    /// Highest rate of the copy of each move in MiB/s; `None` without a limit.
+    /// Maximum rate of the copy of each move in MiB/s; `None` without a limit.
     pub rate: Option<u32>,
     /// Time for which the sources of its moves are kept for a rollback.
     pub keep: Duration,
-    /// Skew before the first move.
+    /// Skew before the first move: the most that any shard has, as a multiple of its fair share.
     pub skew_before: f64,
     /// Skew after the last move, as planned.
     pub skew_planned: f64,
-    /// Skew as measured at the end; `None` before, and if it could not be measured.
+    /// Skew that was measured at the end; `None` before the end, or if it could not be measured.
     pub skew_measured: Option<f64>,
-    /// Reason why it waits, or has ended without success: a sentence for the operator.
+    /// Reason why the rebalance waits, or has ended without success: a sentence for the operator.
     pub reason: Option<String>,
-    /// Time at which it was ordered.
+    /// Time at which the rebalance was ordered.
     pub began_at: DateTime<Utc>,
     /// Time of the last change of a step, or of the end.
     pub changed_at: DateTime<Utc>,
-    /// Time at which it ended.
+    /// Time at which the rebalance ended.
     pub ended_at: Option<DateTime<Utc>>,
 }
 
@@ -199,12 +199,12 @@ impl RebalanceOrder {
         Self::ALL.into_iter().find(|order| order.name() == name)
     }
 
-    /// Returns the verb of the order, as in its URL and its command.
+    /// Returns the verb that names the order in URLs and commands.
     pub fn name(self) -> &'static str {
         self.of_moves().name()
     }
 
-    /// Returns the order that the moves of the rebalance get with it.
+    /// Returns the corresponding order for the moves of the rebalance.
     pub fn of_moves(self) -> MoveOrder {
         match self {
             Self::Pause => MoveOrder::Pause,
@@ -253,7 +253,7 @@ impl RebalanceRecord {
         }
     }
 
-    /// Returns the shard that it empties; `None` if it empties none.
+    /// Returns the shard that the rebalance drains; `None` if it drains no shard.
     pub fn drained(&self) -> Option<ShardNumber> {
         match self.goal {
             PlanGoal::Drain(shard) => Some(shard),
@@ -266,11 +266,11 @@ impl RebalanceRecord {
         self.steps.iter().all(|step| step.status.state.has_ended())
     }
 
-    /// Returns true if a step could go on: it is in progress, or is planned and waits neither for
-    /// another move nor for an earlier step.
+    /// Returns true if some step can make progress: it is in progress, or it is planned and waits
+    /// neither for another move nor for an earlier step.
     pub fn could_go_on(&self) -> bool {
-        // In a plan by load or size, a shard takes slots only after it has given those of earlier
-        // steps.
+        // In a plan by load or size, a shard takes slots only after it has given away the slots of
+        // earlier steps.
         let has_order = matches!(self.goal, PlanGoal::Balance(_));
         let mut giving = BTreeSet::new();
         self.steps.iter().any(|ListedStep { plan, status }| {
@@ -290,7 +290,7 @@ impl RebalanceRecord {
         })
     }
 
-    /// Applies an order. An order that is in force already changes nothing.
+    /// Applies an order. An order that is already in force changes nothing.
     ///
     /// # Errors
     /// [`RebalanceOrderFault`].

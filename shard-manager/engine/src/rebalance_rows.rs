@@ -1,6 +1,6 @@
-//! Rebalance rows: the listed rebalances as the table of a catalog stores them.
+//! Rebalance rows: the form in which the table of a catalog stores the listed rebalances.
 //!
-//! **Invariant:** a record that is stored and read again is the same record.
+//! **Invariant:** a record that is stored and read again is unchanged.
 //! **Not here:** the transactions (`sqlite`, `postgres`), the rules of changes
 //! (`rebalance_catalog`).
 
@@ -36,9 +36,9 @@ pub struct RebalanceRow {
     pub state: String,
     /// Steps and details of the goal, as JSON.
     pub plan: String,
-    /// Highest rate of each move in MiB/s.
+    /// Maximum rate of the copy of each move in MiB/s.
     pub rate: Option<i64>,
-    /// Time of keeping in microseconds.
+    /// Time in microseconds for which the sources are kept.
     pub keep_us: i64,
     /// Skew before the first move.
     pub skew_before: f64,
@@ -46,7 +46,7 @@ pub struct RebalanceRow {
     pub skew_planned: f64,
     /// Skew at the end.
     pub skew_measured: Option<f64>,
-    /// Reason why it waits or has ended.
+    /// Reason why the rebalance waits or has ended.
     pub reason: Option<String>,
     /// Time of the order.
     pub began_at: String,
@@ -56,7 +56,7 @@ pub struct RebalanceRow {
     pub ended_at: Option<String>,
 }
 
-/// Steps and details of the goal as they are stored.
+/// Steps and details of the goal, in the form in which they are stored.
 #[derive(Serialize, Deserialize)]
 struct StoredPlan {
     /// Name of the placement and its parameters.
@@ -236,8 +236,8 @@ pub fn rebalance_records(
     Ok(records)
 }
 
-/// Checks that a new rebalance may be listed: `epoch` is that of the catalog, and `open` is a
-/// rebalance that has not ended.
+/// Checks that a new rebalance may be listed. `epoch` is the epoch of the map in the catalog, and
+/// `open` is the identity of a rebalance that has not ended, if there is one.
 ///
 /// # Errors
 /// [`RebalanceListError::AlreadyRunning`], [`RebalanceListError::Stale`].

@@ -1,8 +1,8 @@
 //! Rebalance view: plans and rebalances as responses and commands show them, with shards by name
 //! and times as text.
 //!
-//! **Invariant:** a view names each order that the rebalance accepts at the time of the view, and
-//! no other.
+//! **Invariant:** a view names exactly the orders that the rebalance accepts at the time of the
+//! view.
 //! **Not here:** the rules of orders (`rebalance_record`), the choice of moves
 //! (`model::slot_plan`).
 
@@ -21,14 +21,14 @@ use super::rebalance_record::{
 /// Goal of a plan or rebalance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoalView {
-    /// `slots`, `size`, `load`, `placement` or `drain`; `engine` if the engine distributes rows
-    /// over nodes itself and does not store the goal.
+    /// Name of the goal: `slots`, `size`, `load`, `placement` or `drain`; `engine` if the engine
+    /// distributes rows over nodes itself and does not store the goal.
     pub by: String,
-    /// Placement that slots go to.
+    /// Placement according to which the slots are moved.
     pub placement: Option<String>,
     /// Shard that is emptied.
     pub shard: Option<String>,
-    /// Table group whose slots move; left out if those of all groups do.
+    /// Table group whose slots move; left out if the slots of all groups move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
 }
@@ -39,21 +39,23 @@ pub struct PlanView {
     /// Goal.
     #[serde(flatten)]
     pub goal: GoalView,
-    /// Epoch of the shard map on which it is based; `None` if no map places the rows.
+    /// Epoch of the shard map on which the plan is based; `None` if the engine places the rows
+    /// without a shard map.
     pub epoch: Option<u64>,
     /// Number of slots that move.
     pub slots: usize,
-    /// Number of slots that have to move so that each shard has its share of the slots.
+    /// Number of slots that have to move to give each shard its share of the slots.
     pub needed_slots: usize,
     /// Approximate number of rows that move.
     pub rows: Option<u64>,
-    /// Approximate number of bytes.
+    /// Approximate number of bytes that move.
     pub bytes: Option<u64>,
-    /// Approximate duration in seconds: of the copies, and a fixed time for each move.
+    /// Approximate duration in seconds: the time for the copies, plus a fixed time for each move.
     pub seconds: Option<f64>,
-    /// The most that a shard has, as a multiple of its fair share.
+    /// Skew now: the most that any shard has, as a multiple of its fair share.
     pub skew_before: f64,
-    /// The most that a shard will have once all moves have ended, as a multiple of its fair share.
+    /// Skew once all moves have ended: the most that any shard will then have, as a multiple of its
+    /// fair share.
     pub skew_planned: f64,
     /// The shards, in their order.
     pub shards: Vec<PlanShardView>,
@@ -61,7 +63,7 @@ pub struct PlanView {
     pub moves: Vec<PlannedMoveView>,
     /// Remark for the operator.
     pub note: Option<String>,
-    /// Reasons why it cannot begin now.
+    /// Reasons why a rebalance with this plan cannot begin now.
     pub refusals: Vec<String>,
 }
 
@@ -74,85 +76,88 @@ pub struct PlanShardView {
     pub state: String,
     /// Weight.
     pub weight: u32,
-    /// Number of its slots.
+    /// Number of slots that the shard owns now.
     pub slots: usize,
-    /// Number of its slots after all moves.
+    /// Number of slots that the shard will own after all moves.
     pub slots_after: usize,
-    /// Number of slots that its weight gives it.
+    /// Number of slots that is the shard's share according to its weight.
     pub fair_slots: f64,
 }
 
 /// Move of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedMoveView {
-    /// Name of the owner.
+    /// Name of the shard that owns the slots.
     pub from: String,
-    /// Name of the next owner.
+    /// Name of the shard that is to own the slots.
     pub to: String,
     /// Slots, as ranges.
     pub slots: String,
     /// Number of slots.
     pub slot_count: usize,
-    /// Approximate number of rows.
+    /// Approximate number of rows that move.
     pub rows: Option<u64>,
-    /// Approximate number of bytes.
+    /// Approximate number of bytes that move.
     pub bytes: Option<u64>,
 }
 
 /// A rebalance, for people and programs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RebalanceView {
-    /// Identity: a UUID, or that of the engine that carries it out.
+    /// Identity: a UUID, or the engine's own identity for the rebalance if the engine carries it
+    /// out.
     pub id: String,
     /// Goal.
     #[serde(flatten)]
     pub goal: GoalView,
     /// Name of the [`RebalanceState`].
     pub state: String,
-    /// True if no move has changed for some time although one could: it is not paused, and a move
-    /// that is left waits for no other one.
+    /// True if no move has made progress for some time although one could: the rebalance is not
+    /// paused, and some remaining move does not wait for another move.
     pub stalled: bool,
-    /// Highest rate of the copy of each move in MiB/s.
+    /// Maximum rate of the copy of each move in MiB/s.
     pub rate: Option<u32>,
-    /// Seconds for which the sources are kept.
+    /// Time in seconds for which the sources are kept for a rollback.
     pub keep: u64,
-    /// Number of slots of the plan.
+    /// Number of slots that the plan moves.
     pub slots: usize,
     /// Number of slots that have moved.
     pub slots_moved: usize,
-    /// Number of slots that had to move so that each shard has its share of the slots.
+    /// Number of slots that had to move to give each shard its share of the slots.
     pub needed_slots: u64,
-    /// Number of moves of the plan.
+    /// Number of moves in the plan.
     pub move_count: usize,
     /// Number of moves whose target owns the slots.
     pub moved_count: usize,
     /// Number of moves that have ended in another way.
     pub failed_count: usize,
-    /// Rows that were copied, and copied again; `None` if the engine does not report it.
+    /// Number of rows that were copied; a row that was copied again counts again. `None` if the
+    /// engine does not report the number.
     pub rows: Option<u64>,
-    /// Bytes of these rows.
+    /// Size of these rows in bytes.
     pub bytes: Option<u64>,
-    /// Approximate number of rows of the plan.
+    /// Approximate number of rows that the plan moves.
     pub planned_rows: Option<u64>,
-    /// Approximate number of bytes of the plan.
+    /// Approximate number of bytes that the plan moves.
     pub planned_bytes: Option<u64>,
     /// Skew before the first move; `None` if the engine does not store it.
     pub skew_before: Option<f64>,
     /// Skew after the last move, as planned.
     pub skew_planned: Option<f64>,
-    /// Skew as measured at the end.
+    /// Skew that was measured at the end.
     pub skew_measured: Option<f64>,
-    /// Reason why it waits or has ended without success.
+    /// Reason for waiting, or for an end without success.
     pub reason: Option<String>,
-    /// Time of the request; if the engine carries it out, the time at which it began.
+    /// Time at which the rebalance was requested; if the engine carries it out, the time at which
+    /// it began.
     pub began_at: Option<String>,
     /// Time of the last change of a move; `None` if the engine does not report it.
     pub changed_at: Option<String>,
-    /// Time at which it ended.
+    /// Time at which the rebalance ended.
     pub ended_at: Option<String>,
-    /// Commands that it accepts now.
+    /// Names of the orders that the rebalance accepts now.
     pub actions: Vec<String>,
-    /// Moves of the rebalance; none in a list of rebalances.
+    /// Moves of the rebalance; `None` in a list of rebalances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves: Option<Vec<StepView>>,
 }
@@ -168,11 +173,12 @@ pub struct StepView {
     /// Identity of the move, once it has begun.
     #[serde(rename = "move")]
     pub move_id: Option<String>,
-    /// Rows that were copied, and copied again; `None` if the engine does not report it.
+    /// Number of rows that were copied; a row that was copied again counts again. `None` if the
+    /// engine does not report the number.
     pub copied_rows: Option<u64>,
-    /// Bytes of these rows.
+    /// Size of these rows in bytes.
     pub copied_bytes: Option<u64>,
-    /// Reason why it waits or has ended without success.
+    /// Reason for waiting, or for an end without success.
     pub reason: Option<String>,
 }
 
@@ -303,7 +309,8 @@ impl RebalanceView {
         }
     }
 
-    /// Creates the view of a rebalance in a cluster with this map, which names its table group.
+    /// Creates the view of a rebalance with the name of its table group, which is taken from this
+    /// map.
     pub fn in_map(
         record: &RebalanceRecord,
         map: &ShardMap,
@@ -332,7 +339,7 @@ impl RebalanceView {
     }
 }
 
-/// Returns true if no step has changed for some time although one could.
+/// Returns true if no step has made progress for some time although one could.
 fn is_stalled(record: &RebalanceRecord, now: DateTime<Utc>) -> bool {
     let could_go_on = record.could_go_on()
         && matches!(record.state, RebalanceState::Running | RebalanceState::Cancelling);
@@ -340,7 +347,7 @@ fn is_stalled(record: &RebalanceRecord, now: DateTime<Utc>) -> bool {
     could_go_on && now.signed_duration_since(record.changed_at) > stall
 }
 
-/// Returns the orders that a rebalance accepts and that would change it.
+/// Returns the names of the orders that a rebalance accepts and that would change it.
 fn actions(record: &RebalanceRecord) -> Vec<String> {
     let takes = |order: &RebalanceOrder| {
         let mut ordered = record.clone();

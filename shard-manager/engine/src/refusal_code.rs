@@ -1,7 +1,8 @@
-//! Refusal code: the public code of a change of shards, slots or moves that was refused, for each
-//! kind of remedy.
+//! Refusal code: the public code for a refused change of shards, slots, moves or rebalances. There
+//! is one code for each kind of remedy.
 //!
-//! **Invariant:** a code stands for one remedy, and each refusal that an operator can mend has one.
+//! **Invariant:** a code stands for one remedy, and each refusal that an operator can remedy has a
+//! code.
 //! **Not here:** the explanations of the codes and their HTTP statuses (the router).
 
 use std::fmt::Display;
@@ -33,9 +34,9 @@ pub enum RefusalCode {
     NoCredentials,
     /// The shard is not in a state that permits the change.
     ShardState,
-    /// The shard map is not of the expected epoch.
+    /// The shard map does not have the expected epoch.
     MapChanged,
-    /// The slots or the time of a fence cannot be used.
+    /// The slots or the duration of a requested fence cannot be used.
     BadFence,
     /// The engine distributes rows by itself.
     PlacedByEngine,
@@ -45,7 +46,7 @@ pub enum RefusalCode {
     NoMove,
     /// The move is not in a state that permits the order.
     MoveState,
-    /// Another move has some of the slots.
+    /// Another move already has some of the slots.
     SlotsMove,
     /// The source of a move does not own the slots.
     NotOwner,
@@ -116,7 +117,7 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of a shard that cannot join; `None` if the work failed on the way.
+    /// Returns the code for a shard that cannot join; `None` if the work failed after it had begun.
     pub fn of_new_shard(refusal: &NewShardRefusal) -> Option<Self> {
         Some(match refusal {
             NewShardRefusal::UrlUnexpected
@@ -135,7 +136,8 @@ impl RefusalCode {
         })
     }
 
-    /// Returns the code of a shard map that was not changed; `None` if the catalog cannot be used.
+    /// Returns the code for a refused change of the shard map; `None` if the catalog cannot be
+    /// used.
     pub fn of_map_change(error: &MapChangeError) -> Option<Self> {
         match error {
             MapChangeError::Stale { .. } => Some(Self::MapChanged),
@@ -165,7 +167,7 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of a move that was not listed or not changed; `None` if the catalog cannot
+    /// Returns the code for a move that was not listed or not changed; `None` if the catalog cannot
     /// be used.
     pub fn of_listed_move(error: &MoveListError) -> Option<Self> {
         match error {
@@ -179,7 +181,7 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of a rebalance that was not listed or not changed; `None` if the catalog
+    /// Returns the code for a rebalance that was not listed or not changed; `None` if the catalog
     /// cannot be used.
     pub fn of_listed_rebalance(error: &RebalanceListError) -> Option<Self> {
         match error {
@@ -191,7 +193,7 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of a request that an engine did not carry out; `None` if the engine cannot
+    /// Returns the code for a request that an engine did not carry out; `None` if the engine cannot
     /// be used.
     pub fn of_distributor(error: &DistributorError) -> Option<Self> {
         match error {
@@ -207,7 +209,7 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of slots that were not changed; `None` if the shard cannot carry it out
+    /// Returns the code for a refused change of slots; `None` if the shard only cannot carry it out
     /// now.
     pub fn of_slot_change(error: &SlotChangeError) -> Option<Self> {
         match error {
@@ -218,7 +220,8 @@ impl RefusalCode {
     }
 }
 
-/// Returns the sentence of an error for the operator of a command, with its code if it has one.
+/// Returns the message of an error for the operator of a command, followed by the code if there is
+/// one.
 pub fn with_code(error: &impl Display, code: Option<RefusalCode>) -> String {
     match code {
         Some(code) => format!("{error} ({})", code.name()),

@@ -12,7 +12,7 @@ use super::node_reader::NodeReader;
 /// Name and address of a node, for logs.
 #[derive(Clone, Copy)]
 pub struct NodeLabel<'n> {
-    /// Name that belongs to its present role.
+    /// Name of the node in its present role.
     pub name: &'n str,
     /// Address, if it is a server.
     pub address: Option<&'n (dyn Display + Sync)>,
@@ -38,20 +38,21 @@ pub trait ReplicaNode: Send + Sync {
     /// Returns true if it is believed to receive the changes of the primary.
     fn is_streaming(&self) -> bool;
 
-    /// Records that a read of it failed: it is checked before the next read.
+    /// Records that a read of the node failed. The node is then checked before the next read.
     fn read_failed(&self);
 
-    /// Records that it did not answer a probe. A server is checked then; a file is checked only
-    /// after a failed read.
+    /// Records that the node did not answer a probe. A server is then checked; a file is checked
+    /// only after a failed read.
     fn probe_failed(&self);
 
-    /// Returns the interval at which its position is reported; zero if it reports each change.
+    /// Returns the interval at which the node's position is reported; zero if each change of the
+    /// position is reported.
     fn report_interval(&self) -> Duration;
 
-    /// Returns true if it runs apart from the primary: it may answer when the primary does not, and
-    /// stop without an error.
+    /// Returns true if the node runs independently of the primary: it may respond when the primary
+    /// does not, and it may stop responding without an error.
     fn outlives_primary(&self) -> bool;
 
-    /// Ends the thread or task that maintains it. Blocks.
+    /// Ends the thread or task that maintains the node. Blocks.
     fn stop(&self);
 }

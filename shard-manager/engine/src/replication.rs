@@ -1,13 +1,14 @@
 //! Replication: the position that each node of a shard has reached, and the tasks that wait for a
 //! position.
 //!
-//! The primary's writer and the replicas' appliers report positions; reads and writes use them. A
-//! position is reported before its changes can become visible (`begin`, `begin_apply`), and again
-//! once they are visible (`commit`, `record_applied`). A read is thereby bounded by a number that
-//! needs no second query of the database.
+//! The writer of the primary and the appliers, which apply the primary's changes to the replicas,
+//! report positions; reads and writes use them. A position is reported before its changes can
+//! become visible (`begin`, `begin_apply`), and again once they are visible (`commit`,
+//! `record_applied`). The newest change that a read can have seen is therefore known without a
+//! second query of the database.
 //!
-//! **Invariant:** the positions of a node only grow while a timeline lasts, and
-//! `durable <= applied <= applying` holds for a replica.
+//! **Invariant:** the positions of a node only increase while a timeline lasts, and `durable <=
+//! applied <= applying` holds for a replica.
 //! **Not here:** the choice of the node that answers a read (`replica_set`), the transport of rows
 //! to a replica (`sqlite`; PostgreSQL replicates its rows itself).
 
@@ -31,12 +32,12 @@ pub use primary_positions::PrimaryPositions;
 pub use replica_positions::{ReplicaPositions, ReplicaState};
 pub use timeline::Timeline;
 
-/// Processes that may write to the shard.
+/// Set of processes that may write to the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriterAccess {
     /// Only this process writes: the positions known here are complete.
     Exclusive,
-    /// Other processes as well: the primary may have more than is known here.
+    /// Other processes write as well: the primary may have more changes than are known here.
     Shared,
 }
 
@@ -48,13 +49,14 @@ pub struct ReplicationState {
     replicas: ReplicaPositions,
     log: Arc<LogRetention>,
     writers: WriterAccess,
-    /// Held while the timeline changes, and while positions are recorded that hold for one only.
+    /// Lock that is held while the timeline changes, and while positions are recorded that are
+    /// valid for one timeline only.
     changing: Mutex<()>,
 }
 
 impl ReplicationState {
-    /// Creates the state of a shard that only this process writes. Its primary has reached
-    /// `position` and has begun a timeline; all its replicas are down.
+    /// Creates the state of a shard to which only this process writes. Its primary has reached
+    /// `position` on the last timeline of `history`, and all of its replicas are down.
     pub fn new(history: TimelineHistory, position: u64, replicas: usize) -> Self {
         Self {
             timeline: Timeline::new(history, replicas),
@@ -66,8 +68,8 @@ impl ReplicationState {
         }
     }
 
-    /// Marks the shard as writable by other processes. Node 0 leads first; the leader is not
-    /// counted as a replica.
+    /// Marks the shard as writable by other processes. Its nodes then include the primary, which is
+    /// node 0 at first and is not counted as a replica.
     #[must_use]
     pub fn with_shared_writers(self) -> Self {
         let timeline = Timeline { leader: AtomicUsize::new(0), ..self.timeline };
@@ -92,14 +94,14 @@ impl ReplicationState {
         &self.replicas
     }
 
-    /// Returns the tasks that wait for replicas to advance.
+    /// Returns the tasks that wait until replicas reach a position.
     #[inline]
     pub fn waiters(&self) -> &PositionWaiters {
         &self.replicas.waiters
     }
 
-    /// Begins the timeline of a node that has become the primary, at its position. The positions of
-    /// the other nodes are unknown until each is found to follow it.
+    /// Begins the timeline of a node that has become the primary, at that node's position. The
+    /// position of each other node is unknown until the node is found to follow the new primary.
     pub fn follow(&self, history: TimelineHistory, position: u64, leader: usize) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.timeline.leader.store(leader, Ordering::SeqCst);
@@ -114,14 +116,16 @@ impl ReplicationState {
             }
             replica.current_at.store(0, Ordering::SeqCst);
         }
-        // Last: a thread that finds the new timeline finds no position of the one before.
+        // This comes last, so that a thread that sees the new timeline sees no positions of the
+        // earlier one.
         self.timeline.history.store(Arc::new(history));
         self.timeline.silent.store(false, Ordering::SeqCst);
         self.waiters().notify_advanced();
         self.waiters().notify_down();
     }
 
-    /// Records positions that hold for one timeline only; does nothing if that timeline has ended.
+    /// Calls `update` to record positions that are valid for one timeline only; does nothing if
+    /// that timeline has ended.
     pub fn update_if_current(&self, timeline_id: u32, update: impl FnOnce(&Self)) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.timeline.id() == timeline_id {
@@ -146,8 +150,8 @@ impl ReplicationState {
         self.waiters().wake_all();
     }
 
-    /// Returns the time since a replica had everything that was committed; zero if it is known to
-    /// have it now.
+    /// Returns the time since the replica last had all committed changes; zero if it is known to
+    /// have them now.
     pub fn staleness(&self, replica: usize) -> Duration {
         let has_all = || self.replicas.applied(replica) >= self.primary.committed();
         // Other writers may have committed more than is known here.
@@ -157,8 +161,8 @@ impl ReplicationState {
         self.replicas.nodes[replica].time_since_current()
     }
 
-    /// Returns the lag of a replica for reports; `None` if it has never had everything since the
-    /// process began.
+    /// Returns the lag of a replica for reports; `None` if the replica has never had all committed
+    /// changes since this process began.
     pub fn lag(&self, replica: usize) -> Option<Duration> {
         let has_all = self.replicas.applied(replica) >= self.primary.committed();
         let staleness = if has_all { Duration::ZERO } else { self.staleness(replica) };
@@ -175,8 +179,8 @@ impl ReplicationState {
         durable.filter(|durable| *durable >= position).count()
     }
 
-    /// Returns the position up to which the log is no longer needed: every replica that can still
-    /// catch up from it has these entries on disk.
+    /// Returns the position up to which the log is no longer needed: every replica has these
+    /// entries on disk, and no holder retains them.
     pub fn trimmable_position(&self) -> u64 {
         let limit = self.log.limit();
         let durable = self.replicas.nodes.iter();
@@ -184,17 +188,17 @@ impl ReplicationState {
         durable.unwrap_or(u64::MAX).min(limit).min(self.primary.committed())
     }
 
-    /// Retains what the log has after a position, or what is added from now on if none is given,
-    /// until the guard is dropped or the log exceeds its size limit. `holder` is the name under
-    /// which that is logged. Only the writer may give a position: it has not trimmed the log beyond
-    /// it.
+    /// Retains the log entries after a position, or those that are added from now on if no position
+    /// is given, until the guard is dropped or the log exceeds its size limit. Messages name the
+    /// guard by `holder`. Only the writer may give a position, because only the writer knows that
+    /// it has not trimmed the log beyond that position.
     pub fn retain_log(&self, holder: impl Into<String>, after: Option<u64>) -> RetainedLog {
         self.log.retain_after(holder.into(), || after.unwrap_or_else(|| self.primary.committed()))
     }
 }
 
-/// Records that the log of a shard was trimmed up to a position. Returns the names of holders that
-/// needed entries up to there: they no longer retain the log.
+/// Records that the log of a shard was trimmed up to a position. Returns the names of the holders
+/// that still needed some of the removed entries; these holders no longer retain the log.
 pub fn record_trim(replication: &ReplicationState, position: u64) -> Vec<String> {
     replication.log.drop_behind(position)
 }

@@ -1,11 +1,11 @@
 //! Row hashes: keys and hashes of the rows of one slot, to find the rows in which a copy differs
 //! from its source.
 //!
-//! They are read in pages, and only after the digests of both sides were found to differ.
+//! The hashes are read in pages, and only after the digests of both sides were found to differ.
 //!
-//! **Invariant:** a page and the changed keys beside it are bounded, so that a mover needs less
-//! than 16 MiB for them.
-//! **Not here:** reading them (the engines), comparing them (`cluster`).
+//! **Invariant:** the size of a page and of its set of changed keys is limited, so that a mover
+//! needs less than 16 MiB of memory for them.
+//! **Not here:** reading the hashes (the engines), comparing them (`cluster`).
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,12 @@ use model::keyspace::Slot;
 use moves::applied::AppliedRows;
 use moves::identity::MoveId;
 
-/// Maximum number of rows of a page, and of changed keys beside it.
+/// Maximum number of rows of a page, and of the changed keys that are returned with it.
 pub const PAGE_KEYS_MAX: usize = 2_000;
-/// Size of keys and hashes in bytes that ends a page.
+/// Total size of keys and hashes, in bytes, at which a page ends.
 pub const PAGE_BYTES_MAX: usize = 2 << 20;
 
-/// Rows whose hashes are read: those of one slot of a table, between two keys.
+/// Query for the hashes of the rows of one slot of a table, between two keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowHashQuery {
     /// The move.
@@ -27,18 +27,19 @@ pub struct RowHashQuery {
     pub table: String,
     /// The slot.
     pub slot: Slot,
-    /// Key after which the rows begin, as [`super::copy_key`] formats it.
+    /// Key after which the rows begin, in the format of [`super::copy_key`]; `None` begins with the
+    /// first row.
     pub after: Option<String>,
-    /// Key of the last row.
+    /// Key of the last row; `None` for no upper limit.
     pub until: Option<String>,
-    /// State of the copy, to find the keys that clients have changed since.
+    /// State of the copy: the keys that clients have changed since this state are returned as well.
     pub since: Option<AppliedRows>,
 }
 
-/// Key and hash of a row. Rows of equal content have equal hashes on all shards of a cluster.
+/// Key and hash of a row. Rows with equal contents have equal hashes on all shards of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowHash {
-    /// Key, as [`super::copy_key`] formats it.
+    /// Key, in the format of [`super::copy_key`].
     pub key: String,
     /// Hash of the row.
     pub hash: String,
@@ -51,8 +52,8 @@ pub struct RowHashes {
     pub rows: Vec<RowHash>,
     /// True if the page has as many rows as it can have, so that more may follow.
     pub is_full: bool,
-    /// Keys of the slot that clients have changed since [`RowHashQuery::since`]; `None` if that was
-    /// not given, or the changes are not recorded, or they are too many.
+    /// Keys of the slot that clients have changed since [`RowHashQuery::since`]; `None` if that
+    /// state was not given, if the changes are not recorded, or if there are too many of them.
     pub changed: Option<BTreeSet<String>>,
     bytes: usize,
 }
@@ -69,7 +70,7 @@ impl RowHashes {
     }
 }
 
-/// Keys that have changed, as many as a page can have.
+/// Set of keys that have changed, with the same limits as a page.
 #[derive(Debug, Default)]
 pub struct ChangedKeys {
     keys: BTreeSet<String>,

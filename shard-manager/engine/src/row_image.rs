@@ -1,4 +1,4 @@
-//! Row image: the values of a row after a change, the same for every engine.
+//! Row image: the values of a row after a change, computed in the same way for every engine.
 //!
 //! **Invariant:** an image has a value for each returned column of its table, in order.
 //! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
@@ -13,12 +13,14 @@ use model::value::{ColumnType, Value, push_json};
 
 use crate::default_values::value_in_new_row;
 
-/// Highest number of bytes that one byte of a text becomes in JSON, as a control character does.
+/// Maximum number of bytes that one byte of a string becomes in JSON; a control character becomes
+/// this many.
 const ESCAPED_BYTES_MAX: usize = 6;
-/// Highest number of bytes of a value in JSON beside those of its text; for a number, of all bytes.
+/// Maximum number of bytes that a value has in JSON in addition to those of its string; for a
+/// number, the maximum number of all bytes.
 const VALUE_BYTES_MAX: usize = 32;
 
-/// Columns that the server sets in a row.
+/// Values of the columns that Tessera itself sets in a row.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerColumns<'n> {
     /// Version of the row.
@@ -59,11 +61,11 @@ pub fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, E
     }
 }
 
-/// Returns the stored row with the columns of the change.
+/// Returns the stored row, updated with the columns of the change.
 ///
 /// # Errors
 /// [`Error::RowTooLarge`] if a partial change makes the row larger than [`ROW_BYTES_MAX`]. A row
-/// that is larger already may become smaller, but its large values may not become larger.
+/// that is already larger may become smaller, but its large values may not become larger.
 pub fn merged_row(
     change: &RowWrite,
     row: Vec<Value>,
@@ -75,11 +77,12 @@ pub fn merged_row(
     Ok(updated_row(change, row, server_columns))
 }
 
-/// Checks the size of the row that a partial change makes of a stored one.
+/// Checks the size of the row that results when a partial change is applied to a stored row.
 ///
-/// Changes that are not checked never increase the [`RowSize::excess`] of a row, and neither do
-/// accepted ones that leave the row above [`ROW_BYTES_MAX`]. So its excess never exceeds that
-/// limit, and the rest of its values never [`UNREAD_BYTES_MAX`], the shares of all columns.
+/// Changes that skip this check never increase the [`RowSize::excess`] of a row. Neither do changes
+/// that pass this check and leave the row above [`ROW_BYTES_MAX`]. The excess of a row therefore
+/// never exceeds [`ROW_BYTES_MAX`], and the remaining bytes never exceed [`UNREAD_BYTES_MAX`],
+/// which is the sum of the shares of all columns.
 fn check_size(change: &RowWrite, row: &[Value]) -> Result<(), Error> {
     let table = &change.table;
     let stored = |column: usize| &row[column - table.answered().start];
@@ -96,10 +99,10 @@ fn check_size(change: &RowWrite, row: &[Value]) -> Result<(), Error> {
     if is_larger { Err(Error::RowTooLarge) } else { Ok(()) }
 }
 
-/// Returns true if an upsert may be stored without reading its row first: it sets all columns, or
-/// none of its values is larger than the share of a column. However many such changes set columns
-/// of a row, they make it larger by [`UNREAD_BYTES_MAX`] at most, because each column has only its
-/// last value.
+/// Returns true if an upsert may be stored without reading the existing row first: it sets all
+/// columns, or each of its values is at most as large as the share of a column. All such changes of
+/// a row together make it larger by at most [`UNREAD_BYTES_MAX`], because each column keeps only
+/// its last value.
 pub fn needs_no_size_check(change: &RowWrite) -> bool {
     if !change.is_partial() {
         return true;
@@ -116,17 +119,17 @@ pub fn needs_no_size_check(change: &RowWrite) -> bool {
     })
 }
 
-/// Size of the own values of a row as JSON.
+/// Size of the values of a row as JSON, without the columns that Tessera adds.
 #[derive(Clone, Copy, Debug, Default)]
 struct RowSize {
-    /// Bytes of all values.
+    /// Number of bytes of all values.
     bytes: usize,
-    /// Bytes by which values exceed the share of a column.
+    /// Number of bytes by which values exceed the share of a column, summed over all columns.
     excess: usize,
 }
 
-/// Returns the size of a row with these values; zero if it is certainly not larger than
-/// [`ROW_BYTES_MAX`].
+/// Returns the size of a row with these values. It is zero if a quick estimate already shows that
+/// the row is not larger than [`ROW_BYTES_MAX`].
 fn large_row_size<'v>(table: &Table, value: impl Fn(usize) -> &'v Value) -> RowSize {
     let mut size = RowSize::default();
     if table.own().map(|column| json_bytes_max(value(column))).sum::<usize>() <= ROW_BYTES_MAX {
@@ -142,13 +145,12 @@ fn large_row_size<'v>(table: &Table, value: impl Fn(usize) -> &'v Value) -> RowS
     size
 }
 
-/// Returns the share of each own column in [`UNREAD_BYTES_MAX`], less the bytes that a value may
-/// need beside its JSON.
+/// Returns the share of each declared column in [`UNREAD_BYTES_MAX`], less [`VALUE_BYTES_MAX`].
 fn unread_share(table: &Table) -> usize {
     (UNREAD_BYTES_MAX / table.own().len().max(1)).saturating_sub(VALUE_BYTES_MAX)
 }
 
-/// Returns a number of bytes that a value as JSON never exceeds.
+/// Returns an upper bound for the size of a value as JSON, in bytes.
 fn json_bytes_max(value: &Value) -> usize {
     match value {
         Value::Text(text) => text.len() * ESCAPED_BYTES_MAX + VALUE_BYTES_MAX,
@@ -156,7 +158,7 @@ fn json_bytes_max(value: &Value) -> usize {
     }
 }
 
-/// Returns a number of bytes that a value as JSON has at least.
+/// Returns a lower bound for the size of a value as JSON, in bytes.
 fn json_bytes_min(value: &Value) -> usize {
     match value {
         Value::Text(text) => text.len(),
@@ -164,14 +166,14 @@ fn json_bytes_min(value: &Value) -> usize {
     }
 }
 
-/// Returns the size of a value as JSON. The buffer is overwritten with that JSON.
+/// Returns the size of a value as JSON, in bytes. The buffer `json` is overwritten.
 fn json_bytes(json: &mut Vec<u8>, kind: ColumnType, value: &Value) -> usize {
     json.clear();
     push_value(json, kind, value);
     json.len()
 }
 
-/// Returns the row with the columns of the change.
+/// Returns the row, updated with the columns of the change and of the server.
 fn updated_row(
     change: &RowWrite,
     mut row: Vec<Value>,
@@ -187,8 +189,8 @@ fn updated_row(
     row
 }
 
-/// Returns a new row, in which columns that the change does not set have their defaults, or are
-/// null.
+/// Returns a new row. Columns that the change does not set have their defaults, or are null without
+/// one.
 pub fn new_row(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];

@@ -1,9 +1,9 @@
-//! Runtime pool: the runtimes of the tasks that communicate with servers.
+//! Runtime pool: the async runtimes of the tasks that communicate with database servers.
 //!
-//! A request waits for a task that communicates with a server. If the task runs on the thread of
-//! the request, its reply wakes no other thread; at low load, waking a thread is most of the cost
-//! of a reply. So the threads that serve clients add their runtimes to this pool, and the tasks are
-//! distributed over these runtimes.
+//! A request waits for a task that communicates with a server. If that task runs on the same thread
+//! as the request, its reply need not wake another thread. At low load, waking a thread is most of
+//! the cost of a reply. The threads that serve clients therefore add their runtimes to this pool,
+//! and the tasks are distributed over these runtimes.
 //!
 //! **Invariant:** the pool always has a runtime, because the first one is never removed and
 //! outlives all tasks.
@@ -20,11 +20,12 @@ use tokio::sync::watch;
 pub struct RuntimePool {
     first: Handle,
     added: watch::Sender<Arc<[Handle]>>,
-    /// Number of handles that were given out.
+    /// Number of handles that were created.
     handles: AtomicUsize,
 }
 
-/// Assignment of one task to a runtime of the pool. It changes when runtimes are added or removed.
+/// Assignment of one task to a runtime of the pool. The assignment changes when runtimes are added
+/// or removed.
 #[derive(Debug)]
 pub struct RuntimeHandle {
     number: usize,
@@ -45,15 +46,16 @@ impl RuntimePool {
         RuntimeHandle { number, first: self.first.clone(), added: self.added.subscribe() }
     }
 
-    /// Adds a runtime. Its thread must drive it until [`RuntimePool::remove_runtimes`].
+    /// Adds a runtime. Its thread must keep running the runtime until
+    /// [`RuntimePool::remove_runtimes`] is called.
     pub fn add_runtime(&self, runtime: Handle) {
         self.added.send_modify(|added| {
             *added = added.iter().cloned().chain([runtime]).collect();
         });
     }
 
-    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work
-    /// ends.
+    /// Removes all runtimes except the first one. Tasks move back to the first runtime as soon as
+    /// their current work ends.
     pub fn remove_runtimes(&self) {
         self.added.send_replace(Arc::default());
     }
@@ -68,7 +70,7 @@ impl RuntimeHandle {
         added.get(self.number % count).unwrap_or(&self.first).clone()
     }
 
-    /// Waits until runtimes were added or removed. The task should then move to the runtime that
+    /// Waits until runtimes are added or removed. The task should then move to the runtime that
     /// [`RuntimeHandle::runtime`] returns.
     ///
     /// Cancel safety: a change is not missed if the future is dropped and created again.

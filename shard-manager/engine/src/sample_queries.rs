@@ -1,11 +1,12 @@
-//! Sample queries: the reads whose SQL each engine pins in a file beside its tests.
+//! Sample queries: reads for which each engine stores the expected SQL in a file next to its tests.
 //!
-//! Databases cache and plan statements by their text, so a text must not change by accident. The
-//! samples cover each kind of test, each type of column, each kind of order with and without a row
-//! to continue after, nested conditions, named keys and all forms of a page.
+//! Databases cache and plan statements by their SQL text, so this text must not change by accident.
+//! The samples cover each kind of condition on a column, each type of column, each kind of order
+//! (on a first page and on a page that continues after a row), nested conditions, reads of named
+//! keys and all forms of a page.
 //!
-//! **Invariant:** the samples and their order are fixed: another sample changes no text of the
-//! others.
+//! **Invariant:** the samples and their order are fixed: adding a sample does not change the SQL of
+//! the others.
 //! **Not here:** random queries (the property tests of the engines), the results of a query.
 
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use super::Scope;
 /// Title and query of a sample.
 pub type Sample = (String, ReadQuery);
 
-/// Writes the statements of each sample through `write`, which appends the text and the values of
-/// the page of a query within a scope and, if the query counts rows, those of the count.
+/// Writes the statements of each sample through `write`. That function appends the SQL and the
+/// values of a query's page within a scope and, if the query counts rows, also those of the count.
 pub fn written(write: impl Fn(&mut String, &ReadQuery, Scope<'_>)) -> String {
     let mut out = String::new();
     for (title, query) in tests_of_columns() {
@@ -39,7 +40,7 @@ pub fn written(write: impl Fn(&mut String, &ReadQuery, Scope<'_>)) -> String {
     out
 }
 
-/// Returns the query with as many values to continue after as it has sort keys.
+/// Returns the query, with one value for each sort key if it continues after a row.
 fn fitted(query: &ReadQuery, keyed: bool) -> ReadQuery {
     let place = |index: usize| match index {
         Table::SLOT => Value::Int(77),
@@ -55,8 +56,8 @@ fn fitted(query: &ReadQuery, keyed: bool) -> ReadQuery {
     ReadQuery { after: given, ..query.clone() }
 }
 
-/// Returns tests of a column of every type: all comparisons for one column, equality for the
-/// others.
+/// Returns samples with conditions on columns of every type: all comparisons for one column,
+/// equality for the others.
 fn tests_of_columns() -> Vec<Sample> {
     let table = things();
     let mut samples = Vec::new();
@@ -149,7 +150,7 @@ fn orders() -> Vec<Sample> {
             let order: Vec<OrderBy> = order.iter().copied().filter(known).collect();
             let afters = [None, Some(vec![]), Some(vec![Value::Null]), Some(vec![Value::Null; 2])];
             for after in afters {
-                // A column that cannot be null has no null to continue after.
+                // A page cannot continue after a null in a column that is never null.
                 let nulls = after.as_ref().map_or(0, Vec::len);
                 if order.len() < nulls
                     || order[..nulls].iter().any(|by| !table.column(by.column).nullable)

@@ -1,4 +1,4 @@
-//! Save error: the reasons why a cluster was not copied, or a copy not restored.
+//! Save error: the reasons why a cluster was not copied, or a copy was not restored.
 //!
 //! **Not here:** reporting the errors to the operator (`command`).
 
@@ -7,11 +7,11 @@ use std::path::Path;
 
 use super::open_error::OpenError;
 
-/// Reason for clients, if a disk is full.
+/// Reason that clients get if a disk is full.
 const DISK_FULL: &str = "the disk of the backups is full";
 
-/// Reason why a cluster was not copied, or a copy not restored. Its message is for operators;
-/// clients get [`SaveError::for_clients`].
+/// Reason why a cluster was not copied, or a copy was not restored. The message of the error is for
+/// operators; clients get [`SaveError::for_clients`].
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// The folder cannot be used.
@@ -41,7 +41,7 @@ pub enum SaveError {
         /// Free MiB.
         free_mib: u64,
     },
-    /// The caller has cancelled.
+    /// The backup or restore was cancelled.
     #[error("cancelled; all partial files were removed")]
     Cancelled,
     /// The writes of a shard could not be paused.
@@ -80,10 +80,10 @@ pub enum SaveError {
         /// Difference from the manifest.
         cause: String,
     },
-    /// The databases do not fit the copy, or hold other data.
+    /// The target databases do not match the copy, or contain other data.
     #[error("{0}")]
     Databases(String),
-    /// The databases hold a part of the copy.
+    /// The target databases contain only a part of the copy.
     #[error(
         "{cause}; the databases hold a part of the copy, with which no router starts: run the command again, or drop \
          them"
@@ -92,7 +92,7 @@ pub enum SaveError {
         /// Reason.
         cause: String,
     },
-    /// A process holds the data directory.
+    /// Another process holds the data directory.
     #[error("{path} is in use by a router or a command (process {pid}); stop it first")]
     InUse {
         /// Path of the data directory.

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::save_error::SaveError;
 
-/// Bytes that are read at a time.
+/// Number of bytes that are read at a time.
 const PIECE: usize = 1 << 20;
 
 /// One file of a copy.
@@ -21,11 +21,11 @@ pub struct SavedFile {
     pub file: String,
     /// Length in bytes.
     pub bytes: u64,
-    /// XXH3-128 of its bytes, in hex.
+    /// XXH3-128 hash of its bytes, in hexadecimal.
     pub xxh3: String,
 }
 
-/// Computes the entry of a file, and passes each piece of the file to `each`.
+/// Computes the manifest entry of a file, and passes each piece of the file to `each`.
 ///
 /// # Errors
 /// [`SaveError::Io`], and errors of `each`.
@@ -65,10 +65,10 @@ pub fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
     }
 }
 
-/// Checks that the bytes of a file are those that were saved.
+/// Checks that the entry computed from a file equals the saved entry.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] if they are not.
+/// [`SaveError::Unsuitable`] if the entries differ.
 pub fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), SaveError> {
     if found == saved {
         return Ok(());

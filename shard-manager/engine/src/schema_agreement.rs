@@ -1,12 +1,13 @@
 //! Schema agreement: the tables that every shard must have before a cluster serves requests, and
 //! the changes that each shard needs for that.
 //!
-//! Shards may differ for two reasons. A process died while it created a table: the intent records
-//! the target state. Or a shard's file was restored from a copy that is older than a table, perhaps
-//! from a replica that lagged: then the table is created there again. The rows of that table are
-//! lost; they were lost already with the original file.
+//! The tables of shards may differ for two reasons. First, a process may have died while it created
+//! a table; then an intent in the catalog records the target state. Second, the file of a shard may
+//! have been restored from a copy that is older than a table, perhaps from a replica that lagged;
+//! then the table is created there again. Its rows on that shard are lost, but they were already
+//! lost with the original file.
 //!
-//! **Invariant:** no file is changed unless all of them can agree.
+//! **Invariant:** no shard is changed unless all shards can agree.
 //! **Not here:** carrying out the changes (the engines), creating a table while the cluster serves
 //! (`manager/schema`).
 
@@ -19,21 +20,22 @@ use super::SchemaChange;
 use super::open_error::OpenError;
 use super::schema_intent::Intent;
 
-/// Tables that a shard declares.
+/// Tables that one shard declares.
 pub struct Declared<'s> {
     /// Name of the shard.
     pub shard: &'s str,
     /// Tables that the file declares.
     pub tables: Registry,
-    /// Names of the tables that clients created; the others are part of every shard.
+    /// Names of the tables that clients have created; every shard has the other tables from the
+    /// start.
     pub made: BTreeSet<String>,
 }
 
-/// Tables of all shards after their changes.
+/// Tables on which all shards agree, and the changes that lead there.
 pub struct Agreement {
     /// Tables of the cluster.
     pub registry: Registry,
-    /// Changes of each shard.
+    /// Changes that each shard needs.
     pub changes: Vec<Vec<SchemaChange>>,
 }
 
@@ -92,7 +94,7 @@ fn check_pending(
     Ok(())
 }
 
-/// Returns the error for a table that differs between a shard and another one.
+/// Returns the error for a table that differs between this shard and another shard.
 fn conflict(shard: &str, shards: &[Declared<'_>], table: &Table) -> OpenError {
     let name = table.name();
     let own = shards.iter().find(|other| other.shard == shard);

@@ -1,4 +1,4 @@
-//! Schema intent: a table that is being created or dropped on every shard.
+//! Schema intent: the record that a table is being created or dropped on every shard.
 //!
 //! **Invariant:** as long as an intent is in the catalog, its table is hidden from clients and
 //! empty.
@@ -49,7 +49,7 @@ impl Intent {
         }
     }
 
-    /// Reads the columns of a catalog: state and declaration.
+    /// Restores an intent from the columns `state` and `declaration` of a catalog.
     ///
     /// # Errors
     /// A description of the damage.

@@ -1,13 +1,14 @@
-//! Select: the SQL of a read and the values that it binds, in the [`Dialect`] of an engine.
+//! Select: the SQL of a read and the values to bind, in the [`Dialect`] of an engine.
 //!
-//! The text depends on the shape of a query only: on its table, columns, operators and the nesting
-//! of its conditions. All of these are limited, so the number of texts is finite, and none contains
-//! text of a client. Engines cache prepared statements by their texts.
+//! The SQL text depends only on the shape of a query: on its table, columns, operators and the
+//! nesting of its conditions. All of these are limited, so the number of different SQL texts is
+//! finite, and none contains a string from a client. Engines cache prepared statements by their SQL
+//! text.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry; its numbered
+//! **Invariant:** the SQL text consists of constants and of names from the registry; its numbered
 //! parameters stand for the values in order.
-//! **Not here:** executing it (the engines), reads of many keys at once (`postgres::key_reads`),
-//! statements that write.
+//! **Not here:** executing the SQL (the engines), reads of many keys at once
+//! (`postgres::key_reads`), statements that write.
 
 use std::fmt::Write as _;
 
@@ -19,7 +20,7 @@ use model::value::{ColumnType, Value};
 
 use super::Scope;
 
-/// The SQL of one engine, where engines differ.
+/// Those parts of the SQL in which engines differ.
 ///
 /// Unquoted names of tables and columns, `NULLS FIRST` and row comparisons are common to all
 /// engines, and the tables declare the collation.
@@ -27,35 +28,35 @@ pub trait Dialect: Sized {
     /// A value to bind, which may borrow from the query.
     type Bind<'q>;
 
-    /// Sign in front of the number of a parameter.
+    /// Character in front of the number of a parameter.
     const PARAMETER: char;
-    /// Condition that ends a statement after its deadline, where the engine has no statement
-    /// timeout. Reads that may visit many rows begin with it.
+    /// Condition that ends a statement after its deadline, for an engine without a statement
+    /// timeout. It is the first condition of reads that may visit many rows.
     const DEADLINE_CHECK: Option<&'static str>;
-    /// Operator for equality that also treats two nulls as equal.
+    /// Equality operator that treats two nulls as equal.
     const IS_SAME: &'static str;
-    /// Test of a boolean column for true.
+    /// SQL after the name of a boolean column that tests for true.
     const IS_TRUE: &'static str;
-    /// Test of a boolean column for false.
+    /// SQL after the name of a boolean column that tests for false.
     const IS_FALSE: &'static str;
-    /// Text before and after the parameter of a list of values.
+    /// SQL before and after the parameter of a list of values.
     const IN_LIST: [&'static str; 2];
-    /// Text before and after the pattern of a match that is case-sensitive.
+    /// SQL before and after the pattern of a case-sensitive match.
     const LIKE: [&'static str; 2];
-    /// Text before and after the pattern of a match that ignores the case of ASCII letters.
+    /// SQL before and after the pattern of a match that ignores the case of ASCII letters.
     const ILIKE: [&'static str; 2];
-    /// Text after each parameter of `LIMIT` and `OFFSET`.
+    /// SQL after each parameter of `LIMIT` and `OFFSET`.
     const AFTER_LIMIT: &'static str;
 
-    /// Converts the slot of a row.
+    /// Converts the slot of a row to a value to bind.
     fn slot<'q>(slot: Slot) -> Self::Bind<'q>;
-    /// Converts a shard key.
+    /// Converts a shard key to a value to bind.
     fn key(key: &str) -> Self::Bind<'_>;
-    /// Converts a number of rows.
+    /// Converts a number of rows to a value to bind.
     fn row_count<'q>(count: i64) -> Self::Bind<'q>;
-    /// Converts a value of a column of this type.
+    /// Converts a value of a column of this type to a value to bind.
     fn value(kind: ColumnType, value: &Value) -> Self::Bind<'_>;
-    /// Converts a list of values of a column of this type to one parameter, so that the text does
+    /// Converts a list of values of a column of this type to one parameter, so that the SQL does
     /// not depend on the length of the list.
     fn list(kind: ColumnType, values: &[Value]) -> Self::Bind<'_>;
     /// Converts a pattern for [`Dialect::LIKE`].
@@ -71,7 +72,7 @@ pub trait Dialect: Sized {
 pub struct CoveredRows<'q> {
     /// The rows of a read.
     pub scope: Scope<'q>,
-    /// Constant condition that the rows meet as well.
+    /// Constant condition that the rows must also meet.
     pub condition: Option<&'static str>,
 }
 
@@ -83,15 +84,15 @@ impl<'q> From<Scope<'q>> for CoveredRows<'q> {
 
 /// A statement and its values.
 pub struct Select<'q, D: Dialect> {
-    /// The text.
+    /// SQL text of the statement.
     pub sql: String,
     /// The values in the order of their numbers.
     pub binds: Vec<D::Bind<'q>>,
 }
 
 impl<'q, D: Dialect> Select<'q, D> {
-    /// Selects the page of a query and one more row, which shows whether more follow. Columns: the
-    /// outputs, then [`keys`].
+    /// Selects the rows of a query's page and one more row, which shows whether more rows follow.
+    /// The columns are the outputs, then those of [`keys`].
     pub fn page(query: &'q ReadQuery, covered: impl Into<CoveredRows<'q>>) -> Self {
         let covered @ CoveredRows { scope, .. } = covered.into();
         let keyed = scope.is_keyed();
@@ -114,14 +115,15 @@ impl<'q, D: Dialect> Select<'q, D> {
             select.push(" OFFSET ");
             select.bind(D::row_count(offset));
         } else {
-            // The rows to skip are known only after the rows of all shards are merged.
+            // Rows can be skipped only after the rows of all shards are merged, so they are read as
+            // well.
             select.bind(D::row_count(limit + offset));
         }
         select.push(D::AFTER_LIMIT);
         select
     }
 
-    /// Selects the number of rows that meet the conditions, on all pages.
+    /// Selects the number of all rows that meet the conditions, not only those of one page.
     pub fn count(query: &'q ReadQuery, covered: impl Into<CoveredRows<'q>>) -> Self {
         let mut select = Self { sql: String::new(), binds: Vec::new() };
         let _ = write!(select.sql, "SELECT count(*) FROM {}", query.table.name());
@@ -164,8 +166,8 @@ impl<'q, D: Dialect> Select<'q, D> {
         }
     }
 
-    /// Appends all conditions. The key comes before the row that a page continues after, because
-    /// SQLite uses the first bounds that fit for its index range.
+    /// Appends all conditions. The condition on the key comes before the one on the row after which
+    /// a page continues, because SQLite uses the first suitable bounds for its index range.
     fn push_conditions(
         &mut self,
         query: &'q ReadQuery,
@@ -208,7 +210,7 @@ impl<'q, D: Dialect> Select<'q, D> {
     fn push_condition(&mut self, table: &Table, condition: &'q Condition) {
         match condition {
             Condition::Column(column, test) => self.push_test(table, *column, test),
-            // A conjunction of no conditions is true, a disjunction false.
+            // An empty conjunction is true, and an empty disjunction is false.
             Condition::All(list) if list.is_empty() => self.push("TRUE"),
             Condition::Any(list) if list.is_empty() => self.push("FALSE"),
             Condition::All(list) => self.push_nested(table, " AND ", list),
@@ -254,11 +256,11 @@ impl<'q, D: Dialect> Select<'q, D> {
         self.push(after);
     }
 
-    /// Appends the condition that a row comes after one with these sort keys.
+    /// Appends the condition that a row comes after a row with these sort keys.
     fn push_after(&mut self, table: &Table, order: &[OrderBy], after: &'q [Value]) {
         let one_way = order.windows(2).all(|pair| pair[0].descending == pair[1].descending);
         if one_way && order.iter().all(|by| !table.column(by.column).nullable) {
-            // One index range, if the order is that of the primary key.
+            // A row comparison is a single index range if the order is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
             let again = is_on(Mutation::DuplicatePages);
@@ -282,7 +284,8 @@ impl<'q, D: Dialect> Select<'q, D> {
                 self.push(" AND ");
             }
         }
-        // Each key opened one parenthesis, and each but the last a second.
+        // Each key has opened one parenthesis, and each key except the last has opened a second
+        // one.
         (0..order.len() + last).for_each(|_| self.push(")"));
     }
 
@@ -318,8 +321,8 @@ impl<'q, D: Dialect> Select<'q, D> {
     }
 }
 
-/// Returns the columns that a read selects beside its outputs: the version, for rows of one key,
-/// then the sort keys.
+/// Returns the columns that a read selects in addition to its outputs: the version if it reads one
+/// shard key, then the sort keys.
 pub fn keys(order: &[OrderBy], table: &Table, keyed: bool) -> impl Iterator<Item = usize> {
     let version = keyed.then_some(table.version());
     version.into_iter().chain(order.iter().map(|by| by.column))
@@ -335,8 +338,8 @@ pub fn like_pattern(pattern: &Pattern) -> String {
     })
 }
 
-/// Formats a pattern with these signs for one character and for any number of them; `push` appends
-/// a character that stands for itself.
+/// Formats a pattern, with `one` as the wildcard for one character and `many` as the wildcard for
+/// any number of characters. `push` appends a literal character.
 pub fn spell_pattern(
     pattern: &Pattern,
     [one, many]: [&str; 2],

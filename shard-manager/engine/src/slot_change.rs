@@ -1,11 +1,13 @@
 //! Slot change: a change of the slots that a shard owns, which its writer carries out in one
 //! durable transaction.
 //!
-//! The writer holds the fence lock of the shard exclusively: every write that was accepted before
-//! the change is visible to it, and every later one is checked against it.
+//! A fence is a time during which a shard accepts no writes to some slots that it owns; it ends by
+//! itself. The writer holds the fence lock of the shard exclusively while it makes a change: the
+//! change sees every write that was accepted before it, and every later write is checked against
+//! the changed state of the slots.
 //!
-//! **Invariant:** a change applies to all of its slots or to none; a change that finds its result
-//! already there succeeds and changes nothing.
+//! **Invariant:** a change applies to all of its slots or to none; if the slots are already in the
+//! requested state, a change succeeds and does nothing.
 //! **Not here:** the checks of writes and reads (the engines), the owners in the catalog.
 
 use std::time::Duration;
@@ -22,7 +24,7 @@ pub const FENCE_MAX: Duration = Duration::from_secs(60);
 pub struct SlotChange {
     /// The slots.
     pub slots: SlotSet,
-    /// Change of each.
+    /// Change that is made to each of them.
     pub step: SlotStep,
 }
 
@@ -36,13 +38,13 @@ pub enum SlotStep {
     },
     /// Fenced slots accept writes again.
     Release,
-    /// Owned or fenced slots belong to another shard from now on. Their rows stay, and are neither
-    /// read nor written here.
+    /// Owned or fenced slots belong to another shard from now on. Their rows stay on this shard,
+    /// which no longer reads or writes them.
     HandOver {
         /// The new owner.
         to: ShardNumber,
     },
-    /// Slots that are not owned are owned from now on.
+    /// The shard owns these slots from now on; it did not own them before.
     TakeOver,
 }
 
@@ -55,7 +57,7 @@ pub enum SlotChangeError {
     NotOwned {
         /// Name of the shard.
         shard: String,
-        /// Slots that the error is about.
+        /// Slots that the shard does not own.
         slots: SlotSet,
     },
     /// The fence lock was not free in time: other writes held it.

@@ -1,9 +1,14 @@
 //! Slot move: the traits through which a mover reads and changes one shard that takes part in a
 //! move, and the values that they exchange.
 //!
-//! The rules are those of the crate `moves`. An engine reads the metadata of its shard into
-//! [`moves::shard_metadata::ShardMetadata`], lets [`MoveRequest::apply`] decide, and stores the
-//! result together with the work on rows, in one transaction.
+//! The mover is the task that carries out a move. It copies rows in rounds: a round is read from
+//! one shard in one snapshot, and stored on the other shard in one transaction. Each of the two
+//! shards keeps a record of the move, a [`MoveRow`]. A [`Feed`] is the stream of changes that a
+//! shard records for a move; a promotion ends it.
+//!
+//! The crate `moves` contains the rules. An engine reads the metadata of its shard into
+//! [`moves::shard_metadata::ShardMetadata`], calls [`MoveRequest::apply`] to decide, and stores the
+//! resulting metadata together with the changed rows in one transaction.
 //!
 //! **Invariant:** both sides of a move are shards of one engine, so rows travel in the format of
 //! that engine.
@@ -32,17 +37,18 @@ use moves::round::CopyRound;
 use super::EngineFuture;
 use super::row_hashes::{RowHashQuery, RowHashes};
 
-/// Maximum size of the rows of a round in bytes, except for a record of an idempotency key. A mover
-/// holds two rounds at most.
+/// Maximum size in bytes of the rows of one round, except for a record of an idempotency key. A
+/// mover holds at most two rounds in memory.
 pub const ROUND_BYTES_MAX: usize = 4 << 20;
 
-// A row into which changes were merged can be moved.
+// The largest row that partial changes can produce still fits into a round.
 const _: () = assert!(ROW_BYTES_MAX + UNREAD_BYTES_MAX <= ROUND_BYTES_MAX);
 
-/// Returns the maximum size of a row of this table that is moved, in bytes.
+/// Returns the maximum size in bytes that a row of this table may have in a move.
 ///
-/// The record of an idempotency key holds a row as a JSON string, in which the quotation marks and
-/// backslashes of the row's JSON are escaped again, and so are control characters of its texts.
+/// The record of an idempotency key contains the JSON of a row as a string within JSON. The
+/// quotation marks and backslashes of that row, also those of escaped control characters, are
+/// escaped a second time, so the record may be several times as large as the row.
 pub fn row_bytes_max(table: &Table) -> usize {
     let is_record = table.name() == idempotency::TABLE.name();
     if is_record { 4 * ROUND_BYTES_MAX } else { ROUND_BYTES_MAX }
@@ -53,22 +59,23 @@ pub fn row_bytes_max(table: &Table) -> usize {
 pub struct ShardMoves {
     /// Reads the shard for a mover.
     pub reader: Arc<dyn MoveReader>,
-    /// Makes changes in separate database sessions, if the engine does so. If it is `None`, changes
-    /// are queued in the lane of the shard ([`super::Writer::change_move`]).
+    /// Makes the changes of moves in separate database sessions, if the engine supports that. If it
+    /// is `None`, the changes are queued in the lane of the shard ([`super::Writer::change_move`]).
     pub writer: Option<Arc<dyn MoveWriter>>,
 }
 
 /// Reads a shard for a mover, on its primary.
 pub trait MoveReader: Send + Sync {
-    /// Reads the facts of a move, all in one snapshot, and then the position.
+    /// Reads the shard's facts about a move in one snapshot, and then the position of the node.
     ///
     /// # Errors
     /// The error of the primary.
     fn facts<'a>(&'a self, query: &'a FactsQuery, deadline: Instant)
     -> EngineFuture<'a, MoveFacts>;
 
-    /// Reads the next round: in one snapshot the present rows of the keys that were changed since
-    /// the last round, if they come before the cursor, and the next chunk.
+    /// Reads the next round in one snapshot. The round consists of the current rows of the keys
+    /// before the cursor that were changed since the last round, and of the next chunk of rows
+    /// after the cursor.
     ///
     /// # Errors
     /// [`RoundError`].
@@ -99,8 +106,9 @@ pub trait MoveReader: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'a, RowHashes>;
 
-    /// Returns true if at least `limit` changes of some slots are recorded, more than a shard keeps
-    /// for a move. A log that limits itself never has too many.
+    /// Returns true if at least `limit` changes of these slots are recorded: more than a shard
+    /// keeps for a move. The default returns false, for engines whose change log has a size limit
+    /// of its own.
     ///
     /// # Errors
     /// The error of the primary.
@@ -113,14 +121,14 @@ pub trait MoveReader: Send + Sync {
         Box::pin(async { Ok(false) })
     }
 
-    /// Returns the moves of which the shard has a row.
+    /// Returns all records of moves that the shard keeps.
     ///
     /// # Errors
     /// The error of the primary.
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>>;
 
-    /// Converts a timeline of [`Feed`] to the timeline that the replication state and tokens use
-    /// for it; `None` if they use a single timeline as long as the shard is open.
+    /// Converts the timeline of a [`Feed`] to the number that the replication state and session
+    /// tokens use for it; `None` if they use a single timeline for as long as the shard is open.
     fn position_timeline(&self, timeline: u32) -> Option<u32>;
 }
 
@@ -128,7 +136,7 @@ pub trait MoveReader: Send + Sync {
 pub trait MoveWriter: Send + Sync {
     /// Carries out a change in one durable transaction.
     ///
-    /// Cancel safety: a dropped future may have changed everything or nothing.
+    /// Cancel safety: if the future is dropped, the transaction may or may not have been committed.
     ///
     /// # Errors
     /// [`MoveChangeError`].
@@ -139,33 +147,33 @@ pub trait MoveWriter: Send + Sync {
     ) -> BoxFuture<'_, Result<MoveEffect, MoveChangeError>>;
 }
 
-/// Move of which the facts are read.
+/// Query for the facts of a shard about one move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FactsQuery {
     /// The move.
     pub id: MoveId,
     /// Slots of the move.
     pub slots: Arc<[Slot]>,
-    /// State of the rows on the other side, if they were copied from this shard.
+    /// State of the copy on the other shard, if it was copied from this shard.
     pub copied: Option<AppliedRows>,
 }
 
 /// Facts of a shard about a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoveFacts {
-    /// Timeline and insert position of the node, read after the other facts. Its timeline is the
-    /// one of [`Feed`].
+    /// Timeline and insert position of the node, read after the other facts. The timeline is
+    /// numbered as in [`Feed`].
     pub position: Position,
-    /// Row of the move.
+    /// The shard's record of the move, if it has one.
     pub row: Option<MoveRow>,
-    /// State of its slots.
+    /// Common state of the move's slots on this shard.
     pub slots: SlotsState,
-    /// True if the shard has rows of the slots.
+    /// True if the shard has any rows in these slots.
     pub has_rows: bool,
-    /// True if a change was recorded that [`FactsQuery::copied`] lacks.
+    /// True if the shard has recorded a change that the copy of [`FactsQuery::copied`] lacks.
     pub is_ahead: bool,
-    /// True if [`FactsQuery::copied`] belongs to another feed than the present one, or the log no
-    /// longer has all changes that it lacks.
+    /// True if the copy can no longer be brought up to date: [`FactsQuery::copied`] belongs to
+    /// another feed than the present one, or the log no longer has all changes that the copy lacks.
     pub lost_changes: bool,
 }
 
@@ -176,12 +184,12 @@ pub struct RoundQuery {
     pub id: MoveId,
     /// Slots of the move.
     pub slots: Arc<[Slot]>,
-    /// State of the rows on the other side.
+    /// State of the copy on the other shard.
     pub base: AppliedRows,
-    /// Extent of the rows on the other side.
+    /// Last row up to which the other shard has a copy.
     pub base_cursor: CopyCursor,
-    /// True to compute the digests of the source in the snapshot of the round, unless there are
-    /// more changes than one round can have.
+    /// True to compute the digests of the source in the snapshot of the round as well. They are
+    /// omitted if there are too many changes for one round.
     pub wants_digests: bool,
     /// Limits of the chunk.
     pub budget: RoundBudget,
@@ -193,9 +201,9 @@ pub struct RoundQuery {
 /// have to wait while a round is stored, so small rounds delay them less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundBudget {
-    /// Rows, at least 1.
+    /// Maximum number of rows, at least 1.
     pub rows: usize,
-    /// Bytes, at least 1. The last row of a chunk may exceed them.
+    /// Maximum number of bytes, at least 1. The last row of a chunk may exceed this limit.
     pub bytes: usize,
 }
 
@@ -208,9 +216,9 @@ impl RoundBudget {
     /// Limits while no clients write to the shards.
     pub const ALONE: Self = Self { rows: 20_000, bytes: 2 << 20 };
 
-    /// Returns the limits that are left for a chunk after this number of rows and bytes. At least a
-    /// quarter is always left, so that the copy makes progress even if each round is full of
-    /// changes.
+    /// Returns the limits that remain for the chunk of a round that already has this number of rows
+    /// and bytes. At least a quarter of each limit always remains, so that the copy makes progress
+    /// even if each round is full of changes.
     #[must_use]
     pub fn without(self, rows: usize, bytes: usize) -> Self {
         let left = |budget: usize, used| budget.saturating_sub(used).max(budget / 4).max(1);
@@ -225,9 +233,10 @@ pub struct RoundRead {
     pub round: CopyRound,
     /// Rows of the round.
     pub rows: RoundRows,
-    /// Number of changed keys.
+    /// Number of changed keys in the round.
     pub changes: usize,
-    /// True if it has every change of the snapshot; false if there are too many for one round.
+    /// True if the round contains every change that the snapshot shows; false if there are too many
+    /// for one round.
     pub has_all: bool,
     /// Digests of the source, if they were requested and the round has every change of the
     /// snapshot.
@@ -265,15 +274,16 @@ pub struct RoundTable {
     pub rows: Vec<u8>,
     /// Number of rows to store.
     pub row_count: u64,
-    /// Names of the columns of each unique index that the shard had when the rows were read. They
-    /// are left out if there are no rows.
+    /// Names of the columns of each unique index that the shard had when the rows were read. The
+    /// list is empty if there are no rows to store.
     pub unique_indexes: Vec<Vec<String>>,
 }
 
 impl RoundTable {
-    /// Returns true if the sender had a unique index on these columns when the rows were read. A
-    /// row of the receiver with the same values has therefore lost them on the sender, in this
-    /// round or a later one, so it may be displaced.
+    /// Returns true if the sending shard had a unique index on these columns when the rows were
+    /// read. If another row on the receiving shard has the same values, that row no longer has them
+    /// on the sending shard. Its change is part of this round or of a later one, so the row may be
+    /// displaced.
     pub fn is_unique(&self, table: &Table, columns: &[usize]) -> bool {
         let places = Table::PLACE.iter().chain(columns);
         let is_among = |name: &String| places.clone().any(|at| table.column(*at).name == *name);
@@ -281,8 +291,8 @@ impl RoundTable {
     }
 }
 
-/// Number and digest of the rows of one table in one slot. Rows of equal content have equal
-/// digests on all shards of a cluster, in any order.
+/// Number and digest of the rows of one table in one slot. Sets of rows with equal contents have
+/// equal digests on all shards of a cluster, whatever the order of the rows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlotDigest {
     /// Name of the table.
@@ -295,7 +305,7 @@ pub struct SlotDigest {
     pub sum: String,
 }
 
-/// Conditional transaction of a shard.
+/// Conditional transaction of a move on one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoveChange {
     /// The request.
@@ -341,7 +351,7 @@ pub enum MoveChangeError {
         /// Session or kind of work that holds the lock.
         holder: String,
     },
-    /// A table of the rows is missing on the shard: it is being created.
+    /// A table of the round does not exist on the shard yet, because it is still being created.
     #[error("the table {table} does not exist on the shard yet")]
     NoTable {
         /// Name of the table.
@@ -361,7 +371,7 @@ pub enum MoveChangeError {
 }
 
 /// Returns the feed of the changes that a shard records for a move, on this timeline; `None` if the
-/// row of the move shows that no changes are recorded.
+/// shard's record of the move shows that it records no changes.
 pub fn recorded_feed(row: &MoveRow, timeline: u32) -> Option<Feed> {
     row.is_traced.then(|| row.feed(timeline))
 }

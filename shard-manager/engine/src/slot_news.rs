@@ -1,7 +1,7 @@
 //! Slot news: announcement that the slots of a shard have changed their state.
 //!
-//! The announcement carries no state: it is a reason to query the database again, so a change that
-//! follows another one closely cannot be missed.
+//! An announcement contains no state: it only causes its receivers to query the database again.
+//! Changes in quick succession may share one announcement, and none of them is missed.
 //!
 //! **Not here:** the state of a slot (the databases), waiting writes (`cluster`).
 

@@ -1,8 +1,9 @@
-//! SQL list: a comma-separated list in the text of a statement, written alike by all engines.
+//! SQL list: a comma-separated list in the SQL of a statement, written in the same way for all
+//! engines.
 //!
-//! **Not here:** the texts of reads (`select`), those of other statements (`sql` of the engines).
+//! **Not here:** the SQL of reads (`select`), the SQL of other statements (`sql` of the engines).
 
-/// Appends items to the text of a statement, separated by commas.
+/// Appends items to the SQL of a statement, separated by commas.
 pub fn push_list<T>(
     sql: &mut String,
     items: impl IntoIterator<Item = T>,

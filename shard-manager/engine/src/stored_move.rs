@@ -1,8 +1,15 @@
-//! Stored move: the row of a move with the columns of the table that a shard keeps it in, for
-//! engines that read and write it as one JSON object.
+//! Stored move: a shard's record of a move (`MoveRow`) with the columns of the table that stores
+//! it, for engines that read and write it as one JSON object.
 //!
-//! **Invariant:** a row is read as it was written; one that cannot be read is an error.
-//! **Not here:** the rules by which a row changes (crate `moves`), the tables (the engines).
+//! A leg is one direction of a move: the first leg goes from the original owner of the slots to the
+//! destination, and each change of direction begins another leg. A mark is the set of changes that
+//! a copy contains, in the numbering of the engine. A feed is the stream of changes within which
+//! marks can be compared. A signpost is the reference to the new owner that a shard keeps for a
+//! slot that it has given away.
+//!
+//! **Invariant:** a record that is written and read again is unchanged; a record that cannot be
+//! read is an error.
+//! **Not here:** the rules by which a record changes (crate `moves`), the tables (the engines).
 
 use std::sync::Arc;
 
@@ -19,13 +26,13 @@ use moves::slot_state::SlotState;
 
 use super::move_record::{move_name, parse_move_name};
 
-/// Row that cannot be read or stored: a description of the damage.
+/// Error for a record that cannot be read or stored, with a description of the damage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DamagedMove(String);
 
 impl DamagedMove {
-    /// Describes the damage.
+    /// Creates the error from a description of the damage.
     pub fn new(cause: impl ToString) -> Self {
         Self(cause.to_string())
     }
@@ -37,10 +44,11 @@ impl From<DamagedMove> for DieselError {
     }
 }
 
-/// Reads the state of a slot by its name, with the end of a fence in milliseconds.
+/// Restores the state of a slot from the name of the state. `until` is the end of a fence in
+/// milliseconds.
 ///
 /// # Errors
-/// The name is not one of a state, or the state lacks the owner that it is about.
+/// The name is not that of a state, or the state requires another owner and none is given.
 pub fn slot_state(
     name: &str,
     until: u64,
@@ -55,22 +63,22 @@ pub fn slot_state(
     }
 }
 
-/// Mark in the form of one engine.
+/// Mark in the form in which one engine stores it.
 pub trait StoredMark: Sized {
-    /// Converts a mark that covers some change.
+    /// Converts a mark other than [`Mark::Nothing`].
     ///
     /// # Errors
-    /// The mark is one of another engine.
+    /// The mark has the form of another engine.
     fn of(mark: &Mark) -> Result<Self, DamagedMove>;
 
     /// Restores the mark.
     ///
     /// # Errors
-    /// The contents are not those of a mark.
+    /// The stored contents are not a valid mark.
     fn mark(&self) -> Result<Mark, DamagedMove>;
 }
 
-/// Position of a change log.
+/// Mark of an engine with a change log: the position in that log.
 impl StoredMark for u64 {
     fn of(mark: &Mark) -> Result<Self, DamagedMove> {
         match mark {
@@ -86,7 +94,7 @@ impl StoredMark for u64 {
     }
 }
 
-/// Row of a move.
+/// A shard's record of a move, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredMove<M> {
@@ -116,11 +124,11 @@ pub struct StoredMove<M> {
 }
 
 impl<M: StoredMark> StoredMove<M> {
-    /// Converts a row of a move. `traced_after` is the position of the log after which changes are
-    /// recorded, if the row shows that they are recorded.
+    /// Converts a record of a move. `traced_after` is the position of the log after which changes
+    /// are recorded; it is ignored if the record shows that no changes are recorded.
     ///
     /// # Errors
-    /// The mark is one of another engine.
+    /// The mark has the form of another engine.
     pub fn of(row: &MoveRow, traced_after: u64) -> Result<Self, DamagedMove> {
         let numbers: Vec<u16> = row.slots.iter().map(|slot| slot.number()).collect();
         let mark = match &row.applied.mark {
@@ -162,22 +170,23 @@ impl<M: StoredMark> StoredMove<M> {
         })
     }
 
-    /// Returns the identity of the move as text.
+    /// Returns the identity of the move as a string.
     pub fn name(&self) -> &str {
         &self.id
     }
 
-    /// Returns the row with a recording of changes that begins at this position of the log, as a
-    /// new feed: rows that were copied from the former feed do not belong to it.
+    /// Returns the record after the recording of changes was begun again at this position of the
+    /// log. This begins a new feed, to which rows that were copied from the former feed do not
+    /// belong.
     #[must_use]
     pub fn recording_restarted(self, position: u64) -> Self {
         Self { begun: position, traced_after: Some(position), ..self }
     }
 
-    /// Returns the row.
+    /// Restores the record.
     ///
     /// # Errors
-    /// The contents are not those of a row.
+    /// The stored contents are not a valid record.
     pub fn row(&self) -> Result<MoveRow, DamagedMove> {
         let role = match self.role.as_str() {
             "source" => MoveRole::Source,
@@ -222,7 +231,7 @@ impl<M: StoredMark> StoredMove<M> {
     /// Returns the identity of the move.
     ///
     /// # Errors
-    /// It is not a UUID.
+    /// The stored identity is not a UUID.
     pub fn move_id(&self) -> Result<MoveId, DamagedMove> {
         parse_move_name(&self.id).ok_or_else(|| DamagedMove::new("the id of a move is not a UUID"))
     }
@@ -230,7 +239,7 @@ impl<M: StoredMark> StoredMove<M> {
     /// Returns the slots of the move.
     ///
     /// # Errors
-    /// Some do not exist.
+    /// Some of the stored slots do not exist.
     pub fn slots(&self) -> Result<Arc<[Slot]>, DamagedMove> {
         let numbers: Vec<u16> = serde_json::from_str(&self.slots).map_err(DamagedMove::new)?;
         let slots: Option<Arc<[Slot]>> = numbers.into_iter().map(Slot::new).collect();
@@ -240,7 +249,7 @@ impl<M: StoredMark> StoredMove<M> {
     /// Returns the slots of the move as a set.
     ///
     /// # Errors
-    /// Some do not exist.
+    /// Some of the stored slots do not exist.
     pub fn slot_set(&self) -> Result<SlotSet, DamagedMove> {
         Ok(self.slots()?.iter().copied().collect())
     }

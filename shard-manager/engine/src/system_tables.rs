@@ -1,5 +1,5 @@
-//! System tables: the program's own tables, as diesel needs them. Data tables are not declared
-//! here: they are read from the database at start.
+//! System tables: declarations of the program's own tables for diesel. Data tables are not declared
+//! here, because their declarations are read from the database at start.
 
 diesel::table! {
     tessera_cluster (id) {

@@ -1,7 +1,8 @@
-//! Table declaration: the stored form of a table, on each shard, in the change log and in intents.
+//! Table declaration: the form in which the definition of a table is stored on each shard, in the
+//! change log and in intents.
 //!
-//! **Invariant:** a declaration that is read is checked like any other table, and reads as the
-//! table that was written.
+//! **Invariant:** a declaration that is read is checked like any new table, and gives the same
+//! table that was stored.
 //! **Not here:** storing declarations (`sqlite`, `postgres`).
 
 use diesel::QueryDsl;
@@ -21,12 +22,12 @@ pub struct TableDeclaration {
     pub name: String,
     /// Columns that the client declared.
     pub columns: Vec<ColumnDeclaration>,
-    /// Names of the columns of the id.
+    /// Names of the id columns.
     pub id: Vec<String>,
     /// Name of the routing column.
     pub routing: Option<String>,
-    /// Number of the group that the table belongs to. Absent for the group `main`, as in
-    /// declarations from before there were other groups.
+    /// Number of the group that the table belongs to. Absent for the group `main`, so that
+    /// declarations from before other groups existed stay valid.
     #[serde(default, skip_serializing_if = "is_main")]
     pub group: usize,
 }
@@ -96,7 +97,7 @@ impl ColumnDeclaration {
     }
 }
 
-/// Columns of a declaration in `tessera_tables`.
+/// Values of a declaration in the columns of `tessera_tables`.
 pub type Row = (String, String, String, Option<String>, i64);
 
 /// Selects the columns of [`Row`].
@@ -112,7 +113,7 @@ pub fn stored_columns() -> _ {
 }
 
 impl TableDeclaration {
-    /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing,
+    /// Returns the values for the columns of `tessera_tables`: name, `column_list`, id, routing,
     /// `group_number`.
     pub fn row(&self) -> Row {
         let json = |list: Result<String, _>| list.expect("names always serialise");
@@ -121,7 +122,7 @@ impl TableDeclaration {
         (self.name.clone(), columns, id, self.routing.clone(), self.group as i64)
     }
 
-    /// Reads the columns of [`TableDeclaration::row`].
+    /// Restores a declaration from the values of [`TableDeclaration::row`].
     pub fn of_row((name, columns, id, routing, group): Row) -> Result<Self, serde_json::Error> {
         let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
         // A negative number belongs to no group, so the table is refused.

@@ -1,10 +1,11 @@
 //! Unfinished folder: creates a folder under a temporary name, and renames it when it is complete.
 //!
-//! The folder is filled beside its final place, as `<name>-unfinished`, so on the same disk, and
-//! renamed when all of it is synced. The folder of a process that was killed is recognised by its
-//! free lock, and removed by the next process that needs the place.
+//! The folder is filled next to its final place, as `<name>-unfinished`, so that it is on the same
+//! disk. It is renamed when all of its contents are synced. If the process is killed, the lock file
+//! in the folder is no longer locked; the next process that needs the place recognises this, and
+//! removes the folder.
 //!
-//! **Invariant:** under the final name there is a complete folder or none.
+//! **Invariant:** a folder with the final name is always complete.
 //! **Not here:** the contents of the folder (backups and restores of the engines).
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
@@ -19,10 +20,11 @@ use super::save_error::SaveError;
 
 /// End of the name of an unfinished folder.
 pub const UNFINISHED: &str = "-unfinished";
-/// Lock of the process that fills the folder.
+/// Name of the lock file of the process that fills the folder.
 const LOCK: &str = "unfinished.lock";
 
-/// A folder that is being filled. Dropping it unfinished removes it.
+/// A folder that is being filled. If the value is dropped before it is finished, the folder is
+/// removed.
 #[derive(Debug)]
 pub struct Unfinished {
     path: PathBuf,
@@ -32,10 +34,11 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Creates the folder for `target`, a [`free_place`]; other users may not read it.
+    /// Creates the unfinished folder for `target`, which must be a [`free_place`]. Other users
+    /// cannot read the folder.
     ///
     /// # Errors
-    /// [`SaveError`] if there is no such place, or another process fills it.
+    /// [`SaveError`] if `target` is not a free place, or another process fills the folder.
     pub fn begin(target: &Path) -> Result<Self, SaveError> {
         let target = free_place(target)?;
         let (Some(parent), Some(path)) = (target.parent(), unfinished_path(&target)) else {
@@ -71,7 +74,8 @@ impl Unfinished {
     pub fn finish(mut self) -> Result<(), SaveError> {
         let with_path = |error| SaveError::io(&self.path, error);
         fs::remove_file(self.path.join(LOCK)).map_err(with_path)?;
-        // An empty folder that is replaced keeps the permissions that its owner gave it.
+        // If the new folder replaces an empty folder, it gets the permissions that the owner gave
+        // to that folder.
         if let Ok(replaced) = fs::metadata(&self.target) {
             fs::set_permissions(&self.path, replaced.permissions()).map_err(with_path)?;
         }
@@ -87,17 +91,17 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.finished {
-            // The next process removes what cannot be removed now.
+            // The next process removes the remains that cannot be removed now.
             let _ = remove(&self.path);
         }
     }
 }
 
-/// Returns the place of a folder with this name, links followed: nothing exists there, or an empty
-/// folder that another can replace.
+/// Returns the path at which a folder with this name can be created, after following links: nothing
+/// exists there, or only an empty folder that can be replaced.
 ///
 /// # Errors
-/// [`SaveError`], which states what is there.
+/// [`SaveError`], which states what exists there.
 pub fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     let failed = |error| SaveError::io(target, error);
     let target = std::path::absolute(target).map_err(failed)?;
@@ -114,7 +118,7 @@ pub fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     if !place.is_dir() {
         return Err(SaveError::target(&target, "there is a file with this name"));
     }
-    // A mount point cannot be replaced, and its sibling is on another disk.
+    // A mount point cannot be replaced, and a folder next to it is on another disk.
     if is_mount_point(&place).map_err(failed)? {
         let cause = "this is a mount point, which nothing can replace; name a folder inside it";
         return Err(SaveError::target(&target, cause));
@@ -130,8 +134,8 @@ fn is_mount_point(place: &Path) -> io::Result<bool> {
     if fs::metadata(place)?.dev() != fs::metadata(parent)?.dev() {
         return Ok(true);
     }
-    // Only `statx` detects a folder that is mounted from its own disk; if the kernel does not
-    // report it, the folder is treated as no mount point.
+    // Only `statx` detects a mount point whose contents come from the same disk (a bind mount). If
+    // the kernel does not report it, the folder is not treated as a mount point.
     match statx(CWD, place, AtFlags::empty(), StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(_) => Ok(false),
@@ -176,8 +180,8 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     }
 }
 
-/// Removes an unfinished folder. The lock is removed last, so that the rest is recognised again if
-/// the process is killed.
+/// Removes an unfinished folder. The lock file is removed last, so that the remains are still
+/// recognised if this process is killed.
 fn remove(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -192,7 +196,7 @@ fn remove(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
-/// Removes a folder with everything in it, also with folders that their owner has made read-only.
+/// Removes a folder and all of its contents, including folders that their owner has made read-only.
 fn remove_folder(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path).or_else(|error| match error.kind() == ErrorKind::PermissionDenied {
         true => make_writable(path).and_then(|()| fs::remove_dir_all(path)),
@@ -212,7 +216,7 @@ fn make_writable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the names in a folder durable.
+/// Makes the directory entries of a folder durable (fsync).
 fn sync_folder(path: &Path) -> Result<(), SaveError> {
     let synced = File::open(path).and_then(|folder| folder.sync_all());
     synced.map_err(|error| SaveError::io(path, error))
@@ -223,7 +227,7 @@ fn sync_folder(path: &Path) -> Result<(), SaveError> {
 /// # Errors
 /// [`SaveError::NoRoom`].
 pub fn check_room(place: &Path, needed: u64) -> Result<(), SaveError> {
-    /// Margin for logs, catalogs and the last writes.
+    /// Additional number of bytes for logs, catalogs and the last writes.
     const SPARE: u64 = 16 << 20;
     let needed = needed + SPARE;
     let exists = place.ancestors().find(|folder| folder.exists());

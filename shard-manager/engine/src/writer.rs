@@ -1,5 +1,8 @@
 //! Writer: the traits through which a lane writes, and the values that they exchange.
 //!
+//! A lane is a queue of writes to the primary of a shard, with the thread or task that serves it.
+//! It combines the operations that wait into one transaction, a batch, which its writer runs.
+//!
 //! **Not here:** queues and batches (`lane`), SQL (the engines).
 
 use std::sync::Arc;
@@ -20,14 +23,15 @@ use moves::request_context::MoveEffect;
 use super::slot_change::{SlotChange, SlotChangeError};
 use super::slot_move::{MoveChange, MoveChangeError};
 
-/// Maximum number of writers of one shard: each is a connection to its primary.
+/// Maximum number of writers of one shard. Each writer is a connection to the shard's primary.
 pub const WRITERS_MAX: usize = 8;
 
 /// Writer of one lane.
 pub enum WriterKind {
     /// The writer blocks: its lane is a thread.
     Thread(Box<dyn Writer>),
-    /// The writer waits for a server: its lane is a task on the runtime of this handle.
+    /// The writer waits asynchronously for a server: its lane is a task on the runtime of this
+    /// handle.
     Task(Box<dyn AsyncWriter>, RuntimeHandle),
 }
 
@@ -35,21 +39,23 @@ pub enum WriterKind {
 pub trait Writer: Send + 'static {
     /// Applies the changes in one durable transaction, and returns the result of each.
     ///
-    /// A change that cannot be made (no such row, a constraint) has its error at its index and does
-    /// not affect the others, unless they are one atomic group: then none of them is applied. When
-    /// this returns `Ok`, everything that succeeded is durable.
+    /// If a change cannot be made (the row does not exist, or a constraint is violated), the result
+    /// at its index is the error, and the other changes are still applied. In an atomic group,
+    /// however, one such error undoes all changes of the group. When this returns `Ok`, everything
+    /// that succeeded is durable.
     ///
     /// # Errors
-    /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
-    /// outcome is [`Outcome::Unknown`].
+    /// [`BatchFailure`] if the transaction as a whole failed. No change was applied then, unless
+    /// the outcome of the failure is [`Outcome::Unknown`].
     fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure>;
 
     /// Creates or drops a table or an index in one durable transaction, and returns the shard's
-    /// position after it. Does nothing if it is in the target state already.
+    /// position after it. Does nothing if the table or index is already in the requested state.
     ///
     /// # Errors
     /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`]. Its
-    /// error is [`Error::IndexPauseExceeded`] after the limit of [`IndexChange::MakeWithin`].
+    /// error is [`Error::IndexPauseExceeded`] if the build exceeded the time limit of
+    /// [`IndexChange::MakeWithin`].
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure>;
 
     /// Changes the slots that the shard owns in one durable transaction, and returns the shard's
@@ -59,15 +65,16 @@ pub trait Writer: Send + 'static {
     /// [`SlotChangeError`].
     fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError>;
 
-    /// Carries out the change of a move in one durable transaction. An engine with a
-    /// [`MoveWriter`](super::slot_move::MoveWriter) returns [`MoveChangeError::Unsupported`].
+    /// Carries out one change of a move on this shard in one durable transaction. An engine that
+    /// has a [`MoveWriter`](super::slot_move::MoveWriter) makes such changes through it, and
+    /// returns [`MoveChangeError::Unsupported`] here.
     ///
     /// # Errors
     /// [`MoveChangeError`].
     fn change_move(&mut self, change: &MoveChange) -> Result<MoveEffect, MoveChangeError>;
 
-    /// Commits a batch that a sabotaged writer left open. Called after the operations of each batch
-    /// were acknowledged.
+    /// Commits a batch that a sabotaged writer (one with a deliberate fault, for tests) left
+    /// uncommitted. Called after the operations of each batch were acknowledged.
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self);
 
@@ -75,11 +82,13 @@ pub trait Writer: Send + 'static {
     fn close(&mut self);
 }
 
-/// Writer that waits for a server. Its methods are those of [`Writer`], and [`AsyncWriter::ready`].
+/// Asynchronous writer, which waits for a server. It has the methods of [`Writer`] and, in
+/// addition, [`AsyncWriter::ready`].
 ///
-/// Cancel safety: a dropped future may have stored everything or nothing.
+/// Cancel safety: if a future is dropped, its transaction may or may not have been committed.
 pub trait AsyncWriter: Send + 'static {
-    /// Returns true if a node accepts writes now. Queued writes wait as long as none does.
+    /// Returns true if some node of the shard accepts writes now. While no node does, queued writes
+    /// wait.
     fn ready(&mut self) -> BoxFuture<'_, bool>;
 
     /// Applies the changes in one durable transaction, like [`Writer::apply`].
@@ -110,7 +119,7 @@ pub trait AsyncWriter: Send + 'static {
         change: &'a SlotChange,
     ) -> BoxFuture<'a, Result<u64, SlotChangeError>>;
 
-    /// Carries out the change of a move, like [`Writer::change_move`].
+    /// Carries out one change of a move on this shard, like [`Writer::change_move`].
     ///
     /// # Errors
     /// [`MoveChangeError`].
@@ -119,19 +128,19 @@ pub trait AsyncWriter: Send + 'static {
         change: &'a MoveChange,
     ) -> BoxFuture<'a, Result<MoveEffect, MoveChangeError>>;
 
-    /// Commits a batch that a sabotaged writer left open. Called after the operations of each batch
-    /// were acknowledged.
+    /// Commits a batch that a sabotaged writer (one with a deliberate fault, for tests) left
+    /// uncommitted. Called after the operations of each batch were acknowledged.
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self);
 
-    /// Closes the connection, which belongs to the runtime of the caller. The next batch connects
-    /// again.
+    /// Closes the connection, which is bound to the runtime of the task that calls this. The next
+    /// batch opens a new connection.
     fn close(&mut self) -> BoxFuture<'_, ()>;
 }
 
 /// Rule by which an engine divides the changes of a shard among its lanes.
 pub trait WritePartitioner: Send + Sync {
-    /// Returns the index of the lane for changes of this key; `lanes` is their number.
+    /// Returns the index of the lane for changes of this key; `lanes` is the number of lanes.
     fn lane_of(&self, key: &str, lanes: usize) -> usize;
 }
 
@@ -141,16 +150,16 @@ pub struct LaneControls {
     /// Fault injector, for tests and for teaching.
     pub fault_injector: Arc<FaultInjector>,
     /// Barrier that stops the lanes while a backup reads the positions of all shards' files. A lane
-    /// that is a task has no file, and ignores it.
+    /// that is a task writes to a server, not to a file, and ignores the barrier.
     pub pause_barrier: Arc<PauseBarrier>,
 }
 
-/// Change of the set of tables, or of the indexes of one.
+/// Change of the tables of a shard, or of the indexes of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchemaChange {
     /// Creates the table as declared.
     Make(Arc<Table>),
-    /// Drops the table. It must be empty.
+    /// Drops the table, which must be empty.
     Drop(Arc<Table>),
     /// Changes an index.
     Index(IndexChange),
@@ -159,18 +168,18 @@ pub enum SchemaChange {
 /// Change of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexChange {
-    /// Builds the index, however long writes wait for it.
+    /// Builds the index, without a limit on the time for which writes wait for it.
     Make(Arc<TableIndex>),
-    /// Builds the index, unless writes would wait for it longer than this: then the build is
-    /// stopped, and leaves nothing. An engine that builds indexes while rows are written ignores
-    /// the limit.
+    /// Builds the index, but only if writes wait for it no longer than this time: after it, the
+    /// build is stopped and leaves nothing behind. An engine that builds indexes without blocking
+    /// writes ignores the limit.
     MakeWithin(Arc<TableIndex>, Duration),
     /// Drops the index.
     Drop(Arc<TableIndex>),
 }
 
 impl SchemaChange {
-    /// Returns the table that is created or dropped, or that of the index.
+    /// Returns the table that is created or dropped, or to which the index belongs.
     pub fn table(&self) -> &Arc<Table> {
         match self {
             Self::Make(table) | Self::Drop(table) => table,
@@ -193,7 +202,8 @@ impl IndexChange {
 pub struct WriteGroup<'u> {
     /// The changes, in the order in which they are applied.
     pub rows: &'u [RowWrite],
-    /// Index in the request of each change, if they are applied all or not at all.
+    /// Index of each change within its request, if the group is atomic: all of its changes are
+    /// applied, or none.
     pub atomic_rows: Option<&'u [usize]>,
 }
 
@@ -211,8 +221,8 @@ pub struct BatchDone {
 pub struct BatchFailure {
     /// Cause.
     pub error: Error,
-    /// Outcome for its changes.
+    /// Outcome of the transaction's changes.
     pub outcome: Outcome,
-    /// True if one of its changes may be the cause: smaller batches may then succeed.
+    /// True if a single change may have caused the failure, so that smaller batches may succeed.
     pub retry_split: bool,
 }

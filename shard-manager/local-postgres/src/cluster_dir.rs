@@ -1,7 +1,8 @@
 //! Cluster directory: the directory of a local cluster, its owner and its lock.
 //!
-//! **Invariant:** a directory with other contents is never used; files in it belong to the user
-//! that runs the servers and are readable by that user only; one command changes it at a time.
+//! **Invariant:** a directory with foreign contents is never used; the files in a cluster's
+//! directory belong to the user that runs the servers and are readable by that user only; only one
+//! command at a time changes the directory.
 //! **Not here:** the contents of the cluster's manifest (`manifest`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -24,7 +25,7 @@ pub(super) const PASSFILE: &str = "pgpass";
 pub(super) const ENVIRONMENT: &str = "tessera.env";
 /// Number of attempts to remove a folder in which a process still creates files.
 const REMOVALS_MAX: u32 = 20;
-/// Files that an `up` may leave if it is interrupted before it writes the manifest.
+/// Files that may exist if `up` was interrupted before it wrote the manifest.
 const EARLY: [&str; 5] = [LOCK, PASSWORD, PASSFILE, "password.part", "pgpass.part"];
 
 /// Directory of a cluster.
@@ -36,14 +37,15 @@ pub(super) struct ClusterDir {
     pub(super) os_user: OsUser,
 }
 
-/// Exclusive lock of a cluster. Programs that make nodes inherit it: if this process is killed, the
-/// cluster stays locked until they have exited too.
+/// Exclusive lock of a cluster. Programs that create nodes inherit the lock, so that if this
+/// process is killed, the cluster stays locked until these programs have exited too.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl ClusterDir {
-    /// Opens or creates the directory of an existing or new cluster, recognized by its manifest
-    /// file. Returns whether it was created.
+    /// Opens the directory of an existing cluster, which is recognized by its manifest file, or
+    /// prepares an empty or missing directory for a new cluster. Also returns true if the directory
+    /// was created.
     pub(super) fn prepare(
         dir: &Path,
         user: Option<&str>,
@@ -77,7 +79,8 @@ impl ClusterDir {
                 return Err(LocalError::ForeignContents(dir.to_owned()));
             }
         }
-        // An empty folder of root is given to the servers' user; any other keeps its owner.
+        // An empty folder that root owns is given to the user that runs the servers. Any other
+        // folder keeps its owner.
         if fs::metadata(dir).map_err(error)?.uid() == 0 {
             let os_user = OsUser::for_new_dir(user)?;
             os_user.give_folder(dir)?;
@@ -110,14 +113,16 @@ impl ClusterDir {
         let file = options.open(&path).map_err(LocalError::file(&path))?;
         self.os_user.give_file(&file, &path)?;
         match file.try_lock() {
-            // The former holder may have removed this file: then the lock protects nothing.
+            // The previous holder of the lock may have deleted this file, in which case the lock
+            // would protect nothing.
             Ok(()) if is_same_file(&file, &path) => Ok(Lock(file)),
             Ok(()) | Err(TryLockError::WouldBlock) => Err(LocalError::Busy(self.path.clone())),
             Err(TryLockError::Error(source)) => Err(LocalError::File { path, source }),
         }
     }
 
-    /// Replaces a file atomically: a reader sees all of the new text or all of the old one.
+    /// Replaces a file atomically, so that a reader sees either the complete new contents or the
+    /// complete old contents.
     pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), LocalError> {
         if fs::read(path).is_ok_and(|now| now == text.as_bytes()) {
             return Ok(());
@@ -133,7 +138,8 @@ impl ClusterDir {
         path.parent().map_or(Ok(()), sync_folder)
     }
 
-    /// Creates a folder that only the servers' user may open, unless it exists.
+    /// Creates a folder that only the user that runs the servers may open, unless the folder
+    /// exists.
     pub(super) fn folder(&self, path: &Path) -> Result<(), LocalError> {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -146,7 +152,8 @@ impl ClusterDir {
 }
 
 impl Lock {
-    /// Returns an empty standard input for a program that must hold the lock too.
+    /// Returns a standard input for a child program that contains nothing, but keeps the lock held
+    /// until the program exits.
     pub(super) fn shared(&self) -> Stdio {
         self.0.try_clone().map_or_else(|_| Stdio::null(), Stdio::from)
     }
@@ -154,8 +161,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing is not enough: between fork and exec, a program that another thread starts holds
-        // a copy of every open file.
+        // The lock is released explicitly, because closing the file is not enough: a program that
+        // another thread is starting holds a copy of every open file between fork and exec.
         let _ = self.0.unlock();
     }
 }
@@ -187,7 +194,7 @@ fn is_same_file(file: &File, path: &Path) -> bool {
     own.ok().zip(named.ok()).is_some_and(|(own, named)| own == named)
 }
 
-/// Makes changes of a folder's entries durable.
+/// Makes changes to the entries of a folder durable.
 pub(super) fn sync_folder(path: &Path) -> Result<(), LocalError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(LocalError::file(path))
 }

@@ -1,8 +1,9 @@
-//! Cluster update: operations on several nodes at once, recorded in the manifest one by one.
+//! Cluster update: creates and starts several nodes concurrently, and records each of them in the
+//! manifest as it is completed.
 //!
 //! **Invariant:** at most one node of a shard is started as primary; a node is recorded as made
-//! after it is complete.
-//! **Not here:** the choice of that primary (`primary_choice`).
+//! only after it is complete.
+//! **Not here:** choosing the primary (`primary_choice`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,7 +15,8 @@ use crate::node::LocalNode;
 use crate::provision::{make_primary, make_replica};
 use model::topology::Role;
 
-/// Number of shards or nodes that are handled at a time: each runs one or more programs.
+/// Maximum number of shards or nodes that are handled at the same time, because each runs one or
+/// more programs.
 const PARALLEL_MAX: usize = 8;
 
 /// Manifest of a locked cluster, shared by the threads that change its nodes.
@@ -30,8 +32,8 @@ impl ClusterUpdate<'_> {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the missing nodes of a shard and starts the others, except a former primary, which
-    /// would be a second primary.
+    /// Creates the missing nodes of a shard and starts the existing ones, except a former primary,
+    /// because the shard would then have two primaries.
     pub(super) fn start_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
         let nodes = &self.with_recorded_primary(nodes)?;
         let (complete, missing): (Vec<_>, Vec<_>) =
@@ -70,7 +72,7 @@ impl ClusterUpdate<'_> {
         for_each_parallel(&replicas, |node| self.make_replica(node, source))
     }
 
-    /// Makes a node, of any role before, a replica of another one.
+    /// Turns a node, whatever its role was, into a replica of another node.
     pub(super) fn make_replica(
         &self,
         node: &LocalNode,
@@ -97,8 +99,8 @@ impl ClusterUpdate<'_> {
     }
 }
 
-/// Applies a function to all items, several at a time. Returns the first error after all have
-/// ended.
+/// Applies a function to all items, several at a time. After all calls have ended, returns the
+/// first error, if there was one.
 pub(super) fn for_each_parallel<T: Copy + Sync>(
     items: &[T],
     act: impl Fn(T) -> Result<(), LocalError> + Sync,

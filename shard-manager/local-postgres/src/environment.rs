@@ -1,14 +1,14 @@
-//! Environment: variables that let a router find a local cluster.
+//! Environment: the environment variables by which a router finds the nodes of a local cluster.
 //!
-//! **Not here:** reading them (the router).
+//! **Not here:** reading the variables (the router).
 
 use model::topology::Role;
 
 use crate::node::LocalNode;
 
-/// Returns the variables: `SHARD_URLS` with the primary of each shard, `REPLICA_URLS` with all
-/// replicas, both in the order of the nodes, which is that of the shards. Each URL ends in the
-/// shard's name.
+/// Returns the contents of the environment file: `SHARD_URLS` with the URL of each shard's primary,
+/// and `REPLICA_URLS` with those of all replicas, both in the order of the shards. Each URL ends
+/// with the shard's name.
 pub(super) fn text(nodes: &[LocalNode]) -> String {
     let urls = |role: Role| {
         let nodes = nodes.iter().filter(|node| node.role == role);

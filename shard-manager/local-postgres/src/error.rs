@@ -1,4 +1,4 @@
-//! Error: reasons why a local cluster cannot be made, started, stopped or inspected.
+//! Error: the reasons why a local cluster cannot be created, started, stopped or inspected.
 //!
 //! **Invariant:** every message states in one line what is wrong and what to do.
 //! **Not here:** the presentation to an operator (the command line).
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Error of an operation on a local cluster; its message is shown to the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// PostgreSQL's programs are missing, incomplete or too old.
+    /// The programs of PostgreSQL are missing, incomplete or too old.
     #[error(
         "{cause}; install PostgreSQL {least} or later with its server (Debian and Ubuntu: postgresql, Fedora: \
          postgresql-server, Homebrew: postgresql@17), or name its folder of programs with --pg-bin or TESSERA_PG_BIN"
@@ -28,7 +28,7 @@ pub enum LocalError {
     OtherVersion {
         /// Directory of the cluster.
         dir: PathBuf,
-        /// Version that created it.
+        /// Version with which the cluster was created.
         made: u32,
         /// Version that was found, and its folder.
         found: String,
@@ -36,7 +36,7 @@ pub enum LocalError {
     /// There is no cluster in this directory.
     #[error("{}: there is no local cluster here; make one with `shard-manager cluster up`", .0.display())]
     NoCluster(PathBuf),
-    /// The directory holds other files.
+    /// The directory contains files that do not belong to a cluster.
     #[error("{}: this directory is not empty and holds no local cluster; name another", .0.display())]
     ForeignContents(PathBuf),
     /// The manifest of the cluster cannot be used.
@@ -76,7 +76,7 @@ pub enum LocalError {
     OtherShards {
         /// Directory of the cluster.
         dir: PathBuf,
-        /// Number of shards that exist.
+        /// Number of shards of the existing cluster.
         has: usize,
         /// Requested number of shards.
         wanted: usize,
@@ -125,7 +125,7 @@ pub enum LocalError {
     /// The user is unknown to the system, or must not run servers.
     #[error("user {user}: {cause}; name another with --user")]
     User {
-        /// Name or number of the user.
+        /// Name or numeric id of the user.
         user: String,
         /// Reason.
         cause: String,
@@ -146,7 +146,7 @@ pub enum LocalError {
     Unreachable {
         /// Directory of the cluster.
         dir: PathBuf,
-        /// First folder on the path that the user may not pass through.
+        /// First folder on the path that the user may not traverse.
         at: PathBuf,
         /// Name of the user.
         user: String,
@@ -181,7 +181,7 @@ pub enum LocalError {
         /// Reason, and what to do.
         cause: String,
     },
-    /// The setting cannot be chosen by the user.
+    /// The user cannot choose this setting.
     #[error("the setting {name}: {cause}; leave it out")]
     Setting {
         /// Name of the setting.
@@ -200,7 +200,7 @@ pub enum LocalError {
     /// A program failed.
     #[error("{node}: {program} failed: {output}; correct that, and run the command again")]
     Program {
-        /// Name of the node it ran for, or `cluster`.
+        /// Name of the node for which the program ran, or `cluster`.
         node: String,
         /// Name of the program.
         program: String,
@@ -224,7 +224,7 @@ pub enum LocalError {
         node: String,
         /// Last error in the server's log.
         reason: String,
-        /// Path of its log.
+        /// Path of the server's log.
         log: PathBuf,
     },
     /// A server did not stop.
@@ -234,7 +234,7 @@ pub enum LocalError {
         node: String,
         /// Result of the last attempt.
         reason: String,
-        /// Path of its log.
+        /// Path of the server's log.
         log: PathBuf,
     },
     /// A file operation failed.

@@ -1,6 +1,6 @@
 //! Local servers: PostgreSQL clusters on this machine, run with its installed programs.
 //!
-//! The node of one container (`standalone`) is made by the same code.
+//! The same code also creates and runs a single node in a container (`standalone`).
 //!
 //! ```text
 //! data-postgres/
@@ -11,12 +11,12 @@
 //!   shard1-primary/    one server (`node`), and so on
 //! ```
 //!
-//! [`LocalCluster::up`] makes and starts a cluster (`local_cluster`), and with it the servers of
-//! each shard (`cluster_update`).
+//! [`LocalCluster::up`] creates and starts a cluster (`local_cluster`) with the servers of each
+//! shard (`cluster_update`). A node is *made*, or complete, once all its files have been created.
 //!
-//! **Invariant:** only `destroy` removes rows: a node that was complete once is not rebuilt, unless
-//! it is a replica that is missing or that the caller names. One node of a shard is started as
-//! primary: the one that was promoted last.
+//! **Invariant:** no operation removes rows of a shard except `destroy`. A node that was once
+//! complete is rebuilt only if it is a replica, and either its files are missing or a command names
+//! it. Only one node of a shard is started as primary: the one that was promoted last.
 //! **Not here:** SQL and tables (`shard-manager`); the decision to promote a replica (the
 //! caller of `promote`).
 #![forbid(unsafe_code)]

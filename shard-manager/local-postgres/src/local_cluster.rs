@@ -1,10 +1,10 @@
 //! Local cluster: starts, opens, stops and destroys the servers of a cluster on this machine.
 //!
-//! `up` makes what is missing, starts what is stopped and leaves running servers alone. An
-//! interrupted `up` is continued by the next one, at whatever point it was interrupted.
+//! `up` creates missing nodes, starts stopped servers and does not touch running ones. If an `up`
+//! is interrupted at any point, the next `up` continues it.
 //!
-//! **Invariant:** only `destroy` removes rows; `up` never rebuilds a primary that was complete
-//! once.
+//! **Invariant:** no operation removes rows of a shard except `destroy`; `up` never rebuilds a
+//! primary that was once complete.
 //! **Not here:** the servers of one shard (`cluster_update`), commands on single nodes
 //! (`node_commands`).
 
@@ -38,11 +38,11 @@ pub struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Creates the missing parts of a cluster, and starts its servers that do not run.
+    /// Creates the missing parts of a cluster, and starts those servers that are not running.
     ///
     /// # Errors
-    /// [`LocalError`], whose message states what to do; the parts that are complete stay, and the
-    /// next `up` continues.
+    /// [`LocalError`], whose message states what to do. Parts that are already complete are kept,
+    /// and the next `up` continues.
     pub fn up(spec: &LocalSpec) -> Result<Self, LocalError> {
         settings::check(&spec.settings)?;
         let (cluster_dir, is_made) =
@@ -83,12 +83,13 @@ impl LocalCluster {
         &self.env.programs
     }
 
-    /// Returns all nodes by shard, in each shard the node that was made as its primary first.
+    /// Returns all nodes, ordered by shard; within a shard, the node that was created as its
+    /// primary comes first.
     pub fn nodes(&self) -> &[LocalNode] {
         &self.nodes
     }
 
-    /// Returns the node of this name.
+    /// Returns the node with this name; `None` if there is none.
     pub fn node(&self, name: &str) -> Option<&LocalNode> {
         self.nodes.iter().find(|node| node.name == name)
     }
@@ -103,8 +104,8 @@ impl LocalCluster {
         self.nodes.iter().filter(move |node| node.shard == shard && node.role == Role::Replica)
     }
 
-    /// Returns the numbers of shards and of replicas per shard of the cluster in a directory, if
-    /// any.
+    /// Returns the number of shards, and of replicas per shard, of the cluster in a directory;
+    /// `None` if there is no cluster.
     ///
     /// # Errors
     /// [`LocalError`] if its manifest cannot be read.
@@ -117,14 +118,14 @@ impl LocalCluster {
         }
     }
 
-    /// Returns the numbers of shards and of replicas per shard.
+    /// Returns the number of shards, and of replicas per shard.
     pub fn size(&self) -> (usize, usize) {
         let shards = self.nodes.last().map_or(0, |node| node.shard + 1);
         (shards, self.nodes.iter().filter(|node| node.shard == 0).count().saturating_sub(1))
     }
 
-    /// Returns the path of the file with the variables for a router; the file contains the
-    /// password.
+    /// Returns the path of the file with the environment variables for a router. The file contains
+    /// the password.
     pub fn environment_file(&self) -> PathBuf {
         self.dir().join(ENVIRONMENT)
     }
@@ -134,7 +135,7 @@ impl LocalCluster {
         NodeCommands { cluster: self }
     }
 
-    /// Stops all servers concurrently, each by a fast shutdown.
+    /// Stops all servers concurrently, each with PostgreSQL's fast shutdown.
     ///
     /// # Errors
     /// [`LocalError::Busy`] if another command holds the cluster's lock, [`LocalError::NotStopped`]
@@ -144,11 +145,11 @@ impl LocalCluster {
         stop_all(&self.nodes, Stop::Fast)
     }
 
-    /// Stops all servers and removes everything that the cluster made, its rows included. Other
-    /// files in the directory stay, and the directory with them.
+    /// Stops all servers and removes everything that belongs to the cluster, including all rows. If
+    /// the directory contains other files, they and the directory are kept.
     ///
     /// # Errors
-    /// The errors of [`LocalCluster::down`]; another `destroy` removes what is left.
+    /// The errors of [`LocalCluster::down`]. A further `destroy` removes what is left.
     pub fn destroy(self) -> Result<(), LocalError> {
         let cluster_dir = &self.env.cluster_dir;
         let _lock = cluster_dir.lock()?;
@@ -159,22 +160,23 @@ impl LocalCluster {
         for node in &self.nodes {
             remove_folder(&node.dir.path)?;
         }
-        // Without the manifest, the rest looks like an `up` that was interrupted before it made
-        // anything.
+        // The files are removed in this order because without the manifest, the rest looks like an
+        // `up` that was interrupted before it created any node.
         for name in [ENVIRONMENT, MANIFEST, PASSFILE, PASSWORD, LOCK] {
             let path = cluster_dir.path.join(name);
-            // A command that was killed while it wrote the file has left the new text beside it.
+            // A command that was killed while it wrote the file may have left the new contents in a
+            // file beside it.
             remove_if_there(&part_of(&path))?;
             remove_if_there(&path)?;
         }
-        // Fails if the directory holds foreign files, which stay.
+        // Removing the directory fails if it contains foreign files, which are kept.
         let _ = fs::remove_dir(&cluster_dir.path);
         Ok(())
     }
 }
 
-/// Creates the missing parts of a cluster in a locked directory, and starts the servers that do not
-/// run.
+/// Creates the missing parts of a cluster in a locked directory, and starts those servers that are
+/// not running.
 fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalCluster, LocalError> {
     let lock = cluster_dir.lock()?;
     let known = if cluster_dir.path.join(MANIFEST).exists() {
@@ -218,7 +220,7 @@ fn stop_all(nodes: &[LocalNode], how: Stop) -> Result<(), LocalError> {
     for_each_parallel(&nodes, |node| node.stop(how))
 }
 
-/// Finds the programs of the version that made a cluster.
+/// Finds PostgreSQL programs of the major version with which the cluster was created.
 fn programs_for(
     manifest: &Manifest,
     dir: &Path,
@@ -242,7 +244,8 @@ fn programs_for(
     })
 }
 
-/// Creates the password of the databases when the cluster is new, and keeps it from then on.
+/// Returns the password of the databases, which is created once for a new cluster and kept from
+/// then on.
 fn make_password(cluster_dir: &ClusterDir) -> Result<Secret, LocalError> {
     let path = cluster_dir.path.join(PASSWORD);
     if !path.exists() {

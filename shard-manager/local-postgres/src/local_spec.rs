@@ -1,6 +1,6 @@
-//! Local specification: the choices of a caller for a cluster of local servers.
+//! Local specification: the settings with which a local cluster is requested.
 //!
-//! **Not here:** the choices that the cluster keeps (`manifest`).
+//! **Not here:** the settings that the cluster stores (`manifest`).
 
 use std::path::PathBuf;
 
@@ -13,19 +13,22 @@ pub struct LocalSpec {
     pub shards: usize,
     /// Number of replicas of each shard.
     pub replicas: usize,
-    /// First port, which the others follow; without it, free ports are chosen.
+    /// Port of the first node, with the others directly above it; if there is none, free ports are
+    /// chosen.
     pub first_port: Option<u16>,
-    /// User that runs the servers if the caller is root; default: `postgres`, else `nobody`.
+    /// User that runs the servers if this process runs as root; by default `postgres`, or `nobody`
+    /// if there is no such user.
     pub user: Option<String>,
     /// Folder of PostgreSQL's programs; default: the newest installed version.
     pub pg_bin: Option<PathBuf>,
-    /// Additional server settings, such as `("fsync", "off")`; those of an earlier `up` stay, and
-    /// an empty value removes one.
+    /// Additional server settings, such as `("fsync", "off")`. Settings of an earlier `up` remain
+    /// in force; an empty value removes a setting.
     pub settings: Vec<(String, String)>,
 }
 
 impl LocalSpec {
-    /// Returns the specification of three shards with a replica each, in this directory.
+    /// Returns the specification of a cluster in this directory, with three shards and one replica
+    /// for each.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),

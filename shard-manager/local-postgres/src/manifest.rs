@@ -1,8 +1,9 @@
 //! Manifest: description of a local cluster, kept in its directory.
 //!
-//! **Invariant:** the name and port of a node that was complete are kept; a node is recorded as
-//! made after all of it is on disk, and a primary that is recorded as made is never made again.
-//! **Not here:** the present state of the servers (`node`).
+//! **Invariant:** the name and port of a node never change once it was complete; a node is recorded
+//! as made only after all its files are on disk; a primary that is recorded as made is never
+//! created again.
+//! **Not here:** the current state of the servers (`node`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +25,7 @@ const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
     format: u32,
-    /// Major version of PostgreSQL that made it.
+    /// Major version of PostgreSQL with which the cluster was created.
     pub(super) major: u32,
     /// Folder of the programs that were last used.
     pub(super) bin: PathBuf,
@@ -34,7 +35,7 @@ pub(super) struct Manifest {
     first_port: Option<u16>,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) nodes: Vec<NodeEntry>,
-    /// True if a `destroy` was begun: what is left is no longer a cluster.
+    /// True if a `destroy` was begun, so that the remaining files are no longer a usable cluster.
     #[serde(rename = "is_going")]
     pub(super) is_being_destroyed: bool,
 }
@@ -44,14 +45,14 @@ pub(super) struct Manifest {
 #[serde(deny_unknown_fields)]
 pub(super) struct NodeEntry {
     pub(super) name: String,
-    /// Index of its shard, from 0.
+    /// Index of the node's shard, from 0.
     pub(super) shard: usize,
-    /// Number in its shard; 0 was made as primary.
+    /// Number of the node within its shard; node 0 was created as the primary.
     pub(super) number: usize,
     pub(super) port: u16,
-    /// True if the node is complete. Cleared while it is rewound or rebuilt.
+    /// True if the node is complete; false while it is created, rewound or rebuilt.
     pub(super) is_made: bool,
-    /// Name of the node that it replicates from; none for the primary.
+    /// Name of the node from which this node replicates; `None` for the primary.
     pub(super) follows: Option<String>,
 }
 
@@ -97,7 +98,7 @@ impl Manifest {
         cluster_dir.write(&cluster_dir.path.join(MANIFEST), &(text + "\n"))
     }
 
-    /// Adds the nodes and settings that the specification has and the manifest lacks.
+    /// Adds the nodes and settings of the specification that the manifest does not contain yet.
     pub(super) fn extend_to(&mut self, spec: &LocalSpec) -> Result<(), LocalError> {
         self.check(spec)?;
         let missing: Vec<_> = (0..spec.shards)
@@ -114,8 +115,8 @@ impl Manifest {
         for ((shard, number), port) in missing.iter().copied().zip(chosen) {
             let name = name_of(shard, number);
             if is_new {
-                // Ports that the user chose are never changed later, so a port in use is reported
-                // first.
+                // Ports that the user chose are never changed later, so a port that is in use is
+                // reported before anything is recorded.
                 let in_use = |source| LocalError::Port { node: name.clone(), port, source };
                 ports::check_free(port).map_err(in_use)?;
             }
@@ -143,7 +144,8 @@ impl Manifest {
                 return Err(LocalError::Fewer { dir, what, has, wanted: wants });
             }
         }
-        // `up` neither lets a shard join the router's cluster nor moves rows to it.
+        // The number of shards cannot grow here, because `up` can neither add a shard to the
+        // router's shard map nor move rows to it.
         if self.shards > 0 && spec.shards != self.shards {
             let (dir, has) = (spec.dir.clone(), self.shards);
             return Err(LocalError::OtherShards { dir, has, wanted: spec.shards });
@@ -154,8 +156,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Chooses other ports for nodes that were never complete and whose port is in use, unless the
-    /// user chose the ports.
+    /// Chooses a new port for each node that was never complete and whose port is in use, unless
+    /// the user chose the ports.
     pub(super) fn reassign_ports(
         &mut self,
         is_free: impl Fn(&NodeEntry) -> bool,
@@ -178,7 +180,7 @@ impl Manifest {
         found.ok_or_else(|| LocalError::NoNode(name.to_owned()))
     }
 
-    /// Returns the additional settings, by name.
+    /// Returns the additional settings, sorted by name.
     pub(super) fn chosen_settings(&self) -> Vec<(String, String)> {
         self.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     }

@@ -1,8 +1,8 @@
 //! Node: one server of a local cluster, running or not.
 //!
-//! **Invariant:** only the server that a node's folder names (`node_dir`) and its descendants are
-//! signalled.
-//! **Not here:** making a node (`provision`).
+//! **Invariant:** signals are sent only to the server that the pid file in the node's folder names
+//! (`node_dir`), and to the descendants of this server.
+//! **Not here:** creating a node (`provision`).
 
 use std::fs;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::shared_env::{DATABASE_USER, Peer, SharedEnv, error_output};
 use crate::standby_settings::settings_of_standby;
 use model::topology::Role;
 
-/// Time limit of a start, in seconds: the server may have to recover first.
+/// Time limit for a start, in seconds; it is long because the server may first have to recover.
 const START_SECONDS: &str = "120";
-/// Longest wait for a server that runs already to accept connections.
+/// Longest time to wait until a server that is already running accepts connections.
 const RESUMED_MAX: Duration = Duration::from_secs(120);
 /// Time limit for the shared memory of a killed server to be released.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 /// One server of a local cluster.
 #[derive(Clone, Debug)]
 pub struct LocalNode {
-    /// Name: `shard1-primary`, `shard1-replica1`, …
+    /// Name of the node, such as `shard1-primary` or `shard1-replica1`.
     pub name: String,
     /// Index of the shard, from 0.
     pub shard: usize,
@@ -42,23 +42,24 @@ pub struct LocalNode {
     pub port: u16,
     /// Folder of the node.
     pub dir: NodeDir,
-    /// True if the manifest records that it was complete.
+    /// True if the manifest records the node as complete.
     pub(super) was_complete: bool,
-    /// True if the manifest records it as the primary of its shard.
+    /// True if the manifest records the node as the primary of its shard.
     pub(super) is_recorded_primary: bool,
     pub(super) database: String,
     pub(super) source: Option<Peer>,
     pub(super) env: Arc<SharedEnv>,
 }
 
-/// Mode of stopping a server.
+/// Way of stopping a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Rolls back open transactions and writes a checkpoint.
     Fast,
-    /// Stops at once, as a loss of power would: the next start recovers.
+    /// Stops at once without a checkpoint, like a power failure, so that the next start must
+    /// recover.
     Immediate,
-    /// Kills all processes (SIGKILL), which complete nothing any more: the next start recovers.
+    /// Kills all processes with SIGKILL, so that the next start must recover.
     Kill,
 }
 
@@ -67,9 +68,9 @@ pub enum Stop {
 pub enum NodeState {
     /// The server runs.
     Running,
-    /// The server is suspended.
+    /// The server is suspended, so that it exists but does not respond.
     Frozen,
-    /// The node is complete, and its server does not run.
+    /// The node is complete, and its server is not running.
     Stopped,
     /// The node is missing or incomplete.
     NotMade,
@@ -88,28 +89,28 @@ impl NodeState {
 }
 
 impl LocalNode {
-    /// Returns the URL of a database of this node, password included.
+    /// Returns the URL of a database of this node, including the password.
     pub fn url(&self, database: &str) -> String {
         let password = &self.env.password.0;
         format!("postgres://{DATABASE_USER}:{password}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Returns the name of the shard, which is also that of its database.
+    /// Returns the name of the shard, which is also the name of its database.
     pub fn database(&self) -> String {
         self.database.clone()
     }
 
-    /// Returns the address of its server.
+    /// Returns the address of the node's server.
     pub(super) fn peer(&self) -> Peer {
         Peer::here(self.port)
     }
 
-    /// Returns the name of its replication slot, which is also its application name.
+    /// Returns the name of the node's replication slot, which is also its application name.
     pub fn slot(&self) -> String {
         self.name.replace('-', "_")
     }
 
-    /// Returns its present state.
+    /// Returns the current state of the node.
     pub fn state(&self) -> NodeState {
         match self.dir.server() {
             _ if !self.dir.is_complete() => NodeState::NotMade,
@@ -119,29 +120,30 @@ impl LocalNode {
         }
     }
 
-    /// Returns the process id of its server, if that runs.
+    /// Returns the process id of the node's server, if it is running.
     pub fn pid(&self) -> Option<u32> {
         self.dir.server().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Returns whether its server runs.
+    /// Returns true if the node's server is running.
     pub fn is_running(&self) -> bool {
         self.pid().is_some()
     }
 
-    /// Returns whether the node was the primary until another one was promoted, and does not follow
-    /// that one yet. It may hold rows that no other node has.
+    /// Returns true if the node was the primary until another node was promoted, and does not
+    /// follow the new primary yet. It may have rows that no other node has.
     pub fn is_former_primary(&self) -> bool {
         self.role == Role::Replica && self.dir.is_complete() && !self.dir.is_standby()
     }
 
-    /// Starts its server and waits until it accepts connections. A frozen server is thawed; a
-    /// running one is left alone.
+    /// Starts the node's server and waits until it accepts connections. A frozen server is resumed
+    /// instead; for a running server nothing is done.
     ///
     /// # Errors
-    /// [`LocalError::Port`] if another program uses its port, [`LocalError::NotStarted`] if the
-    /// server exits, [`LocalError::Program`] if it runs and accepts no connections,
-    /// [`LocalError::Unsuitable`] for a former primary: its shard would have two.
+    /// [`LocalError::Port`] if another program uses the port, [`LocalError::NotStarted`] if the
+    /// server exits, [`LocalError::Program`] if it runs but accepts no connections,
+    /// [`LocalError::Unsuitable`] for a former primary, because the shard would then have two
+    /// primaries.
     pub fn start(&self) -> Result<(), LocalError> {
         if self.is_former_primary() {
             let cause = format!(
@@ -180,11 +182,12 @@ impl LocalNode {
         }
     }
 
-    /// Suspends its server and all processes of it, as if the machine were unreachable. Does
-    /// nothing if they are suspended already.
+    /// Suspends all processes of the node's server, as if the machine were unreachable. Does
+    /// nothing if they are already suspended.
     ///
     /// # Errors
-    /// [`LocalError::Unsuitable`] if it does not run, or one of its processes continues.
+    /// [`LocalError::Unsuitable`] if the server is not running, or if one of its processes cannot
+    /// be suspended.
     pub fn freeze(&self) -> Result<(), LocalError> {
         let unsuitable = |cause: &str| LocalError::Unsuitable {
             node: self.name.clone(),
@@ -201,7 +204,7 @@ impl LocalNode {
     /// Resumes a frozen server. Does nothing if it is not frozen.
     ///
     /// # Errors
-    /// [`LocalError::Unsuitable`] if it does not run.
+    /// [`LocalError::Unsuitable`] if the server is not running.
     pub fn thaw(&self) -> Result<(), LocalError> {
         let cause = || "it does not run; start it".to_owned();
         let unsuitable = || LocalError::Unsuitable { node: self.name.clone(), cause: cause() };
@@ -209,12 +212,13 @@ impl LocalNode {
         Ok(())
     }
 
-    /// Stops its server and waits until that has exited. Does nothing if it does not run. A server
-    /// that does not stop in time is stopped at once, and killed if that fails too. Processes of a
-    /// killed server may end a moment later; the next start waits for them.
+    /// Stops the node's server and waits until it has exited. Does nothing if the server is not
+    /// running. If the server does not stop in time, an immediate stop is attempted, and finally
+    /// the server is killed. Child processes of a killed server may exit a moment later; the next
+    /// start waits for them.
     ///
     /// # Errors
-    /// [`LocalError::NotStopped`] if it still exists after about a minute.
+    /// [`LocalError::NotStopped`] if the server still exists after about a minute.
     pub fn stop(&self, how: Stop) -> Result<(), LocalError> {
         let ways: &[_] = match how {
             Stop::Fast => &[("fast", "30"), ("immediate", "10")],
@@ -229,9 +233,9 @@ impl LocalNode {
         for (mode, seconds) in ways {
             let Some(server) = self.dir.server() else { return Ok(()) };
             if processes::is_frozen(server) {
-                // A suspended server handles no signals. For a fast stop it resumes first. For an
-                // immediate stop its processes get their signals before they resume, so that none
-                // of them completes any work first.
+                // A suspended server handles no signals. For a fast stop it is therefore resumed
+                // first. For an immediate stop its processes are signalled before they are resumed,
+                // so that none of them completes any work.
                 match how {
                     Stop::Fast => processes::thaw(server),
                     Stop::Immediate | Stop::Kill => processes::end_frozen(server),
@@ -260,14 +264,14 @@ impl LocalNode {
         Ok(())
     }
 
-    /// Runs a query on its server and returns the output of `psql`.
+    /// Executes a query on the node's server and returns the output of `psql`.
     pub(super) fn query(&self, sql: &str) -> Result<String, LocalError> {
         let mut command = self.env.client("psql", &self.peer());
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
         let output = self.env.text(&self.name, command.args(["-c", sql]))?;
         Ok(output.trim().to_owned())
     }
-    /// Returns the connection string by which its server follows another one.
+    /// Returns the connection string with which the node's server replicates from `source`.
     pub(super) fn conninfo(&self, source: &Peer) -> String {
         let passfile = quoted(&self.env.passfile().to_string_lossy());
         let (slot, Peer { host, port }, tls) = (self.slot(), source, source.tls());
@@ -277,8 +281,8 @@ impl LocalNode {
         )
     }
 
-    /// Writes the settings for the next start of its server: those that follow from the node, and
-    /// the given ones, which override them.
+    /// Writes the settings file for the next start of the node's server: the settings that the node
+    /// itself determines, and the given ones, which override them.
     pub(super) fn write_settings(&self, more: &[(&str, String)]) -> Result<(), LocalError> {
         let mut own = vec![("port", self.port.to_string()), ("cluster_name", self.name.clone())];
         if let Some(source) = &self.source {
@@ -297,7 +301,8 @@ impl LocalNode {
 }
 
 /// Resumes the server of a node and waits until it accepts connections. Returns false if no server
-/// runs, or it ends meanwhile: one that was killed is listed until the kernel has removed it.
+/// is running, or if it exits meanwhile. The latter is possible because a killed server exists
+/// until the kernel has removed it.
 fn resume(node: &LocalNode) -> Result<bool, LocalError> {
     let deadline = Instant::now() + RESUMED_MAX;
     while let Some(server) = node.dir.server() {

@@ -1,10 +1,11 @@
 //! Node commands: operations on single nodes of a local cluster.
 //!
-//! Stop, start, freeze, thaw, promote, rejoin and rebuild.
+//! The commands are stop, start, freeze (suspend the server), thaw (resume it), promote, rejoin and
+//! rebuild.
 //!
-//! **Invariant:** a node is promoted only while the present primary is stopped or frozen; an
-//! operation reads the manifest while it holds the cluster's lock, so that operations run one at a
-//! time.
+//! **Invariant:** a node is promoted only while the current primary is stopped or frozen; each
+//! operation holds the cluster's lock while it reads and changes the manifest, so that operations
+//! run one at a time.
 //! **Not here:** the decision to promote or stop a node (the operator).
 
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ use model::topology::Role;
 const PROMOTE_SECONDS: &str = "60";
 /// Time limit for a promoted node to accept writes.
 const WRITES_MAX: Duration = Duration::from_secs(10);
-/// Time limit for replicas to follow another node.
+/// Time limit for replicas to begin to follow another node.
 const FOLLOW_MAX: Duration = Duration::from_secs(10);
 
 /// Result of a promotion.
@@ -33,31 +34,31 @@ const FOLLOW_MAX: Duration = Duration::from_secs(10);
 pub struct Promoted {
     /// Name of the new primary.
     pub node: String,
-    /// Names of running replicas that do not follow it yet: they may have rows that it lacks, and
-    /// must rejoin.
+    /// Names of running replicas that do not follow the new primary yet. They may have rows that
+    /// the new primary does not have, and must rejoin.
     pub behind: Vec<String>,
 }
 
-/// Way in which a node came back to its shard.
+/// Way in which a node was brought back into its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejoined {
-    /// The node was a replica already.
+    /// The node was already a replica, and was only made to follow the primary.
     Followed,
-    /// The node was rewound: it kept the rows that the primary has too.
+    /// The node was rewound, and kept the data that it has in common with the primary.
     Rewound,
     /// The node was rebuilt from a copy of the primary.
     Rebuilt,
 }
 
-/// Commands on single nodes of a cluster. Each one reads the manifest, works under the cluster's
-/// lock, and brings the cluster's list of nodes up to date.
+/// Commands on single nodes of a cluster. Each command takes the cluster's lock, reads the
+/// manifest, and afterwards updates the list of nodes of the [`LocalCluster`].
 #[derive(Debug)]
 pub struct NodeCommands<'c> {
     pub(super) cluster: &'c mut LocalCluster,
 }
 
 impl NodeCommands<'_> {
-    /// Stops the server of a node. Does nothing if it does not run.
+    /// Stops the server of a node. Does nothing if the server is not running.
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::stop`].
@@ -65,7 +66,7 @@ impl NodeCommands<'_> {
         self.update(|_, nodes| find(nodes, name)?.stop(how))
     }
 
-    /// Starts the server of a node; a replica follows the present primary of its shard.
+    /// Starts the server of a node. A replica then follows the current primary of its shard.
     ///
     /// # Errors
     /// [`LocalError::NoNode`], [`LocalError::Unsuitable`] for an incomplete one, and the errors of
@@ -82,8 +83,8 @@ impl NodeCommands<'_> {
         self.update(|_, nodes| find(nodes, name)?.freeze())
     }
 
-    /// Thaws a node ([`LocalNode::thaw`]). A former primary then accepts writes that are lost when
-    /// it rejoins.
+    /// Resumes a frozen node ([`LocalNode::thaw`]). A former primary then accepts writes again,
+    /// which are lost when it rejoins.
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::thaw`].
@@ -91,13 +92,13 @@ impl NodeCommands<'_> {
         self.update(|_, nodes| find(nodes, name)?.thaw())
     }
 
-    /// Makes a replica the primary of its shard. Returns when it accepts writes and the other
-    /// replicas are configured to follow it. For a node that is the primary already, only
-    /// configures the others.
+    /// Promotes a replica to primary of its shard. Returns when the node accepts writes and the
+    /// other replicas are configured to follow it. If the node is already the primary, only
+    /// configures the replicas.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the present primary runs, or if the
-    /// node is a former primary or does not run.
+    /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the current primary is running, or if
+    /// the node is a former primary or is not running.
     pub fn promote(&mut self, name: &str) -> Result<Promoted, LocalError> {
         self.update(|update, nodes| {
             let node = find(nodes, name)?;
@@ -107,8 +108,8 @@ impl NodeCommands<'_> {
         })
     }
 
-    /// Promotes the most advanced replica of a shard (`shard1`, …): it has at least the log that a
-    /// majority of the shard's nodes has stored.
+    /// Promotes the most advanced replica of a shard (`shard1`, …). This replica has at least all
+    /// WAL that a majority of the shard's nodes has stored.
     ///
     /// # Errors
     /// [`LocalError::NoNode`] for an unknown shard; [`LocalError::Unsuitable`] if too few of its
@@ -127,8 +128,8 @@ impl NodeCommands<'_> {
         })
     }
 
-    /// Makes a node, of any role before, follow the present primary of its shard. Rows that only
-    /// the node has are removed.
+    /// Makes a node, whatever its role was, follow the current primary of its shard. Rows that only
+    /// this node has are removed.
     ///
     /// # Errors
     /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the node is the primary, or if the
@@ -152,11 +153,12 @@ impl NodeCommands<'_> {
         })
     }
 
-    /// Rebuilds a node as a replica of a running node of its shard; its old data is removed.
+    /// Rebuilds a node as a replica of the primary of its shard, which must be running. The old
+    /// data of the node is removed.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit; other variants
-    /// if a program fails.
+    /// [`LocalError::NoNode`] if there is no such node, [`LocalError::NoSource`] if `source` is not
+    /// the primary of the node's shard; other variants if a program fails.
     pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
         self.update(|update, nodes| {
             let find = |name: &str| {
@@ -168,14 +170,14 @@ impl NodeCommands<'_> {
                 let cause = "a replica is made from the primary of its own shard only";
                 return Err(LocalError::NoSource { shard: node.database(), cause });
             }
-            // The source is a primary, even if the manifest does not record it yet.
+            // The source is a primary, even if the manifest does not record it as one yet.
             update.change(&from.name, |entry| entry.follows = None)?;
             update.make_replica(node, from)
         })
     }
 
-    /// Runs an operation under the cluster's lock, on nodes as the manifest describes them now, and
-    /// updates the nodes and the environment file afterwards.
+    /// Executes an operation under the cluster's lock, on the nodes as the manifest describes them
+    /// now, and afterwards updates the list of nodes and the environment file.
     fn update<R>(
         &mut self,
         act: impl FnOnce(&ClusterUpdate<'_>, &[LocalNode]) -> Result<R, LocalError>,
@@ -268,7 +270,7 @@ fn shard_of(nodes: &[LocalNode], node: &LocalNode) -> Vec<LocalNode> {
     nodes.iter().filter(|other| other.shard == node.shard).cloned().collect()
 }
 
-/// Returns whether a node is a complete primary, rather than one that has yet to be made.
+/// Returns true if a node is a primary that is complete, and not one that has yet to be created.
 fn leads(node: &LocalNode) -> bool {
     node.role == Role::Primary && node.dir.is_complete() && !node.dir.is_standby()
 }

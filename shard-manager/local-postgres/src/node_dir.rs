@@ -1,4 +1,4 @@
-//! Node folder: the files of one node, and the facts about the node that they hold.
+//! Node folder: the files of one node, and the facts about the node that can be read from them.
 //!
 //! ```text
 //! shard1-replica1/
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! **Invariant:** a process counts as the server of a folder only if the folder's pid file names it
-//! and, where the system shows that, it works in that folder.
-//! **Not here:** signals to that process (`node`), making the files (`provision`).
+//! and the process has that folder as its working directory, provided that the system shows this.
+//! **Not here:** signals to that process (`node`), creating the files (`provision`).
 
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -38,28 +38,29 @@ impl NodeDir {
         self.path.join("server.log")
     }
 
-    /// Returns the path of the settings, which the configuration in the data directory includes.
+    /// Returns the path of the settings file, which the configuration in the data directory
+    /// includes.
     pub(super) fn settings(&self) -> PathBuf {
         self.path.join("tessera.conf")
     }
 
-    /// Returns the path of the marker file of a node that is being made.
+    /// Returns the path of the marker file that exists while a node is being created.
     pub(super) fn unfinished(&self) -> PathBuf {
         self.path.join("unfinished")
     }
 
-    /// Returns whether the node was made completely.
+    /// Returns true if the node was created completely.
     pub(super) fn is_complete(&self) -> bool {
         self.data().join("PG_VERSION").exists() && !self.unfinished().exists()
     }
 
-    /// Returns whether the data directory is that of a standby.
+    /// Returns true if the data directory is that of a standby.
     pub(super) fn is_standby(&self) -> bool {
         self.data().join("standby.signal").exists()
     }
 
-    /// Returns the timeline of the data: the highest one with a history file, which PostgreSQL
-    /// keeps for each promotion, or 1 without such a file.
+    /// Returns the timeline of the data. PostgreSQL keeps a history file for each promotion, so
+    /// this is the highest timeline that has one, or 1 if there is no such file.
     pub(super) fn timeline(&self) -> u32 {
         let found = fs::read_dir(self.data().join("pg_wal"));
         let names = found.into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -68,13 +69,13 @@ impl NodeDir {
         timelines.max().unwrap_or(1)
     }
 
-    /// Returns the process of the server, if that runs.
+    /// Returns the process id of the server, if it is running.
     pub(super) fn server(&self) -> Option<Pid> {
         self.recorded_pid().filter(|pid| is_server_of(*pid, &self.data()))
     }
 
-    /// Returns the pid that the pid file names; the process may have exited, and another one may
-    /// have its pid.
+    /// Returns the process id in the pid file. The process may have exited meanwhile, and another
+    /// process may have the same id.
     pub(super) fn recorded_pid(&self) -> Option<Pid> {
         let text = fs::read_to_string(self.pid_file()).ok()?;
         let number: i32 = text.lines().next()?.trim().parse().ok()?;
@@ -82,8 +83,8 @@ impl NodeDir {
         if number > 1 { Pid::from_raw(number) } else { None }
     }
 
-    /// Removes the pid file of a killed server if another process has that pid now: PostgreSQL
-    /// would take that process for a running server.
+    /// Removes the pid file of a killed server if another process has the same pid now, because
+    /// PostgreSQL would mistake that process for a running server.
     pub(super) fn remove_stale_pid_file(&self) -> Result<(), LocalError> {
         if !self.recorded_pid().is_some_and(exists) {
             return Ok(());
@@ -96,7 +97,7 @@ impl NodeDir {
         self.data().join("postmaster.pid")
     }
 
-    /// Returns the last error that the server has logged since the log had this length.
+    /// Returns the last error that the server has logged after the first `since` bytes of its log.
     pub(super) fn last_error(&self, since: u64) -> Option<String> {
         let mut file = fs::File::open(self.log()).ok()?;
         file.seek(SeekFrom::Start(since)).ok()?;
@@ -108,21 +109,22 @@ impl NodeDir {
         let last = lines
             .iter()
             .rposition(|line| ["FATAL:", "PANIC:"].iter().any(|it| line.contains(it)))?;
-        // The cause is often in the line before.
+        // The cause is often in the line before the last one.
         let messages: Vec<_> =
             lines[last.saturating_sub(1)..=last].iter().filter_map(|line| reason(line)).collect();
         Some(messages.join("; "))
     }
 }
 
-/// Returns whether a process is the server of a data directory.
+/// Returns true if a process is the server of a data directory.
 fn is_server_of(pid: Pid, data: &Path) -> bool {
     let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-    // The system shows the folder of a process without symbolic links.
+    // The system reports the working directory of a process with all symbolic links resolved.
     let resolved = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     match fs::read_link(proc.join("cwd")) {
         Ok(folder) => folder == resolved,
-        // A container may deny this even to root; the command line is readable by all users.
+        // A container may deny this even to root. The command line is then used instead, which all
+        // users may read.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let started = fs::read(proc.join("cmdline")).unwrap_or_default();
             let names = [data, resolved.as_path()].map(|path| path.as_os_str().as_encoded_bytes());
@@ -134,7 +136,7 @@ fn is_server_of(pid: Pid, data: &Path) -> bool {
     }
 }
 
-/// Returns whether a process of any user has this pid.
+/// Returns true if a process of any user has this pid.
 fn exists(pid: Pid) -> bool {
     !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
@@ -155,7 +157,7 @@ mod tests {
         for data in [&here, &link] {
             assert!(is_server_of(pid, data), "{}", data.display());
         }
-        // Elsewhere every process with the pid counts.
+        // On systems without `/proc`, any process with the pid counts as the server.
         if Path::new("/proc/self/cwd").exists() {
             assert!(!is_server_of(pid, dir.path()));
         }

@@ -1,10 +1,10 @@
 //! OS user: the user that runs the servers.
 //!
-//! PostgreSQL refuses to run as root. So root gives the directory of a new cluster to an
-//! unprivileged user, and from then on the owner of the directory runs its servers.
+//! PostgreSQL refuses to run as root. If this process runs as root, it therefore gives the
+//! directory of a new cluster to an unprivileged user, and from then on runs the servers as the
+//! owner of the directory.
 //!
-//! **Invariant:** no program of PostgreSQL is run as root; root's groups are dropped with its user
-//! id.
+//! **Invariant:** no program of PostgreSQL is run as root, nor with root's groups.
 //! **Not here:** running programs (`shared_env`).
 
 use std::fs::{self, File, Metadata};
@@ -15,7 +15,8 @@ use std::process::{Command, Stdio};
 
 use crate::error::LocalError;
 
-/// Users that run the servers if root names none: the first one that exists.
+/// Users that may run the servers if this process is root and no user is named; the first one that
+/// exists is used.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
 /// User and group id.
@@ -23,12 +24,13 @@ const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 pub(super) struct OsUser {
     uid: u32,
     gid: u32,
-    /// True if this process is root and programs must switch to this user.
+    /// True if this process is root, so that programs must switch to this user.
     is_other: bool,
 }
 
 impl OsUser {
-    /// Chooses the user of a new cluster: the named one, else the caller unless that is root.
+    /// Chooses the user for a new cluster: the named user or, without a name, the user of this
+    /// process unless that is root.
     pub(super) fn for_new_dir(named: Option<&str>) -> Result<Self, LocalError> {
         let caller = rustix::process::geteuid().as_raw();
         let found = match named {
@@ -75,7 +77,7 @@ impl OsUser {
     /// Makes a command run as this user.
     pub(super) fn apply_to(self, command: &mut Command) {
         if self.is_other {
-            // The standard library drops root's groups with its user id.
+            // When the user id is set, the standard library also drops root's groups.
             command.uid(self.uid).gid(self.gid);
         }
     }
@@ -96,7 +98,7 @@ impl OsUser {
         fchown(file, Some(self.uid), Some(self.gid)).map_err(LocalError::file(path))
     }
 
-    /// Returns the first folder on the path that the user may not pass through, judged by file
+    /// Returns the first folder on the path that the user may not traverse, according to the file
     /// modes.
     pub(super) fn first_closed_folder(self, dir: &Path) -> Option<PathBuf> {
         let mut path: Vec<&Path> = dir.ancestors().collect();
@@ -136,7 +138,7 @@ fn lookup(name: &str) -> Result<(u32, u32), LocalError> {
     number("-u").zip(number("-g")).ok_or_else(unknown)
 }
 
-/// Runs the program `id`, which reads the user database of the system, of whatever kind.
+/// Runs the program `id`, which can read the user database of the system, whatever its kind.
 fn run_id(args: &[&str]) -> Option<String> {
     let ended = Command::new("id").args(args).stdin(Stdio::null()).output().ok()?;
     let output = String::from_utf8(ended.stdout).ok()?;

@@ -1,10 +1,11 @@
 //! Primary choice: determines the primary of each shard, and makes the replicas follow it.
 //!
-//! A promoted node is on a later timeline than its predecessor, and its folder shows that even if
-//! the promotion was interrupted before it was recorded. Between nodes of one timeline the manifest
-//! decides.
+//! A promoted node is on a later timeline than the former primary, and its data directory shows
+//! this even if the promotion was interrupted before the manifest recorded it. Between nodes on the
+//! same timeline, the manifest decides.
 //!
-//! **Invariant:** a shard has one primary; a former primary that was replaced is never chosen.
+//! **Invariant:** exactly one node of a shard is chosen as its primary, and never a former primary
+//! that was replaced.
 //! **Not here:** the decision to promote a node (`node_commands`).
 
 use std::cmp::Reverse;
@@ -21,10 +22,10 @@ use crate::provision::{ensure_slot, remove_source_settings};
 use crate::shared_env::{Peer, SharedEnv};
 use model::topology::Role;
 
-/// Interval between two checks whether a node follows.
+/// Interval between two checks whether a replica follows its primary.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Returns the nodes of the manifest with their present roles.
+/// Returns the nodes of the manifest with their current roles.
 pub(super) fn nodes_of(env: &Arc<SharedEnv>, manifest: &Manifest) -> Vec<LocalNode> {
     let peer_of = |name: &String| {
         let found = manifest.nodes.iter().find(|it| it.name == *name);
@@ -41,7 +42,8 @@ pub(super) fn nodes_of(env: &Arc<SharedEnv>, manifest: &Manifest) -> Vec<LocalNo
     nodes
 }
 
-/// Returns a node of the manifest, before the primary of its shard is determined.
+/// Returns a node of the manifest with a provisional role, because the primary of its shard is not
+/// determined yet.
 pub(super) fn node_of(env: &Arc<SharedEnv>, entry: &NodeEntry, source: Option<Peer>) -> LocalNode {
     LocalNode {
         name: entry.name.clone(),
@@ -60,8 +62,8 @@ pub(super) fn node_of(env: &Arc<SharedEnv>, entry: &NodeEntry, source: Option<Pe
 fn primary_of(shard: &[LocalNode]) -> usize {
     let recorded = shard.iter().position(|node| node.is_recorded_primary).unwrap_or(0);
     if shard[recorded].was_complete && !shard[recorded].dir.is_complete() {
-        // The rows of the recorded primary are missing, and a former primary may lack some of them:
-        // it is not chosen instead.
+        // The data of the recorded primary is missing. No other node is chosen instead, because a
+        // former primary may lack some of the rows.
         return recorded;
     }
     let leads = |index: &usize| shard[*index].dir.is_complete() && !shard[*index].dir.is_standby();
@@ -72,9 +74,10 @@ fn primary_of(shard: &[LocalNode]) -> usize {
     (0..shard.len()).filter(leads).max_by_key(rank).unwrap_or(recorded)
 }
 
-/// Returns the end of the log that a replica has stored, in bytes.
+/// Returns the end of the WAL that a replica has stored, as a position in bytes.
 fn stored_position(node: &LocalNode) -> Result<u64, LocalError> {
-    // The log received since the last start; before any arrives, the log replayed.
+    // The position of the received WAL is null until WAL arrives after a start; then that of the
+    // replayed WAL is used.
     let sql = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'";
     let output = node.query(sql)?;
     output.parse().map_err(|_| LocalError::Unsuitable {
@@ -83,7 +86,7 @@ fn stored_position(node: &LocalNode) -> Result<u64, LocalError> {
     })
 }
 
-/// Makes the server of a replica follow the source that its node names.
+/// Makes the server of a replica follow the node's current source.
 fn repoint(node: &LocalNode) -> Result<(), LocalError> {
     remove_source_settings(node)?;
     node.write_settings(&[])?;
@@ -117,8 +120,8 @@ pub(super) fn await_follower(
 }
 
 impl ClusterUpdate<'_> {
-    /// Makes the replicas of a shard follow its primary; those that do not run do so after their
-    /// next start.
+    /// Makes the replicas of a shard follow its primary. Replicas that are not running follow it
+    /// after their next start.
     pub(super) fn follow_primary(
         &self,
         shard: &[LocalNode],
@@ -143,7 +146,8 @@ impl ClusterUpdate<'_> {
         replicas.into_iter().try_for_each(|node| follow(node))
     }
 
-    /// Returns the nodes of a shard, after recording the primary if another tool has promoted one.
+    /// Returns the nodes of a shard. If another tool has promoted a node, the manifest first
+    /// records it as the primary.
     pub(super) fn with_recorded_primary(
         &self,
         shard: &[LocalNode],
@@ -167,8 +171,8 @@ impl ClusterUpdate<'_> {
     }
 }
 
-/// Returns the replica that has stored the most log. Fails unless enough replicas respond to be
-/// sure that it has everything that a majority of the shard's nodes has stored.
+/// Returns the replica that has stored the most WAL. Fails unless enough replicas respond to be
+/// sure that this replica has all WAL that a majority of the shard's nodes has stored.
 pub(super) fn most_advanced(shard: &[LocalNode]) -> Result<&LocalNode, LocalError> {
     let can_tell = |node: &&LocalNode| node.dir.is_standby() && node.state() == NodeState::Running;
     let answering: Vec<_> = shard.iter().filter(can_tell).collect();

@@ -1,7 +1,7 @@
 //! Processes: suspends, resumes and kills a server with all its child processes.
 //!
-//! **Invariant:** a signal goes only to the server, whose pid the caller has verified, and to its
-//! descendants at that moment.
+//! **Invariant:** signals are sent only to the server, whose pid the calling code has verified, and
+//! to the processes that are its descendants at that moment.
 //! **Not here:** the pid of a node's server (`node`).
 
 use std::fs;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Time limit for a process to be suspended: one that waits for the disk is suspended only when the
-/// disk has responded.
+/// Time limit for a process to be suspended. A process that is waiting for the disk is suspended
+/// only after the disk has responded.
 const SUSPEND_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(2);
 
-/// Process as the system describes it.
+/// Process, as the operating system describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     pid: i32,
@@ -29,7 +29,7 @@ struct Process {
 pub(super) fn freeze(server: Pid) -> bool {
     let deadline = Instant::now() + SUSPEND_MAX;
     loop {
-        // The server comes first: after that it starts no more processes.
+        // The server itself is suspended first, so that it starts no more processes.
         let moving: Vec<_> = family(server).into_iter().filter(|it| !it.is_suspended).collect();
         if moving.is_empty() {
             return true;
@@ -47,7 +47,8 @@ pub(super) fn thaw(server: Pid) {
     send(&family(server), Signal::CONT);
 }
 
-/// Ends a frozen server and its descendants at once: the signal is pending before they resume.
+/// Terminates a frozen server and its descendants. The signals are sent before the processes are
+/// resumed, so that they take effect at once.
 pub(super) fn end_frozen(server: Pid) {
     let family = family(server);
     send(&family, Signal::QUIT);
@@ -55,7 +56,7 @@ pub(super) fn end_frozen(server: Pid) {
 }
 
 /// Kills a server and its descendants. They are suspended first, so that none of them starts
-/// another one or completes anything after the first is gone.
+/// another process or completes any work after the first one was killed.
 pub(super) fn kill(server: Pid) {
     freeze(server);
     send(&family(server), Signal::KILL);
@@ -79,7 +80,7 @@ fn send(processes: &[Process], signal: Signal) {
     }
 }
 
-/// Returns a process and its descendants, itself first.
+/// Returns a process and its descendants, with the process itself first.
 fn family(server: Pid) -> Vec<Process> {
     let all = all();
     let number = server.as_raw_nonzero().get();
@@ -100,7 +101,7 @@ fn all() -> Vec<Process> {
     let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let stats = names.filter(|name| is_number(name));
-    // A process that has exited meanwhile has no file any more.
+    // The file is missing if the process has exited meanwhile.
     stats
         .filter_map(|name| parse_stat(&fs::read_to_string(format!("/proc/{name}/stat")).ok()?))
         .collect()

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a folder is used only if it has every program that is needed; of several folders,
 //! the one with the newest version is used.
-//! **Not here:** running them (`shared_env`).
+//! **Not here:** running the programs (`shared_env`).
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::LocalError;
 
-/// Oldest supported major version.
+/// Oldest supported major version of PostgreSQL.
 pub const MAJOR_MIN: u32 = 15;
 /// Environment variable that names the folder of the programs.
 pub const VARIABLE: &str = "TESSERA_PG_BIN";
@@ -26,7 +26,7 @@ const NEEDED: [&str; 8] = [
     "createdb",
     "psql",
 ];
-/// Folders in which packages install them; `*` stands for a version.
+/// Folders in which packages install the programs; `*` stands for a version.
 const FOLDERS: [&str; 9] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -39,7 +39,7 @@ const FOLDERS: [&str; 9] = [
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 ];
 
-/// Programs of one installed PostgreSQL.
+/// Programs of one installed version of PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
     /// Folder of the programs.
@@ -49,8 +49,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs in the named folder, else in that of [`VARIABLE`], else the newest
-    /// installed.
+    /// Finds the programs: in the named folder, or else in the folder that [`VARIABLE`] names, or
+    /// else those of the newest installed version.
     ///
     /// # Errors
     /// [`LocalError::NoPrograms`] if they are missing, incomplete or too old.
@@ -95,14 +95,15 @@ impl Programs {
     }
 }
 
-/// Returns the first number of `postgres (PostgreSQL) 15.14 (Debian …)`, also of `18beta1`.
+/// Returns the major version in an output such as `postgres (PostgreSQL) 15.14 (Debian …)` or one
+/// with `18beta1`.
 fn major_of(output: &str) -> Option<u32> {
     let version = output.strip_prefix("postgres (PostgreSQL) ")?;
     let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..end].parse().ok()
 }
 
-/// Returns the folders that have a server in them.
+/// Returns those folders that contain the server program.
 fn installed() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).filter(|it| it.is_absolute()).collect();
@@ -112,7 +113,7 @@ fn installed() -> Vec<PathBuf> {
     folders
 }
 
-/// Expands a pattern with one `*` in one of its parts.
+/// Expands a path pattern in which one component contains a `*`.
 fn matching(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else { return vec![pattern.into()] };
     let (parent, start) = before.rsplit_once('/').unwrap_or(("", before));

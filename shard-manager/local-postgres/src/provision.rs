@@ -1,7 +1,8 @@
-//! Provision: makes a node of a local cluster.
+//! Provision: creates the files of a node and starts it.
 //!
-//! **Invariant:** an incomplete node has a marker file in its folder, which is on disk before all
-//! other files and removed before the node is reported; only a node with a marker is cleared.
+//! **Invariant:** an incomplete node has a marker file in its folder. The marker is on disk before
+//! any other file, and is removed before the node is reported as complete. Only a node with a
+//! marker is ever cleared.
 //! **Not here:** the list of the nodes (`manifest`).
 
 use std::fs::{self, OpenOptions};
@@ -16,10 +17,10 @@ use crate::node::{LocalNode, Stop};
 use crate::settings::is_synced;
 use crate::shared_env::{DATABASE_USER, Peer};
 
-/// Number of attempts to drop a slot that an exiting process still holds.
+/// Number of attempts to drop a replication slot, which a process that is exiting may still hold.
 const DROPS_MAX: u32 = 50;
 
-/// Makes a node with an empty database, and starts it.
+/// Creates a node with an empty database, and starts it.
 pub(super) fn make_primary(node: &LocalNode, lock: &Lock) -> Result<(), LocalError> {
     begin(node)?;
     let env = &node.env;
@@ -43,7 +44,7 @@ pub(super) fn make_primary(node: &LocalNode, lock: &Lock) -> Result<(), LocalErr
     finish(node)
 }
 
-/// Makes a replica of a running node, and starts it.
+/// Creates a replica of a running node, and starts it.
 pub(super) fn make_replica(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     begin(node)?;
     make_slot(node, source, lock)?;
@@ -59,14 +60,14 @@ pub(super) fn make_replica(node: &LocalNode, source: &Peer, lock: &Lock) -> Resu
     finish(node)
 }
 
-/// Starts a node, of any role before, as a replica.
+/// Starts a node as a replica, whatever its role was.
 pub(super) fn follow(node: &LocalNode) -> Result<(), LocalError> {
     remove_source_settings(node)?;
     node.env.cluster_dir.write(&node.dir.data().join("standby.signal"), "")?;
     node.start()
 }
 
-/// Removes the remains of an interrupted attempt, its server included.
+/// Removes everything that an interrupted attempt has left, including a running server.
 fn begin(node: &LocalNode) -> Result<(), LocalError> {
     let cluster_dir = &node.env.cluster_dir;
     cluster_dir.folder(&node.dir.path)?;
@@ -76,16 +77,16 @@ fn begin(node: &LocalNode) -> Result<(), LocalError> {
     remove_folder(&node.dir.data())
 }
 
-/// Removes the marker: from here on the node is never cleared.
+/// Removes the marker file, so that the node is never cleared from now on.
 pub(super) fn finish(node: &LocalNode) -> Result<(), LocalError> {
     let path = node.dir.unfinished();
     fs::remove_file(&path).map_err(LocalError::file(&path))?;
     sync_folder(&node.dir.path)
 }
 
-/// Creates the slot that keeps the log for this node, replacing one that an earlier attempt left.
-/// The slot is created before the base backup. If `pg_basebackup` created it, that would be after
-/// its first checkpoint, and another checkpoint could remove the log in between.
+/// Creates the replication slot that retains WAL for this node, and replaces one that an earlier
+/// attempt has left. The slot is created before the base backup. `pg_basebackup` itself would
+/// create it only after its first checkpoint, and another checkpoint could remove WAL in between.
 pub(super) fn make_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     let slot = node.slot();
     let drop = format!(
@@ -106,7 +107,7 @@ pub(super) fn make_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<
     }
 }
 
-/// Creates the slot that keeps the log for this node, unless it exists.
+/// Creates the replication slot that retains WAL for this node, unless it exists.
 pub(super) fn ensure_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     let slot = node.slot();
     let make = format!(
@@ -116,7 +117,7 @@ pub(super) fn ensure_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Resul
     run_statements(node, source, &[&make], lock)
 }
 
-/// Runs statements on a node's source, one after the other.
+/// Executes statements on the source of a node, one after another.
 fn run_statements(
     node: &LocalNode,
     source: &Peer,
@@ -131,8 +132,8 @@ fn run_statements(
     node.env.run(&node.name, command.stdin(lock.shared()))
 }
 
-/// Removes `primary_conninfo` and `primary_slot_name` from `postgresql.auto.conf`. They may come
-/// from a source that was a replica itself, and would override the settings of the node.
+/// Removes `primary_conninfo` and `primary_slot_name` from `postgresql.auto.conf`. These settings
+/// may come from a source that was once a replica itself, and would override those of the node.
 pub(super) fn remove_source_settings(node: &LocalNode) -> Result<(), LocalError> {
     let path = node.dir.data().join("postgresql.auto.conf");
     let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;

@@ -1,15 +1,16 @@
 //! Settings: configuration of the servers of a local cluster.
 //!
-//! They are in a separate file beside the data of a node, included by its `postgresql.conf`: so
-//! data copied from another node never brings that node's port along.
+//! The settings are in a separate file beside the data directory of a node, which its
+//! `postgresql.conf` includes, so that data copied from another node never contains that node's
+//! port.
 //!
-//! **Invariant:** a server listens on no socket in the file system, and on loopback only, except
-//! that of a standalone node.
+//! **Invariant:** a server listens on no Unix-domain socket, and only on loopback addresses unless
+//! it is a standalone node.
 //! **Not here:** settings of a running server (`ALTER SYSTEM`, which overrides these).
 
 use crate::error::LocalError;
 
-/// Settings for replication, `pg_rewind` and a machine with other work.
+/// Settings for replication, for `pg_rewind`, and for machines that also do other work.
 const COMMON: [(&str, &str); 19] = [
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
@@ -19,8 +20,8 @@ const COMMON: [(&str, &str); 19] = [
     ("wal_log_hints", "on"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
-    // A newly promoted node has no slots for the others yet, and `pg_rewind` needs the former
-    // primary's own log.
+    // WAL is retained even without a slot, because a newly promoted node has no replication slots
+    // for the other nodes yet, and `pg_rewind` needs the former primary's own WAL.
     ("wal_keep_size", "128MB"),
     ("wal_retrieve_retry_interval", "200ms"),
     ("hot_standby", "on"),
@@ -33,7 +34,7 @@ const COMMON: [(&str, &str); 19] = [
     ("log_line_prefix", "%m [%p] "),
     ("logging_collector", "off"),
 ];
-/// Settings that the cluster itself determines.
+/// Settings that the cluster itself determines, so that the user cannot choose them.
 const OWN: [&str; 15] = [
     "port",
     "listen_addresses",
@@ -47,13 +48,14 @@ const OWN: [&str; 15] = [
     "primary_conninfo",
     "primary_slot_name",
     "logging_collector",
-    // Directives that the parser accepts on any line: an included file could set all of the above.
+    // Directives that the parser accepts on any line. An included file could set any of the
+    // settings above.
     "include",
     "include_dir",
     "include_if_exists",
 ];
 
-/// Checks that these settings can be chosen.
+/// Checks that the user may choose these settings.
 pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
     for (name, value) in settings {
         let refused = |cause| Err(LocalError::Setting { name: name.clone(), cause });
@@ -70,8 +72,8 @@ pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// Returns true if a configuration file can contain this name: an identifier, or two with a dot
-/// between them for a setting of an extension.
+/// Returns true if a configuration file can contain a setting of this name: an identifier, or two
+/// identifiers separated by a dot for a setting of an extension.
 fn is_name(name: &str) -> bool {
     let is_word = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -83,16 +85,16 @@ fn is_name(name: &str) -> bool {
     }
 }
 
-/// Returns the value that the file of a server gives to a setting: the last chosen one, else the
-/// one that all servers get, if there is one.
+/// Returns the value of a setting in a server's settings file: the last value that was chosen, or
+/// else the value that all servers get; `None` if there is neither.
 pub(super) fn value_of<'s>(name: &str, chosen: &'s [(String, String)]) -> Option<&'s str> {
     let set = chosen.iter().rfind(|(chosen, _)| chosen.eq_ignore_ascii_case(name));
     let common = || COMMON.iter().find(|(common, _)| *common == name).map(|(_, value)| *value);
     set.map(|(_, value)| value.as_str()).or_else(common)
 }
 
-/// Returns the configuration lines of one server; of a setting that occurs twice, the last is in
-/// force.
+/// Returns the configuration lines of one server. If a setting occurs twice, the last line takes
+/// effect.
 pub(super) fn lines(own: &[(&str, String)], chosen: &[(String, String)]) -> String {
     let common = COMMON.iter().map(|(name, value)| (*name, *value));
     let own = own.iter().map(|(name, value)| (*name, value.as_str()));
@@ -102,7 +104,7 @@ pub(super) fn lines(own: &[(&str, String)], chosen: &[(String, String)]) -> Stri
     std::iter::once(head.to_owned()).chain(common.chain(own).chain(chosen).map(line)).collect()
 }
 
-/// Returns whether commits wait for the disk.
+/// Returns true if commits wait until they are on disk.
 pub(super) fn is_synced(chosen: &[(String, String)]) -> bool {
     let set = value_of("fsync", chosen);
     !set.is_some_and(|value| ["off", "false", "no", "0"].contains(&value))

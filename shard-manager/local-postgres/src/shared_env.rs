@@ -1,8 +1,8 @@
-//! Shared environment: the data that all nodes of a local cluster share, and the runner of
-//! programs.
+//! Shared environment: the data that all nodes of a local cluster share, and the functions that run
+//! PostgreSQL's programs.
 //!
-//! **Invariant:** no environment variable of the caller determines the server that a program
-//! connects to, and no password is on a command line.
+//! **Invariant:** no environment variable of this process influences the server to which a program
+//! connects, and no password appears on a command line.
 //! **Not here:** the choice of the programs (`node`, `provision`).
 
 use std::env;
@@ -17,10 +17,10 @@ use crate::programs::Programs;
 
 /// Database user that owns all databases.
 pub const DATABASE_USER: &str = "tessera";
-/// Maximum number of characters of a program's error output in a message.
+/// Maximum number of characters of a program's error output that a message contains.
 const ERROR_OUTPUT_CHARS_MAX: usize = 600;
 
-/// Address of a server that another one follows or is copied from.
+/// Address of a server from which another server replicates or is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Host name or IP address.
@@ -35,7 +35,8 @@ impl Peer {
         Self { host: "127.0.0.1".to_owned(), port }
     }
 
-    /// Returns the `sslmode` for this server: no TLS on this machine, TLS if available on others.
+    /// Returns the `sslmode` for connections to this server: no TLS on this machine, and TLS if
+    /// available on other machines.
     pub(super) fn tls(&self) -> &'static str {
         if self.host == "127.0.0.1" { "disable" } else { "prefer" }
     }
@@ -90,7 +91,7 @@ impl SharedEnv {
             .env("HOME", &self.cluster_dir.path)
             .env("PGPASSFILE", self.passfile());
         command.env("PGSSLMODE", "disable").env("PGCONNECT_TIMEOUT", "30");
-        // The caller's current folder may be closed to that user.
+        // The current folder of this process may be inaccessible to that user.
         command.current_dir(&self.cluster_dir.path).stdin(Stdio::null());
         self.cluster_dir.os_user.apply_to(&mut command);
         command
@@ -137,7 +138,7 @@ impl SharedEnv {
         Err(LocalError::Program { node: node.to_owned(), program, output })
     }
 
-    /// Checks that the servers' user can reach the directory and the programs.
+    /// Checks that the user that runs the servers can access the directory and the programs.
     pub(super) fn check_reach(&self) -> Result<(), LocalError> {
         self.run("cluster", self.command("postgres").arg("--version"))
     }

@@ -10,13 +10,13 @@
 //!   server/            the node (`node`)
 //! ```
 //!
-//! A standalone node is made like the nodes of a cluster (`provision`), with these differences:
-//! other machines may connect to the node, the primary that it replicates may be on another
-//! machine, and only the owner of this process starts or stops the node.
+//! A standalone node is created like the nodes of a cluster (`provision`), with these differences:
+//! other machines may connect to the node, its primary may be on another machine, and only the
+//! container or service manager that runs this process starts or stops the node.
 //!
-//! **Invariant:** the files on disk determine the role of a node; the specification determines only
-//! how an empty directory is filled. Until a node is complete no other machine can connect to its
-//! server.
+//! **Invariant:** the files on disk determine the role of a node; the specification only determines
+//! what is created in an empty directory. Until a node is complete, no other machine can connect to
+//! its server.
 //! **Not here:** the decision to promote a replica.
 
 use std::fs::{self, Permissions};
@@ -47,7 +47,7 @@ const FORMAT: u32 = 1;
 /// Time limit for processes of a killed server to release the directory.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
-/// Error messages of a server that would also refuse this client at a later attempt.
+/// Error messages after which a further attempt to connect would fail as well.
 const FINAL: [&str; 2] = ["password authentication failed", "no pg_hba.conf entry"];
 
 /// Specification of a standalone node.
@@ -57,20 +57,21 @@ pub struct NodeSpec {
     pub dir: PathBuf,
     /// Name of the node and of its replication slot.
     pub name: String,
-    /// Database that a new primary creates; a replica has those of its source.
+    /// Database that a new primary creates; a replica has the databases of its source.
     pub database: String,
-    /// Server that it follows; none for a primary.
+    /// Server from which the node replicates; `None` for a primary.
     pub source: Option<Peer>,
-    /// Addresses that it listens on, in PostgreSQL's notation; `*` means all.
+    /// Addresses on which the server listens, in PostgreSQL's notation; `*` means all.
     pub listen: Vec<String>,
     /// Port.
     pub port: u16,
-    /// Networks that may connect with the password, in addition to this machine: `10.0.0.0/8`,
-    /// `samenet`.
+    /// Networks, such as `10.0.0.0/8` or `samenet`, that may connect with the password, in addition
+    /// to this machine.
     pub allow: Vec<String>,
     /// Password of the databases.
     pub password: Secret,
-    /// User that runs the server if the caller is root; default: `postgres`, else `nobody`.
+    /// User that runs the server if this process runs as root; by default `postgres`, or `nobody`
+    /// if there is no such user.
     pub user: Option<String>,
     /// Folder of PostgreSQL's programs; default: the newest installed version.
     pub pg_bin: Option<PathBuf>,
@@ -84,27 +85,27 @@ pub struct NodeSpec {
 struct NodeManifest {
     format: u32,
     name: String,
-    /// Major version of PostgreSQL that made it.
+    /// Major version of PostgreSQL with which the node was created.
     major: u32,
-    /// Folder of the programs at the last start.
+    /// Folder of the programs that were used at the last start.
     bin: PathBuf,
     port: u16,
-    /// True if the node was ever complete.
+    /// True if the node was complete at some time.
     is_made: bool,
-    /// True if it was the primary at the last start.
+    /// True if the node was the primary at the last start.
     leads: bool,
 }
 
 /// Status that the server of a node reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// Present role.
+    /// Current role of the node.
     pub role: Role,
-    /// True if a replica streams from its source.
+    /// True if the node is a replica that is streaming from its source.
     pub streams: bool,
 }
 
-/// Complete node that can be run.
+/// Complete node, ready to be run.
 #[derive(Debug)]
 pub struct StandaloneNode {
     node: LocalNode,
@@ -113,11 +114,12 @@ pub struct StandaloneNode {
 }
 
 impl StandaloneNode {
-    /// Makes the node if its directory has none or an incomplete one. A new replica waits until its
-    /// source responds; progress is reported as lines of text.
+    /// Creates the node if its directory contains no node or an incomplete one. Waits until the
+    /// source of a new replica responds. Progress is reported as lines of text.
     ///
     /// # Errors
-    /// [`LocalError`], whose message states what to do; the next call continues.
+    /// [`LocalError`], whose message states what to do. The next call continues where this one
+    /// failed.
     pub fn make(spec: &NodeSpec, report: &mut dyn FnMut(&str)) -> Result<Self, LocalError> {
         check(spec)?;
         let name = spec.name.clone();
@@ -157,12 +159,12 @@ impl StandaloneNode {
         Ok(Self { node, lock, listen: spec.listen.clone() })
     }
 
-    /// Returns its role according to the files on disk.
+    /// Returns the role of the node according to the files on disk.
     pub fn role(&self) -> Role {
         if self.node.dir.is_standby() { Role::Replica } else { Role::Primary }
     }
 
-    /// Replaces this process by the server; returns only if that fails. The server and its
+    /// Replaces this process with the server; returns only if that fails. The server and its child
     /// processes hold the lock of the directory until all of them have exited.
     pub fn run(self) -> LocalError {
         if let Err(error) = self.write_start_files() {
@@ -189,7 +191,7 @@ impl StandaloneNode {
     /// Queries the status of the server of the node in a directory.
     ///
     /// # Errors
-    /// [`LocalError::Unsuitable`] if there is none or it is still being made,
+    /// [`LocalError::Unsuitable`] if there is no node or it is still being created,
     /// [`LocalError::Program`] if the server does not answer.
     pub fn status(dir: &Path) -> Result<NodeStatus, LocalError> {
         let Some(manifest) = NodeManifest::load(dir)? else {
@@ -198,7 +200,7 @@ impl StandaloneNode {
         };
         let cluster_dir = ClusterDir::open(dir, MANIFEST)?;
         let programs = Programs { bin: manifest.bin.clone(), major: manifest.major };
-        // Client programs read the passfile instead.
+        // The password is not needed here, because client programs read the passfile.
         let password = Secret(String::new());
         let env = Arc::new(SharedEnv { cluster_dir, programs, password, settings: Vec::new() });
         let node = node_of(env, &manifest, "", None);
@@ -265,7 +267,7 @@ fn node_of(
     }
 }
 
-/// Makes a missing or incomplete node. For an existing replica, only ensures that its replication
+/// Creates a missing or incomplete node. For an existing replica, only ensures that its replication
 /// slot exists on the source.
 fn make_or_check(
     node: &LocalNode,
@@ -274,12 +276,13 @@ fn make_or_check(
     report: &mut dyn FnMut(&str),
 ) -> Result<(), LocalError> {
     if node.dir.is_complete() {
-        // The server of an attempt that was interrupted at its end may still run.
+        // If an earlier attempt was interrupted at its end, its server may still be running.
         node.stop(Stop::Fast)?;
     } else if manifest.is_made && (manifest.leads || node.source.is_none()) {
         return Err(LocalError::Lost { node: node.name.clone(), dir: node.dir.path.clone() });
     } else {
-        // The server first runs on a port that no client knows, because it will soon restart.
+        // The server runs on a temporary port that no client knows, because it will soon be
+        // restarted.
         let node = LocalNode { port: ports::choose_free(1, &[node.port])?[0], ..node.clone() };
         if let Some(source) = &node.source {
             await_source(&node, source, report)?;
@@ -301,8 +304,9 @@ fn make_or_check(
                 cause: cause.to_owned(),
             });
         }
-        // After a failover the source may be another server, which has no replication slot for this
-        // node. If the source does not answer, this server connects to it later.
+        // After a failover the source may be a different server, which has no replication slot for
+        // this node yet. If the source does not answer, the node is started anyway and connects
+        // later.
         Some(source) => {
             if let Err(error) = ensure_slot(node, source, lock) {
                 report(&format!("its source {source} does not answer yet ({error})"));
@@ -337,7 +341,8 @@ fn await_source(
     }
 }
 
-/// Locks a directory, waiting for the processes of a server that was just killed.
+/// Locks a directory. Waits for a while if processes of a server that was just killed still hold
+/// the lock.
 fn lock_with_retry(cluster_dir: &ClusterDir) -> Result<Lock, LocalError> {
     let deadline = Instant::now() + LEFT_OVER_MAX;
     loop {
@@ -348,7 +353,7 @@ fn lock_with_retry(cluster_dir: &ClusterDir) -> Result<Lock, LocalError> {
     }
 }
 
-/// Finds the programs of the version that made the node.
+/// Finds PostgreSQL programs of the major version with which the node was created.
 fn programs_for(
     known: Option<&NodeManifest>,
     dir: &Path,
@@ -364,7 +369,8 @@ fn programs_for(
     })
 }
 
-/// Writes the password and the passfile, in which a backslash escapes colons and backslashes.
+/// Writes the password file and the passfile of libpq, in which colons and backslashes are escaped
+/// with a backslash.
 fn write_password(cluster_dir: &ClusterDir, password: &Secret) -> Result<(), LocalError> {
     cluster_dir.write(&cluster_dir.path.join(PASSWORD), &format!("{}\n", password.0))?;
     let escaped = password.0.replace('\\', "\\\\").replace(':', "\\:");
@@ -373,7 +379,8 @@ fn write_password(cluster_dir: &ClusterDir, password: &Secret) -> Result<(), Loc
     restrict_mode(&passfile, 0o600)
 }
 
-/// Returns the addresses to listen on: the wanted ones, and loopback for health checks.
+/// Returns the addresses on which the server listens: the requested ones, and loopback for health
+/// checks.
 fn addresses(listen: &[String]) -> String {
     let covers = ["*", "0.0.0.0", "127.0.0.1", "localhost"];
     let mut all: Vec<&str> = listen.iter().map(String::as_str).collect();
@@ -383,8 +390,8 @@ fn addresses(listen: &[String]) -> String {
     all.join(",")
 }
 
-/// Removes permissions that the mounting of a volume may have added: PostgreSQL refuses files that
-/// others can read.
+/// Removes permissions that mounting a volume may have added, because PostgreSQL refuses files that
+/// other users can read.
 fn restrict_mode(path: &Path, mode: u32) -> Result<(), LocalError> {
     let permissions = fs::metadata(path).map_err(LocalError::file(path))?.permissions();
     if permissions.mode() & 0o777 & !mode == 0 {
@@ -393,8 +400,8 @@ fn restrict_mode(path: &Path, mode: u32) -> Result<(), LocalError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(LocalError::file(path))
 }
 
-/// Returns the rules of access: the database user, with the password, from this machine and from
-/// the named networks.
+/// Returns the contents of `hba.conf`, which lets the database user connect with the password from
+/// this machine and from the named networks.
 fn access_rules(networks: &[String]) -> String {
     let here = ["127.0.0.1/32", "::1/128"];
     let networks = here.into_iter().chain(networks.iter().map(String::as_str));
@@ -444,7 +451,7 @@ fn check(spec: &NodeSpec) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// Returns whether PostgreSQL accepts this as a range of addresses.
+/// Returns true if PostgreSQL accepts this string as a range of addresses.
 fn is_network(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else { return text == "samenet" };
     let most = match address.parse() {

@@ -1,10 +1,12 @@
-//! Standby settings: lets a standby start after settings of its primary were lowered.
+//! Standby settings: ensures that a standby can start after certain settings were lowered, such as
+//! `max_connections`.
 //!
-//! PostgreSQL starts a standby only if a few settings are not lower than those of its primary in
-//! the WAL that the standby has replayed; the control file of the standby holds them. So a standby
-//! keeps the higher value until it has replayed the WAL of a primary that was started with the
-//! lower one. The next start of the standby lowers it too. A replica that still has the higher
-//! value may be promoted, so a standby also has at least the values with which its source runs.
+//! PostgreSQL starts a standby only if these settings are not lower than the values of its primary
+//! that the standby has last replayed from the WAL, which are in the control file of the standby.
+//! Therefore a standby keeps a higher value until it has replayed WAL of a primary that was started
+//! with the lower value; the next start of the standby then uses the lower value too. Because a
+//! replica that still has the higher value may be promoted, a standby also has at least the values
+//! with which its source is running.
 //!
 //! **Not here:** the other settings (`settings`).
 
@@ -23,13 +25,12 @@ const BOUND: [(&str, &str, u64); 5] = [
     ("max_prepared_transactions", "max_prepared_xacts setting", 0),
     ("max_locks_per_transaction", "max_locks_per_xact setting", 64),
 ];
-/// Query for the values of all settings with which a server runs, in the form of
-/// `pg_controldata`.
+/// Query for the current values of all settings of a server, in the format of `pg_controldata`.
 const RUNNING_VALUES: &str = "SELECT name || ': ' || setting FROM pg_settings";
 /// Time limit for a connection to the source, in seconds.
 const CONNECT_SECONDS: &str = "2";
 
-/// Returns the chosen settings of a standby, raised to what its data and the server that it follows
+/// Returns the chosen settings, raised to the values that the data of the standby and its source
 /// require.
 pub(super) fn settings_of_standby(
     env: &SharedEnv,
@@ -39,21 +40,21 @@ pub(super) fn settings_of_standby(
 ) -> Result<Vec<(String, String)>, LocalError> {
     let mut command = env.command("pg_controldata");
     let listed = env.text(node, command.arg("-D").arg(dir.data()))?;
-    // A source that does not answer is expected to start later, with the chosen settings.
+    // If the source does not answer, it is expected to start later, with the chosen settings.
     let of_source = source.and_then(|source| running_values(env, node, source));
     Ok(raised(&with_plain_numbers(env)?, &listed, &of_source.unwrap_or_default()))
 }
 
-/// Returns the values with which a server runs, in lines such as `max_connections: 100`; `None` if
-/// it does not answer.
+/// Returns the current values of a server's settings, in lines such as `max_connections: 100`;
+/// `None` if the server does not answer.
 fn running_values(env: &SharedEnv, node: &str, server: &Peer) -> Option<String> {
     let mut command = env.client("psql", server);
     command.args(["-X", "-q", "-A", "-t", "-d", "postgres", "-c", RUNNING_VALUES]);
     env.text(node, command.env("PGCONNECT_TIMEOUT", CONNECT_SECONDS)).ok()
 }
 
-/// Returns the chosen settings with the bound ones as decimal numbers: PostgreSQL also reads `0x28`
-/// and `4e1` as 40.
+/// Returns the chosen settings, with the values of those in [`BOUND`] as decimal numbers, because
+/// PostgreSQL also reads `0x28` and `4e1` as 40.
 fn with_plain_numbers(env: &SharedEnv) -> Result<Vec<(String, String)>, LocalError> {
     let mut chosen = env.settings.clone();
     for (name, value) in &mut chosen {
@@ -65,7 +66,7 @@ fn with_plain_numbers(env: &SharedEnv) -> Result<Vec<(String, String)>, LocalErr
     Ok(chosen)
 }
 
-/// Adds to the chosen settings the values that the output of `pg_controldata` and the running
+/// Adds to the chosen settings the values that the output of `pg_controldata` and the current
 /// values of the source require.
 fn raised(chosen: &[(String, String)], listed: &str, of_source: &str) -> Vec<(String, String)> {
     let mut settings = chosen.to_vec();

@@ -2,8 +2,8 @@
 //!
 //! The rows that a batch may touch are read and locked first. The result of each change is then
 //! computed here, in order, on row images in memory, by the rules of the embedded engine, and the
-//! final rows are stored at once. So a refused change costs the others nothing, and nothing must be
-//! undone in the database.
+//! final rows are stored together. So a refused change does not affect the others, and nothing has
+//! to be undone in the database.
 //!
 //! **Invariant:** each change sees the results of the changes before it; an atomic group has an
 //! effect only if all of it succeeds.
@@ -39,7 +39,8 @@ pub(super) struct TooLarge;
 pub(super) struct Barred {
     /// Slots that the shard refuses, with the reasons.
     pub(super) slots: BTreeMap<i64, RefusedState>,
-    /// Hazards of the tables of the batch. An UNLOGGED table takes no writes.
+    /// Hazards of the batch's tables: triggers and rules that Tessera has not created, and UNLOGGED
+    /// tables, which accept no writes.
     pub(super) hazards: Hazards,
 }
 
@@ -70,15 +71,15 @@ pub(super) struct Batch {
     barred: Barred,
     versions: std::vec::IntoIter<i64>,
     now: String,
-    /// Bytes of the images so far.
+    /// Number of bytes of the rows that the batch has produced so far.
     images: usize,
-    /// Rows before an atomic group changed them.
+    /// States of changed rows before each change, in order, with which an atomic group is undone.
     journal: Vec<RowBefore>,
 }
 
 impl Batch {
-    /// Creates a batch of the rows that these changes may touch, none of them read yet. On Citus
-    /// they are ordered by its shards.
+    /// Creates a batch of the rows that these changes may touch, none of them read yet. On Citus,
+    /// they are grouped by Citus shard.
     pub(super) fn new(groups: &[WriteGroup<'_>], parts: Option<&Parts>) -> Self {
         Self {
             rows: LockedRows::of(groups, parts),
@@ -105,8 +106,8 @@ impl Batch {
         &self.barred
     }
 
-    /// Works out the results of the changes, except for slots and tables that take no writes, with
-    /// at most one new version per change.
+    /// Computes the results of the changes. Changes of slots and tables that accept no writes are
+    /// refused. Each change of a row or of an idempotency record takes one of `versions`.
     ///
     /// # Errors
     /// [`TooLarge`] if the batch must be smaller.
@@ -141,8 +142,8 @@ impl Batch {
     }
 
     /// Returns the results of the changes of an operation that the database has refused for this
-    /// reason, which is stored under their idempotency keys. A repeated change gets its first
-    /// result. If a slot no longer takes writes, nothing is stored.
+    /// reason, and prepares to store the reason under their idempotency keys. A repeated change
+    /// gets its first result. If a slot no longer takes writes, nothing is stored.
     pub(super) fn refuse(
         &mut self,
         operation: &WriteGroup<'_>,
@@ -164,21 +165,22 @@ impl Batch {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// Returns true if several changes have written a row that the database may alter: the database
-    /// shows only the last of them.
+    /// Returns true if several changes of the batch have written a row that triggers or rules may
+    /// alter. The results of the earlier changes are unknown then, because the row is read again
+    /// only after the last.
     fn hides_a_step(&self, row: &Row) -> bool {
         row.changes > 1 && self.barred.hazards.may_alter(&row.table)
     }
 
-    /// Replaces results by the rows that the database has stored, by their indexes: in the
-    /// responses, and in the records of idempotency keys.
+    /// Replaces computed results with the rows that the database has really stored, both in the
+    /// responses and in the records of idempotency keys. `found` has these rows by their indexes.
     pub(super) fn stored(
         &mut self,
         groups: &[WriteGroup<'_>],
         done: &mut [Result<RowDone, Error>],
         found: &HashMap<usize, Vec<Value>>,
     ) {
-        // The last change of each row.
+        // Index of the last change of each row, by the index of the row.
         let mut last: HashMap<usize, usize> = HashMap::new();
         let changes: Vec<&RowWrite> = groups.iter().flat_map(|group| group.rows).collect();
         for (index, change) in changes.iter().enumerate() {
@@ -212,8 +214,9 @@ impl Batch {
         let images = self.images;
         self.journal.clear();
         let mut done = Vec::with_capacity(changes.len());
-        // If a slot takes no writes, none of the changes is tried: an earlier row that is refused
-        // for its state would store the outcome of all rows, also in that slot.
+        // If a slot accepts no writes, none of the changes is tried. Otherwise, if an earlier
+        // change were refused because of its row, that outcome would be stored for all changes,
+        // even in the slot that accepts no writes.
         let mut refused = self.barred.first_refusal(changes);
         let tried = if refused.is_none() { changes } else { &[] };
         for (at, change) in tried.iter().enumerate() {
@@ -234,8 +237,8 @@ impl Batch {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// Returns the result of a change that was undone: the stored first result, if the change is a
-    /// repetition under its idempotency key.
+    /// Returns the result of a change that was undone: `error` or, if the change repeats an earlier
+    /// one under its idempotency key, the stored first result.
     fn undone(&mut self, change: &RowWrite, error: Error) -> Result<RowDone, Error> {
         if let Some(answer) = self.replayed(change) {
             return answer;
@@ -295,8 +298,8 @@ pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
     changes().any(|change| change.operation == Operation::Delete)
 }
 
-/// Returns the number of versions that the changes may need: their own, and those of the records of
-/// their idempotency keys, which are written again if an atomic group is undone.
+/// Returns the number of versions that the changes may need: one for each change, and two for the
+/// record of each idempotency key, which is written again if an atomic group is undone.
 pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
     let changes = groups.iter().flat_map(|group| group.rows);
     changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()

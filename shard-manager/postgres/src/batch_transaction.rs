@@ -1,10 +1,10 @@
 //! Batch transaction: one batch on one connection, from `BEGIN` to a commit that is durable.
 //!
-//! A batch takes two round trips: the first takes the fence lock, reads the slots that may not be
-//! written, and reads and locks the rows; the second stores the results, commits, and reads the
+//! A batch takes two round trips: the first takes the fence lock, reads which of the slots accept
+//! no writes, and reads and locks the rows; the second stores the results, commits, and reads the
 //! position up to which the log is on disk. Plain upserts, which most writes are, need one round
-//! trip (`upsert_transaction`). Tables with foreign triggers or rules need more than two
-//! (`triggered_tables`).
+//! trip (`upsert_transaction`). Tables with triggers or rules that Tessera has not created need
+//! more than two (`triggered_tables`).
 //!
 //! **Invariant:** the rows that a batch may touch are locked before its changes are computed.
 //! **Not here:** the results of changes (`batch_results`), the outcome of a commit
@@ -23,7 +23,8 @@ use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::statement::{Bind, Locking, PipelineStep, Statement, Work, pipeline, plain, run, step};
 use super::{refusals, sql, triggered_tables};
 
-/// Applies writes as one transaction. With `alone`, no other router may write meanwhile.
+/// Applies writes as one transaction. If `alone` is true, no other transaction may write to the
+/// shard meanwhile.
 pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
@@ -56,7 +57,8 @@ pub(super) async fn apply(
 }
 
 /// Stores the reason for which the database has refused an operation, in one transaction, under the
-/// idempotency keys of its changes. With `alone`, no other router may write meanwhile.
+/// idempotency keys of its changes. If `alone` is true, no other transaction may write to the shard
+/// meanwhile.
 pub(super) async fn remember_refusal(
     session: &mut LaneSession,
     operation: &WriteGroup<'_>,
@@ -101,11 +103,11 @@ async fn enter(
     for (_, Locking { sql, binds, .. }) in &locking {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
-    // Versions are drawn after the rows are locked: the next transaction that locks them draws
-    // higher ones.
+    // Versions are drawn after the rows are locked, so the next transaction that locks the same
+    // rows draws higher versions.
     steps.push(step(connection, Statement { sql: sql::VERSIONS, binds: &drawing, cached: true }));
-    // `CREATE TRIGGER` and `CREATE RULE` wait for no lock on rows, so the hazards are read as late
-    // as possible.
+    // `CREATE TRIGGER` and `CREATE RULE` do not wait for row locks, so the triggers and rules are
+    // read as late as possible.
     let looking = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
     steps.push(step(connection, looking));
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();

@@ -60,17 +60,17 @@ pub struct Catalog {
 
 /// Contents of a catalog.
 pub struct Cluster {
-    /// Id of the cluster, which every shard repeats.
+    /// Id of the cluster. Every shard stores it as well.
     pub cluster_id: String,
     /// The current shard map.
     pub map: ShardMap,
-    /// True if every shard was claimed.
+    /// True if every shard was claimed for this cluster.
     pub ready: bool,
-    /// Table groups whose slots may not be owned by their shards yet.
+    /// Table groups for which it is not certain yet that the shards own their slots.
     pub unready_groups: Vec<GroupNumber>,
     /// Key that signs session tokens.
     pub token_key: TokenKey,
-    /// Sentences about the settings that describe another cluster and are not in force.
+    /// Messages about settings that differ from the stored cluster and are therefore not in force.
     pub differences: Vec<String>,
 }
 
@@ -91,7 +91,8 @@ impl Catalog {
         Self { connection }
     }
 
-    /// Locks the catalog to open the cluster, until this is dropped.
+    /// Locks the catalog to open the cluster, until [`Catalog::unlock`] is called or the session
+    /// ends.
     ///
     /// # Errors
     /// [`OpenError`] if the lock is not free in time, or a restore was interrupted.
@@ -121,7 +122,7 @@ impl Catalog {
     /// Brings the schema up to date.
     ///
     /// # Errors
-    /// [`OpenError`] if that fails, or if a newer program has migrated it.
+    /// [`OpenError`] if the migration fails, or if a newer program has migrated the catalog.
     pub async fn migrate(mut self) -> Result<Self, OpenError> {
         if let Some(newer) = newer_migration(&self.connection).await? {
             let cause = format!(
@@ -130,7 +131,7 @@ impl Catalog {
             return Err(OpenError::node(PLACE, cause));
         }
         self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
-        // Tables cannot be changed meanwhile either.
+        // From here on, no other router can change tables either, until the locks are released.
         let lock = Statement { sql: CHANGING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
         locked.map_err(|error| {
@@ -139,7 +140,7 @@ impl Catalog {
         Ok(self)
     }
 
-    /// Releases the lock.
+    /// Releases all locks of the session.
     ///
     /// # Errors
     /// [`OpenError`] if the connection is lost.
@@ -149,8 +150,8 @@ impl Catalog {
             .map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Reads the cluster and adds the new groups of the settings, or creates it as specified, with
-    /// shards of these names.
+    /// Reads the cluster and adds the table groups that are new in the settings. If the catalog is
+    /// empty, creates the cluster as specified, with shards of these names.
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if the cluster was created with another keyspace.
@@ -189,7 +190,8 @@ impl Catalog {
         noted.map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Returns the version, which changes with every change of the catalog.
+    /// Returns the version, which changes whenever the map, the tables, or the keys, roles, denials
+    /// or mode have changed.
     ///
     /// # Errors
     /// The error of the query.
@@ -209,8 +211,9 @@ impl Catalog {
         version().ok_or(diesel::result::Error::NotFound)
     }
 
-    /// Returns the tables that the database of the catalog declares, if it is that of a shard too,
-    /// and a position at which a replica knows them.
+    /// Returns the tables that are declared in the database of the catalog, if it is also the
+    /// database of a shard, and a position of its log: a replica that has reached the position has
+    /// the declarations.
     ///
     /// # Errors
     /// The error of the query.
@@ -218,7 +221,7 @@ impl Catalog {
         tables(&self.connection).await
     }
 
-    /// Locks the catalog to change tables, until this is dropped.
+    /// Locks the catalog to change tables, until [`Catalog::unlock`] is called or the session ends.
     ///
     /// # Errors
     /// [`Error`] if the lock is not free in time.
@@ -229,17 +232,17 @@ impl Catalog {
         Ok(self)
     }
 
-    /// Returns the shards and owners.
+    /// Returns access to the shards and the owners of slots.
     pub fn map_tables(&self) -> MapTables<'_> {
         MapTables(&self.connection)
     }
 
-    /// Returns the recorded intents.
+    /// Returns access to the recorded intents, the changes of tables that are in progress.
     pub fn intents(&self) -> Intents<'_> {
         Intents(&self.connection)
     }
 
-    /// Returns the keys, roles and denials.
+    /// Returns access to the keys, roles and denials.
     pub fn access(&self) -> AccessTables<'_> {
         AccessTables(&self.connection)
     }
@@ -261,9 +264,9 @@ impl Catalog {
     }
 }
 
-/// Returns a result, after rolling the transaction back if it failed. Otherwise every later
-/// statement of the session would fail. If the session is lost, this fails as well, which changes
-/// nothing.
+/// Returns the result of a transaction, and rolls the transaction back first if it failed. Without
+/// the rollback, every later statement of the session would fail. If the session is lost, the
+/// rollback fails as well, which does no harm.
 async fn or_rollback<T, E>(connection: &AsyncPgConnection, ended: Result<T, E>) -> Result<T, E> {
     if ended.is_err() {
         let _ = run(connection, "ROLLBACK").await;
@@ -276,7 +279,7 @@ pub(super) fn migrations() -> Vec<String> {
     versions(&MIGRATIONS)
 }
 
-/// Returns a migration of a catalog that this program does not know.
+/// Returns the version of a catalog migration that this program does not know, if there is one.
 async fn newer_migration(connection: &AsyncPgConnection) -> Result<Option<String>, OpenError> {
     let failed = |error| OpenError::node(PLACE, error);
     if !has_rows(connection, "__diesel_schema_migrations").await.map_err(failed)? {
@@ -290,8 +293,9 @@ async fn newer_migration(connection: &AsyncPgConnection) -> Result<Option<String
     Ok(found.find(|version| is_of_catalog(version) && !known.contains(version)))
 }
 
-/// Returns true if a version is that of a migration of the catalog, which may share its database
-/// with a shard and with analytics: the number after the date distinguishes them.
+/// Returns true if this is the version of a migration of the catalog. The catalog may share its
+/// database with a shard and with analytics; the number after the date distinguishes their
+/// migrations.
 fn is_of_catalog(version: &str) -> bool {
     let number = version.get(8..).and_then(|number| number.parse::<u32>().ok());
     number.is_some_and(|number| (900_001..950_001).contains(&number))

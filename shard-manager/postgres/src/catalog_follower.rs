@@ -8,9 +8,10 @@
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
 //! for it is left, as on the router that created it.
 //!
-//! A catalog that was promoted may lack the last changes of the map, because its replicas are
-//! asynchronous. A router that knows their epochs raises the catalog's epoch above them, and adopts
-//! its map: the shards themselves know their slots, and moves publish lost owners again.
+//! After a failover, the new primary of the catalog may lack the last changes of the map, because
+//! its replicas are asynchronous. A router that knows the epochs of the lost changes raises the
+//! catalog's epoch above them, and adopts the catalog's map: the shards themselves know their
+//! slots, and moves publish lost owners again.
 //!
 //! **Invariant:** the registry never shows a table whose creation may still be undone; a known
 //! table stays the same object, so that statements prepared for it remain in use.
@@ -113,7 +114,8 @@ impl CatalogFollower {
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
-                // Logged once as a warning, however often it is retried.
+                // The failure is logged as a warning only once, however often the attempt is
+                // repeated.
                 if seen.is_lost {
                     tracing::debug!(%error, "the catalog cannot be followed");
                 } else {
@@ -138,7 +140,8 @@ impl CatalogFollower {
             if std::mem::take(&mut seen.is_lost) {
                 tracing::info!("the catalog is followed again");
             }
-            // First, because a revocation must not wait for a shard that does not answer.
+            // The keys are read first, because a revocation must not wait for a shard that does not
+            // answer.
             self.follow_access(&catalog, term, (version, seen)).await?;
             if seen.cluster != Some((version.epoch, version.tables)) {
                 let refreshed =
@@ -154,8 +157,8 @@ impl CatalogFollower {
         Ok(())
     }
 
-    /// Publishes keys and roles if they have changed, else confirms that they are current. Without
-    /// subscribers nothing is read.
+    /// Publishes the keys and roles if they have changed, and otherwise confirms that they are
+    /// current. Reads nothing if there are no subscribers.
     async fn follow_access(
         &self,
         catalog: &Catalog,
@@ -193,7 +196,7 @@ impl CatalogFollower {
         });
     }
 
-    /// Releases the shards that have retired: their databases may be gone.
+    /// Releases the shards that have retired, because their databases may not exist any longer.
     fn release_retired(&self) {
         let map = self.map.load_full();
         let shards = map.topology().shards();
@@ -202,7 +205,7 @@ impl CatalogFollower {
         });
     }
 
-    /// Stops following some shards, and ends their tasks.
+    /// Stops following the shards that meet a condition, and ends their tasks.
     pub(super) fn release_shards(&self, is_released: impl Fn(ShardNumber) -> bool) {
         let before = self.shards.rcu(|followed| {
             let mut left = FollowedShards::clone(followed);
@@ -214,7 +217,8 @@ impl CatalogFollower {
         }
     }
 
-    /// Returns the followed shards that serve. A shard that joins may lack tables.
+    /// Returns the followed shards that serve requests. Others are left out, because a shard that
+    /// is still joining may lack tables.
     fn serving_shards(&self) -> FollowedShards {
         let map = self.map.load();
         let members = map.topology().members();
@@ -247,10 +251,11 @@ impl CatalogFollower {
         Ok(())
     }
 
-    /// Returns the map that was read, if its epoch is not below `known`: the highest one that this
-    /// router knew before. Otherwise the catalog has lost changes in a failover. Its next changes
-    /// would get epochs that other maps have had, so its epoch is raised above `known`, and its map
-    /// is read again. Returns `None` if the session is not with its primary any more.
+    /// Returns the map that was read if its epoch is not below `known`, the highest epoch that this
+    /// router knew before. If it is lower, the catalog has lost changes in a failover. Its next
+    /// changes would get epochs that other maps have had, so the epoch of the catalog is raised
+    /// above `known`, and its map is read again. Returns `None` if the session is no longer with
+    /// the primary of the catalog.
     async fn not_below(
         &self,
         (catalog, timeline): (&Catalog, u32),
@@ -298,12 +303,12 @@ impl CatalogFollower {
         }
     }
 
-    /// Reads the shard map, unless this router has one of this epoch or a later one. A call that
-    /// waits for another one shares its result, and after a failure the catalog is not queried
-    /// again for [`RETRY`].
+    /// Reads the shard map, unless this router has a map of this epoch or a later one. A call that
+    /// arrives during another one waits and shares its result. After a failure, the catalog is not
+    /// queried again for [`RETRY`].
     ///
     /// # Errors
-    /// [`Error::ShardUnavailable`] if the map cannot be read, or is older than this epoch.
+    /// [`Error::ShardUnavailable`] if the map cannot be read, or its epoch is lower than this one.
     pub(super) async fn update_map(&self, epoch: u64) -> Result<(), Error> {
         let mut failed_at = self.map_failed_at.lock().await;
         if self.map.load().epoch() >= epoch {
@@ -356,8 +361,9 @@ impl CatalogFollower {
         let mut turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         self.follow_map(catalog, (timeline, &mut turn)).await.map_err(|error| failed(&error))?;
-        // Loaded before the intents: a table whose intent is read here may be published by this
-        // router before the tables are compared, and must not be taken for one that was dropped.
+        // The registry is loaded before the intents. Otherwise, a table whose intent is read here
+        // and which this router publishes before the comparison would be taken for a table that was
+        // dropped.
         let known = self.registry.load_full();
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
@@ -422,11 +428,11 @@ pub(super) async fn read_arrivals(follower: &CatalogFollower) -> Result<(), Stri
     Ok(())
 }
 
-/// Records at which positions shards have accepted slots, before a map that names them as owners is
-/// in force. A replica below such a position may still serve a slot that its shard has given away
-/// and got back, with rows from before: a session may have seen later ones on the shard between.
-/// Positions of other timelines need no record: a router begins to follow a timeline at a position
-/// after them.
+/// Records the positions at which shards have accepted slots, before a map that names them as
+/// owners comes into force. If a shard has given a slot away and got it back, a replica below such
+/// a position may still serve the old rows of the slot, although a session may have seen later rows
+/// on the shard that owned the slot between. Positions of other timelines need not be recorded,
+/// because a router begins to follow a timeline at a position after them.
 pub(super) fn record_arrivals(followed: &FollowedShards, arrivals: &[(ShardNumber, Position)]) {
     for (number, Position { timeline, sequence }) in arrivals {
         if let Some((_, replication)) = followed.get(number) {

@@ -1,7 +1,8 @@
 //! Discovery: finds the nodes of each shard, and its primary, when a router starts.
 //!
-//! Each host of each address is queried for its role. An address does not fix the role of a node:
-//! after a failover the same list still leads to the shard, whichever node accepts writes now.
+//! Each host of each configured address is queried for its role. The configuration does not
+//! determine which node is the primary, so after a failover the same configuration still leads to
+//! the shard, whichever node accepts writes now.
 //!
 //! **Invariant:** the primary of a shard is the node on the highest timeline among those that
 //! accept writes; two such nodes on the same timeline are an error, and so is a shard without any.
@@ -18,9 +19,9 @@ use super::node_address::{ClusterAddress, NodeAddress, Timeouts};
 use super::requirements;
 use super::session::{self, Identity, NodeRole as Role, Session};
 
-/// Timeline of a node that was not seen. Timelines of PostgreSQL begin with 1.
+/// Timeline of a node that has not answered. Real timelines of PostgreSQL begin with 1.
 const UNKNOWN_TIMELINE: u32 = 0;
-/// Name of these sessions in `pg_stat_activity`.
+/// Name, in `pg_stat_activity`, of the sessions that discovery opens.
 const OPENING: &str = "tessera opening";
 /// Name of the catalog's node in errors.
 pub(super) const CATALOG_NODE: &str = "catalog";
@@ -29,7 +30,7 @@ pub(super) const CATALOG_NODE: &str = "catalog";
 pub(super) struct Members {
     /// A session with the primary.
     pub(super) session: Session,
-    /// The primary first, then the others as they are listed.
+    /// The primary first, then the others in the order of the configuration.
     pub(super) nodes: Vec<Node>,
 }
 
@@ -39,7 +40,8 @@ pub(super) struct ConnectionAttempt {
     pub(super) found: Result<Session, ConnectError>,
 }
 
-/// Sessions that an earlier search has opened, for the next one: opening a session takes long.
+/// Sessions that an earlier search has opened and the next search reuses, because opening a session
+/// takes long.
 #[derive(Default)]
 pub(super) struct OpenedSessions(Mutex<Vec<Session>>);
 
@@ -49,8 +51,8 @@ impl OpenedSessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(sessions);
     }
 
-    /// Returns a session with the one host of an address, if there is one and the host answers. Its
-    /// identity is queried again, because its role may have changed.
+    /// Takes an open session with the only host of an address, if there is one and the host
+    /// answers. The identity of the node is queried again, because its role may have changed.
     async fn take(&self, at: &NodeAddress, timeouts: &Timeouts) -> Option<Session> {
         let mut found = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,8 +81,8 @@ impl ConnectionAttempt {
     }
 }
 
-/// Finds the nodes of all shards, and their primaries. Uses the sessions that an earlier search has
-/// opened, and closes the rest of them.
+/// Finds the nodes of all shards, and their primaries. Reuses the sessions that an earlier search
+/// has opened, and closes those that are not needed.
 ///
 /// # Errors
 /// [`OpenError`] of the first shard without a primary, or of a node with another role or another
@@ -162,8 +164,8 @@ fn shard_by_identity(shards: &[Vec<ConnectionAttempt>], identity: &Identity) -> 
 }
 
 /// Returns the index of the shard of a replica that does not answer: the only shard whose database
-/// has the same name. The replica is counted, because the guarantees of `quorum` and `all` must not
-/// depend on the nodes that were up at a start.
+/// has the same name. The replica is counted although it does not answer, because the guarantees of
+/// `quorum` and `all` must not depend on which nodes were up when the router started.
 fn shard_by_database_name(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, OpenError> {
     let alike = address.shards.iter().enumerate();
     let mut alike = alike.filter(|(_, shard)| shard.primary.database == at.database);
@@ -201,8 +203,8 @@ async fn members(
                 None
             }
         };
-        // Nothing is known about the timeline of a node that was not seen: its rows may belong to
-        // an abandoned one.
+        // Nothing is known about the timeline of a node that has not answered: its rows may belong
+        // to an abandoned timeline.
         let unseen = || Identity { timeline: UNKNOWN_TIMELINE, ..identity.clone() };
         nodes.push(node(name, at, cluster, &found.unwrap_or_else(unseen)));
     }
@@ -280,7 +282,7 @@ pub(super) async fn connect_catalog(
 }
 
 /// Connects to the primary among the hosts of an address, and returns the addresses of all hosts,
-/// the primary first. Errors contain the name.
+/// the primary first. Errors contain `name`.
 ///
 /// # Errors
 /// [`OpenError`] if there is no primary, or if it does not meet the requirements of a node.

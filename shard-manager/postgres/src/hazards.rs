@@ -23,8 +23,9 @@ use model::table::Table;
 use super::node_address::NodeAddress;
 use super::statement::{Bind, RowView, Statement, load};
 
-/// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
-/// trigger whose function is in Tessera's schema is Tessera's own.
+/// Selects the hazards of the tables `$1`. Columns: name, true if the table is UNLOGGED, true if it
+/// has rules, true if it has row triggers. A trigger whose function is in Tessera's schema is
+/// Tessera's own.
 pub(super) const OF_TABLES: &str = "SELECT name,unlogged,ruled,triggered FROM (\
     SELECT c.relname::text AS name,c.relpersistence='u' AS unlogged,\
     c.relhasrules AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class=c.oid AND r.ev_enabled IN ('O','A')) AS ruled,\
@@ -59,14 +60,14 @@ struct Hazard {
 /// One hazard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TableHazard {
-    /// Table, or sequence of Tessera's, that a crash of its server empties.
+    /// UNLOGGED table, or UNLOGGED sequence of Tessera, which a crash of its server empties.
     Unlogged {
         /// Name of the table or sequence, with its schema.
         table: String,
         /// Statement that repairs it.
         remedy: String,
     },
-    /// Rule, or trigger for each row, that is not Tessera's.
+    /// Rule or row trigger that Tessera has not created.
     Interference {
         /// Name of the table, with its schema.
         table: String,
@@ -76,7 +77,7 @@ pub enum TableHazard {
 }
 
 impl TableHazard {
-    /// Returns true if its table must not be written to.
+    /// Returns true if the table of this hazard must not be written to.
     pub fn is_unlogged(&self) -> bool {
         matches!(self, Self::Unlogged { .. })
     }
@@ -106,7 +107,7 @@ pub struct Hazards {
 }
 
 impl Hazards {
-    /// Reads the hazards of some tables from the rows of [`OF_TABLES`].
+    /// Decodes the hazards of some tables from the result rows of [`OF_TABLES`].
     pub(super) fn of_tables(rows: &[RowView]) -> Self {
         let truth = |row: &RowView, column| row.boolean(column) == Some(true);
         let hazard = |row: &RowView| {
@@ -169,7 +170,7 @@ impl Hazards {
         !self.is_empty() && rows.any(|row| self.tables.contains_key(row.table.name()))
     }
 
-    /// Returns the error of a write if nothing may be written to this table.
+    /// Returns the error that refuses a write, if nothing may be written to this table.
     pub(super) fn refusal(&self, table: &Table) -> Option<Error> {
         let hazard = self.tables.get(table.name())?;
         hazard.unlogged.then(|| Error::Unlogged { table: table.name().to_owned() })
@@ -191,7 +192,7 @@ impl Hazards {
 pub struct KnownHazards(ArcSwap<Hazards>);
 
 impl KnownHazards {
-    /// Returns the hazards at the last check.
+    /// Returns the hazards that the last check has found.
     pub fn current(&self) -> Guard<Arc<Hazards>> {
         self.0.load()
     }

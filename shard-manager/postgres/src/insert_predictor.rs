@@ -1,16 +1,16 @@
-//! Insert predictor: predicts that the next rows of a lane are new, and can be inserted without a
-//! lookup.
+//! Insert predictor: predicts that the next rows of a write lane are new and can be inserted
+//! without looking for existing rows.
 //!
 //! **Not here:** the statements (`upsert_transaction`).
 
 /// Number of successive new rows after which the next are expected to be new.
 const NEW_FIRST: u32 = 64;
-/// Largest such number after wrong predictions.
+/// Maximum of this number, which grows after wrong predictions.
 const NEW_MAX: u32 = 65_536;
 
 /// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
-/// server, so it takes many successive new rows to make one, and twice as many after each wrong
-/// one.
+/// server, so a prediction is made only after many successive new rows, and after twice as many
+/// following each wrong prediction.
 #[derive(Debug)]
 pub(super) struct InsertPredictor {
     seen: u32,

@@ -1,14 +1,14 @@
 //! Key reads: reads of the rows of one key, many of them in one statement.
 //!
 //! All reads that wait when a connection becomes free go to the server together, as one array of
-//! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
-//! is sent alone.
+//! keys: they share planning, round trip and wake-ups. There is no timer: a read that arrives alone
+//! is sent alone, without waiting for others.
 //!
-//! If reads of several tenants wait, and more of them than one statement may have, the tenants take
-//! turns.
+//! If more reads wait than one statement may have, and they are of several tenants, the tenants
+//! take turns.
 //!
-//! **Invariant:** each read sees one snapshot, in which its node answers reads of its slot, or the
-//! read is refused; its position is queried after it, on the same session.
+//! **Invariant:** each read sees one snapshot; it is refused if, in that snapshot, the node does
+//! not answer reads of its slot; its position is queried after the read, on the same session.
 //! **Not here:** all other reads (`scan`), the choice of a node (`shard`).
 
 mod queued;
@@ -49,7 +49,7 @@ use queued::LIMITS;
 pub(super) use queued::QueuedKeyRead;
 use text::{refused_column, text};
 
-/// Maximum number of statement texts that one connection caches.
+/// Maximum number of SQL statements that one connection caches.
 const TEXTS_MAX: usize = 256;
 /// Pause after a node could not be reached. Reads that arrive during the pause fail at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -72,7 +72,7 @@ struct Counts {
     answering: Arc<AtomicUsize>,
 }
 
-/// A connection that is counted until this is dropped.
+/// Count of one connection, which ends when this value is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -114,7 +114,8 @@ impl KeyReadQueue {
         Self { queue, connections, counts }
     }
 
-    /// Queues a read; `false` if too many wait already, of all tenants or of this one.
+    /// Queues a read. Returns false if too many reads of all tenants, or of the tenant of this one,
+    /// wait already.
     pub(super) fn send(&self, read: QueuedKeyRead) -> bool {
         self.queue.try_send(read, 0).is_ok()
     }
@@ -185,7 +186,7 @@ impl Server {
                 return;
             }
             let now = Instant::now();
-            // Reads past their deadline have no caller any more.
+            // No client waits any longer for a read whose deadline has passed.
             for late in batch.extract_if(.., |read: &mut QueuedKeyRead| read.deadline <= now) {
                 let _ = late.reply.send(Err(Error::DeadlinePassed));
             }
@@ -233,7 +234,7 @@ impl Server {
         }
     }
 
-    /// Reads, and retries once on a new connection if the old one was closed.
+    /// Executes reads, and retries once on a new connection if the old one was closed.
     async fn read(&mut self, query: &ReadQuery, group: &[QueuedKeyRead]) -> Result<Answer, Error> {
         let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
         if self.retry_at.is_some_and(|until| Instant::now() < until) {
@@ -271,8 +272,8 @@ impl Server {
                         // The rows may belong to an abandoned timeline.
                         None => return Err(lost()),
                     };
-                    // Clients choose columns and filters: the prepared statements must not grow
-                    // without limit.
+                    // Clients choose the columns and filters of statements, so the number of
+                    // prepared statements must be limited.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.retry_at = None;
                     let position = Position { timeline, sequence };
@@ -320,7 +321,7 @@ fn error_of_read(kind: &DbErrorKind, lost: impl FnOnce() -> Error) -> Error {
 struct Answer {
     rows: Vec<Result<Rows, Error>>,
     position: Position,
-    /// Position that the node certainly had before the read.
+    /// Position that the node had certainly reached before the read.
     known: u64,
 }
 
@@ -464,7 +465,7 @@ fn limits(group: &[QueuedKeyRead]) -> Bind {
 }
 
 impl Open {
-    /// Returns the statement of a query, by table and outputs.
+    /// Returns the statement of a query, which depends on its table and outputs.
     fn text(&mut self, query: &ReadQuery) -> Arc<str> {
         let known = self.texts.iter().find(|(table, outputs, _)| {
             Arc::ptr_eq(table, &query.table) && *outputs == query.outputs

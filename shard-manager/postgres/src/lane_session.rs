@@ -1,7 +1,7 @@
 //! Lane session: one connection of a lane, and the results of its transactions.
 //!
-//! **Invariant:** an outcome is rejected only if the server has proven, after the commit was sent,
-//! that it still answers; otherwise it is unknown.
+//! **Invariant:** once the commit was sent, the outcome of a failed transaction is rejected only if
+//! the server has answered after the commit; otherwise it is unknown.
 //! **Not here:** the statements of a transaction (`batch_transaction`, `upsert_transaction`), lost
 //! connections (`writer`).
 
@@ -48,7 +48,7 @@ pub(super) struct TransactionError {
 }
 
 impl TransactionError {
-    /// Converts an error before the commit was sent: nothing was stored.
+    /// Converts an error that occurred before the commit was sent, so that nothing was stored.
     pub(super) fn before_commit(error: &DieselError) -> Self {
         let kind = DbErrorKind::of(error);
         tracing::warn!(%error, ?kind, "a batch failed before it was committed");
@@ -56,8 +56,8 @@ impl TransactionError {
         Self { kind, outcome: Outcome::Rejected, usable: false, retry_split }
     }
 
-    /// Converts an error after the commit was sent. `answers` is true if the server has responded
-    /// after that.
+    /// Converts an error of a transaction whose commit was sent. `answers` is true if the server
+    /// has answered a statement after the commit.
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
@@ -76,8 +76,8 @@ impl TransactionError {
         Self { usable: answers && failed.keeps_session(), ..failed }
     }
 
-    /// Converts the error of a server that still answers on its connection: a message about a lost
-    /// connection must then have been raised by a trigger.
+    /// Corrects an error of a server that still answers on the same connection: a message about a
+    /// lost connection must then have been raised by a trigger.
     pub(super) fn on_living_connection(self) -> Self {
         if self.kind == DbErrorKind::Lost {
             Self { kind: DbErrorKind::Other, usable: true, retry_split: true, ..self }
@@ -86,7 +86,8 @@ impl TransactionError {
         }
     }
 
-    /// Names the table that discarded a row: if it is unknown, the table of the first change.
+    /// Completes the error about a discarded row: if its table is unknown, names the table of the
+    /// first change.
     pub(super) fn about(mut self, writes: &[WriteGroup<'_>]) -> Self {
         if let DbErrorKind::Discarded(table @ None) = &mut self.kind {
             let row = writes.iter().find_map(|write| write.rows.first());
@@ -113,8 +114,9 @@ impl TransactionError {
     }
 }
 
-/// Returns the position after a commit, from the results of all steps: those of the transaction,
-/// `COMMIT`, position. On Citus, the servers that commit are not the one that responds.
+/// Returns the position after a commit, from the results of all steps: the statements of the
+/// transaction, `COMMIT`, and the query for the position. On Citus, the server that answers is not
+/// one of those that commit, so its answer does not prove a rejection.
 pub(super) fn ended(
     mut results: Vec<QueryResult<Vec<RowView>>>,
     is_citus: bool,
@@ -135,7 +137,7 @@ pub(super) fn ended(
         Some(Ok(rows)) => {
             Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
         }
-        // The rows are stored, but the position that a replica needs to show them is unknown.
+        // The rows are stored, but the position that a replica must reach to have them is unknown.
         Some(Err(error)) => Err(TransactionError::after_commit(&error, false)),
         None => Ok(0),
     }

@@ -16,11 +16,11 @@ use diesel::result::Error as DieselError;
 use super::db_error::Promoted;
 use super::statement::RowView;
 
-/// Maximum number of bytes of a record that is being replayed. The record of a commit has some
-/// hundred bytes, that of a transaction that created tables some thousand.
+/// Maximum number of bytes of a record that is being replayed. The record of a commit has a few
+/// hundred bytes; if the transaction created tables, a few thousand.
 const RECORD_MAX: u64 = 64 << 10;
 
-/// Query of a node for the position that its reads have seen.
+/// Query with which a node reports the position that its reads have seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PositionQuery {
     Primary,
@@ -67,7 +67,7 @@ pub(super) fn shown(rows: &[RowView]) -> QueryResult<u64> {
     reported.map(i64::cast_unsigned).ok_or(DieselError::NotFound)
 }
 
-/// Returns the position that bounds a read before the query.
+/// Returns the position that is an upper bound for the reads before the query.
 ///
 /// # Errors
 /// [`Promoted`] if the node is no longer a replica.

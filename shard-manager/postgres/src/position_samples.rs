@@ -1,6 +1,7 @@
 //! Position samples: positions that a primary has reached, with their times.
 //!
-//! The data of a replica is as old as the last position that it has passed.
+//! The age of a replica's data is the time since the primary was at the last remembered position
+//! that the replica has replayed.
 //!
 //! **Not here:** querying the positions (`replica`).
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Number of remembered positions.
 const SAMPLES_MAX: usize = 512;
-/// Least interval between two remembered positions.
+/// Minimum interval between two remembered positions.
 const SAMPLES_APART: Duration = Duration::from_millis(20);
 
 /// Remembered positions of a primary, oldest first.
@@ -40,7 +41,8 @@ impl PositionSamples {
         samples.push_back((written, asked_at));
     }
 
-    /// Returns the last time at which the primary had no more than this position.
+    /// Returns the last known time at which the end of the primary's log was not beyond this
+    /// position.
     pub(super) fn had_all_at(&self, position: u64) -> Option<Instant> {
         let samples = self.samples();
         samples.iter().rev().find(|(written, _)| *written <= position).map(|(_, at)| *at)

@@ -1,11 +1,11 @@
-//! Primary tracker: knows the node of a shard that takes writes, and switches to another node when
-//! that is promoted.
+//! Primary tracker: knows the node of a shard that accepts writes, and switches to another node
+//! when that node is promoted.
 //!
-//! An operator, a cloud or a failover manager chooses the primary; this module only finds it. Each
-//! promotion begins a new timeline of PostgreSQL. So of two nodes that accept writes the one on the
-//! higher timeline is the primary, and a node on a lower timeline than the highest known one was
-//! deposed, whatever it reports. Each change begins a new term; a session knows the term in which
-//! it was opened, and is not used in another.
+//! An operator, a cloud service or a failover manager chooses the primary; this module only finds
+//! it. Each promotion begins a new timeline of PostgreSQL. So of two nodes that accept writes the
+//! one on the higher timeline is the primary, and a node on a lower timeline than the highest known
+//! one was deposed, whatever it reports. Each change begins a new term; a session is used only in
+//! the term in which it was opened.
 //!
 //! **Invariant:** each term has a higher timeline than the one before; before a term begins, the
 //! known positions of the shard's nodes are replaced by those of the new primary.
@@ -34,14 +34,14 @@ use super::timeline_file::read_timelines;
 
 /// Time limit for the response of one node in a search.
 const SEEK_MAX: Duration = Duration::from_millis(500);
-/// Least interval between two searches.
+/// Minimum interval between two searches.
 const SEEK_EVERY: Duration = Duration::from_millis(100);
 
 /// The nodes of a shard, and the one that is the primary.
 pub struct PrimaryTracker {
     members: Vec<Node>,
     terms: Terms,
-    /// Positions of the nodes; the catalog has none.
+    /// Positions of the nodes; `None` for the catalog.
     replication: Option<Arc<ReplicationState>>,
     /// Known state of Citus, if the nodes are coordinators.
     citus: Option<Arc<Citus>>,
@@ -58,8 +58,8 @@ pub struct PrimaryTracker {
 struct LastSearch {
     /// Time of the search.
     at: Option<Instant>,
-    /// Errors of nodes that could not be queried, as logged: each is logged once until the node
-    /// answers.
+    /// Last logged error of each node that could not be queried, by the index of the node. The same
+    /// error is not logged again until the node answers or has a transient error.
     refused: BTreeMap<usize, String>,
 }
 
@@ -93,7 +93,7 @@ pub struct PrimarySession {
 
 impl PrimaryTracker {
     /// Tracks the primary of a shard, or of the catalog, which has no replication state. The first
-    /// node leads now.
+    /// node is the primary now.
     pub fn new(
         members: Vec<Node>,
         identity: &Identity,
@@ -118,7 +118,7 @@ impl PrimaryTracker {
         self.citus.as_ref()
     }
 
-    /// Returns the name of the primary, whichever node it is.
+    /// Returns the name of the primary, which stays the same whichever node is the primary.
     pub fn name(&self) -> &str {
         &self.members[0].name
     }
@@ -128,8 +128,8 @@ impl PrimaryTracker {
         &self.members[self.term().member].address
     }
 
-    /// Returns the present name of a node. Names belong to roles: the first primary takes the name
-    /// of the present one.
+    /// Returns the present name of a node. Names belong to roles: the first primary and the present
+    /// one have exchanged their names.
     pub fn called(&self, member: usize) -> &str {
         let leading = self.term().member;
         let named = if member == leading {
@@ -167,7 +167,7 @@ impl PrimaryTracker {
         &self.samples
     }
 
-    /// Searches for the primary among all nodes at once, instead of waiting until a promotion is
+    /// Searches for the primary among all nodes now, instead of waiting until a promotion is
     /// noticed.
     pub async fn look(&self) {
         self.seek(self.term()).await;
@@ -176,13 +176,13 @@ impl PrimaryTracker {
     /// Opens a session with the primary, whichever node that is.
     ///
     /// # Errors
-    /// [`NodeError`] of the last primary, if there is none now.
+    /// [`NodeError`] of the last known primary, if no primary is found.
     pub async fn connect(&self, purpose: &str) -> Result<PrimarySession, NodeError> {
         let term = self.term();
         let node = &self.members[term.member];
         let connected = tokio::select! {
             connected = node.connect(purpose, NodeRole::Primary) => connected,
-            // The node may be frozen: another one is the primary by now.
+            // The node may be frozen, and another one may have become the primary meanwhile.
             () = self.terms.ended(term) => Err(node.another("another node is the primary now")),
         };
         let error = match connected {
@@ -242,7 +242,7 @@ impl PrimaryTracker {
     }
 
     /// Records that a node accepts writes: it is the primary if its timeline is higher than all
-    /// before.
+    /// earlier ones.
     ///
     /// # Errors
     /// [`NodeError`] if the node does not answer.
@@ -261,7 +261,7 @@ impl PrimaryTracker {
         }
         let begun = Term { member, timeline };
         let node = &self.members[member];
-        // The search holds a lock: a node that freezes now must not stop the search for others.
+        // The search holds a lock, so a node that freezes now must not block further searches.
         let response = tokio::time::timeout(SEEK_MAX, position(&session.connection)).await;
         let position = match response {
             Ok(Ok(position)) => position,

@@ -20,10 +20,11 @@ const USED_MAX: Duration = Duration::from_secs(30);
 /// Interval at which the delay is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Makes a replica apply each change this long after its commit on the primary, and returns once
-/// the replica does so. Blocks.
+/// Makes a replica apply each change with the delay `by` after its commit on the primary, and
+/// returns once the replica does so. Blocks the thread.
 ///
-/// The delay stays when the process ends: this is meant for servers that the caller removes.
+/// The delay remains when the process ends, so this is meant for servers that the calling program
+/// removes.
 ///
 /// # Errors
 /// [`OpenError`] if the server does not answer, or does not use the delay in time.

@@ -37,9 +37,10 @@ use super::term::Term;
 const IDLE: Duration = Duration::from_millis(100);
 /// Interval of the queries while a request waits for a position.
 const AWAITED: Duration = Duration::from_millis(1);
-/// Longest interval between two known positions of a replica: [`IDLE`] and a margin for the query.
+/// Longest expected interval between two reports of a replica's position: [`IDLE`] and a margin for
+/// the query.
 const REPORT_INTERVAL: Duration = Duration::from_millis(150);
-/// Interval at which the tables of the primary are checked.
+/// Interval at which the tables of the primary are checked for hazards.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
 /// Time limit for a response of a node.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -48,12 +49,12 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Lets the session receive the notifications of changes of slots, which only a primary sends.
+/// Subscribes the session to notifications of slot changes, which only a primary sends.
 const LISTEN: &str = "LISTEN tessera_slots";
 
-/// Reads the state of a node: true if it is in recovery, the position that it has replayed or the
-/// end of its log, the position that it has received, the timeline, and true if its WAL receiver is
-/// hidden from this user.
+/// Reads the state of a node: true if it is in recovery; the position that a replica has replayed,
+/// or the end of a primary's log; the position that a replica has received; the timeline; and true
+/// if the WAL receiver is active but hidden from this user.
 const NODE_REPORT: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
     ELSE (pg_current_wal_flush_lsn()-'0/0')::bigint END,\
     CASE WHEN r.recovery THEN (pg_last_wal_receive_lsn()-'0/0')::bigint END,\
@@ -95,8 +96,8 @@ impl Replica {
             stopping: AtomicBool::new(false),
             changed: Arc::default(),
         });
-        // The closure does not hold the replica itself, which would otherwise live as long as its
-        // positions.
+        // The closure does not hold the replica itself, which would otherwise live as long as the
+        // replication state.
         let woken = Arc::clone(&replica.changed);
         replication.waiters().set_waker(index, move || woken.notify_one());
         // Only waiting requests wake the task; new writes alone do not.
@@ -342,7 +343,8 @@ impl Watcher {
         let known = self.replication.replicas().state(self.index) == ReplicaState::Following;
         let was_there = self.replica.member().identity.timeline == term.timeline;
         if report.received.is_none() && !known && !was_there {
-            // Until it follows the present primary, its rows may belong to an abandoned timeline.
+            // Until the node follows the present primary, its rows may belong to an abandoned
+            // timeline.
             let nothing = "it receives nothing from the primary";
             return Err(if report.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
@@ -363,7 +365,7 @@ impl Watcher {
     }
 
     /// Waits for [`AWAITED`] or, if `pause` is longer, until the task is woken, for example because
-    /// a request begins to wait for a position. The caller limits the wait to `pause`.
+    /// a request begins to wait for a position. The calling function limits the wait to `pause`.
     async fn rest(&self, pause: Duration) {
         if pause == AWAITED {
             tokio::time::sleep(AWAITED).await;

@@ -44,24 +44,25 @@ use scan_session::{ScanSession, SessionRows};
 const CONNECTIONS_MAX: usize = 2;
 /// Share of the time until its deadline that a read may wait for a connection.
 const POOL_WAIT: f64 = 0.75;
-/// Time after its deadline within which the server must have ended a statement. A server that does
-/// not run, such as a frozen one, ends nothing: its connection is dropped then, because connections
-/// of the primary are needed after a failover.
+/// Time after its deadline within which the server must have ended a statement. A server that is
+/// frozen does not end the statement. Its connection is dropped then, because the connections to
+/// the primary are needed after a failover.
 const END_MAX: Duration = Duration::from_secs(1);
-/// Settings of a session. Its statements are many and different, so each is planned for its values.
+/// Settings of a session. Its statements differ much, so each is planned for its own values.
 const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
 
-/// Estimates rows and bytes: rows from the statistics since the server was started, or else from
-/// the last `ANALYZE`.
+/// Estimates the numbers of rows and bytes. The number of rows comes from the statistics since the
+/// server was started or, without those, from the last `ANALYZE`.
 const SIZE_ESTIMATE: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
     ELSE GREATEST(c.reltuples,0)::bigint END),0)::bigint, COALESCE(sum(pg_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name) \
     LEFT JOIN pg_stat_all_tables s ON s.relid=c.oid";
-/// Estimates the bytes of a Citus cluster. A coordinator counts no rows of its workers.
+/// Estimates the size of a Citus cluster in bytes. The number of rows is null, because a
+/// coordinator does not count the rows of its workers.
 const SIZE_ESTIMATE_OF_CITUS: &str = "SELECT NULL::bigint, \
     COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
-/// Bytes of the database, for which the right to connect to it is enough.
+/// Selects the size of the database in bytes. This needs only the right to connect to it.
 const DATABASE_BYTES: &str = "SELECT pg_database_size(current_database())";
 
 /// The pool of one node.
@@ -72,7 +73,7 @@ pub(super) struct Scans {
     position_query: PositionQuery,
     replication: Arc<ReplicationState>,
     pool: Pool<Connector>,
-    /// Places for the connections of the pool, which tenants share.
+    /// Permits for the connections of the pool, which the tenants share fairly.
     places: FairPlaces,
     /// Runtime that drives the connections.
     runtime: Handle,
@@ -196,7 +197,7 @@ impl Scans {
         probed
     }
 
-    /// Returns rows and bytes of each table. Counting visits every row.
+    /// Returns the numbers of rows and bytes of each table. Reads every row to count them.
     pub(super) async fn sizes<K: Send + 'static>(
         &self,
         kept: K,
@@ -243,7 +244,8 @@ impl Scans {
         .await
     }
 
-    /// Returns the connections that movers need with the node, and those that are free.
+    /// Returns the number of connections that movers need to the node, and the number of free
+    /// connections.
     pub(super) async fn mover_connections(
         &self,
         deadline: Instant,

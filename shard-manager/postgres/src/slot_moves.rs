@@ -1,11 +1,13 @@
-//! Slot moves: reads and changes a shard's primary for a mover.
+//! Slot moves: the access of a mover, the task that carries moves out, to a shard's primary.
 //!
-//! Movers have sessions of their own, so that a copy does not wait for the lane, nor the lane for a
-//! copy. The rules of a move are evaluated in this process; meanwhile the open transaction holds
-//! the locks of the move and, where writes are concerned, the fence lock (`move_change`).
+//! A mover uses database sessions of its own, so that a copy never waits for the write lane of the
+//! shard (the queue whose writes share transactions), and the lane never waits for a copy. The
+//! rules of a move are evaluated in this process. Meanwhile, an open transaction holds the locks of
+//! the move. If the change must exclude writes, that transaction also holds the fence lock, which
+//! every write takes as well (`move_change`).
 //!
-//! **Invariant:** everything that one read returns comes from one snapshot; the position is queried
-//! afterwards.
+//! **Invariant:** everything that one read returns comes from one snapshot; if the position of the
+//! log is returned too, it is queried after the snapshot.
 //! **Not here:** the rules (crate `moves`), the functions of the database (`migrations`).
 
 mod chunk;
@@ -49,22 +51,24 @@ use super::lane_session::TransactionError;
 use super::primary_tracker::PrimaryTracker;
 use super::term::timeline_id;
 
-/// Interval of searches for triggers that no move needs, because the process that should have
-/// disabled them may have ended.
+/// Interval between two searches for enabled triggers that no move needs. Such triggers are left
+/// over if the process that should have disabled them has ended.
 const TIDY: Duration = Duration::from_secs(30);
-/// Number of these searches for each search for recorded changes that are left over, which reads
-/// the whole table.
+/// Number of searches for triggers after which recorded changes that are left over are searched for
+/// as well. That search is rarer because it reads the whole table of changes.
 const LEFT_EVERY: u32 = 20;
-/// Attempts to enable the triggers of all tables while clients create tables.
+/// Maximum number of attempts to enable the triggers of all tables, if clients create tables
+/// meanwhile.
 const ENABLE_TRIES: usize = 3;
 
-/// Primary of a shard, as movers use it.
+/// Access of movers to the primary of a shard.
 pub(super) struct PgMoves {
     shard: String,
     tracker: Arc<PrimaryTracker>,
     replication: Arc<ReplicationState>,
     sessions: MoveSessions,
-    /// Wakes the task that disables triggers, so that no step of a move waits for it.
+    /// Wakes the task that disables triggers. It is a separate task so that no step of a move waits
+    /// until the triggers are disabled.
     has_ended: Arc<Notify>,
 }
 
@@ -88,7 +92,8 @@ impl PgMoves {
         moves
     }
 
-    /// Keeps a session unless the work on it failed, and returns what the work has returned.
+    /// Returns a session to the pool unless the work on it failed, and passes on the result of the
+    /// work.
     fn finish<T, E>(
         &self,
         taken: Taken<'_>,
@@ -163,8 +168,9 @@ impl PgMoves {
         self.read(rows)
     }
 
-    /// Carries out a change: rows and recorded changes that are left over are deleted in batches
-    /// first, and triggers that record changes are enabled before the transaction that needs them.
+    /// Carries out a change of a move. If rows of its slots or recorded changes are left over from
+    /// earlier, they are deleted in batches first. The triggers that record changes are enabled
+    /// before the transaction that needs them.
     async fn carry_out(
         &self,
         change: &MoveChange,
@@ -240,13 +246,14 @@ impl PgMoves {
             self.replication.update_if_current(timeline, |state| {
                 state.primary().observe(position);
                 if gains_slots {
-                    // A replica below it may serve rows from before the slots were given away.
+                    // A replica that has not replayed this position may still have rows from before
+                    // the shard last gave these slots away.
                     state.primary().record_schema_change(position);
                 }
             });
         }
         if has_news {
-            // The notification of the database takes a moment longer.
+            // The database sends a notification as well, but that arrives a moment later.
             self.tracker.slot_news.announce();
         }
         if ends_recording {
@@ -285,10 +292,10 @@ impl PgMoves {
     }
 }
 
-/// Disables triggers that no move needs, and deletes the changes that recordings have left, as long
-/// as the shard is open. Such changes are looked for at the start, after each recording that this
-/// router has ended, and from time to time, because another router may have failed to delete its
-/// own.
+/// Runs as long as the shard is open: disables triggers that no move needs, and deletes recorded
+/// changes of slots whose recording has ended. It searches for such changes at the start, after
+/// each recording that this router has ended, and from time to time, because another router may
+/// have failed to delete the changes of a recording that it has ended.
 async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<PrimaryTracker>) {
     let (mut round, mut may_be_left) = (0_u32, true);
     loop {
@@ -300,12 +307,13 @@ async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<Primary
         if may_be_left && let Ok(are_left) = delete_left_batch(&open, begun + TIDY).await {
             may_be_left = are_left;
             if are_left {
-                // Each batch is followed by a rest of its length, for other work of the server.
+                // After each batch, the task pauses for as long as the batch took, so that the
+                // server can do other work.
                 rest = begun.elapsed();
             }
         }
         if rest == TIDY {
-            // A router without moves keeps no session for them.
+            // A router that carries out no moves keeps no sessions for moves.
             open.sessions.close_idle();
         }
         drop(open);
@@ -317,8 +325,8 @@ async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<Primary
     }
 }
 
-/// Deletes a batch of recorded changes of slots that are not followed. Returns false if there are
-/// no more.
+/// Deletes a batch of recorded changes of slots that are not followed, that is, whose changes are
+/// no longer recorded. Returns false if there are no more.
 async fn delete_left_batch(moves: &PgMoves, deadline: Instant) -> Result<bool, Error> {
     let mut taken = moves.sessions.take(deadline).await?;
     let deleted = recording::delete_left(&mut taken.session);
@@ -327,7 +335,7 @@ async fn delete_left_batch(moves: &PgMoves, deadline: Instant) -> Result<bool, E
     moves.read(deleted)
 }
 
-/// Deletes all recorded changes of slots that are not followed.
+/// Deletes all recorded changes of slots that are not followed, in batches.
 async fn delete_left_changes(moves: &PgMoves, deadline: Instant) -> Result<(), MoveChangeError> {
     while delete_left_batch(moves, deadline).await.map_err(rejected)? {
         if deadline <= Instant::now() {
@@ -338,7 +346,7 @@ async fn delete_left_changes(moves: &PgMoves, deadline: Instant) -> Result<(), M
     Ok(())
 }
 
-/// Returns true if at least this many changes of the slots are recorded.
+/// Returns true if at least the given number of changes of the slots are recorded.
 async fn read_has_too_many_changes(
     moves: &PgMoves,
     limit: (&[Slot], u64),

@@ -1,11 +1,11 @@
-//! SQL: the texts of all statements but those of reads (`engine::select`, `key_reads`), in
-//! PostgreSQL's dialect.
+//! SQL: all statements except those of reads (`engine::select`, `key_reads`), in PostgreSQL's
+//! dialect.
 //!
-//! Rows are sent as one array for each column, whatever the number of rows, so that each table has
-//! few texts.
+//! Rows are sent as one array for each column. So a statement does not depend on the number of
+//! rows, and each table has few different statements.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry, never of text from
-//! clients; values are numbered parameters.
+//! **Invariant:** a statement consists of constants and of names from the table registry, and never
+//! contains strings from clients; values are passed as numbered parameters.
 //! **Not here:** running the statements (`statement`).
 
 use std::fmt::Write as _;
@@ -16,8 +16,8 @@ use model::value::ColumnType;
 
 use super::db_error::STORED_OTHERWISE;
 
-/// Settings of the session of a lane: rows are found by the primary key, even in a new table
-/// without statistics.
+/// Settings of the session of a write lane (the queue of a shard's writes): rows are found by the
+/// primary key, even in a new table without statistics.
 pub(super) const LANE_SETTINGS: &str = "SET enable_seqscan=off; SET enable_hashjoin=off; \
     SET enable_mergejoin=off; SET enable_bitmapscan=off";
 
@@ -32,26 +32,27 @@ pub(super) const ENTER: &str =
 pub(super) const CHANGE_SLOTS: &str = "SELECT cardinality(refused)::bigint,\
     array_to_string(refused,',') FROM tessera_change_slots($1,$2,$3,$4) AS refused";
 
-/// Number of slots of all table groups that the shard knows of.
+/// Selects the number of slots of all table groups that the shard knows.
 pub(super) const SLOT_COUNT: &str =
     "SELECT coalesce(max(8*length(bits)),0)::bigint FROM tessera_owned WHERE id=1";
 
-/// Slots among `$1` that the shard owns.
+/// Selects those of the slots `$1` that the shard owns.
 pub(super) const OWNED_SLOTS: &str =
     "SELECT slot::bigint FROM tessera_slots WHERE slot=ANY($1) AND state IN ('owned','fenced')";
 
-/// Condition that the node answers reads of the slot in the column `slot`, in the snapshot of the
-/// statement. The bits are read once for a statement.
+/// Condition that is true if, in the snapshot of the statement, the node answers reads of the slot
+/// in the column `slot`. The bits of all slots are read once for a statement.
 pub(super) const IS_READABLE: &str =
     "get_bit((SELECT bits FROM tessera_readable WHERE id=1),slot)=1";
 
-/// Versions of a block: the drawn number and the ones after it. The next block begins as many
-/// versions later, so that a version that must be one higher than another stays below it.
+/// Number of versions in a block: the number that was drawn and the ones after it. Between two
+/// blocks, the same number of versions is left out, so that a version that must be one higher than
+/// another stays below the next block.
 pub(super) const VERSIONS_OF_BLOCK: usize = 2_048;
 
 /// Makes the versions of a promoted primary differ from those that its predecessor has drawn and
-/// that were lost with it: to be executed by each session that draws versions, before it draws the
-/// first.
+/// that were lost in the failover. Each session that draws versions executes this before it draws
+/// the first one.
 pub(super) const BEGIN_TIMELINE: &str = "SELECT tessera_begin_timeline()";
 
 /// Draws `$1` blocks of versions.
@@ -61,7 +62,7 @@ pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM genera
 /// before this statement are below it.
 pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
 
-/// Insert position of the node: the end of the last record.
+/// Selects the insert position of the node: the end of the last record of its log.
 ///
 /// At the end of a page of the log the server names the position after the next page's header, of
 /// 24 bytes, or 40 at the beginning of a segment. Replicas report the end of the record, so they
@@ -81,12 +82,12 @@ pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
 /// here. Returns their number.
 pub(super) const FORGET: &str = "SELECT tessera_forget($1,$2,$3)";
 
-/// Names of the tables whose rows move, and the number of rows of each that the server estimates.
+/// Selects the names of the tables whose rows move, and an estimate of the number of rows of each.
 pub(super) const ROW_ESTIMATES: &str = "SELECT own.name,greatest(c.reltuples,0)::bigint \
     FROM tessera_moving_tables AS own JOIN pg_class AS c ON c.oid=own.relation";
 
 /// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
-/// of the row from 1, then its columns that responses contain.
+/// of the row among the given ones, from 1, then its columns that responses contain.
 pub(super) fn lock_rows(table: &Table) -> String {
     let mut sql = "SELECT k._n".to_owned();
     for column in table.answered() {
@@ -123,7 +124,7 @@ pub(super) fn insert(table: &Table) -> String {
     sql
 }
 
-/// Reads all rows in the order of the primary key, all columns.
+/// Reads all columns of all rows, in the order of the primary key.
 pub(super) fn select_all(table: &Table) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, "", table, 0..table.columns().len());
@@ -155,7 +156,7 @@ pub(super) fn slot_digests(table: &Table) -> String {
     sql
 }
 
-/// Selects shard key, id and hash of each row of the slot `$1`.
+/// Selects the shard key, the id and the hash of each row of the slot `$1`.
 pub(super) fn row_hashes(table: &Table) -> String {
     let mut sql = "SELECT shard_key,concat_ws('/',".to_owned();
     push_list(&mut sql, table.id(), |sql, column| {
@@ -205,8 +206,8 @@ pub(super) fn remove(table: &Table) -> String {
 }
 
 /// Wraps a statement of [`insert`], [`update`] or [`remove`] so that it fails unless it affects
-/// every row that it is given: a trigger, a rule or a policy may skip some without an error. It
-/// fails by casting a sentence to a number.
+/// every row that it is given: a trigger, a rule or a policy may skip some rows without an error.
+/// To fail, the statement casts a sentence to a number.
 pub(super) fn require_all_rows(table: &Table, statement: &str) -> String {
     let name = table.name();
     format!(
@@ -218,13 +219,13 @@ pub(super) fn require_all_rows(table: &Table, statement: &str) -> String {
 /// Form of an upsert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UpsertMode {
-    /// True if it returns the rows as stored, else only their versions.
+    /// True if the upsert returns the rows as stored, false if it returns only their versions.
     pub(super) returns_rows: bool,
-    /// True if the rows are expected to be new: an existing row makes the statement fail. This
-    /// halves the cost.
+    /// True if all rows are expected to be new. The statement then costs half as much, but fails if
+    /// a row exists.
     pub(super) expects_new: bool,
-    /// True if there is one row, whose values are sent as they are and not as arrays. This halves
-    /// the cost too.
+    /// True if there is only one row. Its values are sent as single values instead of arrays, which
+    /// halves the cost too.
     pub(super) single_row: bool,
 }
 

@@ -7,7 +7,7 @@
 
 use tokio::sync::watch;
 
-/// Largest number of timelines by which a token may be ahead of the known one.
+/// Maximum number of timelines by which a token may be ahead of the known timeline.
 const AHEAD_MAX: u32 = 1_024;
 
 /// Period in which one node is the primary on one timeline.
@@ -19,7 +19,7 @@ pub struct Term {
     pub timeline: u32,
 }
 
-/// Terms of a shard: returns the present one, and waits for its end.
+/// Terms of a shard: gives access to the present term, and waits for its end.
 pub struct Terms {
     system: u64,
     present: watch::Sender<Term>,
@@ -28,7 +28,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Creates the terms of a system whose present term is this one.
+    /// Creates the terms of a shard with this system identifier and this present term.
     pub(super) fn new(system: u64, present: Term) -> Self {
         Self { system, present: watch::Sender::new(present), retired: watch::Sender::new(false) }
     }
@@ -55,12 +55,12 @@ impl Terms {
 
     /// Waits until the shard has retired.
     pub(super) async fn retired(&self) {
-        // The sender lives as long as this.
+        // The sender is not dropped before this value.
         let _ = self.retired.subscribe().wait_for(|retired| *retired).await;
     }
 
-    /// Returns the id of a term in histories. Two shards have different ids, except for one chance
-    /// in four billion.
+    /// Returns the id of a term in histories. Terms of two shards have different ids, except with a
+    /// probability of one in four billion.
     pub fn timeline_id(&self, term: Term) -> u32 {
         timeline_id(self.system, term.timeline)
     }
@@ -73,7 +73,7 @@ impl Terms {
     /// Waits until the present term meets a condition.
     pub async fn until(&self, is_met: impl FnMut(&Term) -> bool) {
         let mut terms = self.present.subscribe();
-        // The sender lives as long as this.
+        // The sender is not dropped before this value.
         let _ = terms.wait_for(is_met).await;
     }
 

@@ -3,10 +3,10 @@
 //! Most writes replace a row regardless of its state: they have no condition and no idempotency
 //! key, and set every column that a new row needs. Such rows need not be read first. They go to the
 //! server as arrays, one statement for each table and set of columns. A row occurs once in a
-//! statement; a later change of it goes into a later statement.
+//! statement; a later change of the same row goes into a later statement.
 //!
-//! **Invariant:** responses and stored rows are those of `batch_transaction`; rows may be larger.
-//! **Not here:** all other changes, such as large ones of some columns (`batch_transaction`).
+//! **Invariant:** responses and rows equal those of `batch_transaction`, but rows may be larger.
+//! **Not here:** other changes, such as large values in only some columns (`batch_transaction`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -33,17 +33,17 @@ use super::refusals;
 use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, Work, load, pipeline, plain, step};
 
-/// Maximum number of statements of one transaction. Batches with more groups take the general path.
+/// Maximum number of statements of one transaction. Batches with more use `batch_transaction`.
 const GROUPS_MAX: usize = 16;
 
-/// Rows of one table with the same columns, each row once.
+/// Changes of one table that set the same columns, at most one for each row.
 struct Group<'u> {
     table: &'u Arc<Table>,
     /// Rows with their indexes in the batch.
     rows: Vec<(usize, &'u RowWrite)>,
     /// True if a client wants to see one of the rows.
     shown: bool,
-    /// Rows to lock first: all rows of the table, before the first of several statements.
+    /// Rows to lock first: all rows of the table in the batch, if it has several statements.
     locked: Vec<(usize, &'u RowWrite)>,
 }
 
@@ -57,10 +57,10 @@ fn is_plain(change: &RowWrite) -> bool {
         && row_image::needs_no_size_check(change)
 }
 
-/// Groups these writes into statements; `None` if they contain other changes than plain upserts.
+/// Groups these writes into statements; `None` if they must be applied by `batch_transaction`.
 fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
     let mut groups: Vec<Group<'u>> = Vec::new();
-    // Last group of each row.
+    // Index of the last group that contains each row.
     let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
     let changes = writes.iter().flat_map(|write| write.rows).enumerate();
     let mut keys: Vec<Vec<u8>> = Vec::new();
@@ -72,7 +72,7 @@ fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Gr
     }
     for ((place, change), key) in changes.zip(&keys) {
         let after = last.get(&(change.table.name(), key.as_slice())).map_or(0, |group| group + 1);
-        // On Citus a group is several statements, and more versions are drawn between them.
+        // On Citus, a group becomes several statements, and versions are drawn between them.
         let has_room =
             |group: &Group<'_>| parts.is_some() || group.rows.len() < sql::VERSIONS_OF_BLOCK;
         let fits = |group: &Group<'_>| {
@@ -104,7 +104,7 @@ fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Gr
     Some(groups)
 }
 
-/// Sorts rows of a table by slot and identity, on Citus by its shards first. All routers lock rows
+/// Sorts rows of a table by slot and identity, on Citus by Citus shard first. All routers lock rows
 /// in this order, as `batch_transaction` does, so that there are no deadlocks.
 fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
     let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
@@ -112,9 +112,10 @@ fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>
     rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
 }
 
-/// Locks all rows of a table before the first of several statements, because each statement would
-/// start the order again. Rows that do not exist yet cannot be locked: routers that create the same
-/// rows with different columns may still conflict, and retry.
+/// If a table has several statements, locks all of its rows before the first, because each
+/// statement by itself starts at the beginning of the lock order. Rows that do not exist yet cannot
+/// be locked: routers that create the same rows with different columns may still conflict, and
+/// retry.
 fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
     if of_table.len() < 2 {
         return;
@@ -131,8 +132,8 @@ fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
     a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
 }
 
-/// Returns the identity of a row in its table. The slot is a part of it: rows of two partitions may
-/// have the same key and id.
+/// Returns the identity of a row in its table. The slot is part of the identity, because rows of
+/// two slots may have the same key and id.
 fn row_key(change: &RowWrite) -> Vec<u8> {
     let mut key = Vec::with_capacity(change.key.len() + 28);
     key.extend_from_slice(&slot_bytes(change));
@@ -144,24 +145,24 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key
 }
 
-/// Returns the slot of a row in PostgreSQL's binary form of an integer.
+/// Returns the slot of a row in PostgreSQL's binary format of an integer.
 fn slot_bytes(change: &RowWrite) -> [u8; 4] {
     i32::from(change.slot.number()).to_be_bytes()
 }
 
-/// Applies writes of plain upserts as one transaction; `None` if they contain other changes.
+/// Applies plain upserts as one transaction; `None` if `batch_transaction` must apply the writes.
 pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
 ) -> Option<Result<Stored, TransactionError>> {
-    // An atomic group may be refused as a whole; and a sabotaged counter is maintained on the path
-    // that reads rows first.
+    // An atomic group may be refused as a whole, which needs its rows to be read first. The
+    // sabotaged version counter exists only where rows are read first.
     if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());
     let groups = groups(writes, parts.as_deref())?;
-    // On Citus each row is locked by a statement of its own, as on the general path.
+    // On Citus, a separate statement must lock each row, which `batch_transaction` does.
     if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
         return None;
     }
@@ -171,7 +172,7 @@ pub(super) async fn apply(
             Err(TransactionError {
                 kind:
                     DbErrorKind::Constraint("unique")
-                    // The row itself may have these values.
+                    // The conflicting row may be the same row.
                     | DbErrorKind::NotUnique(_)
                     | DbErrorKind::Discarded(_),
                 outcome: Outcome::Rejected,
@@ -184,14 +185,14 @@ pub(super) async fn apply(
         }
     }
     match store(session, &groups, count, false).await {
-        // A rule interfered: the general path handles that.
+        // A trigger, rule or policy interfered: `batch_transaction` handles that.
         Err(TransactionError {
             kind: DbErrorKind::Discarded(_),
             outcome: Outcome::Rejected,
             usable: true,
             ..
         }) => None,
-        // A slot may not be writable here: the general path finds its rows.
+        // A slot may accept no writes here: `batch_transaction` finds the rows of such slots.
         Err(TransactionError {
             kind: DbErrorKind::Constraint("not null") | DbErrorKind::Other,
             outcome: Outcome::Rejected,
@@ -203,8 +204,8 @@ pub(super) async fn apply(
     }
 }
 
-/// Returns true if a trigger that is not known yet may have refused the only row: the general path
-/// looks for triggers in its transaction.
+/// Returns true if a trigger that is not known yet may have refused the only row:
+/// `batch_transaction` looks for triggers in its transaction.
 fn may_be_raised_alone(failed: &TransactionError, count: usize) -> bool {
     let TransactionError { kind, outcome, usable, .. } = failed;
     count == 1 && *kind == DbErrorKind::Other && *outcome == Outcome::Rejected && *usable
@@ -221,7 +222,7 @@ async fn store(
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
     let mut versions = (citus.is_some() && count > 1).then(|| enter(groups, &mut work));
-    // Indexes of the statements of each group that return rows.
+    // For each group, the indexes of its statements that return rows.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
         if let Some(citus) = citus {
@@ -273,7 +274,7 @@ async fn store(
         loaded.push(reported);
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
-        // Without `BEGIN` each statement was a transaction by itself.
+        // Because `BEGIN` failed, each statement was a transaction by itself.
         return Err(TransactionError::after_commit(error, false));
     }
     let position = ended(results, citus.is_some())?;
@@ -285,7 +286,7 @@ async fn store(
     Ok(Stored { rows, position })
 }
 
-/// Returns the results of this number of changes, from the returned rows of each group.
+/// Returns the results of all `count` changes, from the rows that each group has returned.
 async fn answers(
     connection: &AsyncPgConnection,
     (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
@@ -309,8 +310,8 @@ async fn answers(
     Ok(rows)
 }
 
-/// Returns the error for rows that a trigger has given another id, shard key or slot, and logs
-/// their number: no read finds them.
+/// Logs the number of rows to which a trigger has given another id, shard key or slot, so that no
+/// read finds them, and returns the error.
 fn misplaced_rows_error(unmatched_rows: usize) -> TransactionError {
     tracing::error!(
         strays = unmatched_rows,
@@ -355,14 +356,14 @@ async fn explain(
             None if hazards.may_alter(&row.table) => {
                 rows[*place] = Err(Error::Discarded { table: row.table.name().to_owned() });
             }
-            // The slot was refused then and is not now: without triggers or rules there is no other
-            // reason.
+            // The slot accepted no writes before but does now: without triggers or rules, no other
+            // reason is possible.
             None => {}
         }
     }
 }
 
-/// Adds the statement that takes the lock and draws versions on Citus, before all rows.
+/// On Citus, adds the statement that takes the lock and draws versions before any row is stored.
 fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
     let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
     let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
@@ -371,7 +372,7 @@ fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
     versions
 }
 
-/// Returns the values of the keys of the locked rows.
+/// Returns the keys of the rows to lock, as parameters.
 fn places(group: &Group<'_>) -> Vec<Bind> {
     let rows = || group.locked.iter().map(|(_, row)| *row);
     let mut binds = vec![
@@ -413,10 +414,9 @@ fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
     binds
 }
 
-/// Assigns the returned rows to their changes. They return in the order in which they were sent,
-/// except those whose slot is not owned here and those that the database has discarded, which are
-/// missing; otherwise rows are matched by their keys. Returns the number of rows that match
-/// nothing.
+/// Assigns the returned rows to their changes. Rows normally return in the order in which they were
+/// sent, without those whose slot is not owned here or that the database has discarded. If the
+/// order differs, rows are matched by their keys. Returns the number of rows that match no change.
 fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {
     let mut next = 0;
     let mut unmatched_rows = 0;

@@ -1,12 +1,13 @@
 //! Writer: applies batches of changes on a shard's primary, each batch one durable transaction.
 //!
-//! The writer runs in the lane's task, whose runtime also drives the one connection: no other
-//! thread is woken between a batch and its results, and a dropped request cannot leave a
-//! transaction open.
+//! The writer runs in the task of a write lane (the queue of a shard whose writes share
+//! transactions), on the runtime that also drives its only connection. So no other thread is woken
+//! between a batch and its results, and a dropped request of a client cannot leave a transaction
+//! open.
 //!
-//! **Invariant:** a connection in doubt is closed and never used again; a batch is retried only if
-//! nothing of it was stored; a refusal that an idempotency key repeats is stored before it is
-//! reported.
+//! **Invariant:** a connection whose state is in doubt is closed and never used again; a batch is
+//! retried only if nothing of it was stored; a refusal that must be repeated under an idempotency
+//! key is stored before it is reported.
 //! **Not here:** the contents of a transaction (`batch_transaction`, `upsert_transaction`), waiting
 //! for one (`lane`).
 
@@ -45,8 +46,8 @@ use futures_util::future::BoxFuture;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time limit of a batch if the server has no statement timeout.
 const UNLIMITED: Duration = Duration::from_secs(60);
-/// Attempts of a batch that conflicts with one of another router; from the second on it locks the
-/// whole shard.
+/// Maximum number of attempts of a batch that conflicts with a batch of another router. From the
+/// second attempt on, it locks the whole shard.
 const TRIES_MAX: usize = 3;
 /// Interval between logged reasons why the primary cannot be written to.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -90,10 +91,10 @@ impl PgWriter {
         }
     }
 
-    /// Returns the connection, or opens one if there is none that may be used.
+    /// Returns the connection, or opens one if there is no usable connection.
     async fn session(&mut self) -> Result<(LaneSession, Term), TransactionError> {
-        // Lets the task of an idle connection see first that the server has closed it: the outcome
-        // of a batch that is sent on it would be unknown.
+        // Gives the task of an idle connection a chance to notice that the server has closed it. If
+        // a batch were sent on a closed connection, its outcome would be unknown.
         tokio::task::yield_now().await;
         if let Some((mut open, term)) = self.session.take()
             && self.tracker.term() == term
@@ -120,8 +121,8 @@ impl PgWriter {
         tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
 
-    /// Applies a batch or, if it is an operation that the database has refused, remembers the
-    /// reason.
+    /// Applies a batch. If `refusal` is given, the batch is one operation that the database has
+    /// refused for this reason, and only the refusal is stored, under its idempotency keys.
     async fn apply_once(
         &mut self,
         groups: &[WriteGroup<'_>],
@@ -147,8 +148,8 @@ impl PgWriter {
         applied.map(|stored| (stored, self.tracker.terms().timeline_id(term)))
     }
 
-    /// Waits for work on a connection, with a time limit, and as long as its node is the primary
-    /// and answers.
+    /// Waits for work on a connection. Gives up after a time limit, when another node becomes the
+    /// primary, or when the connection to the node is presumed lost.
     async fn in_time<T>(
         &self,
         term: Term,
@@ -169,15 +170,16 @@ impl PgWriter {
     /// Keeps a connection for the next batch, if it may be used again after this one.
     fn keep<T>(&mut self, session: (LaneSession, Term), ended: &Result<T, TransactionError>) {
         let usable = match ended {
-            // Clients choose columns: the prepared statements must not grow without limit.
+            // Clients choose the columns of statements, so the number of prepared statements must
+            // be limited.
             Ok(_) => !session.0.prepared.is_full(),
             Err(failed) => failed.usable,
         };
         self.session = Some(session).filter(|_| usable);
     }
 
-    /// Periodically removes records of idempotency keys that are too old. Callers of the batch wait
-    /// for it.
+    /// Periodically removes records of idempotency keys that are too old. The clients of the batch
+    /// wait meanwhile.
     async fn forget_old(&mut self) {
         if self.forgot_at.elapsed() < FORGET_EVERY {
             return;
@@ -192,7 +194,8 @@ impl PgWriter {
         self.forgot_at = Instant::now();
     }
 
-    /// Records stored changes of a term, and returns their position.
+    /// Records that the primary has reached the position of stored changes, and returns the
+    /// position.
     fn stored(&self, timeline_id: u32, sequence: u64) -> Position {
         self.replication
             .update_if_current(timeline_id, |replication| replication.primary().observe(sequence));
@@ -216,7 +219,8 @@ impl PgWriter {
                 }
                 Err(failed) => failed,
             };
-            // A new row that another router has inserted meanwhile exists at the next attempt.
+            // If another router has inserted the same new row meanwhile, it exists at the next
+            // attempt.
             let is_conflict = match failed.kind {
                 DbErrorKind::Conflict => true,
                 DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
@@ -237,8 +241,8 @@ impl PgWriter {
             if refusal.is_some() || !is_remembered(groups, &failure) {
                 return Err(failure);
             }
-            // The refused transaction was rolled back, and the record of its keys with it. Until a
-            // second one has stored the record, the refusal is not reported.
+            // The refused transaction was rolled back, and with it the records of its idempotency
+            // keys. The refusal is reported only after a second transaction has stored them.
             (refusal, tries) = (Some(failure.error), 0);
         }
     }
@@ -281,7 +285,7 @@ impl PgWriter {
         match changed {
             Ok((Changed::Done { position }, timeline_id)) => {
                 self.stored(timeline_id, position);
-                // The notification of the database takes a moment longer.
+                // The database sends a notification as well, but that arrives a moment later.
                 self.tracker.slot_news.announce();
                 Ok(position)
             }
@@ -340,7 +344,7 @@ impl AsyncWriter for PgWriter {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         self.session = None;
         Box::pin(async {
-            // Drives the end of the connection, so that the server is notified.
+            // Lets the task of the connection run until it has notified the server of the end.
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
@@ -348,8 +352,9 @@ impl AsyncWriter for PgWriter {
     }
 }
 
-/// Returns true if the failure of a batch is to be stored under idempotency keys: the batch is one
-/// operation that is not split, and was refused because of stored rows.
+/// Returns true if the failure of a batch must be stored under idempotency keys: the batch is one
+/// operation that cannot be split, it was rejected, and its failure is one that idempotency keys
+/// repeat.
 fn is_remembered(groups: &[WriteGroup<'_>], failure: &BatchFailure) -> bool {
     let [operation] = groups else { return false };
     let is_whole = operation.rows.len() == 1 || operation.atomic_rows.is_some();

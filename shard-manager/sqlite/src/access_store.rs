@@ -1,7 +1,7 @@
 //! Access store: keys, roles and denials in the catalog of an embedded cluster.
 //!
-//! Only the process that holds the data directory writes to the catalog, so its own changes are all
-//! there are, and the state that it published last is always the current one.
+//! Only the process that holds the data directory writes to the catalog. Therefore there are no
+//! changes by others, and the state that this process has last published is always the current one.
 //!
 //! **Invariant:** a change is synced to the disk before it is published.
 //! **Not here:** the rules of changes (`engine::access_store`), requests of other processes
@@ -43,7 +43,8 @@ struct Shared {
     catalog: PathBuf,
     /// Checks that the files are still those of this process.
     file_checks: Arc<FileChecks>,
-    /// True once another process may own the catalog.
+    /// True once this process is closing its files, so that another process may already own the
+    /// catalog.
     closed: Arc<AtomicBool>,
     feed: AccessFeed,
     /// Locked from a change until it is published.

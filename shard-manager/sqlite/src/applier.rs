@@ -1,9 +1,10 @@
 //! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
 //!
 //! The position is stored in the same transaction as the rows, so after any crash the replica
-//! continues exactly at its position. Transactions are synced only on request. Without a sync, a
-//! power loss may undo the last transactions together with their position; then their entries are
-//! replayed. The log keeps entries until their transactions are synced.
+//! continues exactly where its rows end. Transactions are synced to disk only on request. A power
+//! loss may therefore undo the last transactions together with their position, and their entries
+//! are replayed. For this purpose the primary's log keeps each entry until the replica has synced
+//! it.
 //!
 //! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
 //! **Not here:** deciding when to apply entries, and the consequences of failures (`replica`).
@@ -30,11 +31,12 @@ use super::owned_slots::{OwnedSlots, SlotOwnership};
 use super::slot_line::{self, SlotLine};
 use super::{ddl, move_entry, shard_file, slot_change, sql, timeline};
 
-/// Small cache: a replica's writes are spread over its file anyway.
+/// Small page cache, because a replica's writes are spread over its file and a larger cache would
+/// not help.
 const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
 const LOG_PRAGMAS: &str = "PRAGMA cache_size=-512; PRAGMA query_only=ON";
 
-/// Connections to the primary and the replica.
+/// Connections to the files of the primary and the replica, and the state of the replay.
 pub struct Applier {
     log: SqliteConnection,
     replica: SqliteConnection,
@@ -43,9 +45,9 @@ pub struct Applier {
     timeline: u32,
     version: i64,
     position: u64,
-    /// Last position to apply.
+    /// Last position to apply; later entries are ignored.
     until: u64,
-    /// True if the connection syncs its commits now.
+    /// True if the connection to the replica currently syncs its commits.
     syncs: bool,
 }
 
@@ -78,7 +80,7 @@ pub enum ApplyError {
     /// The file of the replica is damaged or has wrong contents.
     #[error("the copy is damaged: {0}")]
     Damaged(DieselError),
-    /// The replica cannot be written, for another reason.
+    /// The replica cannot be written for another reason.
     #[error("the copy cannot be written: {0}")]
     Replica(DieselError),
 }
@@ -91,13 +93,15 @@ impl Applier {
     pub fn open(primary: &Path, replica: &Path, current: u32) -> Result<Self, OpenError> {
         let mut log = open(primary, LOG_PRAGMAS)?;
         let mut connection = open(replica, REPLICA_PRAGMAS)?;
-        // A whole replica must not be rebuilt from a primary that cannot be read.
+        // An unreadable primary is reported as an error of the primary's file, so that an intact
+        // replica is not rebuilt.
         let timelines =
             timeline::rows(&mut log).map_err(|error| OpenError::file(primary, error))?;
         let failed = |error| OpenError::file(replica, error);
         timeline::replace(&mut connection, &timelines).map_err(failed)?;
         let Counters { version, position } = Counters::load(&mut connection).map_err(failed)?;
-        // Tables of the replica's own file: it receives new tables in the order of the log.
+        // The tables are read from the replica's own file, because the replica receives later
+        // tables only when it reaches their entries in the log.
         let known = shard_file::read_tables(&mut connection, replica)?;
         let tables = known.tables().chain([&*idempotency::TABLE]);
         let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
@@ -129,22 +133,22 @@ impl Applier {
     /// Returns the position of the primary.
     ///
     /// # Errors
-    /// [`ApplyError::Primary`] if its file cannot be read.
+    /// [`ApplyError::Primary`] if the primary's file cannot be read.
     pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
         timeline::position(&mut self.log).map(|found| found.sequence).map_err(ApplyError::Primary)
     }
 
-    /// Sets the last position to apply.
+    /// Sets the last position to apply; later entries are ignored.
     pub fn stop_after(&mut self, position: u64) {
         self.until = position;
     }
 
     /// Applies the next entries of the log in one transaction, up to the position `last`, and
-    /// returns true if there were any. `before_commit` receives the new position before it is
-    /// visible.
+    /// returns true if there were any. `before_commit` is called with the new position before the
+    /// transaction commits.
     ///
     /// # Errors
-    /// [`ApplyError`]; nothing of the transaction is stored then.
+    /// [`ApplyError`]; the transaction is rolled back then.
     pub fn step(
         &mut self,
         sync: bool,
@@ -167,8 +171,8 @@ impl Applier {
         self.set_sync(sync).map_err(ApplyError::replica)?;
         let Self { replica, tables, ownership, timeline, version, .. } = self;
         let mut owned = None;
-        // The first error is kept: SQLite may have rolled back on its own, and then diesel reports
-        // only that its rollback found no transaction.
+        // The first error is kept, because SQLite may already have rolled back, and diesel then
+        // reports only that its own rollback found no transaction.
         let mut cause = None;
         let applied = replica.immediate_transaction(|connection| {
             let replayed = match &change {
@@ -230,14 +234,16 @@ impl Applier {
     /// Syncs the changes that were applied without a sync.
     ///
     /// # Errors
-    /// [`ApplyError`] of the replica.
+    /// [`ApplyError`] if the replica cannot be written.
     pub fn sync(&mut self) -> Result<(), ApplyError> {
         self.set_sync(true).map_err(ApplyError::replica)?;
-        // A commit syncs the whole WAL, however little it adds; but it must add something.
+        // A commit syncs the whole WAL, but only if it writes something, so this statement writes a
+        // counter.
         run(&mut self.replica, sql::COUNT_SYNC, &[]).map_err(ApplyError::replica)
     }
 
-    /// Checkpoints the WAL into the file before an orderly end. Best effort.
+    /// Syncs the replica and checkpoints the WAL into the file before an orderly shutdown; errors
+    /// are ignored.
     pub fn close(mut self) {
         let _ = self.sync();
         let _ = self.replica.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -252,7 +258,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Returns true if there is no next entry because the log was trimmed.
+    /// Returns true if the log is empty although the primary is ahead of the replica: the next
+    /// entries were trimmed.
     fn is_behind_the_log(&mut self) -> Result<bool, ApplyError> {
         let primary = timeline::position(&mut self.log).map_err(ApplyError::Primary)?;
         let empty = log::is_empty(&mut self.log).map_err(ApplyError::Primary)?;
@@ -265,28 +272,32 @@ impl ApplyError {
         Self::meaning(&error)(error)
     }
 
-    /// Returns the kind of an error of the replica.
+    /// Returns the variant for an error of the replica.
     fn meaning(error: &DieselError) -> fn(DieselError) -> Self {
         let unfit = matches!(error, DieselError::DeserializationError(_) | DieselError::NotFound);
         let is_locked = error.to_string().contains("locked");
         match DbErrorKind::of(error) {
             DbErrorKind::Full => Self::Full,
-            // Another process holds a lock of the file, which is not damaged by that.
+            // Another process holds a lock on the file, which does not mean that the file is
+            // damaged.
             DbErrorKind::Unusable if is_locked => Self::Replica,
-            // The log has rows that met all constraints on the primary.
+            // All rows in the log met the constraints on the primary, so a violation means that the
+            // replica is damaged.
             DbErrorKind::Unusable | DbErrorKind::Constraint(_) => Self::Damaged,
-            // The log has only tables and columns that a copy of the primary has too.
+            // An intact copy of the primary has all tables and columns that occur in the log, so a
+            // missing one means that the replica is damaged.
             DbErrorKind::Other if unfit => Self::Damaged,
             DbErrorKind::Other => Self::Replica,
         }
     }
 }
 
-/// Change that is alone in its entry, and in the transaction that replays it.
+/// Change of tables, slots or a move, which has a log entry of its own and is replayed in a
+/// transaction of its own.
 enum ChangeAlone {
     Tables(SchemaChange),
     Slots(SlotLine),
-    /// The line, and the lines about rows after it.
+    /// Change of a move: its line, and the lines about rows that follow it in the entry.
     Move(Box<MoveLine>, Vec<u8>),
 }
 
@@ -302,10 +313,10 @@ impl ChangeAlone {
     }
 }
 
-/// Returns the change of tables, slots or moves with which these entries begin, and removes the
-/// entries after it; without such a change at the beginning, removes the first one and everything
-/// after it. Such a change is a transaction of its own, so that it takes effect in memory only if
-/// it is stored, and the rows before it are already counted.
+/// Returns the change of tables, slots or a move if the first entry is one, and removes all other
+/// entries. Otherwise returns `None`, and removes the first such change, if there is one, with all
+/// entries after it. Such a change is replayed in a transaction of its own, so that it takes effect
+/// in memory only if it was stored, and so that the rows before it have already been counted.
 fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {
     for index in 0..entries.len() {
         if let Some(change) = ChangeAlone::of(&entries[index])? {
@@ -316,7 +327,7 @@ fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {
     Ok(None)
 }
 
-/// Replays entries, and returns the highest version of the rows.
+/// Replays entries about rows, and returns the highest row version so far.
 fn replay(
     connection: &mut SqliteConnection,
     (tables, version): (&HashMap<String, Replayed>, i64),
@@ -328,7 +339,7 @@ fn replay(
     add_rows(connection, &added).map(|()| version)
 }
 
-/// A transaction on the replica in progress.
+/// Replay of entries about rows, within one transaction on the replica.
 struct Replay<'r> {
     connection: &'r mut SqliteConnection,
     tables: &'r HashMap<String, Replayed>,

@@ -1,5 +1,5 @@
-//! Audit: checks that every row of a cluster is stored where it belongs, exactly once, and that
-//! replicas equal primaries.
+//! Audit: checks that every row of a cluster is stored exactly once, on the shard that owns its
+//! slot, and that replicas equal their primaries.
 //!
 //! Each shard is read in one snapshot, several shards at a time, with or without a running router;
 //! rows are streamed and not kept. These checks prove that a row is in the cluster only once: its
@@ -35,7 +35,8 @@ use moving_slots::MovingSlots;
 use replicas::Replicas;
 use rows::{RowRules, Scan};
 
-/// Checks every row of a cluster; `progress` receives numbers of rows as they are read. Blocks.
+/// Checks every row of a cluster. `progress` is called with numbers of rows as they are read.
+/// Blocks.
 ///
 /// # Errors
 /// [`OpenError`] if the process that holds the directory is unknown. Files that cannot be read are
@@ -143,8 +144,8 @@ impl Audit<'_> {
             self.note(format!("{} has not been created yet", file.node));
             return None;
         }
-        // Slow checks come first. Then replicas are read before their primary, so that they have no
-        // row that it lacks.
+        // Slow checks come first. After them, the replicas are read before their primary, so that
+        // they have no row that the primary does not have.
         let primary = self.open(file);
         let mut replicas = Replicas::look(self, &replicas);
         let mut primary = primary?;
@@ -206,8 +207,8 @@ impl Audit<'_> {
         Ok(tables)
     }
 
-    /// Checks that every shard has the same tables. While a router creates one, they differ for a
-    /// moment.
+    /// Checks that every shard has the same tables. They differ for a moment while a router creates
+    /// a table.
     fn compare_registries(&self, mut registries: BTreeMap<ShardNumber, Registry>) {
         for _ in 0..if self.running { TABLE_TRIES } else { 0 } {
             let mut all = registries.values();
@@ -240,6 +241,7 @@ fn is_declared(table: &Table) -> bool {
     table.name() != idempotency::TABLE.name()
 }
 
-/// Attempts to read tables that differ, and the pause after each.
+/// Maximum number of attempts to compare the tables while they differ; a pause follows each
+/// attempt.
 const TABLE_TRIES: usize = 20;
 const TABLE_PAUSE: Duration = Duration::from_millis(100);

@@ -1,7 +1,8 @@
 //! Background work on the files of open shards: backups, the comparison of copies, and the watch
 //! over the files.
 //!
-//! **Invariant:** no background work touches a removed shard from its next round on.
+//! **Invariant:** after a shard was removed, background work on it ends no later than with the
+//! current round.
 //! **Not here:** opening files (`shard_opening`), the work itself (`backup`, `comparison_loop`,
 //! `file_watch`).
 
@@ -19,13 +20,13 @@ use super::file_watch::FileChecks;
 use super::open_file_check::OpenFileCheck;
 use super::shard_opening::{FileShard, ShardOpener};
 
-/// Work on the files of all open shards.
+/// Background work on the files of all open shards.
 pub(super) struct Background {
     source: Arc<BackupSource>,
     file_checks: Arc<FileChecks>,
     /// `None` if copies are not compared.
     comparison: Option<ComparisonLoop>,
-    /// Checks of the files of the shards, which identify the work on a shard when it is removed.
+    /// Check of each shard's file, which identifies the work to end when the shard is removed.
     shards: Mutex<BTreeMap<ShardNumber, Arc<OpenFileCheck>>>,
 }
 
@@ -36,7 +37,7 @@ impl Background {
         file_checks: &Arc<FileChecks>,
         registry: &Arc<ArcSwap<Registry>>,
     ) -> Self {
-        // A replica that is sabotaged on purpose must not be repaired.
+        // In a test that damages replicas on purpose, the replicas must not be repaired.
         let comparison = (!is_on(Mutation::Resurrect)).then(|| ComparisonLoop::new(registry));
         let (source, file_checks) = (Arc::clone(source), Arc::clone(file_checks));
         Self { source, file_checks, comparison, shards: Mutex::default() }

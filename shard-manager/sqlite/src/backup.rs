@@ -1,28 +1,30 @@
-//! Backup: copies a whole cluster as of one moment, while it is written to.
+//! Backup: copies a whole cluster as of one moment, while clients write to it.
 //!
-//! 1. Each shard's primary is copied as a snapshot, and the copies follow the change logs.
-//! 2. All lanes are held between two batches. This is the moment: the position of each shard is
-//!    recorded, and the catalog copied into memory. All writes acknowledged before this moment are
-//!    at or below these positions; all later writes are above them.
-//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder is
-//!    renamed to its final name.
+//! 1. Each shard's primary is copied as a snapshot, and the copies then replay the change logs of
+//!    the primaries.
+//! 2. The write lanes of all shards, which are the queues of their writers, are held between two
+//!    batches. This is the moment of the copy: the position of each shard is recorded, and the
+//!    catalog is copied into memory. All writes acknowledged before this moment are at or below
+//!    these positions; all later writes are above them.
+//! 3. The copies replay the change logs exactly up to these positions, and are synced. Then the
+//!    folder is renamed to its final name.
 //!
-//! So a copy contains no effect without its cause: if a client writes to one shard and, after the
-//! response, to another, the copy contains the second write only with the first. (This is a
-//! consistent cut: Chandy and Lamport, "Distributed Snapshots", 1985. It is the easy case, because
-//! one process can stop all channels.)
+//! Therefore a copy contains no effect without its cause: if a client writes to one shard and,
+//! after the response, to another, the copy contains the second write only with the first. (This is
+//! a consistent cut: Chandy and Lamport, "Distributed Snapshots", 1985. It is the easy case,
+//! because one process can stop all channels.)
 //!
-//! The lanes are held until the running batches are stored: a few milliseconds when there is little
-//! to do, more than a hundred under a full load of bulk writes. If a batch has not ended after half
-//! a second, all lanes continue, and the backup tries again. Nothing is written to a disk while the
-//! lanes are held.
+//! The lanes are held until the running batches are stored: a few milliseconds under light load,
+//! more than a hundred under a full load of bulk writes. If a batch has not ended after half a
+//! second, all lanes are released, and the backup tries again. The backup writes nothing to a disk
+//! while the lanes are held.
 //!
-//! A copy contains the shards that the catalog listed at this moment, without those that were
-//! joining: these have no rows, and the first start after a restore creates their files. If shards
-//! join or retire while the cluster is copied, the backup begins again.
+//! A copy contains the shards that the catalog listed at this moment, except those that were
+//! joining. Joining shards have no rows, and the first start after a restore creates their files.
+//! If shards join or retire while the cluster is copied, the backup begins again.
 //!
-//! **Invariant:** under the final name there is a complete copy or nothing; while lanes are held
-//! nothing waits for the disk of the copy.
+//! **Invariant:** the folder with the final name contains a complete copy or nothing; while the
+//! lanes are held, nothing waits for the disk of the copy.
 //! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`, `replace`),
 //! requests for a backup (`control`, the command line).
 
@@ -56,21 +58,23 @@ pub use engine::progress_observer::{ProgressObserver, Step};
 pub use engine::save_error::SaveError;
 pub use originals::Original;
 
-/// Number of attempts to copy the cluster while shards join and retire.
+/// Maximum number of attempts to copy the cluster, each of which fails if shards join or retire
+/// meanwhile.
 const ATTEMPTS_MAX: usize = 8;
-/// Number of shards that are copied at a time: disks are faster with two, and not with many.
+/// Number of shards that are copied at the same time. Disks are faster with two than with one, but
+/// not with more.
 const AT_A_TIME: usize = 2;
 /// Interval between reports of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Longest time for which writes are held for batches that do not end.
+/// Longest time for which writes are held while the running batches end.
 const HELD_MAX: Duration = Duration::from_millis(500);
 /// Maximum number of attempts to hold all lanes.
 const HOLDS_MAX: usize = 20;
-/// Maximum number of batches that a copy may lack when writes are held, so that little is left to
+/// Number of batches by which a copy may be behind when writes are held, so that little is left to
 /// replay.
 const NEAR: u64 = 64;
-/// Maximum number of rounds of following the logs before writes are held: writes may come faster
-/// than they are replayed.
+/// Maximum number of rounds in which the copies replay the logs before writes are held. It is
+/// limited because writes may arrive faster than they are replayed.
 const ROUNDS_MAX: usize = 16;
 
 /// Cluster that a backup copies.
@@ -79,7 +83,7 @@ pub struct BackupSource {
     pub data_dir: PathBuf,
     /// File of the catalog.
     pub catalog: PathBuf,
-    /// Shards, in the cluster's order. Those that join are added.
+    /// Shards, in the order of the cluster; shards that join are added.
     shards: ArcSwap<Vec<Arc<SavedShard>>>,
     turn: Mutex<()>,
 }
@@ -95,12 +99,12 @@ struct SavedCluster<'s> {
 pub struct SavedShard {
     /// Name and file of the shard.
     pub original: Original,
-    /// Check that the name still leads to the file that the writer has open; `None` if there is no
+    /// Check that the path still leads to the file that the writer has open; `None` if there is no
     /// such check.
     pub file_check: Option<Arc<OpenFileCheck>>,
-    /// The barrier that its writes pass.
+    /// Barrier that all writes of the shard pass.
     pub pause_barrier: Arc<PauseBarrier>,
-    /// Positions of the shard.
+    /// Positions of the shard's nodes.
     pub replication: Arc<ReplicationState>,
 }
 
@@ -176,7 +180,8 @@ impl BackupSource {
         let names = catalog_copy.shards()?;
         let open = self.shards();
         let find = |name: &String| {
-            // The last one of this name: a shard that has retired may have had the same name.
+            // The last shard with this name is used, because a retired shard may have had the same
+            // name.
             let found = open.iter().rev().find(|shard| shard.original.shard == *name);
             found.map(Arc::clone).ok_or(SaveError::ShardsChanged)
         };
@@ -191,13 +196,14 @@ impl BackupMaker for BackupSource {
     }
 }
 
-/// Reports a full disk as such if SQLite said so, whichever file it was writing.
+/// Converts an error of SQLite about a full disk to one that names the disk, whichever file was
+/// being written.
 fn named_if_full(error: SaveError, to: &Path) -> SaveError {
     let SaveError::File(error) = error else { return error };
     SaveError::File(error.or_no_space(to, || false))
 }
 
-/// Returns the error of a shard's copy that cannot follow the log.
+/// Returns the error for a copy of a shard that cannot replay the log.
 fn follow_failed(shard: &SavedShard, copy: &ShardCopy, error: &ApplyError) -> SaveError {
     let cause = error.to_string();
     if matches!(error, ApplyError::Full(_)) {
@@ -213,7 +219,8 @@ impl SavedCluster<'_> {
         to: &Path,
         observer: &ProgressObserver<'_>,
     ) -> Result<Manifest, SaveError> {
-        // Opening by name would accept a file that has replaced the shard's.
+        // The files are opened by their paths, which must therefore still lead to the files of the
+        // shards.
         let file_checks = self.shards.iter().filter_map(|shard| shard.file_check.as_ref());
         for file_check in file_checks {
             file_check.check()?;
@@ -250,7 +257,8 @@ impl SavedCluster<'_> {
         Originals { data_dir: self.data_dir, catalog: self.catalog, shards }
     }
 
-    /// Lets the copies follow the logs until they lack little.
+    /// Lets the copies replay the logs until they are at most [`NEAR`] batches behind, or for
+    /// [`ROUNDS_MAX`] rounds.
     fn bring_near(
         &self,
         copies: &mut [ShardCopy],
@@ -273,7 +281,7 @@ impl SavedCluster<'_> {
         Ok(())
     }
 
-    /// Lets the copies follow the logs up to these positions, some at a time.
+    /// Lets the copies replay the logs up to these positions, several copies at a time.
     fn follow(
         &self,
         copies: &mut [ShardCopy],
@@ -321,8 +329,8 @@ impl SavedCluster<'_> {
             if restless.is_none() {
                 let at = format_timestamp(Utc::now());
                 let asked = self.shards.iter().zip(copies).map(|(shard, copy)| {
-                    // The position is read from the file: after a commit with an unknown outcome,
-                    // the lane does not know the position.
+                    // The position is read from the file, because after a commit with an unknown
+                    // outcome, the position in memory may be wrong.
                     let position = copy.primary_position();
                     position.map_err(|error| follow_failed(shard, copy, &error))
                 });

@@ -1,11 +1,12 @@
-//! Batch: one transaction of a writer in progress.
+//! Batch: one write transaction on a shard's file, while it is in progress.
 //!
-//! A batch checks that the slots accept writes here, applies the changes, stores the results of
-//! idempotency keys, appends the changed rows to the change log, and updates the counters. SQLite
-//! alone undoes a statement that it refuses, so a bad change does not affect its neighbours.
+//! A batch checks that this shard accepts writes of the slots, applies the changes, stores the
+//! results of writes with an idempotency key, appends the changed rows to the change log, and
+//! updates the counters. If SQLite refuses a statement, it undoes that statement only, so a bad
+//! change does not affect the other changes of the batch.
 //!
 //! **Not here:** repeated changes (`idempotency`), reading and writing rows (`stored_rows`),
-//! beginning and committing (`writer`).
+//! beginning and committing the transaction (`writer`).
 
 mod idempotency;
 mod stored_rows;
@@ -31,7 +32,8 @@ use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement};
 use super::{index_ddl, log, sql};
 use stored_rows::StoredRows;
 
-/// Counters that only grow: versions of rows, positions in the log.
+/// The two counters of a shard, which only grow: the last assigned row version, and the position of
+/// the last log entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) version: i64,
@@ -50,13 +52,13 @@ impl Counters {
 pub(super) struct Batch<'t> {
     rows: StoredRows<'t>,
     counters: Counters,
-    /// Time at which the batch began; `now` is its text.
+    /// Time at which the batch began; `now` is the same time as a string.
     began: DateTime<Utc>,
     now: String,
     log: Vec<u8>,
     rows_added: BTreeMap<String, i64>,
-    /// True if the last row that was looked up did not exist: then the next one is probably new as
-    /// well, and is inserted without a lookup.
+    /// True if the last row that was looked up did not exist. The next row is then probably new as
+    /// well, so an insert is tried first, without a lookup.
     expects_new: bool,
 }
 
@@ -64,7 +66,7 @@ pub(super) struct Batch<'t> {
 pub(super) struct Applied {
     pub(super) rows: Vec<Result<RowDone, Error>>,
     pub(super) counters: Counters,
-    /// Bytes that were appended to the log.
+    /// Number of bytes that the batch appended to the log.
     pub(super) logged: u64,
 }
 
@@ -81,8 +83,10 @@ impl<'t> Batch<'t> {
         Self { rows, counters, began, now, log, rows_added, expects_new: false }
     }
 
-    /// Applies the groups in order. The changed rows must fit into one log entry: a larger batch is
-    /// aborted, to be split, unless it is a single change; a larger atomic group is refused.
+    /// Applies the groups in order. The changed rows and the returned rows together must not exceed
+    /// [`IMAGES_BYTES_MAX`]. A larger batch is aborted so that it can be split, unless it consists
+    /// of a single change or of one atomic group; an atomic group that is too large by itself is
+    /// refused.
     pub(super) fn run(mut self, groups: &[WriteGroup<'_>]) -> QueryResult<Applied> {
         let refused = self.rows.refused_slots(groups, (self.began, &self.now))?;
         let count: usize = groups.iter().map(|group| group.rows.len()).sum();
@@ -113,9 +117,10 @@ impl<'t> Batch<'t> {
         Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
     }
 
-    /// Applies all of these changes, or undoes them and reports for each that it was undone. None
-    /// is tried if a slot accepts no writes: otherwise the failure of another change could be
-    /// recorded under an idempotency key in that slot.
+    /// Applies all of these changes or none: after a failure, all are undone, and each reports that
+    /// it was undone. If one of their slots accepts no writes, no change is tried at all, because
+    /// the failure of another change could otherwise be recorded under an idempotency key in that
+    /// slot.
     fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
@@ -153,8 +158,8 @@ impl<'t> Batch<'t> {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// Returns the result of a change that was undone: the stored first result, if the change is a
-    /// repetition under its idempotency key.
+    /// Returns the result of a change that was undone. If its idempotency key was used before, that
+    /// is the stored result of the first request.
     fn undone(&mut self, change: &RowWrite, error: Error) -> QueryResult<Result<RowDone, Error>> {
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);
@@ -164,8 +169,8 @@ impl<'t> Batch<'t> {
         Ok(outcome)
     }
 
-    /// Applies a change, unless its slot accepts no writes here or it was stored before under its
-    /// idempotency key.
+    /// Applies a change, unless this shard accepts no writes of its slot, or a result is already
+    /// stored under its idempotency key.
     fn apply_accepted(
         &mut self,
         change: &RowWrite,
@@ -195,7 +200,8 @@ impl<'t> Batch<'t> {
             match self.rows.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
-                // The row may exist already, and may itself hold the conflicting values.
+                // The row may already exist, and the conflict may be with that row itself, so the
+                // row is looked up below.
                 Err(error) if DbErrorKind::of(&error) == DbErrorKind::Constraint("unique") => {
                     self.expects_new = false;
                 }
@@ -231,7 +237,8 @@ impl<'t> Batch<'t> {
         }
     }
 
-    /// Converts a violated constraint to a result; other errors fail the batch.
+    /// Converts the violation of a constraint to the result of one change. Any other error fails
+    /// the whole batch.
     fn refusal(&mut self, error: DieselError) -> QueryResult<Result<RowDone, Error>> {
         let DbErrorKind::Constraint(rule) = DbErrorKind::of(&error) else { return Err(error) };
         if let ("unique", DieselError::DatabaseError(_, information)) = (rule, &error) {
@@ -244,7 +251,7 @@ impl<'t> Batch<'t> {
         Ok(Err(Error::Constraint { rule }))
     }
 
-    /// Logs and counts a change, and returns its result.
+    /// Adds an applied change to the log and to the counts, and returns its result.
     fn finish(&mut self, change: &RowWrite, kind: Change, image: &[Value]) -> RowDone {
         let mut json = Vec::new();
         if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
@@ -259,7 +266,8 @@ impl<'t> Batch<'t> {
         ServerColumns { version: self.counters.version + 1, now: &self.now }
     }
 
-    /// Records an applied change: version, log, number of rows.
+    /// Assigns a version to an applied change, appends its line to the log, and updates the number
+    /// of rows.
     fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
         self.counters.version += 1;
         let restarts = is_on(Mutation::VersionFromOne) && done.change == Change::Created;
@@ -285,7 +293,7 @@ impl<'t> Batch<'t> {
     }
 }
 
-/// Adds to the stored row counts of tables.
+/// Adds these numbers to the stored row counts of the tables.
 pub(super) fn add_rows(
     connection: &mut SqliteConnection,
     rows_added: &BTreeMap<String, i64>,
@@ -296,7 +304,7 @@ pub(super) fn add_rows(
     Ok(())
 }
 
-/// Runs a statement that stays prepared, because its text is used often.
+/// Executes an SQL statement that is kept prepared, because the same SQL is used often.
 pub(super) fn run(
     connection: &mut SqliteConnection,
     sql: &str,

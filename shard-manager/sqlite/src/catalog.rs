@@ -1,7 +1,7 @@
-//! Catalog: the durable shard map of an embedded cluster, in a file of its own.
+//! Catalog: the file that holds the shard map and the settings of an embedded cluster.
 //!
 //! **Not here:** the contents of the catalog (`engine::cluster_spec`, `engine::catalog_rows`), the
-//! rows (`shard_file`).
+//! files with the rows of clients (`shard_file`).
 
 mod inspection;
 mod map_tables;
@@ -34,33 +34,34 @@ pub(super) use map_tables::{MapFault, StoredMap, change as change_map, shard_nam
 pub(super) const MIGRATIONS: EmbeddedMigrations =
     embed_migrations!("../../migrations/sqlite/catalog");
 
-/// Name of the catalog in errors.
+/// Name in error messages of the place where the settings of the cluster are stored.
 const PLACE: &str = "the data directory";
 
 /// An open catalog.
 pub struct FileCatalog {
     connection: SqliteConnection,
-    /// Id of the cluster, which every file repeats.
+    /// Id of the cluster, which is also stored in every shard's file.
     pub cluster_id: String,
     /// The current shard map.
     pub map: ShardMap,
     /// True if every shard's file has been created.
     pub ready: bool,
-    /// Table groups whose slots may not be owned by their shards yet.
+    /// Table groups that were added to the catalog, but whose slots may not yet be recorded as
+    /// owned in the files of the shards.
     pub unready_groups: Vec<GroupNumber>,
     /// Number of replicas of each shard.
     pub replicas: usize,
-    /// Timeline that the primary of each shard began last, by the name of the shard.
+    /// Latest timeline that the primary of each shard has begun, by the name of the shard.
     pub timelines: BTreeMap<String, u32>,
     /// Key that signs session tokens.
     pub token_key: TokenKey,
 }
 
-/// Refuses a folder in which the specified cluster cannot exist, before anything is created there.
+/// Refuses a folder that cannot hold the specified cluster, before anything is created in it.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a
-/// new cluster cannot have the specified settings.
+/// [`OpenError::Foreign`] if the folder has files of shards but no catalog, [`OpenError::Conflict`]
+/// if the specified settings are not valid for a new cluster.
 pub fn check_start(folder: &Path, spec: &ClusterSpec) -> Result<(), OpenError> {
     let catalog = catalog_file(folder);
     if std::fs::metadata(&catalog).is_ok_and(|file| file.len() > 0) {
@@ -120,11 +121,11 @@ impl FileCatalog {
         })
     }
 
-    /// Records that every shard has its file and owns its slots, and the timeline that each primary
-    /// has begun.
+    /// Records that each shard has a file and owns its slots in it, and records the timeline that
+    /// each primary has begun.
     ///
     /// # Errors
-    /// [`OpenError::Database`] if it cannot be written.
+    /// [`OpenError::Database`] if the catalog cannot be written.
     pub fn set_ready(
         &mut self,
         path: &Path,
@@ -140,8 +141,9 @@ impl FileCatalog {
         Ok(())
     }
 
-    /// Lets those shards serve that were joining when the last process ended. Their files have been
-    /// opened; `sync` first makes the names of these files durable.
+    /// Completes the joins that were in progress when the last process ended: the shards change
+    /// from joining to serving. Their files must have been opened already. `sync` is called first,
+    /// and must make the directory entries of these files durable.
     ///
     /// # Errors
     /// [`OpenError`] if the folder or the catalog cannot be written.
@@ -168,7 +170,8 @@ impl FileCatalog {
     }
 }
 
-/// Returns the timeline that the primary of a shard began last, as far as the catalog knows.
+/// Returns the latest timeline of a shard's primary that the catalog has recorded; `None` if it has
+/// recorded none.
 ///
 /// # Errors
 /// [`OpenError`] if the catalog cannot be read.
@@ -198,9 +201,9 @@ pub(super) fn record_timeline(catalog: &Path, shard: &str, timeline: u32) -> Res
     recorded.map_err(|fault: MapFault| fault.of_file(catalog))
 }
 
-/// Returns the row of the cluster and its map. A new cluster is stored, the map of an earlier
-/// version is copied into tables of its own, and new groups of the settings are added. Runs in one
-/// transaction.
+/// Returns the cluster's row and its shard map. If there is no cluster yet, a new one is stored. If
+/// the catalog is of an earlier version, its map is copied into the separate tables for it. Table
+/// groups that are new in the settings are added. Must run in a transaction.
 fn find_or_make(
     connection: &mut SqliteConnection,
     spec: &ClusterSpec,
@@ -211,7 +214,7 @@ fn find_or_make(
         if !row.has_own_tables() {
             map_tables::fill(connection, &stored)?;
         }
-        // A refused start adds no group.
+        // Settings that do not fit the cluster are refused before any group is added.
         differences(&stored.map, spec, PLACE)?;
         if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
             map_tables::add_groups(connection, (&stored.map, &next))?;
@@ -226,7 +229,7 @@ fn find_or_make(
     Ok((row, stored))
 }
 
-/// Refuses a catalog of a newer program, before it is migrated.
+/// Refuses a catalog that a newer version of the program has written, before any migration runs.
 fn check_not_newer(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
     let mut is_migrated = false;
     let statement = Statement { sql: sql::HAS_MIGRATIONS, binds: &[], cached: false };

@@ -1,8 +1,9 @@
-//! Catalog failure: the error that clients receive if the catalog's file cannot be used.
+//! Catalog failure: chooses the error that clients receive if the catalog's file cannot be used.
 //!
 //! **Invariant:** [`Error::StorageFull`] is reported only if it is certain that nothing was stored.
-//! On a full disk SQLite reports a general error of the disk if a file beside the catalog cannot
-//! grow. A commit with that error may be stored, so there it is not taken for a full disk.
+//! If the disk is full and a file beside the catalog, such as its WAL, cannot grow, SQLite reports
+//! only a general disk error. Before a commit, such an error counts as a full disk if the disk is
+//! in fact full. An error of the commit itself does not, because the commit may have been stored.
 //! **Not here:** the kinds of errors (`connection`).
 
 use std::path::Path;
@@ -14,10 +15,10 @@ use super::OpenError;
 use super::connection::DbErrorKind;
 use super::data_dir::has_no_room;
 
-/// Name of the catalog in errors, in place of a shard.
+/// Name of the catalog in error messages, where otherwise the name of a shard stands.
 pub(super) const CATALOG: &str = "the catalog";
 
-/// Logs that the catalog cannot be opened, and returns the error for clients.
+/// Logs that the catalog cannot be opened, and returns the error that clients receive.
 pub(super) fn not_opened(catalog: &Path, error: OpenError) -> Error {
     tracing::error!(%error, "the catalog cannot be opened");
     if is_full(catalog, error, has_no_room) {
@@ -26,7 +27,7 @@ pub(super) fn not_opened(catalog: &Path, error: OpenError) -> Error {
     DbErrorKind::Unusable.error(CATALOG)
 }
 
-/// Returns the kind of an error of a statement before the commit of its transaction.
+/// Returns the kind of an error that occurred in a statement before the transaction was committed.
 pub(super) fn kind_before_commit(catalog: &Path, error: &DieselError) -> DbErrorKind {
     let kind = DbErrorKind::of(error);
     let of_file = || OpenError::file(catalog, error);

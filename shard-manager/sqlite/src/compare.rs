@@ -1,10 +1,10 @@
-//! Compare: checks that the files of a shard hold the same rows, while they are written to.
+//! Compare: checks that the files of a shard contain the same rows, while they are being written.
 //!
-//! A look, which is one step of a comparison, reads a stretch of rows in one short snapshot of each
-//! file, the replicas' before their primary's. The primary's log lists the changes between two
-//! snapshots, and rows of the changed keys are left out; all other rows must be equal. Each look
-//! opens the files again, so that rows come from the disk and not from a cache, and a snapshot
-//! blocks WAL checkpoints only as long as it takes to read a stretch.
+//! A comparison proceeds in *looks*. Each look reads a *stretch*, which is a range of adjacent
+//! rows, in one short snapshot of each file, the replicas before the primary. The primary's log
+//! lists the changes between the snapshots; rows of the changed keys are left out, and all other
+//! rows must be equal. Each look opens the files again, so that rows are read from the disk and not
+//! from a cache, and so that a snapshot blocks WAL checkpoints only while one stretch is read.
 //!
 //! **Invariant:** rows are only reported as different if no transaction changed them between the
 //! positions at which they were read.
@@ -26,12 +26,12 @@ use super::row_hash::key_hash;
 use super::{move_line, slot_line};
 use snapshot::{Snapshot, Sum};
 
-/// Bytes of the primary's rows that one look reads.
+/// Number of bytes of the primary's rows that one look reads.
 const STRETCH_BYTES: u64 = 256 << 10;
-/// Maximum number of rows of a stretch that are compared one by one. A stretch has more only if the
-/// key that ends it is damaged.
+/// Maximum number of rows of a stretch that are compared one by one. A stretch can have more rows
+/// only if the key at its end is damaged.
 const ROWS_MAX: usize = 1 << 17;
-/// Largest number of transactions by which a replica may lag and still be compared.
+/// Maximum number of transactions by which a replica may lag and still be compared.
 const BEHIND_MAX: u64 = 256;
 /// Maximum number of bytes of the log that are read to find the changes between two snapshots.
 const LOG_BYTES_MAX: usize = 16 << 20;
@@ -39,9 +39,9 @@ const LOG_BYTES_MAX: usize = 16 << 20;
 /// One copy of a shard's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyFile<'f> {
-    /// 0 for the primary, else the number of the replica, from 1.
+    /// Number of the copy: 0 for the primary, and from 1 for the replicas.
     pub number: usize,
-    /// File of the copy, which must not be replaced meanwhile.
+    /// Path of the copy's file, which must not be replaced during the comparison.
     pub path: &'f Path,
 }
 
@@ -50,7 +50,7 @@ pub struct CopyFile<'f> {
 pub struct WalkSettings<'t> {
     /// The timelines of the shard.
     pub history: &'t TimelineHistory,
-    /// True to end the walk.
+    /// Flag that is set to true to end the walk.
     pub stop: &'t AtomicBool,
 }
 
@@ -64,7 +64,7 @@ pub struct WalkPosition {
     after: Option<Key>,
 }
 
-/// Stretch of adjacent rows.
+/// Range of adjacent rows of a table.
 #[derive(Clone, Debug)]
 pub struct Stretch {
     /// Table of the rows.
@@ -80,18 +80,19 @@ pub struct Looked {
     pub differing: Vec<Stretch>,
     /// Position to continue from; `None` after the last row.
     pub next: Option<WalkPosition>,
-    /// Bytes of rows that were read.
+    /// Number of bytes of rows that were read.
     pub bytes: u64,
-    /// Copies that were compared: not those that lag too far.
+    /// Number of copies that were compared; replicas that lag too far are not.
     pub copies: usize,
 }
 
 /// Row that differs between copies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RowApart {
-    /// Hash of its key.
+    /// Hash of the row's key.
     pub row: u128,
-    /// Hash of the row in each copy; `None` where it is missing.
+    /// Hash of the row in each copy, with the number of the copy; `None` if the copy does not have
+    /// the row.
     pub copies: Vec<(usize, Option<u128>)>,
 }
 
@@ -102,7 +103,7 @@ pub enum Obstacle {
     Unreadable {
         /// Number of the copy.
         number: usize,
-        /// True if its bytes are to blame, and not the access to them.
+        /// True if the contents of the file are damaged; false if the file could not be accessed.
         damaged: bool,
         /// Error message.
         cause: String,
@@ -117,7 +118,7 @@ pub enum Obstacle {
 /// first of the files. Blocks for some milliseconds.
 ///
 /// # Errors
-/// [`Obstacle`]; then nothing is known.
+/// [`Obstacle`] if the rows could not be compared.
 pub fn look(
     files: &[CopyFile<'_>],
     tables: &[Arc<Table>],
@@ -158,11 +159,11 @@ pub fn look(
     Ok(looked)
 }
 
-/// Returns the rows of a stretch that differ, by their keys; none if it has too many to compare one
-/// by one. Blocks for some milliseconds.
+/// Returns the rows of a stretch that differ between copies; none if the stretch has too many rows
+/// to compare one by one. Blocks for some milliseconds.
 ///
 /// # Errors
-/// [`Obstacle`]; then nothing is known.
+/// [`Obstacle`] if the rows could not be compared.
 pub fn rows_apart(
     files: &[CopyFile<'_>],
     stretch: &Stretch,
@@ -191,7 +192,7 @@ pub fn rows_apart(
     Ok(rows.into_iter().map(apart).collect())
 }
 
-/// Keys of one table, by their hashes, whose rows are not compared.
+/// Hashes of those shard keys of one table whose rows are not compared.
 type LeftOut = HashSet<u64>;
 
 /// One snapshot of each copy, and the changes between them.
@@ -205,7 +206,8 @@ struct Copies<'t> {
 impl<'t> Copies<'t> {
     fn take(files: &[CopyFile<'_>], terms: WalkSettings<'t>) -> Result<Self, Obstacle> {
         let (primary, replicas) = files.split_first().ok_or(Obstacle::Apart)?;
-        // Replicas are read first, so that they have no change that the primary lacks.
+        // The snapshots of the replicas are taken first, so that they contain no change that is not
+        // in the primary's.
         let replicas: Result<Vec<Snapshot>, Obstacle> =
             replicas.iter().map(Snapshot::begin).collect();
         let (mut replicas, mut primary) = (replicas?, Snapshot::begin(primary)?);
@@ -230,8 +232,8 @@ impl<'t> Copies<'t> {
         self.changed.get(table.name()).cloned().unwrap_or_default()
     }
 
-    /// Sums up rows of the primary until they reach `bytes_max`, and returns the key of the last
-    /// one; `None` at the end of the table.
+    /// Adds up the hashes of rows of the primary until `bytes_max` bytes are read, and returns the
+    /// key of the last row; `None` at the end of the stretch.
     fn primary_sum(
         &mut self,
         stretch: &Stretch,
@@ -248,7 +250,7 @@ impl<'t> Copies<'t> {
     }
 }
 
-/// Keys whose rows the primary has changed after a position, by table.
+/// Returns, for each table, the keys whose rows the primary has changed after a position.
 fn changed_keys(
     primary: &mut Snapshot,
     mut after: u64,
@@ -257,20 +259,21 @@ fn changed_keys(
     let mut bytes = 0;
     while after < primary.position.sequence {
         let entries = primary.log_after(after)?;
-        // The log was trimmed meanwhile.
+        // The log no longer has the next entry, because it was trimmed meanwhile.
         if entries.first().is_none_or(|first| first.position != after + 1) {
             return Err(Obstacle::Apart);
         }
         for entry in &entries {
             after = entry.position;
             bytes += entry.changes.len();
-            // A change of slots changes no row, and the copies are compared with all their rows.
+            // A change of slots changes no row, and is irrelevant here because foreign rows are
+            // compared as well.
             if slot_line::logged(&entry.changes).map_err(|_unread| Obstacle::Apart)?.is_some() {
                 continue;
             }
             for line in log::lines(move_line::row_lines(&entry.changes)) {
-                // The entry may be a schema change: then rows of different shapes would be
-                // compared.
+                // A line that cannot be parsed may be a schema change, after which the rows of the
+                // copies have different columns.
                 let line = Line::parse(line).map_err(|_unread| Obstacle::Apart)?;
                 let key = key_hash(&line.key);
                 match changed.get_mut(&*line.table) {

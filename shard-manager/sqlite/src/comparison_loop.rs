@@ -1,17 +1,17 @@
-//! Comparison loop: compares all rows of all copies of a shard, again and again, and acts on
-//! differences.
+//! Comparison loop: continuously compares all rows in all copies of a shard, the primary and its
+//! replicas, and acts on differences.
 //!
-//! Disks flip bits, and SQLite keeps no checksums that would reveal it. The copies of a shard then
-//! differ, so comparing them finds the damage. The comparison reads slowly and in the background,
-//! so that it hardly delays requests.
+//! Disks can flip bits, and SQLite keeps no checksums that would reveal this. Comparing the copies
+//! of a shard finds such damage. It runs slowly in the background, so that it hardly delays
+//! requests, in *looks*, each of which reads a range of rows from new snapshots of all copies.
 //!
-//! A replica that is proven wrong is no longer read, and is rebuilt once all rows were compared, or
-//! at once if its file is malformed, unless the primary, from which it would be rebuilt, is in
-//! doubt itself. A primary that is proven wrong is left as it is and reported (`copy_faults`).
+//! A replica that is proven wrong is no longer read. It is rebuilt from the primary once all rows
+//! were compared, or at once if its file is malformed, but not while the primary itself is in
+//! doubt. A primary that is proven wrong is reported (`copy_faults`), but not changed.
 //!
-//! **Invariant:** only a difference that a second look, at new snapshots, confirms has
-//! consequences.
-//! **Not here:** reading copies (`compare`), the requests that are refused (`shard`).
+//! **Invariant:** a difference has consequences only if a second look, at new snapshots, confirms
+//! it.
+//! **Not here:** reading and comparing the copies (`compare`), refusing requests (`shard`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -36,14 +36,13 @@ use super::file_reader::FileReader;
 use super::open_file_check::OpenFileCheck;
 use super::replica::FileReplica;
 
-/// Delay after the start: flipped bits show when files are read again, and clients come first.
+/// Delay of the first pass, so that the first requests of clients are not slowed down.
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
 /// Pause after each pass over all shards.
 const PASS_PAUSE: Duration = Duration::from_secs(5);
-/// Maximum number of bytes read in a second, of all copies together.
+/// Maximum number of bytes that are read per second, over all copies.
 const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
-/// Ratio of the pause after each look to the look's duration: at most a fiftieth of one core is
-/// used.
+/// Ratio of the pause after each look to its duration: looks use about 1/50 of a CPU core.
 const PAUSE_FACTOR: u32 = 50;
 /// The longest pause after a look.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -51,24 +50,24 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Interval at which a check of a whole file tests whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(50);
-/// Number of attempts at a stretch before the other shards have their turn.
+/// Number of failed attempts after which the loop proceeds to the next shard.
 const TRIES_MAX: u32 = 5;
 
 /// A shard whose copies are compared.
 pub(super) struct ComparedShard {
     /// Name of the shard.
     pub(super) name: String,
-    /// Faults found in its copies.
+    /// Faults that were found in the copies of the shard.
     pub(super) copy_faults: Arc<CopyFaults>,
     /// Record that keeps the faults for the next start.
     pub(super) record: Arc<DoubtRecord>,
     /// Replication state of its nodes.
     pub(super) replication: Arc<ReplicationState>,
-    /// Findings of each copy, the primary first; faults are reported there.
+    /// Findings of each copy, the primary first, to which faults are added.
     pub(super) findings: Vec<Arc<Findings>>,
     /// The primary's file.
     pub(super) primary: PathBuf,
-    /// Check of the primary's file: another file of the same name is never opened.
+    /// Check that the primary's path still leads to the file that is open.
     pub(super) file_check: Option<Arc<OpenFileCheck>>,
     /// The replicas and their files.
     pub(super) replicas: Vec<(Arc<FileReplica>, PathBuf)>,
@@ -78,9 +77,9 @@ pub(super) struct ComparedShard {
 pub(super) struct ComparisonLoop {
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
-    /// Changes that the thread carries out before its next pass.
+    /// Shards that the thread adds or removes before its next pass.
     changes: Arc<Mutex<Changes>>,
-    /// `None` while there is nothing to compare.
+    /// The thread; `None` while there is nothing to compare.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -134,7 +133,7 @@ impl ComparisonLoop {
         let thread = locked(&self.thread).take();
         if let Some(thread) = thread {
             thread.thread().unpark();
-            // An error means that the thread panicked, which was logged then.
+            // An error means that the thread has panicked, and the panic was already logged.
             let _ = thread.join();
         }
     }
@@ -173,37 +172,37 @@ fn rest(pause: Duration, stop: &AtomicBool) {
     }
 }
 
-/// One shard, and the place up to which its rows were compared.
+/// State of the comparison of one shard, including the position that it has reached.
 struct Walker {
     shard: ComparedShard,
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
     walk: Walk,
-    /// Copies without a verdict whose files were checked and are consistent.
+    /// Copies that may be wrong, but whose files were checked and are consistent.
     sound: BTreeSet<usize>,
     /// Copies whose files were found malformed since the start.
     malformed: BTreeSet<usize>,
 }
 
-/// Walk over all rows.
+/// State of one walk over all rows of the shard.
 #[derive(Default)]
 struct Walk {
     place: WalkPosition,
-    /// True if a copy was missing in a part of the walk, or a difference could not be confirmed.
+    /// True if a copy was missing in a part of the walk, or a difference was not confirmed.
     has_gaps: bool,
     wrong: BTreeSet<usize>,
     unsettled: BTreeSet<usize>,
 }
 
-/// Copies that can be read. Their files stay in their places as long as this lives.
+/// Copies that can be read now. Their files are not replaced as long as this value exists.
 struct Held<'s> {
     files: Vec<CopyFile<'s>>,
     readers: Vec<Arc<FileReader>>,
 }
 
-/// End of a look.
+/// Result of a look.
 enum Step {
-    /// More rows follow.
+    /// Rows were compared, and more rows follow.
     Looked,
     /// The last rows were compared.
     Ended,
@@ -212,7 +211,7 @@ enum Step {
 }
 
 impl Walker {
-    /// Continues where the last visit ended, to the last row if possible.
+    /// Continues where the last visit ended, up to the last row if possible.
     fn visit(&mut self) {
         let mut tries = 0;
         while tries < TRIES_MAX && !self.stop.load(Ordering::Acquire) {
@@ -241,7 +240,7 @@ impl Walker {
         }
     }
 
-    /// Compares some rows, and returns the number of bytes read.
+    /// Compares the next range of rows, and returns the result and the number of bytes read.
     fn step(&mut self) -> Result<(Step, u64), Obstacle> {
         let tables = self.tables();
         let held = self.shard.hold();
@@ -272,7 +271,8 @@ impl Walker {
         tables
     }
 
-    /// Returns the rows of a stretch that two looks find to differ in the same way; usually none.
+    /// Returns those rows of a range that differ in the same way in two successive looks; usually
+    /// none.
     fn confirm(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
         let first = self.rows_apart(stretch)?;
         if first.is_empty() {
@@ -293,7 +293,7 @@ impl Walker {
     /// Records rows that differ, and stops reads from copies that are wrong.
     fn add(&mut self, rows: &HashSet<RowApart>) {
         if rows.is_empty() {
-            // The second look found another difference.
+            // The second look did not find the same difference.
             self.walk.has_gaps = true;
             return;
         }
@@ -312,8 +312,8 @@ impl Walker {
         self.shard.copy_faults.count_differences(rows.len() as u64);
     }
 
-    /// Looks for damage that the rows do not show: a file with inconsistent structure is wrong, if
-    /// another copy's file is consistent.
+    /// Checks the structure of the files of copies that differ. A file with an inconsistent
+    /// structure is declared wrong if another of these files is consistent.
     fn settle(&mut self) {
         let Walk { wrong, unsettled, .. } = &mut self.walk;
         if !unsettled.is_disjoint(wrong) {
@@ -337,7 +337,8 @@ impl Walker {
         self.sound = sound;
     }
 
-    /// Declares a file wrong that SQLite calls malformed, if a check of the whole file agrees.
+    /// Declares a file wrong that SQLite has reported as malformed, if a check of the whole file
+    /// confirms this.
     fn meet_damage(&mut self, number: usize, cause: &str) {
         let is_known = self.shard.copy_faults.about(number) == Some(CopyFault::Wrong);
         if is_known && self.malformed.contains(&number) {
@@ -353,7 +354,7 @@ impl Walker {
         }
     }
 
-    /// True if the primary, from which replicas are rebuilt, may be wrong.
+    /// Returns true if the primary, from which replicas are rebuilt, may be wrong.
     fn is_source_in_doubt(&self) -> bool {
         let known = self.shard.copy_faults.about(0).is_some() && self.walk.has_gaps;
         known || self.walk.wrong.contains(&0) || !self.walk.unsettled.is_empty()
@@ -394,8 +395,7 @@ impl Walker {
         }
         self.report(all);
         if all {
-            // Recorded even without a new finding: files may have been replaced since the last
-            // record.
+            // Recorded even without a new finding, because files may have been replaced meanwhile.
             self.shard.keep_doubts();
             self.shard.copy_faults.count_pass();
             if self.walk.unsettled.is_empty() {
@@ -444,7 +444,7 @@ impl ComparedShard {
     }
 
     /// Returns the copies that can be read now, the primary first; none if another file may have
-    /// taken the primary's place: SQLite would replay the WAL of one file into the other.
+    /// taken the primary's place, because SQLite would replay the WAL of one file into the other.
     fn hold(&self) -> Held<'_> {
         if self.file_check.as_ref().is_some_and(|file_check| file_check.check().is_err()) {
             return Held { files: Vec::new(), readers: Vec::new() };
@@ -463,13 +463,12 @@ impl ComparedShard {
     }
 
     /// Returns true if the structure of a copy's file is inconsistent; `None` if the check could
-    /// not finish. Reading a whole file takes long, so a thread of its own does it, and shutdown
-    /// does not wait for that.
+    /// not finish. The check reads the whole file, on a thread for which a shutdown does not wait.
     fn contradicts(&self, number: usize, stop: &AtomicBool) -> Option<bool> {
         let held = self.hold();
         let place = held.files.iter().position(|file| file.number == number)?;
         let path = held.files[place].path.to_owned();
-        // The file stays in its place while it is checked.
+        // Keeping the readers prevents the file from being replaced while it is checked.
         let readers = held.readers;
         let (done, found) = mpsc::channel();
         let work = move || {

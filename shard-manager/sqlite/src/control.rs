@@ -1,8 +1,8 @@
 //! Control: commands for a running cluster, through a socket in its data directory.
 //!
 //! The process that holds the data directory listens on `control.sock`, which only its user may
-//! open. A request is one line of JSON; lines of JSON report the progress, and the last line is the
-//! outcome:
+//! open. A request is one line of JSON. The response consists of lines of JSON that report
+//! progress, and a last line with the result:
 //!
 //! ```text
 //! > {"command":"backup","to":"/backups/monday"}
@@ -20,8 +20,8 @@
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
 //! **Invariant:** the socket is created after the directory's lock is taken, and removed before the
-//! lock is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow
-//! one.
+//! lock is released; at most [`CLIENTS_MAX`] clients are served at a time, and no client waits for
+//! a slow one.
 //! **Not here:** the commands (`backup`, `access_store`, `engine::operator_queue`), sending
 //! requests (`client`).
 
@@ -59,19 +59,20 @@ pub use self::shard_request::ShardRequest;
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
-/// Maximum number of clients at a time: one whose request runs, and some that receive an error.
+/// Maximum number of clients at a time: one whose request is carried out, and a few that receive an
+/// error.
 pub const CLIENTS_MAX: usize = 4;
 /// Maximum number of bytes of a request: enough for the documents of many roles.
 const LINE_MAX: usize = 4 << 20;
-/// Number of bytes of a request that are read at once.
+/// Maximum number of bytes of a request that one call reads.
 const PIECE: usize = 16 << 10;
 /// Time limit for a client to send its request, or to receive a line.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time limit for cancelled requests when a cluster stops.
+/// Longest time for which a stopping cluster waits until cancelled requests have ended.
 const END_MAX: Duration = Duration::from_secs(5);
 /// Interval at which a waiting thread checks its conditions.
 const LOOK: Duration = Duration::from_millis(50);
-/// Maximum number of bytes of the path of a socket, with a margin.
+/// Maximum length in bytes of the path of a socket, a little below the limit of the system.
 const PATH_MAX: usize = 100;
 
 /// Request of a client.
@@ -180,8 +181,8 @@ struct Shared {
 }
 
 impl ControlSocket {
-    /// Listens in the data directory, whose lock must be held. Where no socket can be created, a
-    /// warning is logged, and the cluster runs without it.
+    /// Listens in the data directory, whose lock must be held. If no socket can be created there, a
+    /// warning is logged, and the cluster runs without one.
     pub(super) fn open(
         source: &Arc<BackupSource>,
         access: &FileAccess,
@@ -214,9 +215,9 @@ impl ControlSocket {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes the thread, so that it ends.
+        // The connection wakes the listening thread, so that it ends.
         if connect(&self.shared.source.data_dir).is_ok() {
-            // An error means that the thread panicked, which was logged then.
+            // An error means that the thread has panicked, and the panic was already logged.
             let _ = thread.join();
         }
         // The next process replaces a socket that is left behind.
@@ -255,8 +256,9 @@ fn connect(data_dir: &Path) -> io::Result<UnixStream> {
     within(data_dir, SOCKET, |path| UnixStream::connect(path))
 }
 
-/// Calls a function with a short path of the socket: the address of a socket has room for about a
-/// hundred bytes, so a longer path is replaced by one through a handle of the folder.
+/// Calls a function with a path of the socket that is short enough for a socket address, which has
+/// room for about a hundred bytes. A longer path is replaced by one through an open handle of the
+/// folder.
 fn within<T>(
     folder: &Path,
     name: &str,
@@ -431,7 +433,8 @@ impl Drop for Present<'_> {
     }
 }
 
-/// Records when the client has closed its end. It sends nothing else after its request.
+/// Waits until the client closes its end of the connection, and records that. The client sends
+/// nothing after its request.
 fn watch_for_end(mut client: &UnixStream, gone: &AtomicBool, ended: &AtomicBool) {
     let _ = client.set_read_timeout(Some(LOOK));
     let mut byte = [0];

@@ -1,9 +1,10 @@
-//! Copy: the files of a backup, one of each shard and the catalog.
+//! Copy: creates the files of a backup, which are one file for each shard and one for the catalog.
 //!
-//! A copy begins as a snapshot, follows the primary's log like a replica, and stops at a given
-//! position. If the primary has no writer, its snapshot is already complete, whatever its schema.
-//! The finished copy is one file without a WAL. A start recognises it as a copy whose primary may
-//! have continued, and skips the versions that the lost timeline may have assigned.
+//! A copy of a shard begins as a snapshot of the primary, replays the primary's change log like a
+//! replica, and stops at a given position. If the primary has no writer, the snapshot is already
+//! complete, whatever its schema. The finished copy is one file without a WAL. When a router starts
+//! with it, it recognises that the primary may have continued after the copy, and skips the row
+//! versions that the lost timeline may have assigned.
 //!
 //! **Invariant:** a finished copy is one synced file, without a WAL or other files beside it.
 //! **Not here:** the choice of the position (`backup`).
@@ -24,14 +25,14 @@ use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
 use super::read_only::connect_read_only;
 use super::{OpenError, private_file, snapshot, sql};
 
-/// The copy of one shard in progress.
+/// A copy of one shard, while it is being made.
 pub struct ShardCopy {
     path: PathBuf,
     applier: Applier,
 }
 
 impl ShardCopy {
-    /// Copies the present state of the primary. Blocks while the whole file is read and written.
+    /// Copies the current state of the primary. Blocks while the whole file is read and written.
     ///
     /// # Errors
     /// [`OpenError`] if one of the files cannot be used.
@@ -59,10 +60,11 @@ impl ShardCopy {
         self.applier.primary_position()
     }
 
-    /// Applies the log up to `until`; stops between two transactions when it is `cancelled`.
+    /// Applies the log up to the position `until`. Stops between two transactions if `cancelled`
+    /// returns true.
     ///
     /// # Errors
-    /// [`ApplyError`] of either file, or if the log was trimmed.
+    /// [`ApplyError`] if one of the files cannot be used, or if the log was trimmed.
     pub fn follow(&mut self, until: u64, cancelled: impl Fn() -> bool) -> Result<(), ApplyError> {
         self.applier.stop_after(until);
         while !cancelled() && self.applier.step(false, None, |_| {})? {}
@@ -89,7 +91,7 @@ pub fn copy_at_rest(primary: &Path, path: &Path) -> Result<(), OpenError> {
     into_one_file(path)
 }
 
-/// Facts in the file of a copy.
+/// Facts that are read from a finished copy of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardFacts {
     /// Id of the cluster.
@@ -102,7 +104,7 @@ pub struct ShardFacts {
     pub rows: BTreeMap<String, i64>,
 }
 
-/// Reads the facts in a finished copy; changes nothing.
+/// Reads the facts from a finished copy of a shard. Changes nothing.
 ///
 /// # Errors
 /// [`OpenError`] if it is not the file of a shard.
@@ -121,30 +123,30 @@ pub fn shard_facts(path: &Path) -> Result<ShardFacts, OpenError> {
     Ok(ShardFacts { cluster_id, shard, position: position as u64, rows })
 }
 
-/// The copy of a catalog, in memory until it is written, so that writers do not wait for the disk
+/// A copy of the catalog, which is first made in memory, so that writers do not wait for the disk
 /// of the backup.
 pub struct CatalogCopy {
     path: PathBuf,
     connection: SqliteConnection,
-    /// Name of the copy in memory.
+    /// Name of the database in memory that contains the copy.
     name: String,
 }
 
 impl CatalogCopy {
-    /// Opens the catalog and the memory for its copy.
+    /// Opens the catalog, and creates the database in memory for its copy.
     ///
     /// # Errors
     /// [`OpenError`] if the catalog cannot be used.
     pub fn open(catalog: &Path) -> Result<Self, OpenError> {
         let mut connection = open(catalog, "")?;
-        // A database in memory whose name begins with a slash can be attached by that name.
+        // An in-memory database can be attached by its name only if the name begins with a slash.
         let name = format!("file:/catalog-{}?vfs=memdb", uuid::Uuid::new_v4().simple());
         let attached = run(&mut connection, sql::ATTACH_TAKEN, &[Bind::Text(&name)]);
         attached.map_err(|error| OpenError::file(catalog, error))?;
         Ok(Self { path: catalog.to_owned(), connection, name })
     }
 
-    /// Returns the names of the shards in the present catalog, without those that are joining.
+    /// Returns the names of the shards that the catalog lists now, except those that are joining.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
@@ -153,7 +155,8 @@ impl CatalogCopy {
         facts.map(|facts| facts.shards).map_err(|fault| fault.of_file(&self.path))
     }
 
-    /// Copies the present catalog. It is small: this takes less than a millisecond.
+    /// Copies the catalog as it is now. Because the catalog is small, this takes less than a
+    /// millisecond.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
@@ -174,12 +177,12 @@ impl CatalogCopy {
     }
 }
 
-/// Records in the copy of a catalog that its cluster may have continued, and completes it as one
-/// synced file.
+/// Records in the copy of a catalog that the cluster may have continued after the copy, and
+/// completes the copy as one synced file.
 ///
 /// The next start then treats each shard's file as an older copy, even if it is empty: see
-/// `timeline`. A catalog of the oldest schema has no column for this: the programs that wrote it
-/// knew no timelines.
+/// `timeline`. A catalog of the oldest schema has no column for this, because the programs that
+/// wrote it did not know timelines.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be written.
@@ -203,7 +206,8 @@ pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, Open
     Ok(facts)
 }
 
-/// Suspends every API key in the copy of a catalog, which is one synced file before and after.
+/// Suspends every API key in the copy of a catalog. The copy is a single synced file before and
+/// after.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be written.
@@ -215,7 +219,7 @@ pub fn suspend_keys(path: &Path) -> Result<(), OpenError> {
     into_one_file(path)
 }
 
-/// Returns the version that a shard's file has last assigned. The file may have a WAL.
+/// Returns the row version that was last assigned in a shard's file. The file may have a WAL.
 ///
 /// # Errors
 /// [`OpenError`] if it is not the file of a shard.
@@ -225,8 +229,8 @@ pub(super) fn last_version(path: &Path) -> Result<i64, OpenError> {
     version.map_err(|error| OpenError::file(path, error))
 }
 
-/// Makes the versions of a copy continue above `version`. The copy is a single synced file before
-/// and after.
+/// Ensures that row versions that are assigned in a copy from now on are above `version`. The copy
+/// is a single synced file before and after.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be written.
@@ -249,18 +253,18 @@ fn knows_timelines(connection: &mut SqliteConnection) -> QueryResult<bool> {
     Ok(knows)
 }
 
-/// Facts in a catalog.
+/// Facts that are read from a catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogFacts {
     /// Id of the cluster.
     pub cluster_id: String,
-    /// Version of the shard map.
+    /// Epoch, which is the version of the shard map.
     pub epoch: u64,
-    /// Names of the shards, without those that are joining.
+    /// Names of the shards, except those that are joining.
     pub shards: Vec<String>,
 }
 
-/// Reads the facts in the catalog of a finished copy; changes nothing.
+/// Reads the facts from the catalog of a finished copy. Changes nothing.
 ///
 /// # Errors
 /// [`OpenError`] if it is not a catalog.
@@ -279,7 +283,8 @@ fn read_catalog(connection: &mut SqliteConnection) -> Result<CatalogFacts, MapFa
     Ok(CatalogFacts { cluster_id, epoch: epoch as u64, shards })
 }
 
-/// Folds the WAL into the file, which can then be read on read-only media.
+/// Checkpoints the WAL into the file and removes it, so that the file can be read on read-only
+/// media.
 fn into_one_file(path: &Path) -> Result<(), OpenError> {
     drop(open(path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
     let synced = File::open(path).and_then(|file| file.sync_all());

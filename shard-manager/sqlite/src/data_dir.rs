@@ -8,13 +8,14 @@
 //! data/shard1-replica1.db  the same rows, a moment later
 //! ```
 //!
-//! The folder itself is locked as well, because that lock can only be removed together with
-//! everything in the folder. The lock file is for programs that do not know the lock of the folder.
+//! The folder itself is locked as well, because a lock file could be deleted while its lock is
+//! held. The lock file remains for programs that check only that file.
 //!
-//! The lock file contains the id of the process, and is emptied when all files were closed. So an
-//! unclean stop is known to the next start, and to all later ones until the files were checked.
+//! The lock file contains the id of the process, and is emptied after all files were closed. If it
+//! is not empty, the next start knows that the last stop was unclean, and so does every later start
+//! until the files have been checked.
 //!
-//! **Invariant:** while a [`DataDir`] lives, no other process has one for the same folder.
+//! **Invariant:** while a [`DataDir`] exists, no other process has one for the same folder.
 //! **Not here:** the contents of the files (`catalog`, `shard_file`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -35,12 +36,12 @@ const LOCK: &str = "tessera.lock";
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// The lock ends with the file handle, also when the process is killed.
+    /// Locked file; the lock ends when the handle is closed, even if the process is killed.
     lock: File,
-    /// `None` where the file system locks no folders.
+    /// Locked handle of the folder; `None` if the file system cannot lock folders.
     _folder: Option<File>,
-    /// True if an earlier process ended without closing its files, and they have not been checked
-    /// since.
+    /// True if an earlier process ended without closing its files, and the files have not been
+    /// checked since.
     unclean: Arc<AtomicBool>,
 }
 
@@ -48,8 +49,8 @@ impl DataDir {
     /// Creates the folder if it is missing, for this user only, and locks it.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be
-    /// made or written.
+    /// [`OpenError::Locked`] if another process holds the folder; [`OpenError::Io`] if the folder
+    /// cannot be created or written.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         if path.is_file() {
             return Err(OpenError::io(path, "this is a file, where a folder is expected"));
@@ -79,8 +80,8 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
         }
         let unclean = lock.metadata().is_ok_and(|file| file.len() > 0);
-        // The file is never empty in between: a process that is killed now leaves the id that it
-        // found.
+        // The lock file is not truncated first, so it is never empty: a process that is killed here
+        // leaves the old id in it.
         let pid = std::process::id().to_string();
         let noted = lock.write_all(pid.as_bytes()).and_then(|()| lock.set_len(pid.len() as u64));
         noted.map_err(|error| OpenError::io(&lock_path, error))?;
@@ -88,28 +89,29 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), lock, _folder: folder, unclean })
     }
 
-    /// True if an earlier process ended without closing its files, and they have not been checked
-    /// since.
+    /// True if an earlier process ended without closing its files, and the files have not been
+    /// checked since.
     pub fn is_unclean(&self) -> bool {
         self.unclean.load(Ordering::Acquire)
     }
 
-    /// Returns the function to call after every file of the folder was checked without a defect.
+    /// Returns a function that must be called once every file of the folder was checked and found
+    /// intact.
     pub fn found_well(&self) -> impl FnOnce() + Send + use<> {
         let unclean = Arc::clone(&self.unclean);
         move || unclean.store(false, Ordering::Release)
     }
 
-    /// Records that all files were closed. After an earlier unclean stop this holds only for files
-    /// that were checked; otherwise the next start must still check them.
+    /// Records that all files were closed. After an earlier unclean stop, this is recorded only if
+    /// the files have been checked, because the next start must check them otherwise.
     pub fn close(&self) {
         if !self.is_unclean() {
-            // Best effort: without the record the next start checks the files once more.
+            // An error is ignored: the next start then checks the files once more.
             let _ = self.lock.set_len(0);
         }
     }
 
-    /// Returns the files whose names must not change while this exists.
+    /// Returns the files whose names must not change while this [`DataDir`] exists.
     pub(super) fn watched_files(&self) -> WatchedFiles {
         let lock = self.lock.metadata().ok().map(|file| (lock_file(&self.path), Inode::of(&file)));
         WatchedFiles { lock, catalog: self.catalog() }
@@ -144,12 +146,14 @@ pub(super) struct WatchedFiles {
 }
 
 impl WatchedFiles {
-    /// Returns true if other processes no longer find the locked file.
+    /// Returns true if the path of the lock file no longer leads to the locked file, so that other
+    /// processes do not see the lock.
     pub(super) fn lock_has_left(&self) -> bool {
         self.lock.as_ref().is_some_and(|(path, file)| file.has_left(path))
     }
 
-    /// Returns true if there is no catalog. A catalog that was put back is as good as the first.
+    /// Returns true if there is no catalog file. A catalog that was moved away and put back is
+    /// accepted.
     pub(super) fn catalog_is_gone(&self) -> bool {
         match fs::metadata(&self.catalog) {
             Ok(file) => file.len() == 0,
@@ -178,7 +182,8 @@ pub(super) fn replica_file(folder: &Path, shard: &str, index: usize) -> PathBuf 
     folder.join(format!("{shard}-replica{}.db", index + 1))
 }
 
-/// Returns the name of a file of rows in a folder, if there is any; the first by name.
+/// Returns the name of a shard's file in a folder, the first in order of the names; `None` if there
+/// is none.
 pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
     let is_shard = |name: &String| {
         let stem = name.strip_suffix(".db").unwrap_or_default();
@@ -199,7 +204,7 @@ pub(super) fn is_of_cluster(name: &str, shards: &[&str]) -> bool {
         return true;
     }
     let Some((stem, end)) = name.split_once(".db") else { return false };
-    // A replica is built under a name of its own.
+    // A replica that is being built has a temporary name with this suffix.
     if !ENDS.contains(&end.strip_prefix("-building").unwrap_or(end)) {
         return false;
     }
@@ -209,9 +214,10 @@ pub(super) fn is_of_cluster(name: &str, shards: &[&str]) -> bool {
     stem == "catalog" || shards.iter().any(|shard| stem.strip_prefix(shard).is_some_and(is_node))
 }
 
-/// Returns true if a disk is so full that SQLite may fail for that reason, whatever its message.
+/// Returns true if a disk is so full that SQLite may fail for that reason, whatever error it
+/// reports.
 pub(crate) fn has_no_room(folder: &Path) -> bool {
-    /// Bytes of the files that SQLite creates beside each file before it writes a row.
+    /// Number of bytes of the files that SQLite creates beside each file before it writes a row.
     const NEEDED: u64 = 256 << 10;
     let disk = folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
     disk.is_some_and(|disk| {
@@ -220,14 +226,15 @@ pub(crate) fn has_no_room(folder: &Path) -> bool {
     })
 }
 
-/// Returns the free bytes of the disk of a folder; `None` if the system does not know them.
+/// Returns the number of free bytes on the disk of a folder; `None` if the system does not report
+/// it.
 pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Attempts to lock, and the pause after each failure: a command that checks for a router holds the
-/// lock for an instant.
+/// Number of attempts to lock, with a pause after each failure, because a command that checks for a
+/// running router holds the lock for an instant.
 const LOCK_TRIES: usize = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -241,7 +248,7 @@ fn lock_in_time(lock: &File) -> Result<(), TryLockError> {
     lock.try_lock()
 }
 
-/// Locks a folder itself; `None` where the file system cannot.
+/// Locks the folder itself; `None` if the file system cannot lock folders.
 fn lock_folder(path: &Path) -> Result<Option<File>, OpenError> {
     let folder = File::open(path).map_err(|error| OpenError::io(path, error))?;
     match lock_in_time(&folder) {
@@ -255,13 +262,13 @@ fn lock_folder(path: &Path) -> Result<Option<File>, OpenError> {
     }
 }
 
-/// True if a process holds a folder, according to the lock of the folder itself.
+/// Returns true if a process holds the lock of the folder itself.
 pub(crate) fn is_folder_locked(path: &Path) -> bool {
     let tried = File::open(path).map(|folder| folder.try_lock_shared());
     matches!(tried, Ok(Err(TryLockError::WouldBlock)))
 }
 
-/// Returns the id of the process that holds a folder, from the lock file.
+/// Returns the id of the process that holds a folder, as the lock file states it.
 pub(crate) fn noted_pid(path: &Path) -> String {
     let pid = fs::read_to_string(lock_file(path)).unwrap_or_default();
     if pid.is_empty() { "unknown".to_owned() } else { pid }

@@ -1,18 +1,18 @@
-//! DDL: changes the tables of clients and their indexes in a shard's file, as one step of its
-//! change log.
+//! DDL: changes the tables of clients and their indexes in a shard's file, and records each change
+//! in the change log.
 //!
-//! A primary creates a table in one transaction, which contains the table itself, its declaration,
-//! its count of rows, a line of the change log, and the position. A replica creates the table when
-//! it reads this line:
+//! A primary creates a table in one transaction, which stores the table itself, its declaration,
+//! its row count, a line of the change log, and the position. A replica creates the table when it
+//! replays this line:
 //! ```text
 //! {"schema":"make","table":{"name":"students","columns":[…],"id":["id"],"routing":"id"}}
 //! {"schema":"drop","table":{"name":"students",…}}
 //! {"schema":"make","table":{"name":"students",…},"index":{"name":"by_grade",…}}
 //! ```
-//! Such a line is alone in its entry.
+//! Such a line is the only line of its entry.
 //!
 //! **Invariant:** names come from a checked [`Table`]; a change that was already carried out
-//! changes nothing, so each may be retried; a table with rows is never dropped.
+//! changes nothing, so every change may be retried; a table with rows is never dropped.
 //! **Not here:** the SQL of indexes (`index_ddl`), the other shards (`manager`), statements on rows
 //! (`sql`).
 
@@ -95,11 +95,11 @@ pub(super) fn change_and_log(
     Ok(Changed { counters, logged: line.len() as u64 })
 }
 
-/// Builds an index on a primary within a limit, and logs it, in a transaction of its own.
-/// `before_commit` receives the position when only the commit is missing.
+/// Builds an index on a primary within a time limit, and logs it, in a transaction of its own.
+/// `before_commit` is called with the new position immediately before the commit.
 ///
 /// # Errors
-/// [`DieselError::RollbackTransaction`] after the limit: nothing is stored then.
+/// [`DieselError::RollbackTransaction`] if the limit was exceeded; nothing is stored then.
 pub(super) fn build_and_log(
     connection: &mut SqliteConnection,
     (file, counters): (&Path, Counters),
@@ -150,7 +150,7 @@ pub(super) fn apply(
 /// Returns true if the file has this table.
 ///
 /// # Errors
-/// The table is declared differently.
+/// An error if the table exists with a different declaration.
 fn has_table(connection: &mut SqliteConnection, table: &Table) -> QueryResult<bool> {
     let known =
         declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
@@ -256,8 +256,8 @@ pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
     }))
 }
 
-/// Finishes changes that were begun, on the file of a primary without a writer, and returns its
-/// position.
+/// Carries out the given changes on the file of a primary without a writer, for changes that were
+/// interrupted, and returns the position of the file.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be written, or a change does not fit it.

@@ -1,4 +1,5 @@
-//! Digest: one number for the rows of each table of a file, to compare a replica with its primary.
+//! Digest: computes one hash over the rows of each table of a file, to compare a replica with its
+//! primary.
 //!
 //! **Invariant:** two files have the same digests if and only if they have the same rows, but for
 //! one case in 2^128.
@@ -22,8 +23,8 @@ use super::{shard_file, sql, timeline};
 pub struct Digest {
     /// Position of the file at that instant.
     pub position: u64,
-    /// Each table, that of the idempotency keys included: its name, the number of its rows, and the
-    /// XXH3-128 of the rows.
+    /// Name, number of rows and XXH3-128 hash of the rows of each table, including the table of
+    /// idempotency keys.
     pub tables: Vec<(String, u64, u128)>,
 }
 

@@ -1,13 +1,14 @@
-//! Doubt record: the doubts about copies, in a file beside the catalog, so that they outlive the
-//! process.
+//! Doubt record: stores doubts about copies of a shard's rows in a file beside the catalog, so that
+//! they survive a restart.
 //!
 //! ```text
 //! data/doubtful-copies.json   exists only while there is a doubt
 //! ```
 //!
-//! A doubt is about the bytes of certain files. Each entry therefore names the files of all copies
-//! of its shard, and a doubt ends when its file was replaced, or when no other copy is left of
-//! those that it was compared with: the operator has then decided which copy is right.
+//! A doubt exists if copies differ. It is about the bytes of certain files, so each entry
+//! identifies the files of all copies of its shard. A doubt ends when its file has been replaced,
+//! or when all copies with which the file was compared are gone: in both cases the operator has
+//! decided which copy is right.
 //!
 //! **Invariant:** the record has at most one entry for each copy of each shard; it is replaced as
 //! a whole, and synced.
@@ -28,7 +29,7 @@ use crate::private_file;
 
 /// Name of the record in a data directory.
 pub(super) const NAME: &str = "doubtful-copies.json";
-/// Longest record that is read: hundreds of times the size of a large cluster's.
+/// Maximum size in bytes of a record that is read: hundreds of times the size for a large cluster.
 const BYTES_MAX: u64 = 16 << 20;
 
 /// Doubts about the copies of each shard of a data directory.
@@ -38,17 +39,17 @@ pub struct DoubtRecord {
     shards: Mutex<BTreeMap<String, Vec<RecordedCopy>>>,
 }
 
-/// One copy of a shard when its doubts were recorded.
+/// One copy of a shard, as it was when the doubts were recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RecordedCopy {
-    /// Inode of the file, which stays the same until the file is replaced. Inodes are reused, so
-    /// the time of creation is compared as well, where the file system has one.
+    /// Inode number of the file, which stays the same until the file is replaced. Because inode
+    /// numbers are reused, the creation time is compared as well if the file system records one.
     inode: u64,
     created_ns: Option<u64>,
     doubt: Option<DoubtName>,
 }
 
-/// Spelling of a doubt in the record.
+/// Format of a doubt in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum DoubtName {
@@ -71,8 +72,8 @@ impl RecordedCopy {
 }
 
 impl DoubtRecord {
-    /// Reads the record of a data directory. One that cannot be read is ignored with a warning:
-    /// the next comparison finds the differences again.
+    /// Reads the record of a data directory. A record that cannot be read is ignored with a
+    /// warning, because the next comparison finds the differences again.
     pub fn read(data_dir: &Path) -> Arc<Self> {
         let path = data_dir.join(NAME);
         let shards = read(&path).unwrap_or_else(|cause| {
@@ -83,9 +84,10 @@ impl DoubtRecord {
         Arc::new(Self { path, shards: Mutex::new(shards) })
     }
 
-    /// Returns the recorded doubts about a shard that still apply to its files. `file_of` names the
-    /// file of each copy that the cluster has now; the primary is number 0. A copy that the cluster
-    /// does not have is never compared again, so a doubt that depends on it would never end.
+    /// Returns the recorded doubts about a shard that still apply to its files. `file_of` returns
+    /// the file of each copy that the cluster has now; the primary is number 0. Copies that the
+    /// cluster no longer has are ignored: they are never compared again, so a doubt that depends on
+    /// them would never end.
     pub fn about(
         &self,
         shard: &str,
@@ -111,8 +113,8 @@ impl DoubtRecord {
         present.iter().filter_map(applies).collect()
     }
 
-    /// Records the doubts about a shard in place of earlier ones. A failure is logged, and the next
-    /// call tries again.
+    /// Replaces the recorded doubts about a shard. A failure is logged, and the next call tries
+    /// again.
     pub fn replace(&self, shard: &str, files: &[PathBuf], doubts: &BTreeMap<usize, CopyFault>) {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let before = shards.clone();
@@ -123,7 +125,7 @@ impl DoubtRecord {
                     CopyFault::Unsettled => DoubtName::Unsettled,
                     CopyFault::Wrong => DoubtName::Wrong,
                 });
-                // A missing file equals no file of a later start.
+                // A missing file is recorded with an inode number that no later file can have.
                 let missing = RecordedCopy { inode: 0, created_ns: None, doubt: None };
                 RecordedCopy { doubt, ..RecordedCopy::at(file).unwrap_or(missing) }
             });

@@ -1,14 +1,15 @@
-//! Export: all rows of a table, over all shards, as lines.
+//! Export: writes all rows of a table, from all shards, as lines of text.
 //!
 //! Each shard is read in one snapshot. All snapshots are taken before the first row is written, so
 //! their times are nearly the same.
 //!
-//! Each shard exports the rows of the slots that it owns. Snapshots between which a slot has
-//! changed hands would contain its rows twice or not at all, so they are taken again.
+//! Each shard exports the rows of the slots that it owns. If a slot changes its owner between two
+//! snapshots, they contain its rows twice or not at all. The snapshots are therefore taken again
+//! until each slot has exactly one owner.
 //!
-//! **Invariant:** a successful export contains every row of every slot once, as many as the shards
-//! have counted; rows are streamed and not kept in memory.
-//! **Not here:** the lines (`engine::export`), their destination (the caller).
+//! **Invariant:** a successful export contains every row of every slot exactly once, and the number
+//! of rows equals the one that the shards have counted; rows are streamed and not kept in memory.
+//! **Not here:** the format of the lines (`engine::export`), their destination (the command line).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -39,11 +40,12 @@ struct Snapshot {
     node: NodeView,
     /// Slots that the shard owns.
     owned: Arc<SlotSet>,
-    /// Rows of each table, as its writer counted them.
+    /// Number of rows of each table, as counted by the shard's writer.
     counts: Vec<(String, i64)>,
 }
 
-/// Attempts to take snapshots that show one owner of each slot, and the pause after each.
+/// Maximum number of attempts to take snapshots in which each slot has exactly one owner; a pause
+/// follows each attempt.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -66,7 +68,7 @@ impl Export {
         if slots.is_empty() { Ok(export) } else { Err(ExportError::SlotsUnsettled { slots }) }
     }
 
-    /// Returns the slots that are owned by no shard or by several.
+    /// Returns the slots that no shard owns, or more than one.
     fn unsettled(&self) -> SlotSet {
         unsettled(self.shards.iter().map(|snapshot| &*snapshot.owned))
     }
@@ -101,8 +103,9 @@ impl Export {
         counts.filter(|(name, _)| name == table).map(|(_, rows)| rows).sum()
     }
 
-    /// Writes all rows of a table that the shards own, with the columns of the system on request,
-    /// and returns their number. `progress` receives numbers of rows as they are written. Blocks.
+    /// Writes all rows of a table that the shards own and returns their number. If `system` is
+    /// true, the rows include Tessera's own columns. `progress` is called with numbers of written
+    /// rows. Blocks.
     ///
     /// # Errors
     /// [`ExportError`]; the output is incomplete then.

@@ -1,4 +1,5 @@
-//! File reader: the reads of one file, on threads that may block.
+//! File reader: implements the engine-independent read interface of a node for one file, on threads
+//! that may block.
 //!
 //! **Not here:** executing reads (`reader`), the threads of reads (`threads`), maintaining a
 //! replica (`replica`).
@@ -20,7 +21,7 @@ use super::data_dir::free_bytes;
 use super::reader::ReaderPool;
 use super::threads;
 
-/// Readers of one file, shared with the threads that they run on.
+/// Readers of one file, shared with the threads on which reads run.
 pub struct FileReader(Arc<ReaderPool>);
 
 impl FileReader {
@@ -29,12 +30,12 @@ impl FileReader {
         Self(Arc::new(readers))
     }
 
-    /// Returns the readers. As long as a clone of the `Arc` lives, the file may be open.
+    /// Returns the readers. As long as a clone of the `Arc` exists, the file may be open.
     pub(super) fn readers(&self) -> &Arc<ReaderPool> {
         &self.0
     }
 
-    /// Runs blocking work on a thread that may block.
+    /// Executes blocking work on a thread that may block.
     fn blocking<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -74,8 +75,8 @@ impl NodeReader for FileReader {
 
 impl PrimaryReader for FileReader {
     fn read_index(&self, _: Instant) -> EngineFuture<'_, ReadIndex> {
-        // The writer itself is the proof: there is no other writer, and it reports every position
-        // that it acknowledged.
+        // No confirmation by other nodes is needed: the file has only one writer, in this process,
+        // which records every position that it acknowledges.
         Box::pin(ready(Ok(ReadIndex::Confirmed(
             self.0.replication().primary().strong_min_position(),
         ))))
@@ -86,7 +87,7 @@ impl PrimaryReader for FileReader {
     }
 
     fn is_ahead(&self, _: u32) -> bool {
-        // Only this process promotes files.
+        // No other process can promote a replica's file to primary.
         false
     }
 

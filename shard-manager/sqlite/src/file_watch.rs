@@ -1,8 +1,8 @@
 //! File watch: checks every second that the files of a cluster are still those that this process
 //! has opened and locked.
 //!
-//! **Invariant:** a cluster whose lock file is not where other processes look for it accepts no
-//! writes.
+//! **Invariant:** a cluster accepts no writes if its lock file is no longer at the path where other
+//! processes look for it.
 //! **Not here:** the check after each commit (`open_file_check`).
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct FileChecks(ArcSwap<Vec<Arc<OpenFileCheck>>>);
 
 impl FileChecks {
-    /// Adds the check of a shard's file.
+    /// Adds a check of a shard's file.
     pub(super) fn add(&self, file_check: &Arc<OpenFileCheck>) {
         self.0.rcu(|all| {
             let mut all = Vec::clone(all);
@@ -45,7 +45,7 @@ impl FileChecks {
         });
     }
 
-    /// Refuses writes to the directory, if one of its shards accepts none.
+    /// Refuses writes to the data directory if one of its shards accepts no writes.
     ///
     /// # Errors
     /// [`Error::FilesLost`].
@@ -61,13 +61,13 @@ impl FileChecks {
 /// Handle of the thread that checks the files; dropping it ends the thread.
 pub struct FileWatch {
     file_checks: Arc<FileChecks>,
-    /// Nothing is ever sent: dropping the sender ends the thread.
+    /// Channel through which nothing is ever sent: dropping the sender ends the thread.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FileWatch {
-    /// Checks a data directory from now on, and the shards that are added.
+    /// Starts checking a data directory, and the files of shards that are added later.
     ///
     /// # Errors
     /// The error of the system, if it cannot start a thread.
@@ -93,7 +93,7 @@ impl FileWatch {
         &self.file_checks
     }
 
-    /// Refuses writes to the directory, if one of its shards accepts none.
+    /// Refuses writes to the data directory if one of its shards accepts no writes.
     ///
     /// # Errors
     /// [`Error::FilesLost`].
@@ -106,17 +106,17 @@ impl Drop for FileWatch {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // An error means that the thread panicked, which was logged then.
+            // An error means that the thread has panicked, and the panic was already logged.
             let _ = thread.join();
         }
     }
 }
 
-/// State of the thread.
+/// State of the thread that checks the files.
 struct WatchThread {
     watched_files: WatchedFiles,
     file_checks: Arc<FileChecks>,
-    /// True if the missing catalog is already in the log.
+    /// True if the missing catalog was already logged.
     reported: bool,
 }
 

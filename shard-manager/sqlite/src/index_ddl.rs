@@ -1,11 +1,12 @@
 //! Index DDL: builds and drops the indexes of the tables of clients in a shard's file.
 //!
-//! An index has no declaration in the file: its name identifies it (`model::table_index`). SQLite
-//! builds it in one transaction, during which no other write of the file begins. A primary whose
-//! clients wait for it uses `bounded_build`; replicas and files without clients have no limit.
+//! An index has no declaration in the file, because its name identifies it (`model::table_index`).
+//! SQLite builds an index in one transaction, and no other write to the file can begin meanwhile.
+//! On a primary with clients, whose writes must wait, `bounded_build` limits the time. On replicas
+//! and files without clients, the build has no limit.
 //!
 //! **Invariant:** names come from a checked [`TableIndex`]; a change that was already carried out
-//! changes nothing, so each may be retried.
+//! changes nothing, so every change may be retried.
 //! **Not here:** the entry of the change log (`ddl`), the list of indexes (`listed_indexes`).
 
 pub(super) mod bounded_build;
@@ -47,12 +48,13 @@ fn make(connection: &mut SqliteConnection, index: &TableIndex, name: &str) -> Qu
     made
 }
 
-/// Beginning of the message of SQLite about a row that a unique index refuses. The columns follow:
-/// `users.slot, users.shard_key, users.email`.
+/// Beginning of SQLite's error message about a row that a unique index refuses. The columns of the
+/// index follow, such as `users.slot, users.shard_key, users.email`.
 const BROKEN_UNIQUE: &str = "UNIQUE constraint failed: ";
 
-/// Returns the columns of the unique index that a row violates, without slot and shard key; `None`
-/// if the message of SQLite does not list them, or the index is not one within a shard key.
+/// Returns the columns of the unique index that a row violates, without slot and shard key. Returns
+/// `None` if SQLite's message does not list columns, or if the index does not begin with slot and
+/// shard key.
 pub(super) fn broken_columns(table: &Table, message: &str) -> Option<Vec<usize>> {
     let (_, columns) = message.split_once(BROKEN_UNIQUE)?;
     let own = format!("{}.", table.name());

@@ -1,5 +1,5 @@
-//! Intents: the tables that are being created or dropped, stored in the catalog until every shard
-//! has created or dropped them.
+//! Intents: records in the catalog that a table is being created or dropped. A record is kept until
+//! every shard has created or dropped the table.
 //!
 //! **Invariant:** as long as an intent exists, its table is hidden from clients and empty.
 //! **Not here:** creating and dropping the tables (`manager`, and `ddl` on each shard).
@@ -21,7 +21,8 @@ use model::error::Error;
 use model::table::Table;
 use model::value::format_timestamp;
 
-/// A connection to the catalog, opened for each change: changes of tables are rare.
+/// Access to the intents, with a connection that is opened for each change, because changes of
+/// tables are rare.
 pub struct IntentTable {
     connection: SqliteConnection,
     catalog: PathBuf,
@@ -37,7 +38,7 @@ impl IntentTable {
         Ok(Self { connection, catalog: catalog.to_owned() })
     }
 
-    /// Returns all intents, by name.
+    /// Returns all intents, sorted by the name of the table.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -65,7 +66,7 @@ impl IntentTable {
         self.change(|connection| noted.execute(connection))
     }
 
-    /// Records durably that a table will be dropped after all.
+    /// Changes the intent of creating a table durably to that of dropping it.
     ///
     /// # Errors
     /// Errors of [`IntentTable::note`].
@@ -90,8 +91,8 @@ impl IntentTable {
         statement: impl FnOnce(&mut SqliteConnection) -> QueryResult<usize>,
     ) -> Result<(), Error> {
         let (catalog, mut is_committing) = (&*self.catalog, false);
-        // SQLite may have rolled back by itself, and then diesel reports only that its own rollback
-        // found nothing to undo.
+        // The first error is kept, because SQLite may already have rolled back, and diesel then
+        // reports only that its own rollback found nothing to undo.
         let mut cause = None;
         let changed = self.connection.immediate_transaction(|connection| {
             let ran = statement(connection);

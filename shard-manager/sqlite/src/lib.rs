@@ -1,5 +1,6 @@
-//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools
-//! of readers, a replica one applier and pools of its own.
+//! SQLite: the embedded engine, in which every node is an SQLite file in WAL mode. The file of a
+//! primary has one writing connection and pools of read connections. The file of a replica has one
+//! applier, which replays the primary's change log, and read pools of its own.
 //!
 //! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the
 //! process that holds the lock of the data directory opens its files for writing.
@@ -77,22 +78,22 @@ pub mod writer;
 pub use engine::open_error::OpenError;
 use engine::private_file;
 
-/// Lowest supported version of SQLite: earlier ones can corrupt a WAL that is reset while it is
-/// read.
+/// Lowest supported version of SQLite: earlier versions can corrupt a WAL that is reset while a
+/// connection reads it.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 
 /// Returns the version of the linked SQLite, such as `3.53.2`.
 ///
 /// # Errors
-/// [`OpenError`] if the library cannot be used.
+/// [`OpenError`] if the SQLite library cannot be used.
 pub fn version() -> Result<String, OpenError> {
     connection::sqlite_version()
 }
 
-/// Checks that SQLite does not have the WAL-reset defect.
+/// Checks that the linked SQLite is new enough not to corrupt a WAL that is reset during a read.
 ///
 /// # Errors
-/// [`OpenError::SqliteTooOld`].
+/// [`OpenError::SqliteTooOld`] if it is older, [`OpenError`] if the library cannot be used.
 pub fn check_version() -> Result<(), OpenError> {
     let found = connection::sqlite_version()?;
     let numbers: Vec<u32> = found.split('.').filter_map(|number| number.parse().ok()).collect();

@@ -1,7 +1,8 @@
-//! Listed moves: the moves of slots and the rebalances in the catalog of an embedded cluster, and
-//! the access to them, which the list of indexes uses as well.
+//! Listed moves: reads and changes the moves of slots and the rebalances that are stored in the
+//! catalog of an embedded cluster. The list of indexes uses the same access to the catalog.
 //!
-//! Only the process that holds the data directory carries moves out, so it leads until it ends.
+//! Only the process that holds the data directory carries out moves, so it remains the leader until
+//! it ends.
 //!
 //! **Invariant:** a change is synced to the disk before it is reported.
 //! **Not here:** the rules of changes (`engine::move_catalog`, `engine::rebalance_catalog`), the
@@ -41,7 +42,8 @@ pub(super) struct FileMoves {
     catalog: PathBuf,
     /// Checks that the files are still those of this process.
     file_checks: Arc<FileChecks>,
-    /// True once another process may own the catalog.
+    /// True once this process is closing its files, so that another process may already own the
+    /// catalog.
     closed: Arc<AtomicBool>,
 }
 

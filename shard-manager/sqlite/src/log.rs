@@ -1,18 +1,18 @@
-//! Change log: the rows as each transaction left them, one entry for each transaction, from which
-//! replicas are updated.
+//! Change log: the changed rows of each transaction, from which replicas are updated. Each
+//! transaction that changes rows has one entry.
 //!
-//! An entry has one JSON object in each line, and after-images only: replaying it needs neither a
-//! clock nor conditions.
+//! An entry has one JSON object per line, and contains each row as it is after the change, so that
+//! replaying an entry needs neither a clock nor any conditions.
 //! ```text
 //! {"change":"made","table":"users","slot":9741,"key":"user_123","row":{…}}
 //! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{…}}
 //! ```
-//! The row of a removal has the id columns alone. A change of the tables has a line of its own
+//! The `row` of a removal has only the id columns. A change of a table has its own kind of line
 //! (`ddl`).
 //!
-//! **Invariant:** entries have consecutive positions; an entry is written in the transaction that
-//! it describes.
-//! **Not here:** replaying it (`applier`).
+//! **Invariant:** entries have consecutive positions; an entry is written in the same transaction
+//! as the changes that it describes.
+//! **Not here:** replaying the log (`applier`).
 
 use std::borrow::Cow;
 
@@ -30,7 +30,7 @@ use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
 use super::log_extent::{TrimLimit, Trimmed};
 use super::sql;
 
-/// Appends the line of one change.
+/// Appends the line of one change to an entry.
 pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {
     log.extend_from_slice(match done.change {
         Change::Created => b"{\"change\":\"made\",\"table\":\"",
@@ -55,7 +55,7 @@ pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {
     log.extend_from_slice(b"}\n");
 }
 
-/// Appends the id columns of a row, which suffice to remove it.
+/// Appends the id columns of a row, which are all that its removal needs.
 fn push_id(log: &mut Vec<u8>, change: &RowWrite) {
     for (index, (column, value)) in change.table.id().iter().zip(&change.id).enumerate() {
         log.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
@@ -73,14 +73,14 @@ pub(super) struct Entry {
     pub(super) changes: Vec<u8>,
 }
 
-/// Maximum number of entries of one transaction of an applier: enough to share its cost, few enough
-/// to be visible soon.
+/// Maximum number of entries that an applier replays in one transaction: enough to share the cost
+/// of a commit, and few enough that the changes become visible soon.
 const ENTRIES_MAX: i64 = 64;
-/// Maximum number of bytes of the entries of one transaction of an applier.
+/// Number of bytes after which an applier adds no further entry to a transaction.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
-/// Returns the entries after a position, oldest first, as many as one transaction takes; none after
-/// the position `last`.
+/// Returns the entries after `position` up to the position `last`, oldest first, and no more than
+/// one transaction takes.
 pub(super) fn read_after(
     connection: &mut SqliteConnection,
     position: u64,
@@ -100,7 +100,8 @@ pub(super) fn read_after(
     Ok(entries)
 }
 
-/// Returns the oldest position in the log, and the bytes of all entries.
+/// Returns the position of the oldest entry in the log, `None` if the log is empty, and the total
+/// size of all entries in bytes.
 pub(super) fn extent(connection: &mut SqliteConnection) -> QueryResult<(Option<u64>, u64)> {
     let mut extent = (None, 0);
     let statement = Statement { sql: sql::LOG_EXTENT, binds: &[], cached: false };
@@ -111,7 +112,7 @@ pub(super) fn extent(connection: &mut SqliteConnection) -> QueryResult<(Option<u
     Ok(extent)
 }
 
-/// Returns the oldest position in the log; `None` if it is empty.
+/// Returns the position of the oldest entry in the log; `None` if the log is empty.
 pub(super) fn first_position(connection: &mut SqliteConnection) -> QueryResult<Option<u64>> {
     let statement = Statement { sql: sql::LOG_START, binds: &[], cached: true };
     let mut first = None;
@@ -133,8 +134,8 @@ pub(super) fn is_empty(connection: &mut SqliteConnection) -> QueryResult<bool> {
     Ok(empty)
 }
 
-/// Removes the oldest entries within a limit, at least one. Returns those that were removed; `None`
-/// if the log has none of them.
+/// Removes the oldest entries within a limit, but at least one. Returns the position and size of
+/// what was removed; `None` if the log has no entry up to the position of the limit.
 pub(super) fn trim(
     connection: &mut SqliteConnection,
     limit: TrimLimit,
@@ -155,7 +156,7 @@ pub(super) fn trim(
     Ok(trimmed)
 }
 
-/// One change, as in its line.
+/// One change of a row, read from its line.
 #[derive(serde::Deserialize)]
 pub(super) struct Line<'l> {
     #[serde(deserialize_with = "change_name")]
@@ -167,7 +168,7 @@ pub(super) struct Line<'l> {
     pub(super) key: Cow<'l, str>,
     #[serde(borrow)]
     row: &'l RawValue,
-    /// Version of a removal; other changes have their version in the row.
+    /// Version that a removal has assigned; for other changes, the version is a column of the row.
     #[serde(default)]
     pub(super) version: i64,
 }
@@ -188,8 +189,8 @@ impl<'l> Line<'l> {
         serde_json::from_slice(line).map_err(unreadable)
     }
 
-    /// Returns the values of the row's answered columns, in the order of the table; of a removal,
-    /// those of its id.
+    /// Returns the values of the columns that responses contain, in the order of the table; for a
+    /// removal, the values of the id columns.
     pub(super) fn values(&self, table: &Table) -> QueryResult<Vec<Value>> {
         let mut json = serde_json::Deserializer::from_str(self.row.get());
         let columns: Vec<usize> = match self.change {
@@ -200,10 +201,10 @@ impl<'l> Line<'l> {
     }
 }
 
-/// Returns the slot of a line about a row, without reading the rest of it; `None` if there is no
-/// such slot.
+/// Returns the slot of a line about a row, without parsing the rest of the line; `None` if the
+/// number is not that of a slot.
 pub(super) fn slot_of(line: &[u8]) -> QueryResult<Option<Slot>> {
-    // Names of tables contain no quotation marks, so the first match is the member.
+    // Names of tables contain no quotation marks, so the first match is the JSON member `slot`.
     const MEMBER: &[u8] = b"\",\"slot\":";
     let found = line.windows(MEMBER.len()).position(|bytes| bytes == MEMBER);
     let digits = found.and_then(|at| line.get(at + MEMBER.len()..)).unwrap_or_default();
@@ -259,7 +260,8 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     }
 }
 
-/// Reads a value that `row_json` wrote; it was checked with the request.
+/// Reads a value that `row_json` wrote. It is not validated again, because it was checked with the
+/// request.
 struct ValueSeed<'t>(&'t Column);
 
 impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {

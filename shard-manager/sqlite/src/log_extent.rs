@@ -1,42 +1,45 @@
-//! Log extent: the part of the change log that a file still has, and the part of it that the next
+//! Log extent: the entries of the change log that a file still has, and those that the next
 //! transaction removes.
 //!
-//! Removing an entry reads all its pages, and the entry of a bulk write, or of rows that a move
-//! copied, may have several MiB. So the number of bytes that a transaction removes is limited.
+//! SQLite reads all pages of an entry to delete it, and the entry of a bulk write, or of rows that
+//! a move copied, may have several MiB. Therefore the number of bytes that one transaction removes
+//! is limited.
 //!
-//! **Invariant:** the log shrinks while entries are appended, unless a holder needs the old ones.
+//! **Invariant:** trimming removes entries faster than writes append them, unless a replica, a move
+//! or another holder still needs the old entries.
 //! **Not here:** the removal (`log`), the holders of the log (`engine::replication`).
 
 use engine::replication::ReplicationState;
 
-/// Minimum number of removable entries at which the log is trimmed, because a trim has fixed costs.
+/// Minimum number of removable entries for a trim, which has a fixed cost.
 const ENTRIES_MIN: u64 = 64;
-/// Maximum number of entries that one transaction removes: writes wait meanwhile.
+/// Maximum number of entries that one transaction removes, because writes wait meanwhile.
 const ENTRIES_MAX: u64 = 256;
-/// Bytes after which a transaction removes no further entry; twice the bytes of the last appended
-/// entry if that is more.
+/// Number of removed bytes after which a transaction removes no further entry. The limit is twice
+/// the size of the last appended entry if that is more.
 const TRIM_BYTES: u64 = 1 << 20;
-/// Maximum number of bytes of the log. A larger log is trimmed even if a replica or another holder
-/// still needs it: such a replica is rebuilt, and any other holder is dropped.
+/// Maximum size of the log in bytes. A larger log is trimmed even if a replica or another holder
+/// still needs its entries: the replica is then rebuilt, and any other holder must start over.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 
-/// Extent of the log.
+/// Position up to which a log was trimmed, and its size.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogExtent {
     /// Position up to which the log was trimmed.
     trimmed: u64,
-    /// Bytes of all entries.
+    /// Total number of bytes of all entries.
     bytes: u64,
-    /// Bytes of the last entry.
+    /// Number of bytes of the last appended entry; 0 if none was appended since the file was
+    /// opened.
     last: u64,
 }
 
-/// Entries that a transaction removes.
+/// Limit of the entries that a transaction removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TrimLimit {
     /// Position up to which entries may be removed.
     pub(super) position: u64,
-    /// Bytes after which no further entry is removed.
+    /// Number of removed bytes after which no further entry is removed.
     pub(super) bytes: u64,
 }
 
@@ -45,7 +48,7 @@ pub(super) struct TrimLimit {
 pub(super) struct Trimmed {
     /// Position of the last removed entry.
     pub(super) position: u64,
-    /// Bytes of the removed entries.
+    /// Total number of bytes of the removed entries.
     pub(super) bytes: u64,
 }
 
@@ -69,8 +72,8 @@ impl LogExtent {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Returns the limit up to which a transaction removes entries now; `None` if too few can be
-    /// removed. `position` is the position of the last entry.
+    /// Returns the limit for the next trim; `None` if too few entries can be removed. `position` is
+    /// the position of the last entry.
     pub(super) fn trim_limit(
         &self,
         replication: &ReplicationState,
@@ -82,11 +85,12 @@ impl LogExtent {
     fn limit(&self, mut needless: u64, position: u64) -> Option<TrimLimit> {
         let Self { trimmed, bytes, last } = *self;
         if bytes >= LOG_BYTES_MAX {
-            // The oldest entries are removed, even if a replica or another holder needs them.
+            // The log is too large, so its oldest entries are removed even if a replica or another
+            // holder needs them.
             needless = needless.max(trimmed + ENTRIES_MAX);
         }
-        // The last entry stays, because the transaction that trims may append none, and only the
-        // file of a replica may have an empty log.
+        // The last entry always stays: the transaction that trims may append no entry, and an empty
+        // log would mark the file as one of a replica.
         let to = needless.min(position.saturating_sub(1)).min(trimmed + ENTRIES_MAX);
         let limit = TrimLimit { position: to, bytes: TRIM_BYTES.max(last.saturating_mul(2)) };
         (to >= trimmed + ENTRIES_MIN).then_some(limit)

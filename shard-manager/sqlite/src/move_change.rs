@@ -1,13 +1,14 @@
-//! Move change: a change of a move on the file of a primary, as one transaction.
+//! Move change: the contents of a transaction that changes the state of a move in a primary's file.
 //!
-//! The transaction reads the metadata of the shard, lets the rules of moves decide, and stores the
-//! difference, the rows and the entry of the change log.
+//! The transaction reads the shard's metadata, which are its records of moves and the states of the
+//! slots. It applies the rules of moves to them, and stores the changed metadata, the rows of the
+//! round and an entry of the change log.
 //!
-//! Rows of the slots that an earlier copy has left are deleted in batches, each a transaction of
-//! its own: before the first round is stored, and before a copy is given up. In each batch the
-//! rules decide first, so a request that is refused deletes nothing.
+//! Before the first round of a copy is stored, and before a copy is abandoned, rows of the slots
+//! that already exist in the file are deleted in batches, each in a transaction of its own. Each
+//! batch first checks the request against the rules, so a refused request deletes nothing.
 //!
-//! **Invariant:** a refused or repeated change changes nothing.
+//! **Invariant:** a change that is refused, or was already carried out, changes nothing.
 //! **Not here:** the commit (`writer/move_change`), the rules (crate `moves`).
 
 use std::cell::RefCell;
@@ -41,9 +42,10 @@ use super::owned_slots::OwnedSlots;
 use super::stored_move::{self, FEED_TIMELINE, StoredMove};
 use super::{index_ddl, log, move_entry, move_log, sql};
 
-/// Maximum number of rows that one transaction deletes before a copy begins or is given up.
+/// Maximum number of rows that one transaction deletes before a copy begins or is abandoned.
 const DELETED_MAX: usize = 1_000;
-/// Maximum number of rows that one transaction deletes after a move: writes of clients wait for it.
+/// Maximum number of rows that one transaction deletes after a move. Writes of clients wait for
+/// this transaction.
 const CLEANED_MAX: usize = 200;
 
 /// Effects of a transaction.
@@ -51,12 +53,13 @@ pub(super) struct MoveChanged {
     pub(super) counters: Counters,
     /// Bytes that were appended to the log; 0 if there was nothing to change.
     pub(super) logged: u64,
-    /// The owned slots after the change, if states of slots have changed other than by a fence.
+    /// The owned slots after the change; `None` if no state of a slot has changed except by a
+    /// fence.
     pub(super) owned: Option<OwnedSlots>,
     /// True if states of slots have changed.
     pub(super) has_news: bool,
-    /// Effect of the request; `None` if left-over rows were deleted first, and the request must be
-    /// sent again.
+    /// Effect of the request; `None` if the transaction only deleted left-over rows, so that the
+    /// request must be carried out again.
     pub(super) effect: Option<MoveEffect>,
 }
 
@@ -66,8 +69,8 @@ impl MoveChanged {
     }
 }
 
-/// Carries out a change on a primary, inside a transaction, and logs it. Returns the reason if it
-/// was refused: nothing was changed then.
+/// Carries out a change on a primary, inside a transaction, and logs it. If the change is refused,
+/// returns the reason and changes nothing.
 pub(super) fn change_and_log(
     connection: &mut SqliteConnection,
     counters: Counters,
@@ -117,8 +120,8 @@ pub(super) fn change_and_log(
     }
 }
 
-/// Returns the refusal of a round with a row that a unique index refuses. The transaction is then
-/// rolled back.
+/// Converts the violation of a unique index by a row of a round to a refusal of that round. The
+/// transaction must then be rolled back.
 ///
 /// # Errors
 /// Any other error.
@@ -137,10 +140,10 @@ fn not_unique(
     index.map(refused).ok_or(error)
 }
 
-/// Restarts the recording of changes in the file of a primary without a log, which was the file of
-/// a replica or comes from a backup. Its position may be below that of the file that it replaces:
-/// the same positions will then stand for other changes, and a copy that has the lost changes would
-/// look current.
+/// Restarts the recording of changes for moves if the primary's file has an empty log, because such
+/// a file was a replica's or comes from a backup. Its position may be lower than that of the file
+/// that it replaces. The same positions would then be assigned again to other changes, and a copy
+/// that contains the lost changes would look up to date.
 pub(super) fn restart_recording(
     connection: &mut SqliteConnection,
     now: DateTime<Utc>,
@@ -167,7 +170,7 @@ pub(super) fn restart_recording(
     })
 }
 
-/// Entry of the change log that is being written.
+/// Entry of the change log that is being built.
 struct Entry<'s> {
     counters: Counters,
     slots: &'s SlotSet,
@@ -199,7 +202,7 @@ impl Entry<'_> {
     }
 }
 
-/// Returns the decision of the rules, which change the metadata.
+/// Applies the rules of moves to a request, which change the metadata, and returns their decision.
 fn decide(
     (connection, stored): (&mut SqliteConnection, &[StoredMove]),
     (counters, now): (Counters, DateTime<Utc>),
@@ -229,7 +232,8 @@ fn decide(
     failure.map(|()| decided)
 }
 
-/// Returns true if a recorded change of the slots is not covered by the mark, or may not be.
+/// Returns true if some recorded change of the slots is after the mark, or if that cannot be ruled
+/// out. A mark is the log position up to which a copy has all changes.
 fn lacks(
     connection: &mut SqliteConnection,
     (stored, slots): (&[StoredMove], &[Slot]),
@@ -248,7 +252,8 @@ fn lacks(
     Ok(true)
 }
 
-/// Returns the lines about rows that an effect demands, or the name of a table that is missing.
+/// Returns the log lines of the rows that an effect stores or deletes, or the name of a table that
+/// does not exist here.
 fn rows(
     connection: &mut SqliteConnection,
     change: &MoveChange,
@@ -276,7 +281,7 @@ fn rows(
     }
 }
 
-/// Returns true if existing rows of the slots are deleted before the request is carried out.
+/// Returns true if existing rows of the slots must be deleted before the request is carried out.
 fn deletes_first(request: &MoveRequest) -> bool {
     if let MoveRequest::Store(_, round) = request {
         return round.base_cursor == CopyCursor::Empty;
@@ -284,7 +289,8 @@ fn deletes_first(request: &MoveRequest) -> bool {
     matches!(request, MoveRequest::Discard(_))
 }
 
-/// Returns the slots of a request: those that it names, or those of the row of its move.
+/// Returns the slots of a request: those that it names, or else those in the stored record of its
+/// move.
 fn slots_of(request: &MoveRequest, stored: &[StoredMove]) -> QueryResult<SlotSet> {
     if let MoveRequest::Prepare(new) | MoveRequest::Trace(new) = request {
         return Ok(new.slots.iter().copied().collect());

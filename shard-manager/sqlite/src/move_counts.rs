@@ -1,9 +1,9 @@
-//! Move counts: the numbers of rows in the slots of a move, known without counting when the slots
-//! change hands.
+//! Move counts: the numbers of rows in the slots of a move. They are kept up to date so that no
+//! rows need to be counted at the moment when the slots change their owner.
 //!
-//! A shard that does not own the slots keeps the numbers in its file, with each row that is stored
-//! or deleted. On the owner, the rows were counted when both sides were compared; the change log
-//! has the rows that were added or removed since then.
+//! A shard that does not own the slots keeps the numbers in its file, and updates them with each
+//! row that the move stores or deletes. On the owner, the rows were counted when both sides were
+//! compared, and the change log shows the rows that were added or removed since then.
 //!
 //! **Invariant:** a number that may be wrong is not returned.
 //! **Not here:** counting rows (`slot_change`), the numbers of all own and foreign rows
@@ -26,8 +26,8 @@ use super::{move_log, owned_slots, sql};
 /// Numbers of rows by table.
 pub(super) type Counts = BTreeMap<String, i64>;
 
-/// Returns the numbers of rows in the slots of a move that the shard does not own; `None` if they
-/// are not known.
+/// Returns the stored numbers of rows in the slots of a move, on the shard that does not own the
+/// slots; `None` if the numbers are not known.
 pub(super) fn load(connection: &mut SqliteConnection, id: &str) -> QueryResult<Option<Counts>> {
     let binds = [Bind::Text(id)];
     let statement = Statement { sql: sql::MOVE_COUNTS, binds: &binds, cached: true };
@@ -41,7 +41,7 @@ pub(super) fn load(connection: &mut SqliteConnection, id: &str) -> QueryResult<O
     Ok(is_known.then_some(counts))
 }
 
-/// Adds to the numbers of rows in the slots of a move.
+/// Adds to the stored numbers of rows in the slots of a move.
 pub(super) fn add(connection: &mut SqliteConnection, id: &str, added: &Counts) -> QueryResult<()> {
     for (table, added) in added {
         let binds = [Bind::Text(id), Bind::Text(table), Bind::Int(*added)];
@@ -50,12 +50,12 @@ pub(super) fn add(connection: &mut SqliteConnection, id: &str, added: &Counts) -
     Ok(())
 }
 
-/// Removes the numbers of rows in the slots of a move.
+/// Removes the stored numbers of rows in the slots of a move.
 pub(super) fn remove(connection: &mut SqliteConnection, id: &str) -> QueryResult<()> {
     run(connection, sql::REMOVE_MOVE_COUNTS, &[Bind::Text(id)])
 }
 
-/// Numbers of rows that the last comparison has found, in memory.
+/// Numbers of rows that the last comparison of two shards has found, kept in memory.
 #[derive(Debug, Default)]
 pub struct ComparedCounts(Mutex<Option<Compared>>);
 
@@ -67,7 +67,7 @@ struct Compared {
 }
 
 impl ComparedCounts {
-    /// Keeps the numbers of rows in some slots at a position of the log.
+    /// Stores the numbers of rows that these slots have at a position of the log.
     pub(super) fn keep(&self, slots: &SlotSet, position: u64, digests: &[SlotDigest]) {
         let mut counts = Counts::new();
         let counted = digests.iter().filter(|digest| digest.table != idempotency::TABLE.name());
@@ -78,8 +78,9 @@ impl ComparedCounts {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(compared);
     }
 
-    /// Returns the present numbers of rows in slots that the shard owns; `None` if they were not
-    /// compared, or the log no longer has all changes since then.
+    /// Returns the current numbers of rows in slots that the shard owns; `None` if these slots were
+    /// not the last that were compared, or if the log does not have all changes since the
+    /// comparison.
     pub(super) fn present(
         &self,
         connection: &mut SqliteConnection,
@@ -88,8 +89,8 @@ impl ComparedCounts {
         let compared = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let compared = compared.filter(|compared| compared.slots == *slots);
         let Some(Compared { position, mut counts, .. }) = compared else { return Ok(None) };
-        // Before the owned slots last changed, the shard may have stored rows of the slots that no
-        // client has written.
+        // If the owned slots have changed since the comparison, a move may have stored or deleted
+        // rows of these slots, which are not changes by clients.
         if position < owned_slots::generation(connection)? {
             return Ok(None);
         }

@@ -1,9 +1,10 @@
-//! Move entry: the effects of a change of a move on a file, the same on a primary and on its
+//! Move entry: carries out one change of a move on a file, in the same way on a primary and on its
 //! replicas.
 //!
-//! **Invariant:** the generation is the position at which states of slots last changed, except by
-//! fences; the numbers of own and foreign rows change with the owner of their slots.
-//! **Not here:** the decision (`move_change`), the entry's form (`move_line`).
+//! **Invariant:** the generation of slots is the position at which the state of a slot last changed
+//! other than by a fence; the numbers of own and foreign rows are updated whenever their slots
+//! change owner.
+//! **Not here:** the decision (`move_change`), the format of the entry (`move_line`).
 
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
@@ -16,9 +17,10 @@ use super::moving_rows::{self, PrimaryScope};
 use super::owned_slots::{OwnedSlots, each_state, json_list};
 use super::{move_counts, sql, stored_move};
 
-/// Carries out a line and the lines about rows after it, inside a transaction, at this position of
-/// the log. `scope` is `None` on a replica, which repeats what its primary accepted. Returns the
-/// owned slots after it, if states of slots have changed other than by a fence.
+/// Carries out a move line and the lines about rows that follow it, inside a transaction, at this
+/// position of the log. `scope` is `None` on a replica, which repeats what its primary accepted.
+/// Returns the owned slots after the change; `None` if no state of a slot has changed except by a
+/// fence.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     (line, rows): (&MoveLine, &[u8]),
@@ -55,7 +57,7 @@ pub(super) fn apply(
     OwnedSlots::load(connection).map(Some)
 }
 
-/// Slots of a change, by the record that the shard had of them before it.
+/// Slots of a change, divided by what the shard had recorded about them before the change.
 pub(super) struct KnownBefore {
     /// Slots that the shard owned.
     pub(super) owned: SlotSet,

@@ -1,13 +1,13 @@
-//! Move line: a change of a move in the change log.
+//! Move line: the format in which a change of a move is written to the change log.
 //!
 //! ```text
 //! {"move":"018f…","row":{…},"slots":[{"ranges":[[0,63]],"state":"importing"}],"version":7313}
 //! {"change":"removed","table":"users","slot":7,"key":"ada","version":0,"row":{"user_id":"ada"}}
 //! {"change":"made","table":"users","slot":7,"key":"ada","row":{…}}
 //! ```
-//! A move line is the first line of its entry. The lines after it are about rows that the shard
-//! does not own: they were copied to it, or are deleted. Such rows are counted separately, and no
-//! client has changed them here.
+//! A move line is the first line of its entry. The lines after it are about rows of slots that the
+//! shard does not own, which the move has copied to this shard or deletes from it. Such rows are
+//! counted separately, and are not changes by clients.
 //!
 //! **Invariant:** an entry that begins like a move line is one, or it cannot be read.
 //! **Not here:** the effects of an entry on a file (`move_entry`).
@@ -26,30 +26,30 @@ use super::stored_move::StoredMove;
 /// Beginning of a move line; other lines begin differently.
 const LINE_START: &[u8] = b"{\"move\":";
 
-/// Metadata of a shard after a change of a move, as far as they have changed.
+/// Changed part of a shard's metadata, as it is after a change of a move.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MoveLine {
     /// Identity of the move.
     #[serde(rename = "move")]
     pub(super) id: String,
-    /// Row of the move, if it has changed.
+    /// Record of the move, if it has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) row: Option<StoredMove>,
-    /// True if the row of the move was removed.
+    /// True if the record of the move was removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) forgotten: bool,
-    /// True if the slots have no rows until the following lines are applied.
+    /// True if the slots have no rows at all before the following lines are applied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) emptied: bool,
     /// Slots whose state has changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) slots: Vec<SlotGroup>,
-    /// Numbers of the rows in those slots that the shard begins or ceases to own or to know, for
-    /// each table that has some.
+    /// Number of rows, for each table that has some, in those slots that the shard begins or ceases
+    /// to own, or of which it begins or ceases to have a record.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) counts: BTreeMap<String, i64>,
-    /// Counter of versions.
+    /// The shard's counter of row versions after the change.
     pub(super) version: i64,
 }
 
@@ -102,11 +102,11 @@ pub(super) fn is_move(entry: &[u8]) -> bool {
     entry.starts_with(LINE_START)
 }
 
-/// Returns the move line of an entry and the lines about rows after it; `None` if the entry is
-/// about something else.
+/// Returns the move line of an entry and the lines about rows that follow it; `None` if the entry
+/// is about something else.
 ///
 /// # Errors
-/// The line cannot be read.
+/// An error if the move line cannot be read.
 pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<(MoveLine, &[u8])>> {
     if !is_move(entry) {
         return Ok(None);
@@ -118,7 +118,8 @@ pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<(MoveLine, &[u8])>> {
     Ok(Some((line, rows)))
 }
 
-/// Returns the lines of an entry that are about rows: all, or those after its move line.
+/// Returns the lines of an entry that are about rows: those after its move line, or all lines if it
+/// has no move line.
 pub(super) fn row_lines(entry: &[u8]) -> &[u8] {
     if !is_move(entry) {
         return entry;

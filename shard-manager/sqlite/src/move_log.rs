@@ -1,10 +1,12 @@
-//! Move log: the changes of clients in the change log, which a copy of some slots lacks.
+//! Move log: finds the changes by clients in the change log that a copy of some slots does not have
+//! yet.
 //!
-//! The change log is the record of changes that a move follows: a guard keeps it from being trimmed
-//! (`move_traces`). Rows that were copied to the shard are in the log as well, below a move line,
-//! and do not count.
+//! A move reads the changes that it must transfer from the shard's change log, which a guard keeps
+//! from being trimmed (`move_traces`). Rows that a move copied to this shard are in the log as
+//! well, in entries that begin with a move line. They are not changes by clients, and are skipped.
 //!
-//! **Invariant:** a change that the log no longer has is never taken for one that did not happen.
+//! **Invariant:** if the log no longer has some changes, that is always reported, and never treated
+//! as if there were no changes.
 //! **Not here:** reading the rows of a round (`move_reader`).
 
 use diesel::QueryResult;
@@ -16,8 +18,9 @@ use super::connection::{Bind, Statement, for_each_row_while};
 use super::stored_move::StoredMove;
 use super::{ddl, log, move_line, slot_line, sql};
 
-/// Returns the position of the log after which the changes begin that a mark lacks; `None` if they
-/// are not recorded, or the log no longer has all of them.
+/// Returns the log position after which the changes begin that are not covered by a mark, which is
+/// the position up to which a copy has all changes. Returns `None` if changes are not recorded for
+/// the move, or if the log no longer has all of them.
 pub(super) fn lacks_after(
     connection: &mut SqliteConnection,
     row: &StoredMove,
@@ -34,7 +37,7 @@ pub(super) fn lacks_after(
         return Ok(None);
     }
     let first = log::first_position(connection)?;
-    // The file of a replica that was put in the primary's place has no log.
+    // The log is empty if the file of a replica was put in the primary's place.
     let is_there = first.map_or(after == position, |first| first <= after + 1);
     Ok(is_there.then_some(after))
 }
@@ -53,8 +56,8 @@ pub(super) fn has_change_after(
     Ok(has_change)
 }
 
-/// Passes each entry after a position to `each`, until that returns false: its position, and those
-/// of its lines that are changes of clients to rows of the slots.
+/// Calls `each` for each log entry after a position, until `each` returns false. It receives the
+/// position of the entry, and those of its lines that are changes by clients to rows of the slots.
 pub(super) fn each_change(
     connection: &mut SqliteConnection,
     slots: &SlotSet,
@@ -70,7 +73,7 @@ pub(super) fn each_change(
     })
 }
 
-/// Returns the lines of an entry that are changes of clients to rows of the slots.
+/// Returns the lines of an entry that are changes by clients to rows of the slots.
 fn changes<'e>(entry: &'e [u8], slots: &SlotSet) -> QueryResult<Vec<&'e [u8]>> {
     let is_other = move_line::is_move(entry) || slot_line::is_slots(entry) || ddl::is_schema(entry);
     if is_other {

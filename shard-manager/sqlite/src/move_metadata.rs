@@ -1,7 +1,7 @@
-//! Move metadata: the states of slots and the rows of moves of a file, for the rules of a move, and
-//! the difference that a change has made.
+//! Move metadata: reads the states of slots and the records of moves from a file, which are the
+//! input of the rules of moves, and computes what a change has altered in them.
 //!
-//! **Invariant:** the difference contains everything that the rules have changed.
+//! **Invariant:** the computed difference contains everything that the rules have changed.
 //! **Not here:** the rules (crate `moves`), storing the difference (`move_entry`).
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use super::slot_change::row_counts;
 use super::stored_move::StoredMove;
 use super::{batch::Counters, sql};
 
-/// Reads the rows of all moves, and the states of some slots.
+/// Reads the records of all moves, and the states of some slots.
 pub(super) fn load(
     connection: &mut SqliteConnection,
     moves: &[StoredMove],
@@ -40,7 +40,7 @@ pub(super) fn load(
     Ok(ShardMetadata { slots: states(connection, slots)?, moves: moves?, generation: 0, version })
 }
 
-/// Returns the states of those slots that the shard knows.
+/// Returns the states of those of the given slots of which the file has a record.
 fn states(
     connection: &mut SqliteConnection,
     slots: &SlotSet,
@@ -57,7 +57,7 @@ fn states(
     Ok(states)
 }
 
-/// Reads the state in a row of slot, state, `until` and `moved_to`.
+/// Reads the state of a slot from a query row with the columns slot, state, `until` and `moved_to`.
 fn state(row: &RowView<'_, '_>) -> QueryResult<SlotState> {
     let moved_to = row.text(3, |number| number.parse().map(ShardNumber));
     let moved_to = moved_to.transpose().map_err(|error| unreadable(&error))?;
@@ -71,21 +71,21 @@ fn state(row: &RowView<'_, '_>) -> QueryResult<SlotState> {
 pub(super) struct Difference<'d> {
     /// The move.
     pub(super) id: MoveId,
-    /// Rows of all moves before.
+    /// Records of all moves before the change.
     pub(super) stored: &'d [StoredMove],
     /// Slots of the move.
     pub(super) slots: &'d SlotSet,
     pub(super) before: &'d ShardMetadata,
     pub(super) after: &'d ShardMetadata,
-    /// Counters at the entry of the change.
+    /// Counters of the shard as of the log entry of the change.
     pub(super) counters: Counters,
     pub(super) now: DateTime<Utc>,
-    /// Numbers of rows that the last comparison has found.
+    /// Numbers of rows that the last comparison of two shards has found.
     pub(super) compared: &'d ComparedCounts,
 }
 
 impl Difference<'_> {
-    /// Returns the line of the change log, before it is carried out.
+    /// Returns the move line for the change log. Must be called before the line is carried out.
     pub(super) fn line(&self, connection: &mut SqliteConnection) -> QueryResult<MoveLine> {
         let Self { id, before, after, .. } = self;
         let row = after.row(*id).filter(|row| before.row(*id) != Some(*row));
@@ -103,8 +103,8 @@ impl Difference<'_> {
         })
     }
 
-    /// Returns the position after which changes are recorded, if the move still records them after
-    /// this change.
+    /// Returns the position after which changes are recorded for the move. It applies only if the
+    /// move still records changes after this one.
     fn traced_after(&self) -> QueryResult<u64> {
         for stored in self.stored {
             if stored.move_id()? == self.id {
@@ -114,7 +114,7 @@ impl Difference<'_> {
         Ok(self.counters.position as u64)
     }
 
-    /// Returns the numbers of rows that become own or foreign ones.
+    /// Returns, for each table, the number of rows that become own or foreign rows.
     fn counts(&self, connection: &mut SqliteConnection) -> QueryResult<Counts> {
         let slots = self.slots_to_count();
         let is_whole = slots == *self.slots;
@@ -131,7 +131,7 @@ impl Difference<'_> {
         known.map_or_else(|| row_counts(connection, &slots), Ok)
     }
 
-    /// Returns the slots whose rows become own or foreign ones.
+    /// Returns the slots whose rows become own or foreign rows.
     fn slots_to_count(&self) -> SlotSet {
         let is_counted = |slot: &Slot| match (self.before.state(*slot), self.after.state(*slot)) {
             (None, Some(_)) => true,
@@ -141,7 +141,7 @@ impl Difference<'_> {
         self.slots.iter().filter(is_counted).collect()
     }
 
-    /// Returns the slots whose state has changed, by their state after the change.
+    /// Returns the slots whose state has changed, grouped by their new state.
     fn groups(&self) -> Vec<SlotGroup> {
         let mut groups: Vec<(Option<SlotState>, SlotSet)> = Vec::new();
         for slot in self.slots.iter() {

@@ -1,10 +1,10 @@
-//! Move reader: reads a primary's file for a mover.
+//! Move reader: reads a primary's file for the mover, the task that carries out moves of slots.
 //!
-//! Each read opens a connection of its own, and is one short snapshot outside the write lane.
-//! Nothing stays open afterwards, so a shard that was closed is not touched.
+//! Each read opens a connection of its own, and takes one short snapshot without occupying the
+//! writer. Nothing stays open afterwards, so the file of a closed shard is not held open.
 //!
-//! **Invariant:** everything that one read returns comes from one snapshot, and the position with
-//! it is that of the snapshot.
+//! **Invariant:** everything that one read returns comes from one snapshot, and the returned
+//! position is that of the snapshot.
 //! **Not here:** changes (`move_change`), the contents of a round (`move_reader/round`).
 
 mod digests;
@@ -44,7 +44,7 @@ use super::{move_log, move_metadata, moving_rows, threads, timeline};
 /// Reads of one primary's file for movers.
 pub struct FileMoveReader(Arc<Source>);
 
-/// File that is read.
+/// The file, with the checks and the gate that every read must pass.
 struct Source {
     shard: String,
     path: PathBuf,
@@ -62,7 +62,7 @@ struct Snapshot<'s> {
 }
 
 impl FileMoveReader {
-    /// Takes the primary's file of a shard, which is read as long as the gate is open.
+    /// Creates a reader of the file of a shard's primary. Reads fail once the gate is closed.
     pub fn new(
         (shard, path): (&str, &Path),
         file_check: &Arc<OpenFileCheck>,
@@ -77,7 +77,7 @@ impl FileMoveReader {
         }))
     }
 
-    /// Runs a read on a thread that may block.
+    /// Executes a read on a thread that may block.
     fn read<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -211,8 +211,9 @@ impl Snapshot<'_> {
         })
     }
 
-    /// Returns the position after which the log has the changes that copied rows lack; `None` if
-    /// they belong to another feed, or the log no longer has all of the changes.
+    /// Returns the log position after which the changes begin that the copied rows do not have yet.
+    /// Returns `None` if the rows were copied from another feed, so that their mark means nothing
+    /// here, or if the log no longer has all of the changes.
     fn lacks_after(
         &mut self,
         stored: Option<&StoredMove>,

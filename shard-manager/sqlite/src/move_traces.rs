@@ -1,11 +1,11 @@
-//! Move traces: keeps the change log of a shard as long as moves need the changes in it.
+//! Move traces: keeps the entries of a shard's change log for as long as moves need them. A move is
+//! *traced* on a shard while changes of its slots must be kept there for the copy.
 //!
-//! The guards of the log are in memory. When a file is opened, each row of a move whose changes are
-//! recorded gets a guard again, from the first entry that the log still has.
+//! Each traced move has a guard in memory, which keeps the log from being trimmed. When a file is
+//! opened, each traced move gets a new guard, which keeps all entries that the log still has.
 //!
-//! **Invariant:** a move whose changes are recorded has a guard, unless the log has exceeded its
-//! size limit.
-//! **Not here:** the changes (`move_log`), trimming (`writer`).
+//! **Invariant:** each traced move has a guard, unless the log has exceeded its size limit.
+//! **Not here:** reading the changes (`move_log`), trimming (`writer`).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +22,8 @@ use super::stored_move::StoredMove;
 pub struct MoveTraces(Mutex<BTreeMap<MoveId, RetainedLog>>);
 
 impl MoveTraces {
-    /// Gives each move whose changes are recorded a guard from this position of the log on, if it
-    /// has none, and drops the guards of other moves.
+    /// Gives each traced move that has no guard a guard of the entries after `position`, and drops
+    /// the guards of moves that are no longer traced.
     pub(super) fn settle(
         &self,
         replication: &ReplicationState,
@@ -34,7 +34,8 @@ impl MoveTraces {
         let mut kept = BTreeMap::new();
         for row in rows.iter().filter(|row| row.traced_after.is_some()) {
             let id = row.move_id()?;
-            // A log above its size limit is trimmed, and no guard keeps it after that.
+            // Once a log above its size limit was trimmed, the guards of the removed entries have
+            // no effect any more, and are replaced.
             let guard = guards.remove(&id).filter(RetainedLog::is_kept).unwrap_or_else(|| {
                 let holder = format!("move {}", move_name(id));
                 replication.retain_log(holder, Some(position))
@@ -45,7 +46,7 @@ impl MoveTraces {
         Ok(())
     }
 
-    /// Releases the entries of the log up to a position.
+    /// Releases the log entries up to a position, which the move no longer needs.
     pub(super) fn advance(&self, id: MoveId, position: u64) {
         let guards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(guard) = guards.get(&id) {

@@ -1,8 +1,9 @@
-//! Moving rows: rows in slots that the shard does not own, which a move brings or deletes.
+//! Moving rows: stores and deletes rows of slots that the shard does not own, on behalf of a move.
 //!
-//! **Invariant:** rows are counted by what was really added or removed, even if a round is stored
-//! whose rows exist already.
-//! **Not here:** the decision that rows are stored or deleted (`move_change`), the change log.
+//! **Invariant:** the numbers of rows change by what was really added or removed, even if some rows
+//! of a stored round already existed.
+//! **Not here:** deciding which rows are stored or deleted (`move_change`), writing the change log
+//! (`log`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -27,7 +28,8 @@ use super::owned_slots::json_list;
 use super::row_json::push_object;
 use super::sql;
 
-/// Returns all tables with rows of clients, by name, that of the idempotency keys included.
+/// Returns all tables whose rows move with their slots, sorted by name, including the table of
+/// idempotency keys.
 pub(super) fn tables(connection: &mut SqliteConnection) -> QueryResult<Vec<Table>> {
     let mut tables = vec![Table::clone(&idempotency::TABLE)];
     if is_on(Mutation::IdempotencyStays) {
@@ -68,8 +70,7 @@ pub(super) fn has_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> Qu
     Ok(has_rows)
 }
 
-/// Returns the lines of the log that remove some rows of these slots, at most `most`; none if there
-/// are no rows.
+/// Returns log lines that remove up to `most` rows of these slots; empty if there are no such rows.
 pub(super) fn removal_lines(
     connection: &mut SqliteConnection,
     slots: &SlotSet,
@@ -97,7 +98,7 @@ pub(super) fn removal_lines(
     Ok(lines)
 }
 
-/// Appends the beginning of a line of the log about a row: change, table, slot and shard key.
+/// Appends the beginning of a log line about a row: the change, table, slot and shard key.
 pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): (&str, i64, &str)) {
     lines.extend_from_slice(b"{\"change\":\"");
     lines.extend_from_slice(change.as_bytes());
@@ -109,18 +110,18 @@ pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): 
     push_json_string(lines, key);
 }
 
-/// Slots and tables of a change on a primary.
+/// Limits of a change on a primary: the slots and tables whose rows it may change.
 #[derive(Clone, Copy)]
 pub(super) struct PrimaryScope<'a> {
     /// Slots whose rows may be changed.
     pub(super) slots: &'a SlotSet,
-    /// Tables of the round.
+    /// Tables of the round that is stored.
     pub(super) round: &'a [RoundTable],
 }
 
-/// Carries out lines of the log about foreign rows, inside a transaction, and returns the numbers
-/// of rows that were added, by table. `scope` is `None` on a replica, which repeats what its
-/// primary accepted.
+/// Carries out log lines about foreign rows, inside a transaction, and returns the number of rows
+/// added to each table, negative if rows were removed. `scope` is `None` on a replica, which
+/// repeats what its primary accepted.
 ///
 /// # Errors
 /// An error if a line cannot be read, is about another slot, or adds a row to a table that does not
@@ -161,14 +162,14 @@ struct Target {
     insert_new: String,
     replace: String,
     remove: String,
-    /// False for the table of the idempotency keys, whose rows are not counted.
+    /// False for the table of idempotency keys, whose rows are not counted.
     is_counted: bool,
 }
 
-/// Rows that are being changed.
+/// State of a change of foreign rows.
 struct MovingRows<'c> {
     connection: &'c mut SqliteConnection,
-    /// `None` for a table that the file does not declare.
+    /// Tables by name; `None` for a table that the file does not declare.
     tables: HashMap<String, Option<Target>>,
     /// Tables of the round; `None` on a replica.
     round: Option<&'c [RoundTable]>,
@@ -184,9 +185,9 @@ impl MovingRows<'_> {
         Ok(())
     }
 
-    /// Removes the former version of a row that a line stores, if the table has a unique index. The
-    /// new rows contain no value twice, but a new row may have the former value of a row that is
-    /// stored after it.
+    /// Removes the old version of a row that a line stores, if the table has a unique index. The
+    /// new rows do not conflict with each other, but a new row may have a value that the old
+    /// version of a later row still holds.
     fn make_room(&mut self, line: &Line<'_>, with_unique: &BTreeSet<String>) -> QueryResult<()> {
         if line.change == Change::Removed || !with_unique.contains(&*line.table) {
             return Ok(());
@@ -208,7 +209,8 @@ impl MovingRows<'_> {
         self.learn(&line.table)?;
         let target = self.tables.get(&*line.table).and_then(Option::as_ref);
         let Some(target) = target else {
-            // The table was dropped on both shards, without rows.
+            // The table was dropped on both shards, and only an empty table can be dropped, so
+            // nothing is left to remove.
             let is_removal = line.change == Change::Removed;
             return if is_removal { Ok(()) } else { Err(DieselError::NotFound) };
         };
@@ -232,15 +234,16 @@ impl MovingRows<'_> {
     }
 }
 
-/// Stores a row in place of the rows of its shard key that have one of its unique values. Returns
-/// the number of rows that were added.
+/// Stores a row, and removes other rows of the same shard key that conflict with it in a unique
+/// index. Returns the number of added rows minus the number of removed rows.
 ///
-/// A round that ends before the last change has rows as they are after it. So a row may have a
-/// value that another row of the copy has given up in a change after the end of the round. A later
-/// round has that change, and stores the other row again.
+/// A round may end before the last change in the log, but its rows are those of the snapshot in
+/// which it was read. A row may therefore have a unique value that another row of the copy still
+/// holds, because the change that freed the value belongs to a later round. That later round stores
+/// the other row again.
 ///
-/// If the other shard lacks the index, it may have both rows, so neither is removed, and the index
-/// refuses the row.
+/// If the source does not have the unique index, both rows may exist there. In that case neither is
+/// removed, and the index refuses the row.
 fn store(
     connection: &mut SqliteConnection,
     (target, round): (&Target, Option<&[RoundTable]>),
@@ -264,9 +267,10 @@ fn store(
     }
 }
 
-/// Removes the rows of the shard key of a row that have its values in the unique index that refused
-/// it, and returns their number. Rows of other shard keys stay, also if an index that an operator
-/// has made contains them: they may belong to slots that the shard owns.
+/// Removes the rows that have the same shard key as the refused row and the same values in the
+/// unique index that refused it, and returns their number. Rows of other shard keys are never
+/// removed, even if an operator's own unique index spans several shard keys: they may belong to
+/// slots that the shard owns.
 fn displace(
     connection: &mut SqliteConnection,
     (table, round): (&Table, Option<&[RoundTable]>),

@@ -1,7 +1,7 @@
 //! Open: opens the embedded cluster of a data directory.
 //!
-//! Table creations and joins of shards that a crash has interrupted are finished, or undone, before
-//! the cluster is served.
+//! If a crash has interrupted the creation of a table or the join of a shard, it is completed or
+//! undone before the cluster is served.
 //!
 //! **Invariant:** an opened cluster has all its files, each file belongs to its node, and all have
 //! the same tables.
@@ -65,9 +65,8 @@ pub fn open(cluster: &EmbeddedCluster) -> Result<OpenedFiles, OpenError> {
     open_as(cluster, true)
 }
 
-/// Opens an embedded cluster without its replicas, for a command that imports rows while the
-/// cluster is not read. The replicas catch up at the next start, from the log or from a snapshot.
-/// Blocks.
+/// Opens an embedded cluster without its replicas, for a command that imports rows while no clients
+/// read. The replicas catch up at the next start, from the log or from a snapshot. Blocks.
 ///
 /// # Errors
 /// Errors of [`open`].
@@ -101,8 +100,8 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let files = Files::new(&source, data_dir, file_watch, shard_files);
     let (keyspace, placement) = (catalog.map.keyspace(), catalog.map.placement());
     if let Some(contradiction) = contradiction(keyspace, placement) {
-        // Such a cluster was created by a version that allowed it, and its rows are where its map
-        // places them.
+        // An earlier version allowed such a cluster. It is still usable, because its rows are where
+        // its shard map places them.
         tracing::warn!(%contradiction, "keyspace and placement of this cluster contradict each other");
     }
     wait_for_replicas(&shards);
@@ -119,8 +118,9 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     Ok(OpenedFiles { cluster, source })
 }
 
-/// Closes the directory of a start that was refused. Its files were closed cleanly and need no
-/// check, unless one of them caused the refusal: then others may be damaged, too.
+/// Closes the data directory after a start was refused. The files were closed cleanly and need no
+/// check at the next start, unless one of them caused the refusal, in which case others may be
+/// damaged too.
 fn close_after(error: &OpenError, data_dir: &DataDir) {
     if !matches!(error, OpenError::Database { .. } | OpenError::Io { .. }) {
         data_dir.close();
@@ -166,8 +166,8 @@ fn open_files(
     Ok(OpenedShards { catalog, registry, opener, shards })
 }
 
-/// Waits until the replicas follow, so that they can serve reads from the start, but not for those
-/// that cannot be read, and no longer than for [`LOOKS_MAX`] looks at them.
+/// Waits until the replicas follow their primaries, so that they can serve reads from the start.
+/// Does not wait for replicas that cannot be read, and checks at most [`LOOKS_MAX`] times.
 fn wait_for_replicas(shards: &[FileShard]) {
     let follows = |shard: &FileShard| {
         shard.replicas.iter().enumerate().all(|(index, replica)| {
@@ -178,7 +178,8 @@ fn wait_for_replicas(shards: &[FileShard]) {
     look_until(|| shards.iter().all(follows), LOOKS_MAX);
 }
 
-/// Looks until something is so, at most this many times, with a pause after each other look.
+/// Repeats a check until it returns true, at most `looks_max` times, with a pause after each failed
+/// check.
 fn look_until(mut is_so: impl FnMut() -> bool, looks_max: usize) {
     for _ in 0..looks_max {
         if is_so() {
@@ -188,19 +189,21 @@ fn look_until(mut is_so: impl FnMut() -> bool, looks_max: usize) {
     }
 }
 
-/// Action on a file that is found damaged.
+/// Action to take if a file is found damaged.
 type OnDamage = Box<dyn Fn() + Send>;
 
-/// Checks every page of every file after an unclean stop, on a thread of its own. SQLite recovers
-/// from a crash by itself; this check is for disks that lose synced data. The unclean stop stays
-/// recorded until all files were found intact: a damaged replica that is rebuilt now is checked
-/// again at the next start, and a replica that is not attached is rebuilt when it is attached.
+/// Checks every page of every file after an unclean stop, on a separate thread. SQLite recovers
+/// from a crash by itself, so this check is for disks that lose synced data. The stop stays
+/// recorded as unclean until all files were found intact. Therefore a damaged replica that is
+/// rebuilt now is checked again at the next start. A damaged replica whose file is not open now is
+/// rebuilt when the file is opened.
 fn check_files(files: &Files, shards: &[FileShard]) {
     let data_dir = files.data_dir();
     let mut checks: Vec<(PathBuf, Option<Arc<OpenFileCheck>>, OnDamage)> = Vec::new();
     for FileShard { opened, file_check, replicas } in shards {
         let findings = Arc::clone(&opened.findings);
-        // The shard keeps serving: the intact part of the file may be the only copy of its rows.
+        // The shard continues to serve requests, because the intact part of the file may be the
+        // only copy of its rows.
         let report: OnDamage = Box::new(move || {
             findings.raise(Reason::Damaged);
         });
@@ -213,7 +216,7 @@ fn check_files(files: &Files, shards: &[FileShard]) {
         let files = (0..Topology::REPLICAS_MAX).map(|index| data_dir.replica(&opened.name, index));
         checks.extend(files.zip(rebuild).map(|(file, rebuild)| (file, None, rebuild)));
     }
-    // A missing file is rebuilt, or was never created.
+    // Missing files are skipped: they will be rebuilt, or were never created.
     checks.retain(|(file, ..)| std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
     let (closed, found_well) = (Arc::clone(files.closed()), data_dir.found_well());
     let work = move || {
@@ -223,8 +226,8 @@ fn check_files(files: &Files, shards: &[FileShard]) {
                 return;
             }
             if file_check.as_ref().is_some_and(|file_check| file_check.check().is_err()) {
-                // Another file may have taken its place, and must not be opened with the WAL of the
-                // old one.
+                // Another file may have taken the place of this one, and must not be opened with
+                // the WAL of the old file.
                 well = false;
                 continue;
             }
@@ -245,8 +248,8 @@ fn check_files(files: &Files, shards: &[FileShard]) {
     }
 }
 
-/// Shards of a start that may still fail. Dropping them stops their replicas, before the lock of
-/// the data directory is released.
+/// Opened shards of a start that may still fail. Dropping this value stops their replicas, before
+/// the lock of the data directory is released.
 #[derive(Default)]
 struct FileShards(Vec<FileShard>);
 
@@ -256,16 +259,16 @@ impl Drop for FileShards {
     }
 }
 
-/// Pause after each look of a start at its replicas.
+/// Pause after each check of the replicas at a start.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
-/// Maximum number of looks of a start at its replicas: about a second on an idle machine, in which
-/// those of a small cluster are created. Looks are counted instead of time, because a process
-/// without CPU time does not create its replicas either.
+/// Maximum number of checks of the replicas at a start. On an idle machine they take about a
+/// second, in which the replicas of a small cluster can be created. The limit is a number of checks
+/// and not a time, because on a busy machine creating the replicas takes longer too.
 const LOOKS_MAX: usize = 4_000;
 
 /// Opens or creates the files of every shard, and finishes interrupted table changes. No timeline
-/// begins before every file was checked, so that refused starts leave no trace, however many there
-/// are.
+/// begins before every file was checked, so that a refused start leaves no trace, even if it is
+/// repeated often.
 fn open_shards(
     opener: &ShardOpener,
     (catalog, catalog_file): (&FileCatalog, &Path),
@@ -277,7 +280,8 @@ fn open_shards(
         let origin = if *state == ShardState::Joining { Origin::Joining } else { made };
         found.push((opener.find((number, name), &catalog.map, origin)?, origin));
     }
-    // A joining shard has the same tables and indexes as the others.
+    // A joining shard receives the same tables and indexes as the others, so only those of the
+    // others are compared.
     let others = found.iter_mut().filter(|(_, origin)| *origin != Origin::Joining);
     let declared = others.map(|(found, _)| found.declared()).collect::<Vec<_>>();
     let Agreement { registry, changes } = agree(&declared, pending)?;

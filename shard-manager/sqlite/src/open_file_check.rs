@@ -1,16 +1,17 @@
-//! Open file check: checks that the names of a primary's files still lead to the files that are
+//! Open file check: checks that the paths of a primary's files still lead to the files that are
 //! open.
 //!
-//! A process may write for long to files that were removed, and these writes are gone when it ends.
-//! So the writer keeps a handle of its file and of the WAL beside it, and checks after each commit
-//! that they still have a name; every second `file_watch` checks that the names still lead to them.
-//! This check is also made before a file is opened again by its name, because SQLite would replay
-//! the WAL of one file into another.
+//! A process can go on writing to files that were deleted, and these writes are lost when the
+//! process ends. Therefore the writer keeps a handle of its file and of the WAL beside it, and
+//! checks after each commit that both still have a name. In addition, `file_watch` checks once a
+//! second that the paths still lead to these files. The same check is made before a file is opened
+//! again by its path, because SQLite might otherwise replay the WAL of one file into another.
 //!
-//! The handles only lead to the files (`O_PATH`). Closing any other handle would release SQLite's
-//! locks.
+//! The handles are opened with `O_PATH`, because closing an ordinary handle of a file would release
+//! SQLite's locks on it.
 //!
-//! **Invariant:** a lost file stays lost until the cluster is opened again.
+//! **Invariant:** once a file is recorded as lost, it accepts no writes until the cluster is opened
+//! again.
 //! **Not here:** the files of replicas, which are rebuilt (`replica`).
 
 use std::fs;
@@ -27,7 +28,7 @@ use rustix::fs::{Mode, OFlags, fstat};
 
 use super::OpenError;
 
-/// Identity of a file, independent of its names.
+/// Identity of a file, independent of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inode {
     device: u64,
@@ -35,17 +36,18 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// Returns the identity of the file that a name leads to.
+    /// Returns the identity of the file at a path; `None` if it cannot be read.
     pub(super) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|file| Self::of(&file))
     }
 
-    /// Returns the identity of the file that this metadata was read from.
+    /// Returns the identity of the file that the metadata belongs to.
     pub(super) fn of(file: &fs::Metadata) -> Self {
         Self { device: file.dev(), number: file.ino() }
     }
 
-    /// True if the name leads to another file, or to none; false if it cannot be followed now.
+    /// Returns true if the path leads to another file, or to none; false if that cannot be
+    /// determined now.
     pub(super) fn has_left(self, path: &Path) -> bool {
         match fs::metadata(path) {
             Ok(file) => Self::of(&file) != self,
@@ -59,16 +61,17 @@ impl Inode {
 pub struct OpenFileCheck {
     shard: String,
     path: PathBuf,
-    /// `None` if the file was missing.
+    /// Identity of the file; `None` if it was missing when this check was created.
     file: Option<Inode>,
     loss: OnceLock<Reason>,
     catalog_gone: AtomicBool,
-    /// Files that SQLite keeps beside the primary's file, while the writer has that file open.
+    /// Files that SQLite keeps beside the primary's file; empty unless the writer has that file
+    /// open.
     beside: Mutex<Vec<(PathBuf, Inode)>>,
 }
 
 impl OpenFileCheck {
-    /// Records the identity of the file that the primary's name leads to now.
+    /// Records the identity of the file that is now at the path of the primary.
     pub fn of(shard: &str, path: &Path) -> Arc<Self> {
         Arc::new(Self {
             shard: shard.to_owned(),
@@ -80,13 +83,13 @@ impl OpenFileCheck {
         })
     }
 
-    /// Returns the reason why nothing may be written any more; `None` if writes are allowed.
+    /// Returns the reason why the files accept no writes any more; `None` if writes are allowed.
     pub fn loss(&self) -> Option<Reason> {
         self.loss.get().copied()
     }
 
-    /// Returns the reason why the primary does not work, or will not after a restart; `None` if
-    /// there is none.
+    /// Returns the reason why the primary does not work, or will not work after a restart; `None`
+    /// if there is no such reason.
     pub fn reason(&self) -> Option<Reason> {
         let catalog = || self.catalog_gone.load(Ordering::Acquire).then_some(Reason::CatalogGone);
         self.loss().or_else(catalog)
@@ -101,12 +104,12 @@ impl OpenFileCheck {
         self.loss().map_or(Ok(()), lost)
     }
 
-    /// Returns the folder of the file; `None` if its path names none.
+    /// Returns the folder of the file; `None` if its path contains no folder.
     pub(super) fn folder(&self) -> Option<&Path> {
         self.path.parent()
     }
 
-    /// Stops all writes from now on.
+    /// Records that the files are lost, which stops all writes from now on.
     pub fn record_loss(&self, loss: Reason) {
         if self.loss.set(loss).is_ok() {
             let (shard, file) = (&self.shard, self.path.display());
@@ -119,10 +122,10 @@ impl OpenFileCheck {
         self.catalog_gone.store(gone, Ordering::Release);
     }
 
-    /// Checks that the names still lead to the same files, and records the loss otherwise.
+    /// Checks that the paths still lead to the same files, and records the loss otherwise.
     pub(super) fn look(&self) {
-        // Locked during the check: an orderly close clears this list before SQLite removes the
-        // files.
+        // The list stays locked during the check, because an orderly close clears it before SQLite
+        // removes the files.
         let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
         let names = self.file.iter().map(|file| (&self.path, file));
         let mut names = names.chain(beside.iter().map(|(path, file)| (path, file)));
@@ -131,12 +134,12 @@ impl OpenFileCheck {
         }
     }
 
-    /// Checks that the names still lead to the same files. Must be called before the file is opened
-    /// again by its name: SQLite would open another file, or would create an empty WAL in the place
+    /// Checks that the paths still lead to the same files. Must be called before the file is opened
+    /// again by its path, because SQLite might open another file, or create an empty WAL in place
     /// of a removed one.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`] if a name may lead to another file, or to none.
+    /// [`OpenError::Foreign`] if a path may lead to another file, or to none.
     pub fn check(&self) -> Result<(), OpenError> {
         self.look();
         match self.loss() {
@@ -148,7 +151,7 @@ impl OpenFileCheck {
     /// Opens handles of the file that the writer has just opened, and of the files that SQLite
     /// keeps beside it.
     pub(super) fn open_handles(self: &Arc<Self>) -> FileHandles {
-        // SQLite follows links, and names its own files after the target.
+        // SQLite follows symbolic links, and names the files beside the database after the target.
         let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let [wal, shm] = ["-wal", "-shm"].map(|suffix| {
             let mut name = real.clone().into_os_string();
@@ -164,7 +167,7 @@ impl OpenFileCheck {
     }
 }
 
-/// Opens a handle of a file if the file system counts links, which not every one does.
+/// Opens a handle of a file; `None` if that fails or if the file system does not count links.
 fn handle(path: &Path) -> Option<OwnedFd> {
     let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     opened.ok().filter(has_name)
@@ -174,7 +177,8 @@ fn has_name(file: &OwnedFd) -> bool {
     fstat(file).is_ok_and(|found| found.st_nlink > 0)
 }
 
-/// Handles that a writer holds while it has the file open. Must be dropped before its connection.
+/// Handles that a writer holds while it has the file open. They must be dropped before the writer's
+/// connection.
 #[derive(Debug)]
 pub(super) struct FileHandles {
     file_check: Arc<OpenFileCheck>,
@@ -182,7 +186,7 @@ pub(super) struct FileHandles {
 }
 
 impl FileHandles {
-    /// True if the file and its WAL still have names.
+    /// Returns true if the file and its WAL still have names.
     pub(super) fn have_names(&self) -> bool {
         self.handles.iter().all(has_name)
     }

@@ -1,16 +1,17 @@
-//! Owned slots: the slots of a file that its shard owns, as reads and writes of the file see them.
+//! Owned slots: determines the slots that the shard of a file owns, for reads and writes of that
+//! file.
 //!
-//! The table `tessera_slots` decides, in the snapshot of a read and in the transaction of a write.
-//! So that a read need not query it, [`SlotOwnership`] keeps the owned slots of a file in memory
-//! with a count of their changes. The count is odd from before the commit of a change until the new
-//! slots are in memory. A read that finds one even count before its snapshot and after its last row
-//! has seen the file between two changes, and the slots in memory are those of its snapshot. Any
-//! other read queries the table in its own snapshot.
+//! The table `tessera_slots` is authoritative, as a read sees it in its snapshot and a write in its
+//! transaction. To spare reads that query, [`SlotOwnership`] keeps the owned slots in memory,
+//! together with a count of their changes. The count is odd from before the commit of a change
+//! until the new slots are in memory. If a read finds the same even count before it takes its
+//! snapshot and after its last row, no change was committed in between, so the slots in memory are
+//! those of its snapshot. Any other read queries the table in its own snapshot.
 //!
-//! This is right because a file has one writer, in the process of its readers: the lane's writer
-//! for a primary, the applier for a replica. Each file has a [`SlotOwnership`] of its own, so a
-//! replica serves the slots that its shard owned at the replica's own position. A commit with an
-//! unknown outcome leaves the count odd until the file is opened again.
+//! This is correct because a file has only one writer, in the same process as its readers: the
+//! shard's writer for a primary, the applier for a replica. Each file has a [`SlotOwnership`] of
+//! its own, so a replica serves the slots that its shard owned at the replica's own position. A
+//! commit with an unknown outcome leaves the count odd until the file is opened again.
 //!
 //! **Invariant:** while the count is even, the slots in memory equal those in the file.
 //! **Not here:** changes (`slot_change`), leaving out rows (`slot_filter`).
@@ -36,8 +37,8 @@ use super::sql;
 pub(super) struct OwnedSlots {
     /// The slots.
     pub(super) set: Arc<SlotSet>,
-    /// True if the file may contain rows of other slots: of slots that have moved away, or are
-    /// being copied to the shard.
+    /// True if the file may contain rows of slots that the shard does not own, because they have
+    /// moved away or are being copied to the shard.
     pub(super) has_foreign: bool,
 }
 
@@ -65,14 +66,14 @@ pub struct SlotOwnership {
 }
 
 impl Default for SlotOwnership {
-    /// Slots of a file that were not read yet.
+    /// Creates the state before the slots of a file have been read, with an odd count.
     fn default() -> Self {
         let owned = OwnedSlots { set: Arc::new(SlotSet::empty()), has_foreign: true };
         Self { changes: AtomicU64::new(1), owned: ArcSwap::from_pointee(owned) }
     }
 }
 
-/// The owned slots at one count of changes.
+/// Owned slots, with the count of changes at which they were read from memory.
 #[derive(Debug)]
 pub(super) struct KnownSlots {
     count: u64,
@@ -80,19 +81,19 @@ pub(super) struct KnownSlots {
 }
 
 impl SlotOwnership {
-    /// Records that a change will be committed. Called by the one writer of the file.
+    /// Records that a change is about to be committed. Called by the only writer of the file.
     pub(super) fn begin_change(&self) {
         self.changes.fetch_or(1, Ordering::SeqCst);
     }
 
-    /// Records the slots after a change that was committed. Called by the one writer of the file.
+    /// Stores the owned slots after a change was committed. Called by the only writer of the file.
     pub(super) fn finish_change(&self, owned: OwnedSlots) {
         self.owned.store(Arc::new(owned));
         let even = (self.changes.load(Ordering::SeqCst) | 1) + 1;
         self.changes.store(even, Ordering::SeqCst);
     }
 
-    /// Brings `known` up to date; sets it to `None` while the slots are in doubt.
+    /// Brings `known` up to date, or sets it to `None` if the count is odd.
     #[inline]
     pub(super) fn refresh(&self, known: &mut Option<KnownSlots>) {
         let count = self.changes.load(Ordering::SeqCst);
@@ -103,7 +104,7 @@ impl SlotOwnership {
         *known = is_settled.then(|| KnownSlots { count, owned: self.owned.load_full() });
     }
 
-    /// Returns true if the slots have not changed since they were brought up to date.
+    /// Returns true if the slots have not changed since `known` was brought up to date.
     #[inline]
     pub(super) fn is_current(&self, known: &KnownSlots) -> bool {
         self.changes.load(Ordering::SeqCst) == known.count
@@ -126,7 +127,8 @@ impl SlotState {
         matches!(self, Self::Owned | Self::Fenced)
     }
 
-    /// Reads the state of the slot in a row of slot, state, `until` and `moved_to`.
+    /// Reads the state of a slot from a query row with the columns slot, state, `until` and
+    /// `moved_to`.
     fn of(row: &RowView<'_, '_>) -> Option<Self> {
         match row.text(1, str::to_owned)?.as_str() {
             "owned" => Some(Self::Owned),
@@ -141,17 +143,18 @@ impl SlotState {
     }
 }
 
-/// Reads the number of the slot in the first column of a row.
+/// Reads the number of a slot from the first column of a query row.
 pub(super) fn slot(row: &RowView<'_, '_>) -> Option<Slot> {
     row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?))
 }
 
-/// Reads the reason of a refusal from a row of slot, state, `until` and `moved_to`, at the time
-/// `now`.
+/// Reads from a query row with the columns slot, state, `until` and `moved_to` why the slot refuses
+/// requests at the time `now`.
 pub(super) fn refused_state(row: &RowView<'_, '_>, now: DateTime<Utc>) -> RefusedState {
     match SlotState::of(row) {
         Some(SlotState::Fenced) => {
-            // No fence that the shard itself has set lasts longer than `FENCE_MAX`.
+            // A fence never lasts longer than `FENCE_MAX`, so that is the largest time left, and
+            // the assumed one if the end of the fence cannot be read.
             let until = row.text(2, |until| until.parse::<DateTime<Utc>>().ok()).flatten();
             let left = until.map_or(FENCE_MAX, |until| (until - now).to_std().unwrap_or_default());
             RefusedState::Fenced { left: left.min(FENCE_MAX) }
@@ -162,7 +165,8 @@ pub(super) fn refused_state(row: &RowView<'_, '_>, now: DateTime<Utc>) -> Refuse
     }
 }
 
-/// Returns the reason why a slot is not read in the present snapshot; `None` if the shard owns it.
+/// Returns the reason why a slot may not be read in the current snapshot; `None` if the shard owns
+/// the slot.
 pub(super) fn read_refusal(
     connection: &mut SqliteConnection,
     slot: Slot,
@@ -178,7 +182,8 @@ pub(super) fn read_refusal(
     Ok(refused)
 }
 
-/// Reads the states of those slots that the shard knows, and passes them to `each`.
+/// Reads the states of those of the given slots of which the file has a record, and passes them to
+/// `each`.
 pub(super) fn each_state(
     connection: &mut SqliteConnection,
     slots: &SlotSet,

@@ -1,12 +1,12 @@
-//! Read gate: admits reads that open a file by themselves, until the file is closed.
+//! Read gate: admits reads that open a connection of their own to a file, until the file is closed.
 //!
-//! **Invariant:** once the gate was closed, no such read has the file open.
+//! **Invariant:** once `close` has returned, none of these reads has the file open.
 //! **Not here:** the reads (`move_reader`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-/// Gate of one file.
+/// Gate of one shard's file.
 #[derive(Debug, Default)]
 pub struct ReadGate {
     closed: AtomicBool,
@@ -14,7 +14,8 @@ pub struct ReadGate {
 }
 
 impl ReadGate {
-    /// Admits a read until the guard is dropped; `None` if the gate is closed.
+    /// Admits a read, which lasts until the returned guard is dropped. Returns `None` if the gate
+    /// is closed.
     pub(super) fn enter(&self) -> Option<RwLockReadGuard<'_, ()>> {
         if self.is_closed() {
             return None;
@@ -23,12 +24,12 @@ impl ReadGate {
         (!self.is_closed()).then_some(guard)
     }
 
-    /// Returns true once the gate is being closed: reads end early then.
+    /// Returns true as soon as closing has begun, so that running reads can end early.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Closes the gate, and waits for reads that were admitted. Blocks.
+    /// Closes the gate and blocks until all admitted reads have ended.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         drop(self.reads.write().unwrap_or_else(PoisonError::into_inner));

@@ -1,7 +1,7 @@
 //! Read-only connections: reads a file while another process may be writing it.
 //!
-//! SQLite itself needs two small files beside a file in WAL mode; a reader that is the only one
-//! removes them when it ends. A WAL that a crash left is read and stays.
+//! SQLite itself needs two small files beside a file in WAL mode, which the last reader removes
+//! when it ends. A WAL that a crash has left is read, and is kept.
 //!
 //! **Invariant:** a connection never changes the contents of a file, and never prevents the start
 //! of a router.
@@ -18,7 +18,8 @@ use diesel_migrations::EmbeddedMigrations;
 use super::connection::{OpenError, uri};
 use super::schema_state::SchemaState;
 
-/// Settings of every connection of a view. The timeout is for a writer that recovers a WAL.
+/// Settings of every read-only connection. The timeout lets it wait for a writer that is recovering
+/// a WAL.
 const PRAGMAS: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=2000; PRAGMA trusted_schema=OFF;
     PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-4096";
 
@@ -37,8 +38,8 @@ pub(super) fn connect_read_only(path: &Path) -> Result<SqliteConnection, OpenErr
     if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Err(OpenError::foreign(path, "the file is missing or empty"));
     }
-    // The last reader with write access folds the WAL into the file when it ends. A WAL that a
-    // crash left must stay; an empty one is better removed.
+    // The last connection with write access checkpoints the WAL into the file when it is closed. A
+    // WAL that a crash has left must be kept, but an empty one is better removed.
     let wal_bytes = fs::metadata(wal_file(path)).map_or(0, |file| file.len());
     let mode = if wal_bytes > 0 { "mode=ro" } else { "mode=rw" };
     match connect(path, mode) {

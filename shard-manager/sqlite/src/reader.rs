@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the
 //! file.
-//! **Not here:** the thread of a read (`shard`), merging over shards (`result_rows`).
+//! **Not here:** the thread that executes a read (`shard`), merging the results of several shards
+//! (`result_rows`).
 
 mod connection;
 mod places;
@@ -30,17 +31,17 @@ use model::stats::{PoolStats, SizeEstimate};
 pub(super) use places::POOL_WAIT;
 use places::PoolPlaces;
 
-/// Number of connections to one node for point reads, and the same number for reads that may visit
-/// many rows: without connections of their own, the short reads would wait for the long ones.
+/// Maximum number of connections to one node in each of its two pools. One pool is for point reads
+/// and the other for reads that may visit many rows, so that short reads do not wait for long ones.
 const READERS_MAX: u32 = 4;
-/// Time for which an idle reader is kept.
+/// Time after which an idle connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Maximum number of bytes of an answer that is read on the caller's own thread. A larger answer is
-/// read on another thread.
+/// Maximum size in bytes of a result that is read on the thread of the request itself. A larger
+/// result is read on a thread that may block.
 const INLINE_BYTES_MAX: usize = 128 << 10;
 
-/// The thread that opens and closes connections for all pools; each pool would otherwise start
-/// three.
+/// The one thread that opens and closes connections for all pools; without it, each pool would
+/// start three threads.
 #[derive(Clone)]
 pub struct Housekeeping(Arc<ScheduledThreadPool>);
 
@@ -51,7 +52,7 @@ impl Housekeeping {
     }
 }
 
-/// The pools of one node.
+/// The two connection pools of one node: one for point reads, one for all other reads.
 #[derive(Clone)]
 pub struct ReaderPool {
     shard: String,
@@ -59,22 +60,23 @@ pub struct ReaderPool {
     source: ReaderSource,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
-    /// Places of both pools, which tenants share.
+    /// Divides the connections of both pools fairly among tenants.
     places: PoolPlaces,
-    /// Number of reads that wait because no connection was free.
+    /// Number of reads that are waiting because no connection is free.
     waiting: Arc<AtomicUsize>,
 }
 
-/// File of a node, as its readers share it with its writer or its applier.
+/// Facts about a node's file that its readers share with its writer or its applier.
 #[derive(Clone, Debug, Default)]
 pub struct ReaderSource {
-    /// Check of the primary's file: another file of the same name is never read.
+    /// Check that the path of the primary's file still leads to the file that is open, so that
+    /// another file is never read; `None` for a replica.
     pub file_check: Option<Arc<OpenFileCheck>>,
-    /// The slots that the shard of the file owns.
+    /// Slots that the shard of the file owns.
     pub ownership: Arc<SlotOwnership>,
 }
 
-/// Upper bound of the changes that a read of this node may have seen.
+/// Upper bound for the position of the changes that a read of this node may have seen.
 #[derive(Clone)]
 pub struct VisibleBound {
     replication: Arc<ReplicationState>,
@@ -92,7 +94,8 @@ impl VisibleBound {
         Self { replication: Arc::clone(replication), replica: Some(index) }
     }
 
-    /// Returns the bound, after the read; `None` if only the file contains it.
+    /// Returns the bound; must be called after the read. Returns `None` while a commit is in
+    /// progress, when the position must be read from the file.
     fn seen(&self) -> Option<u64> {
         match self.replica {
             Some(index) => Some(self.replication.replicas().visible_bound(index)),
@@ -102,8 +105,8 @@ impl VisibleBound {
 }
 
 impl ReaderPool {
-    /// Creates the pools for the file of a node that only other processes change. The first
-    /// connection is opened now, the others on demand.
+    /// Creates the pools for a node's file that has no writer in this process. The first connection
+    /// is opened at once, the others on demand.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened.
@@ -117,7 +120,7 @@ impl ReaderPool {
         Self::open_on(source, (shard, path), visible_bound, housekeeping)
     }
 
-    /// Opens readers of the file that a writer or an applier has open.
+    /// Creates the pools for a file that a writer or an applier of this process has open.
     ///
     /// # Errors
     /// Errors of [`ReaderPool::open`].
@@ -156,11 +159,11 @@ impl ReaderPool {
         &self.visible_bound.replication
     }
 
-    /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the
-    /// answer is large.
+    /// Reads the rows of a key if a connection is free now. Returns `None` if all connections are
+    /// busy, or if the result is too large for the thread of the request.
     pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {
         let mut reader = self.by_key.try_get()?;
-        // A point read is short whatever its deadline.
+        // A point read is so short that it needs no deadline.
         match self.checked(reader.read(query, scope, INLINE_BYTES_MAX)) {
             Ok(Ok(read)) if read.rows.bytes() > INLINE_BYTES_MAX => None,
             Ok(Ok(read)) => Some(self.with_position(&mut reader, read)),
@@ -172,19 +175,19 @@ impl ReaderPool {
     fn with_position(&self, reader: &mut Reader, read: OwnedRows) -> Result<NodeRows, Error> {
         let position = match self.visible_bound.seen() {
             Some(position) => position,
-            // A commit is in progress. The position is read from the file after the rows, so it
-            // bounds the changes that the read has seen.
+            // A commit is in progress. The position is read from the file after the rows, so no
+            // change that the read has seen is above it.
             None => self.checked(reader.position())?,
         };
         let position = self.visible_bound.replication.timeline().position(position);
         Ok(NodeRows { rows: read.rows, position, owned: read.owned })
     }
 
-    /// Reads until `deadline` on a connection that becomes free within `wait`. Blocks. Rows of a
-    /// whole shard come with the values by which they are merged.
+    /// Waits up to `wait` for a free connection, and reads until `deadline` at most. Blocks. A read
+    /// of a whole shard also returns the values by which the rows of several shards are merged.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`] if no connection did; [`Error::DeadlinePassed`];
+    /// [`Error::PoolExhausted`] if no connection became free; [`Error::DeadlinePassed`];
     /// [`Error::ShardUnavailable`] if the file cannot be read; [`Error::AnswerTooLarge`];
     /// [`Error::SlotRefused`] if the shard does not own the slot of the one key that is read.
     pub fn read(
@@ -216,8 +219,8 @@ impl ReaderPool {
         self.checked(reader.probe())
     }
 
-    /// Returns the rows (as counted by the writer) and bytes (summed over the pages in use) of each
-    /// table. Blocks, and visits every page, so it should be called seldom.
+    /// Returns, for each table, the number of rows as counted by the writer and the size in bytes,
+    /// summed over its pages. Blocks, and visits every page, so it should be called rarely.
     ///
     /// # Errors
     /// Errors of [`ReaderPool::read`].
@@ -279,8 +282,8 @@ impl ReaderPool {
             tracing::error!(shard = %self.shard, %error, "a read failed");
             match DbErrorKind::of(&error) {
                 DbErrorKind::Other => Error::Internal,
-                // The space for temporary files is full, which does not mean that the space of the
-                // shard is.
+                // The disk for temporary files is full, which does not mean that the shard's own
+                // disk is full.
                 DbErrorKind::Full => Error::ShardUnavailable { shard: self.shard.clone() },
                 kind @ (DbErrorKind::Constraint(_) | DbErrorKind::Unusable) => {
                     kind.error(&self.shard)

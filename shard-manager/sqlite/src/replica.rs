@@ -1,10 +1,11 @@
 //! Replica: one replica of an embedded shard, and the thread that maintains it.
 //!
 //! The thread attaches (opens the file, or creates it from a snapshot of the primary), catches up,
-//! and then applies new entries of the primary's log. Failed work is retried after increasing
-//! pauses.
+//! and then applies new entries of the primary's change log. Failed work is retried after
+//! increasing pauses.
 //!
-//! **Invariant:** the replica is reported as following only after it has caught up once.
+//! **Invariant:** the state of the replica becomes `Following` only after the replica has caught up
+//! once.
 //! **Not here:** applying an entry (`applier`), the choice of a replica for a read (`replica_set`).
 
 mod delay;
@@ -34,53 +35,55 @@ use delay::Delay;
 use failure::{ReplicaFailure, is_lost};
 use pauses::RETRY_FIRST;
 
-/// Longest time between two syncs of a replica. The log keeps the entries that were applied but not
-/// synced.
+/// Longest time for which a replica has applied entries without a sync. The primary's log keeps
+/// entries that were applied but not yet synced.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// Number of batches after which a replica is synced before [`SYNC_EVERY`] has passed.
+/// Number of unsynced batches after which a replica is synced even if [`SYNC_EVERY`] has not
+/// passed.
 const SYNC_EVERY_BATCHES: u64 = 256;
-/// Longest time for which a stopping router lets a replica catch up.
+/// Longest time for which a router that is shutting down lets a replica catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
-/// Pause after each transaction while no request waits for the replica: batches gather meanwhile,
-/// and under load several are applied in one transaction, for half the cost. The first batch after
-/// an idle period is applied at once.
+/// Pause after each transaction while no request waits for the replica. New batches accumulate
+/// meanwhile, so that under load several are applied in one transaction, at half the cost. The
+/// first batch after an idle period is applied at once.
 const GATHER: Duration = Duration::from_millis(10);
-/// Interval at which a paused or delayed replica checks if it may continue.
+/// Interval at which a paused or delayed replica checks whether it may continue.
 const PAUSED_POLL: Duration = Duration::from_millis(5);
 
 /// Settings of a replica.
 pub struct ReplicaSpec {
     /// Name of the node, such as `shard1-replica1`.
     pub node: String,
-    /// The shard.
+    /// Name of the shard.
     pub shard: String,
-    /// The primary's file.
+    /// Path of the primary's file.
     pub primary: PathBuf,
-    /// Check that the name of the primary's file still leads to that file.
+    /// Check that the path of the primary still leads to the file that is open.
     pub file_check: Arc<OpenFileCheck>,
-    /// The replica's file.
+    /// Path of the replica's file.
     pub file: PathBuf,
     /// True if the replica's file may be used; otherwise it is rebuilt.
     pub usable: bool,
     /// Index of the replica in its shard, from 0.
     pub index: usize,
-    /// True if its rows are known to be wrong: they are not read.
+    /// True if the replica's rows are known to be wrong, so that they must not be read.
     pub condemned: bool,
-    /// True if rows of the primary may be wrong: the replica is not rebuilt from it.
+    /// True if rows of the primary may be wrong, so that the replica must not be rebuilt from the
+    /// primary.
     pub source_in_doubt: bool,
 }
 
 /// A running replica.
 pub struct FileReplica {
     node: String,
-    /// Pauses or delays the applier.
+    /// Injects faults: pauses, delays or cuts off the replica.
     pub fault_injector: Arc<FaultInjector>,
     readers: ArcSwapOption<FileReader>,
-    /// True after a failed read, until the file was checked.
+    /// True after a failed read, until the file has been checked.
     suspected: AtomicBool,
-    /// True if its rows are wrong, so that it must not be read.
+    /// True if the replica's rows are known to be wrong, so that they must not be read.
     condemned: AtomicBool,
-    /// True if it must be rebuilt.
+    /// True if a rebuild was requested and has not begun.
     rebuild_requested: AtomicBool,
     /// True if rows of the primary may be wrong, so that no replica may be rebuilt from it.
     source_in_doubt: AtomicBool,
@@ -141,18 +144,20 @@ impl FileReplica {
         self.readers.load_full()
     }
 
-    /// Records a failed read: the thread checks the file, and rebuilds it if it is damaged.
+    /// Records a failed read. The replica's thread then checks the file, and rebuilds it if it is
+    /// damaged.
     pub fn suspect(&self) {
         self.suspected.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Stops reads from the replica because its rows are wrong. It continues to follow its primary.
+    /// Stops reads from the replica because its rows are wrong. The replica continues to follow its
+    /// primary.
     pub fn stop_reads(&self) {
         self.condemned.store(true, Ordering::SeqCst);
     }
 
-    /// Allows reads from the replica again because all its rows are right.
+    /// Allows reads from the replica again because its rows are no longer known to be wrong.
     pub fn allow_reads(&self) {
         self.condemned.store(false, Ordering::SeqCst);
     }
@@ -163,7 +168,7 @@ impl FileReplica {
         self.wake();
     }
 
-    /// Sets whether rows of the primary may be wrong. While they may be, the replica is not
+    /// Records if rows of the primary may be wrong. As long as they may be, the replica is not
     /// rebuilt, because its own rows may be the right ones.
     pub fn set_source_in_doubt(&self, in_doubt: bool) {
         if self.source_in_doubt.swap(in_doubt, Ordering::SeqCst) != in_doubt {
@@ -186,19 +191,20 @@ impl FileReplica {
             && self.fault_injector.fault().mode != NodeMode::Cut
     }
 
-    /// Lets the replica catch up for a moment, closes its file and ends its thread. Blocks.
+    /// Lets the replica catch up for a short time, closes its file and ends its thread. Blocks
+    /// until the thread has ended.
     pub fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             self.stopping.store(true, Ordering::SeqCst);
             thread.thread().unpark();
-            // An error means that the thread panicked, which was logged then.
+            // An error means that the thread has panicked, and the panic was already logged.
             let _ = thread.join();
         }
     }
 }
 
-/// State of the thread.
+/// State of a replica's thread.
 struct ReplicaThread {
     spec: ReplicaSpec,
     usable: bool,
@@ -207,23 +213,23 @@ struct ReplicaThread {
     housekeeping: Housekeeping,
     applier: Option<Applier>,
     retry: Duration,
-    /// Time before which no work is attempted, even if the thread is woken.
+    /// Time before which no work is attempted after a failure, even if the thread is woken.
     not_before: Instant,
     synced_at: Instant,
-    /// Time of the last check that the name of the file still leads to it.
+    /// Time of the last check that the replica's path still leads to the file that is open.
     looked_at: Instant,
-    /// Identities of the open file and its WAL.
+    /// Inodes of the open file and its WAL.
     attached_to: [Option<Inode>; 2],
     delay: Delay,
 }
 
-/// Next action of the thread.
+/// Next action of a replica's thread.
 enum Next {
     /// Continues at once.
     Work,
     /// Waits briefly for more entries, unless a request waits for the replica.
     Gather,
-    /// Waits to be woken, for at most this time.
+    /// Waits for at most this time, unless it is woken earlier.
     Rest(Duration),
 }
 
@@ -275,7 +281,7 @@ impl ReplicaThread {
 
     fn work(&mut self) -> Result<Next, ReplicaFailure> {
         if self.spec.file_check.loss().is_some() {
-            // The name of the primary's file may lead to another file.
+            // The primary's path may now lead to a different file.
             return Ok(Next::Rest(SYNC_EVERY));
         }
         if self.replica.suspected.load(Ordering::SeqCst) {
@@ -314,8 +320,8 @@ impl ReplicaThread {
         Ok(next)
     }
 
-    /// Abandons files whose names lead to other files: changes applied to them are lost when the
-    /// process ends.
+    /// Abandons the open file after its path has come to lead to another file or to none. Changes
+    /// applied to such a file are lost when the process ends.
     fn leave(&mut self) -> Next {
         let node = &self.spec.node;
         tracing::error!(%node, "the file of a replica was removed or replaced; it is rebuilt");
@@ -323,7 +329,7 @@ impl ReplicaThread {
         Next::Work
     }
 
-    /// Opens the replica's file, after rebuilding it if it cannot be used.
+    /// Opens the replica's file, and rebuilds it first if it cannot be used.
     fn attach(&mut self) -> Result<(), OpenError> {
         let spec = &self.spec;
         spec.file_check.check()?;
@@ -352,8 +358,8 @@ impl ReplicaThread {
         Ok(())
     }
 
-    /// Waits until no reader has the old file open, because SQLite finds the WAL of a file by the
-    /// file's name, which the new file takes. Returns early if the replica is stopped.
+    /// Waits until no reader has the old file open. SQLite finds the WAL of a file by the file's
+    /// path, and the new file will have the same path. Returns early if the replica is stopped.
     fn close_readers(&self) {
         let Some(readers) = self.replica.readers.swap(None) else { return };
         let readers = {
@@ -367,7 +373,8 @@ impl ReplicaThread {
         }
     }
 
-    /// Applies one transaction of entries, or syncs, if there is anything to do.
+    /// Applies the next entries in one transaction; if there are none, syncs the file if that is
+    /// due.
     fn apply(&mut self) -> Result<Next, ApplyError> {
         let Self { spec, replication, applier, attached_to, .. } = self;
         let Some(applier) = applier else { return Ok(Next::Work) };
@@ -409,8 +416,8 @@ impl ReplicaThread {
         self.rest(position, !delay.is_zero())
     }
 
-    /// Syncs if that is due, or else returns the time to rest. Called when there is nothing to
-    /// apply.
+    /// Syncs the file if that is due, and otherwise returns how long the thread may rest. Called
+    /// when there is nothing to apply.
     fn rest(&mut self, position: u64, delayed: bool) -> Result<Next, ApplyError> {
         let Self { spec, replication, applier, attached_to, .. } = self;
         let since = self.synced_at.elapsed();
@@ -433,7 +440,7 @@ impl ReplicaThread {
         }))
     }
 
-    /// Checks the file after a failed read.
+    /// Checks the file after a failed read, and closes it for a rebuild if it is damaged.
     fn examine(&mut self) {
         let Err(cause) = check::quick(&self.spec.file) else { return };
         let node = &self.spec.node;
@@ -441,12 +448,12 @@ impl ReplicaThread {
             tracing::error!(%node, %cause, "a replica is damaged and is rebuilt");
             self.detach();
         } else {
-            // The next failed read requests the next check.
+            // The file is checked again after the next failed read.
             tracing::warn!(%node, %cause, "a replica could not be checked after a failed read");
         }
     }
 
-    /// Closes the file, which will be rebuilt.
+    /// Closes the file so that it is rebuilt.
     fn detach(&mut self) {
         self.replication.replicas().set_state(self.spec.index, ReplicaState::Building);
         self.applier = None;
@@ -454,7 +461,7 @@ impl ReplicaThread {
     }
 }
 
-/// Returns the identities of the file at a path and of its WAL.
+/// Returns the inodes of the file at a path and of its WAL; `None` for a file that does not exist.
 fn inodes(path: &Path) -> [Option<Inode>; 2] {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");

@@ -1,4 +1,5 @@
-//! Row hash: a row, or some of its columns, as one number, to compare it with another file's copy.
+//! Row hash: computes the hash of a row, or of some of its columns, to compare it with the same row
+//! in another file.
 //!
 //! **Invariant:** two rows of one table have the same hash if and only if they are equal, except
 //! for one case in 2^128.
@@ -23,7 +24,7 @@ pub(super) fn row_hash(bytes: &mut Vec<u8>, row: &RowView<'_, '_>, table: &Table
 /// Hash of some columns: each value with its kind and its length, so that different rows never have
 /// the same bytes.
 ///
-/// Texts are hashed as stored: a damaged one may not be UTF-8.
+/// Strings are hashed as stored, because a string in a damaged file may not be valid UTF-8.
 pub(super) fn hash_columns(
     bytes: &mut Vec<u8>,
     row: &RowView<'_, '_>,

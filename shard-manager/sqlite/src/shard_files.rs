@@ -1,12 +1,12 @@
 //! Shard files: opens the files of shards that join an open cluster, and releases those of shards
 //! that retire.
 //!
-//! The catalog lists a joining shard, durably, before its first file is created. So a file that has
-//! the name of a new shard before the shard is listed was not created by the join, and is left as
-//! it is.
+//! The catalog durably lists a joining shard before the shard's first file is created. A file that
+//! already has the name of the new shard before then was not created by the join, and is left
+//! unchanged.
 //!
-//! **Invariant:** a shard serves only when its files have durable names; the files of a shard that
-//! has retired stay where they are.
+//! **Invariant:** a shard serves requests only after the directory entries of its files are
+//! durable; the files of a retired shard stay where they are.
 //! **Not here:** the steps of a join (`cluster`), the order in which files are opened
 //! (`shard_opening`).
 
@@ -32,8 +32,8 @@ use super::listed_indexes;
 use super::node_view;
 use super::shard_opening::{FileShard, Origin, ShardOpener};
 
-/// Free bytes that each file of a new shard needs: more than an empty file with its WAL has, so
-/// that the first writes have room as well.
+/// Number of free bytes that each file of a new shard needs. It is larger than an empty file with
+/// its WAL, so that there is also room for the first writes.
 const FILE_BYTES: u64 = 4 << 20;
 
 /// Files of the shards of an open cluster.
@@ -41,16 +41,16 @@ pub(super) struct ShardFiles {
     opener: ShardOpener,
     background: Background,
     catalog: PathBuf,
-    /// Map in force.
+    /// Shard map in force.
     map: Arc<PublishedMap>,
-    /// True once no file may be opened any more.
+    /// True once the cluster is closing, so that no more files may be opened.
     closed: Arc<AtomicBool>,
     /// Locked while the files of a shard are opened.
     turn: Mutex<()>,
 }
 
 impl ShardFiles {
-    /// Takes over the opened files. The map is that of this catalog.
+    /// Takes over the opened files. The shard map comes from the catalog.
     pub(super) fn new(
         opener: ShardOpener,
         background: Background,
@@ -95,7 +95,7 @@ impl ShardFiles {
             return Err(NewShardRefusal::Unsuitable { place, cause });
         }
         if self.newest_map().topology().find(&shard.name).is_some() {
-            // Its files are created by the join.
+            // The shard is already listed as joining, so its files were created by the join.
             return Ok(());
         }
         let replicas = (0..Topology::REPLICAS_MAX).map(|i| self.opener.replica(&shard.name, i));
@@ -123,11 +123,11 @@ impl ShardFiles {
         Err(NewShardRefusal::NotEmpty { place, contents })
     }
 
-    /// Opens the files of a listed shard, with these tables and their indexes, and delivers the
-    /// shard. Blocks.
+    /// Opens the files of a listed shard, creates these tables and their indexes in them, and sends
+    /// the opened shard to the receiver. Blocks.
     ///
     /// # Errors
-    /// A [`NewShardRefusal`] is sent in place of the shard; nothing is open then.
+    /// A [`NewShardRefusal`] is sent instead of the shard; no file is left open then.
     pub(super) fn open(
         self: Arc<Self>,
         number: ShardNumber,
@@ -135,7 +135,7 @@ impl ShardFiles {
         opened: oneshot::Sender<Result<Unclaimed, NewShardRefusal>>,
     ) {
         let files = Arc::clone(&self);
-        // Held until the shard is handed over, or closed because nothing waits for it any more.
+        // Held until the shard was handed over, or was closed because the request for it has ended.
         let _turn = self.lock();
         let folder = &self.opener.folder;
         let shard = self.open_files(number, tables);
@@ -153,7 +153,7 @@ impl ShardFiles {
 
     fn open_files(&self, number: ShardNumber, tables: &Registry) -> Result<FileShard, OpenError> {
         if self.closed.load(Ordering::Acquire) {
-            // Another process may own the folder by now.
+            // The cluster is closing, so another process may already own the folder.
             return Err(OpenError::Conflict("the router ends".to_owned()));
         }
         let map = self.newest_map();
@@ -163,7 +163,7 @@ impl ShardFiles {
         let origin = if *state == ShardState::Joining { Origin::Joining } else { Origin::Existing };
         let found = self.opener.find((number, name), &map, origin)?;
         let last = match origin {
-            // A timeline recorded under this name belongs to a shard that has retired.
+            // A timeline that is recorded under this name belongs to an earlier, retired shard.
             Origin::Joining | Origin::NewCluster => None,
             Origin::Existing => catalog::timeline_of(&self.catalog, name)?,
         };
@@ -190,7 +190,8 @@ impl ShardFiles {
     }
 }
 
-/// Shard that was opened. It is closed if the request for it has ended.
+/// Opened shard that was not yet received. If it is dropped, because the request for it has ended,
+/// the shard is closed.
 pub(super) struct Unclaimed {
     shard: Option<OpenedShard>,
     number: ShardNumber,
@@ -213,7 +214,7 @@ impl Drop for Unclaimed {
     }
 }
 
-/// Returns the changes after which a shard has all of these tables.
+/// Returns the changes that create all of these tables on a shard.
 pub(super) fn tables_of(tables: &Registry) -> Vec<SchemaChange> {
     tables.tables().map(|table| SchemaChange::Make(Arc::clone(table))).collect()
 }

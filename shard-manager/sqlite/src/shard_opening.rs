@@ -1,10 +1,11 @@
-//! Shard opening: opens the files of one shard, at a start of the cluster and while it is served.
+//! Shard opening: opens the files of one shard, either at the start of the cluster or when a shard
+//! joins a running cluster.
 //!
 //! ```text
 //!   find: files are checked ──▶ begin: timeline, tables ──▶ start: writer, readers, replicas
 //! ```
-//! A start finds all shards before it begins the first one, so that a refused start leaves no
-//! trace.
+//! A start carries out the step `find` for all shards before the step `begin` for the first one, so
+//! that a refused start leaves no trace.
 //!
 //! **Invariant:** an opened shard has all its files, and each belongs to its node.
 //! **Not here:** the tables that all shards agree on (`open`), background work on open files
@@ -45,13 +46,13 @@ use super::writer::SqliteWriter;
 pub(super) struct ShardOpener {
     /// The data directory.
     pub(super) folder: PathBuf,
-    /// Id of the cluster, which every file repeats.
+    /// Id of the cluster, which is also stored in every file.
     pub(super) cluster_id: String,
     /// Number of replicas of each shard.
     pub(super) replicas: usize,
-    /// Thread of the connections of all readers.
+    /// Thread that opens and closes the connections of all readers.
     pub(super) housekeeping: Housekeeping,
-    /// Faults of copies that an earlier process found.
+    /// Record of the faults in copies that earlier processes found.
     pub(super) record: Arc<DoubtRecord>,
 }
 
@@ -71,7 +72,7 @@ pub(super) struct FoundShard {
     pub(super) name: String,
     primary: PathBuf,
     position: u64,
-    /// The replicas' files; true if the file may be used as it is.
+    /// Files of the replicas, each with true if the file may be used as it is.
     replicas: Vec<(PathBuf, bool)>,
     tables: Registry,
     made: BTreeSet<String>,
@@ -94,7 +95,7 @@ pub(super) struct FileShard {
 }
 
 impl FoundShard {
-    /// Takes the tables out, for their comparison with those of other shards.
+    /// Takes the declared tables out, so that they can be compared with those of other shards.
     pub(super) fn declared(&mut self) -> Declared<'_> {
         let (tables, made) = (std::mem::take(&mut self.tables), std::mem::take(&mut self.made));
         Declared { shard: &self.name, tables, made }
@@ -112,7 +113,7 @@ impl ShardOpener {
         replica_file(&self.folder, shard, index)
     }
 
-    /// Migrates and checks the files of a shard. A new file gets its slots.
+    /// Migrates and checks the files of a shard. A new file receives the slots that the shard owns.
     ///
     /// # Errors
     /// [`OpenError`] if a file is missing or foreign, or cannot be used.
@@ -129,7 +130,7 @@ impl ShardOpener {
         let identity = FileIdentity { cluster_id, shard: name, slots, table_groups };
         let prepare = || shard_file::prepare(&primary, &identity, origin != Origin::Existing);
         let prepared = match prepare() {
-            // A power failure may leave any bytes in a file that was being created.
+            // A power failure may leave arbitrary bytes in a file that was being created.
             Err(OpenError::Database { cause, .. })
                 if origin == Origin::Joining && is_damage(&cause) =>
             {
@@ -150,9 +151,10 @@ impl ShardOpener {
         Ok(FoundShard { name: name.to_owned(), primary, position, replicas, tables, made })
     }
 
-    /// Begins a timeline, and then changes the tables: the contents of the file before the change
-    /// show whether it was a replica's. `last` is the timeline that the shard began before, as far
-    /// as is known. The shard becomes the owner of those new slots of which it has no record.
+    /// Begins a timeline, and then changes the tables. This order matters because only the contents
+    /// before the changes show if the file was a replica's. `last` is the latest timeline that the
+    /// shard is known to have begun. The shard becomes the owner of those new slots of which its
+    /// file has no record.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be written, or a change does not fit it.
@@ -216,8 +218,8 @@ fn remove_unfinished(primary: &Path) -> Result<(), OpenError> {
 }
 
 /// Opens a shard's files for writing and reading, and starts its replicas. `replicas` contains each
-/// replica's file, and true if the file may be used as it is. `copy_faults` are those of an earlier
-/// process about the copies.
+/// replica's file, with true if the file may be used as it is. `copy_faults` are the faults in the
+/// copies that earlier processes found.
 fn open_shard(
     name: &str,
     primary: &Path,
@@ -289,7 +291,7 @@ fn open_shard(
     Ok(FileShard { opened, file_check, replicas: started })
 }
 
-/// Returns the findings about a copy of a shard: those that an earlier process has left.
+/// Returns the findings about a copy of a shard that an earlier process has recorded.
 fn findings_of(
     shard: &str,
     copy: usize,
@@ -308,8 +310,8 @@ fn findings_of(
     Arc::new(findings)
 }
 
-/// Returns the access of moves to a shard. It has only a reader: changes go through the lane of the
-/// writer.
+/// Returns the interface through which moves access a shard. It contains only a reader, because
+/// changes go through the write lane, the queue of the shard's writer.
 fn moves_of(writer: &SqliteWriter, place: (&str, &Path)) -> ShardMoves {
     let slots = writer.slots();
     let shared = (&slots.gate, &slots.compared);

@@ -1,15 +1,17 @@
-//! Slot change: changes the slots that the shard of a file owns, as one step of its change log.
+//! Slot change: changes which slots a shard owns or fences, in its file. A fenced slot is owned,
+//! but accepts no writes for a limited time.
 //!
-//! A primary changes the states of the slots, the numbers of rows, the generation, the change log
-//! and the position in one transaction. A replica does the same when it reads the line
-//! (`slot_line`).
+//! A primary changes the states of the slots, the numbers of rows, the generation of slots and its
+//! position in one transaction, which also appends a line to the change log (`slot_line`). A
+//! replica makes the same changes when it replays that line.
 //!
-//! The rows of a slot that is handed over stay in the file. They are *foreign* from then on: they
-//! are not read, written or counted in `tessera_counts`, but in `tessera_foreign_counts`. Only the
-//! rows of the slots that change are counted for that.
+//! The rows of a slot that is handed over to another shard stay in the file. From then on they are
+//! *foreign*: they are neither read nor written, and are counted in `tessera_foreign_counts`
+//! instead of `tessera_counts`. To update both tables, only the rows of the slots that change are
+//! counted.
 //!
-//! **Invariant:** the generation is the position at which the owned slots last changed; a fence
-//! does not change them.
+//! **Invariant:** the generation of slots is the position at which the set of owned slots last
+//! changed; a fence does not change it.
 //! **Not here:** the transaction and its commit (`writer/slot_change`, `applier`), the effects on
 //! reads (`owned_slots`).
 
@@ -39,12 +41,12 @@ pub(super) struct SlotsChanged {
     pub(super) counters: Counters,
     /// Bytes that were appended to the log; 0 if there was nothing to change.
     pub(super) logged: u64,
-    /// The owned slots after the change, if others are owned than before.
+    /// The owned slots after the change; `None` if the set of owned slots is the same as before.
     pub(super) owned: Option<OwnedSlots>,
 }
 
-/// Carries out a change on a primary, inside a transaction, and logs it. Returns the slots that the
-/// shard does not own, if the change needs them: nothing was changed then.
+/// Carries out a change on a primary, inside a transaction, and logs it. If the shard does not own
+/// all slots that the change requires, returns the missing slots and changes nothing.
 pub(super) fn change_and_log(
     connection: &mut SqliteConnection,
     mut counters: Counters,
@@ -70,8 +72,8 @@ pub(super) fn change_and_log(
     Ok(Ok(SlotsChanged { counters, logged: line.len() as u64, owned }))
 }
 
-/// Assigns to the shard of a primary's file those of some slots that it has no record of, at a
-/// start that adds table groups. Returns the position of the file.
+/// Makes the shard of a primary's file the owner of those of the given slots of which the file has
+/// no record. Called when a start adds table groups. Returns the position of the file.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be written.
@@ -89,8 +91,8 @@ pub(super) fn settle(path: &Path, slots: &SlotSet) -> Result<u64, OpenError> {
     Ok(position as u64)
 }
 
-/// Returns the slots whose state the change affects, or, as an error, the slots that the shard
-/// would have to own.
+/// Returns the slots whose state the change affects. The error contains slots that the shard does
+/// not own, but would have to own.
 fn changing_slots(
     connection: &mut SqliteConnection,
     change: &SlotChange,
@@ -135,7 +137,8 @@ fn line(
         SlotStep::Release => SlotLine::Owned { ranges, version: counters.version },
         SlotStep::HandOver { to } => SlotLine::moved(slots, to),
         SlotStep::TakeOver => {
-            // Rows that were copied to the shard have versions of another shard.
+            // Rows that were copied to this shard have versions that another shard assigned, which
+            // may be higher.
             let version = highest_version(connection, slots)?.max(counters.version);
             SlotLine::Owned { ranges, version }
         }
@@ -143,7 +146,7 @@ fn line(
 }
 
 /// Carries out a line at this position of the log, inside a transaction. Returns the owned slots
-/// after it, if others are owned than before.
+/// after the change; `None` if the set of owned slots is the same as before.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     line: &SlotLine,
@@ -177,7 +180,7 @@ pub(super) fn apply(
     OwnedSlots::load(connection).map(Some)
 }
 
-/// Counts the rows of slots as own rows, because the shard owns the slots from now on.
+/// Adds the rows of slots to the counts of own rows, because the shard owns the slots from now on.
 fn count_as_own(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
     each_count(connection, slots, |connection, table, rows| {
         run(connection, sql::ADD_ROWS, &[Bind::Text(table), Bind::Int(rows)])?;
@@ -185,7 +188,8 @@ fn count_as_own(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResu
     })
 }
 
-/// Counts the rows of slots as foreign rows from now on.
+/// Moves the rows of slots to the counts of foreign rows, because the shard no longer owns the
+/// slots.
 fn count_as_foreign(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
     each_count(connection, slots, |connection, table, rows| {
         run(connection, sql::SUBTRACT_ROWS, &[Bind::Text(table), Bind::Int(rows)])?;

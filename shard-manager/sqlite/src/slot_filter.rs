@@ -1,7 +1,8 @@
 //! Slot filter: leaves out of a scan the rows whose slots the shard does not own.
 //!
-//! A scan of a file with such rows calls `tessera_owns(slot)` for each row, so its text does not
-//! depend on the slots. Other scans do not call the function.
+//! A scan of a file with such rows calls the SQL function `tessera_owns(slot)` for each row, so
+//! that the SQL of the scan does not depend on the slots. Scans of other files do not call the
+//! function.
 //!
 //! **Not here:** the owned slots (`owned_slots`).
 

@@ -1,12 +1,12 @@
-//! Slot line: a change of slots in the change log.
+//! Slot line: the format in which a change of slots is written to the change log.
 //!
 //! ```text
 //! {"slots":"fenced","ranges":[[0,63],[100,100]],"since":"2026-…","until":"2026-…"}
 //! {"slots":"owned","ranges":[[0,63]],"version":7313}
 //! {"slots":"moved","ranges":[[0,63]],"to":2}
 //! ```
-//! Such a line is alone in its entry. It lists only slots whose state the entry changed, with their
-//! state after it.
+//! A slot line is the only line of its entry. It lists only slots whose state has changed, with
+//! their new state.
 //!
 //! **Invariant:** an entry that begins like a slot line is one, or it cannot be read.
 //! **Not here:** the effects of a line on a file (`slot_change`).
@@ -23,11 +23,11 @@ const LINE_START: &[u8] = b"{\"slots\":";
 /// First and last slot of each range.
 pub(super) type Ranges = Vec<(u16, u16)>;
 
-/// State that slots have from a position of the log on.
+/// New state of some slots, which they have from this entry of the log on.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(tag = "slots", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum SlotLine {
-    /// The shard owns the slots, and accepts no writes of them between two times.
+    /// The shard owns the slots, but accepts no writes of them from `since` until `until`.
     Fenced {
         /// The slots.
         ranges: Ranges,
@@ -40,7 +40,8 @@ pub(super) enum SlotLine {
     Owned {
         /// The slots.
         ranges: Ranges,
-        /// Lower bound of the counter of versions: no row of the slots has a higher version.
+        /// Minimum for the shard's counter of row versions: no row of the slots has a higher
+        /// version.
         version: i64,
     },
     /// The slots belong to another shard.
@@ -61,12 +62,12 @@ pub(super) struct SlotColumns {
 }
 
 impl SlotLine {
-    /// Creates the line of slots that belong to another shard from now on.
+    /// Creates the line for slots that belong to another shard from now on.
     pub(super) fn moved(slots: &SlotSet, to: ShardNumber) -> Self {
         Self::Moved { ranges: slots.ranges(), to: to.0 }
     }
 
-    /// Returns the slots; fails if some do not exist.
+    /// Returns the slots of the line; fails if one of the numbers is not that of a slot.
     pub(super) fn slots(&self) -> QueryResult<SlotSet> {
         let (Self::Fenced { ranges, .. } | Self::Owned { ranges, .. } | Self::Moved { ranges, .. }) =
             self;
@@ -75,7 +76,7 @@ impl SlotLine {
         slots.ok_or_else(|| unreadable("the change log names a slot that does not exist"))
     }
 
-    /// Returns the lower bound of the counter of versions; 0 if the line has none.
+    /// Returns the minimum for the shard's counter of row versions; 0 if the line has none.
     pub(super) fn version(&self) -> i64 {
         match self {
             Self::Owned { version, .. } => *version,
@@ -88,7 +89,7 @@ impl SlotLine {
         !matches!(self, Self::Moved { .. })
     }
 
-    /// Returns the columns of the slots.
+    /// Returns the values of the columns of `tessera_slots` for the slots of the line.
     pub(super) fn columns(&self) -> SlotColumns {
         let (fenced_at, until, moved_to) = (None, None, None);
         match self {

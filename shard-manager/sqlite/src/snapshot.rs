@@ -1,9 +1,9 @@
 //! Snapshot: creates the file of a replica from that of its primary while the primary is written
 //! to.
 //!
-//! `VACUUM INTO` reads one snapshot of the primary and writes it as a new file; rows and position
-//! are of the same instant. The copy is made beside the replica's file, synced, and then given its
-//! name.
+//! `VACUUM INTO` reads one snapshot of the primary and writes it as a new file, so rows and
+//! position are of the same instant. The copy is made beside the replica's file, synced, and then
+//! renamed to the name of that file.
 //!
 //! **Invariant:** under a replica's name there is a complete copy or none.
 //! **Not here:** the reasons to rebuild a replica (`replica`).
@@ -19,14 +19,14 @@ use super::connection::{Bind, OpenError, bytes_in_use, open};
 use super::{private_file, sql};
 
 /// Creates the file of a replica. The old file must not be open. Blocks while the whole primary is
-/// read and written.
+/// read and the copy is written.
 ///
 /// # Errors
-/// [`OpenError`]; the replica then has no file, or still the old one.
+/// [`OpenError`]; the replica then has no file, or still has the old one.
 pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
     let copy = with_suffix(replica, "-building");
     remove(&copy)?;
-    // A partial copy must not stay: it may be what fills the disk.
+    // A partial copy is removed, because it may be what fills the disk.
     copy_and_rename(primary, replica, &copy).inspect_err(|_| drop(remove(&copy)))
 }
 
@@ -38,7 +38,7 @@ fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), Op
     run(&mut source, sql::VACUUM_INTO, &[Bind::Text(&path)])
         .map_err(|error| OpenError::file(copy, error))?;
     drop(source);
-    // Replicas read the log in the primary's file.
+    // The log is removed from the copy, because replicas read the log in the primary's file.
     let mut made = open(copy, "")?;
     made.batch_execute("DELETE FROM tessera_log; PRAGMA wal_checkpoint(TRUNCATE)")
         .map_err(|error| OpenError::file(copy, error))?;
@@ -57,7 +57,7 @@ fn check_room(source: &mut SqliteConnection, copy: &Path) -> Result<(), OpenErro
     let failed = |error| OpenError::file(copy, error);
     let needed = bytes_in_use(source).map_err(failed)?;
     let folder = copy.parent().unwrap_or(Path::new("."));
-    // Where free space is unknown, the copy is tried.
+    // If the free space is unknown, the copy is attempted.
     let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free >= needed {

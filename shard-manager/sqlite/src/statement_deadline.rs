@@ -1,8 +1,8 @@
-//! Statement deadline: ends a statement after its deadline.
+//! Statement deadline: aborts a statement that runs longer than its deadline.
 //!
-//! A statement that may visit many rows calls `tessera_in_time()` for each. After the deadline the
-//! function fails, and the statement with it: the caller no longer waits, and other reads wait for
-//! the connection.
+//! A statement that may visit many rows calls `tessera_in_time()` for each row. After the deadline
+//! the function fails, and the statement fails with it. By then the request has ended, and other
+//! reads may be waiting for the connection.
 //!
 //! **Not here:** the statements that call it (`engine::select`).
 
@@ -16,14 +16,15 @@ use diesel::serialize::{IsNull, Output, ToSql};
 use diesel::sql_types::Bool;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
-/// Rows between two readings of the clock, which costs more than most rows.
+/// Number of rows between two readings of the clock, because reading the clock costs more than
+/// evaluating most rows.
 const ROWS_BETWEEN: u32 = 64;
-/// Message of the function when it fails, by which the failure is recognised.
+/// Error message of the function, by which this failure is recognised.
 const LATE: &str = "tessera: the deadline passed";
 
 #[diesel::declare_sql_function]
 extern "SQL" {
-    /// Returns true, or fails after the deadline.
+    /// Returns true before the deadline, and fails after it.
     fn tessera_in_time() -> Bool;
 }
 
@@ -31,9 +32,9 @@ extern "SQL" {
 #[derive(Debug)]
 pub(super) struct StatementDeadline {
     epoch: Instant,
-    /// Microseconds after the epoch.
+    /// Deadline in microseconds after `epoch`.
     until: Arc<AtomicU64>,
-    /// Rows between two readings of the clock.
+    /// Number of rows between two readings of the clock.
     rows_between: Arc<AtomicU32>,
 }
 
@@ -52,7 +53,8 @@ impl StatementDeadline {
         Ok(Self { epoch, until, rows_between })
     }
 
-    /// Sets the deadline of the next statement; `slow_rows` if one of its rows may take long.
+    /// Sets the deadline of the next statement. `slow_rows` is true if even a single row may take
+    /// long to evaluate.
     pub(super) fn set(&self, deadline: Instant, slow_rows: bool) {
         self.rows_between.store(if slow_rows { 1 } else { ROWS_BETWEEN }, Ordering::Relaxed);
         self.until.store(micros(self.epoch, deadline), Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! Stored moves: the rows of moves in `tessera_moves` of a file.
+//! Stored moves: the records of moves in the table `tessera_moves` of a shard's file.
 //!
-//! **Not here:** the form of a row (`engine::stored_move`), the transaction (`move_change`).
+//! **Not here:** the contents of a record (`engine::stored_move`), the transaction (`move_change`).
 
 use diesel::sqlite::SqliteConnection;
 use diesel::{QueryResult, RunQueryDsl};
@@ -9,18 +9,19 @@ use super::connection::{Bind, Statement, for_each_row};
 use super::declarations::unreadable;
 use super::sql;
 
-/// Timeline of every feed and position that moves see of a file.
+/// Timeline in every position that a file reports to moves, and in every feed of a file. A feed is
+/// a stream of recorded changes whose positions are comparable with each other.
 ///
-/// Each opening of a primary begins a timeline with a random id, but the positions of its log
-/// continue. If the file of a replica takes the place of its primary, positions are assigned a
-/// second time: the file has no log then, and its moves begin another feed
-/// (`move_change::restart_recording`).
+/// The timeline is constant, although each opening of a primary begins a timeline with a random id,
+/// because the positions of the log simply continue. Only if the file of a replica takes the place
+/// of its primary may positions be assigned a second time. The log of that file is empty, and its
+/// moves then begin a new feed (`move_change::restart_recording`).
 pub(super) const FEED_TIMELINE: u32 = 1;
 
-/// Row of a move, whose mark is a position of the change log.
+/// Record of a move, whose mark is a position of the change log.
 pub(super) type StoredMove = engine::stored_move::StoredMove<u64>;
 
-/// Returns the rows of all moves, by id.
+/// Returns the records of all moves, sorted by id.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<StoredMove>> {
     let statement = Statement { sql: sql::MOVES, binds: &[], cached: true };
     let mut rows = Vec::new();
@@ -33,14 +34,14 @@ pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<StoredM
     Ok(rows)
 }
 
-/// Stores the row of a move.
+/// Stores the record of a move.
 pub(super) fn store(connection: &mut SqliteConnection, row: &StoredMove) -> QueryResult<()> {
     let json = serde_json::to_string(row).map_err(|error| unreadable(&error))?;
     let binds = [Bind::Text(&json)];
     Statement { sql: sql::STORE_MOVE, binds: &binds, cached: true }.execute(connection).map(drop)
 }
 
-/// Removes the row of a move.
+/// Removes the record of a move.
 pub(super) fn remove(connection: &mut SqliteConnection, id: &str) -> QueryResult<()> {
     let binds = [Bind::Text(id)];
     Statement { sql: sql::REMOVE_MOVE, binds: &binds, cached: true }.execute(connection).map(drop)

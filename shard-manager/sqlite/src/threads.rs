@@ -1,7 +1,8 @@
-//! Threads: runs the reads of files and the changes of the catalog, which may block.
+//! Threads: chooses the threads on which file reads and catalog changes run, because they may
+//! block.
 //!
-//! A plain read by key runs on the thread of the caller, where it is fastest: it reads one short
-//! range of one index. All other reads run on a thread that may block.
+//! A simple read by key runs directly on the thread of the request, which is fastest, because it
+//! reads only one short range of one index. All other reads run on a thread that may block.
 //!
 //! **Not here:** the reads (`reader`).
 
@@ -13,7 +14,7 @@ use model::error::Error;
 
 use super::reader::{NodeRows, POOL_WAIT, ReaderPool, Scope};
 
-/// Maximum number of rows of a point read on the thread of the caller.
+/// Maximum number of rows of a read that runs on the thread of the request.
 const INLINE_ROWS_MAX: u32 = 100;
 /// Reads the rows of one shard key.
 pub(super) async fn read_key(
@@ -34,7 +35,7 @@ pub(super) async fn read_key(
     blocking(deadline, read).await
 }
 
-/// Runs work on a thread that may block, however long it takes.
+/// Executes work on a thread that may block, without a time limit.
 pub(super) async fn run_to_end<T, E>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E>
@@ -45,7 +46,7 @@ where
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal.into()))
 }
 
-/// Runs blocking work, and passes it the time that it may wait for a connection.
+/// Executes blocking work, and passes it the time for which it may wait for a connection.
 pub(super) async fn blocking<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,

@@ -12,26 +12,28 @@ use model::value::format_timestamp;
 
 use super::log;
 
-/// Number of versions to skip: more than a timeline assigns between a copy and its loss, and few
-/// compared with 2^53, up to which every client represents integers exactly.
+/// Number of row versions that are skipped when a timeline may have been lost. It is larger than
+/// the number of versions that a timeline assigns between a copy and its loss, and small compared
+/// with 2^53, up to which every client represents integers exactly.
 pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 
 /// Begins a timeline at the position of the file, and returns all timelines; `None` if they are
 /// inconsistent.
 ///
-/// The shard may have continued on another timeline than that of the file: if the file was a
-/// replica's, and now is in the primary's place, or if it is an older copy, which does not contain
-/// the timeline that was begun `last`. Such a file skips the versions that the other timeline may
-/// have assigned to its rows. It may list timelines that begin after its position; these are not
-/// its own and are dropped. A copy that was made while the router ran, and was put back within the
-/// same timeline, cannot be recognised; so files must be copied while the router is stopped.
+/// The shard may have continued on a timeline that the file does not contain. This is so if the
+/// file was a replica's and now is in the primary's place, or if the file is an older copy, which
+/// lacks the timeline `last` that was begun most recently. Such a file skips the row versions that
+/// the other timeline may have assigned. If it lists timelines that begin after its position, these
+/// are not its own and are dropped. A copy that was made while the router ran, and was put back
+/// within the same timeline, cannot be recognised; so files must be copied while the router is
+/// stopped.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,
 ) -> QueryResult<Option<TimelineHistory>> {
     connection.immediate_transaction(|connection| {
         let sequence = position(connection)?.sequence;
-        // A primary's log keeps its last entry; a replica has none.
+        // The log of a primary always keeps its last entry, while that of a replica is empty.
         let was_replica = sequence > 0 && log::is_empty(connection)?;
         let knows = |last: u32| {
             let same =
@@ -73,7 +75,8 @@ pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<Time
     Ok(TimelineHistory::new(timelines.collect()))
 }
 
-/// Returns a random id other than 0, which a file has before its first timeline.
+/// Returns a random id for a timeline; never 0, which is the id of a file before its first
+/// timeline.
 fn random_id() -> u32 {
     (uuid::Uuid::now_v7().as_u64_pair().1 as u32).max(1)
 }
@@ -93,7 +96,7 @@ pub(super) fn rows(from: &mut SqliteConnection) -> QueryResult<Vec<TimelineRow>>
     tessera_timelines::table.load(from)
 }
 
-/// Gives a replica the timelines of its primary instead of its own.
+/// Replaces the timelines of a replica by those of its primary.
 pub(super) fn replace(to: &mut SqliteConnection, timelines: &[TimelineRow]) -> QueryResult<()> {
     to.immediate_transaction(|to| {
         diesel::delete(tessera_timelines::table).execute(to)?;

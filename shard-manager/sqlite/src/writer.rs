@@ -1,9 +1,9 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
-//! replication state has each position before its commit and after it; no batch is acknowledged if
-//! the file has been removed.
-//! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
+//! replication state receives each position twice, before the transaction commits and after it has
+//! committed; no batch is acknowledged if the file was deleted while it was open.
+//! **Not here:** the contents of a transaction (`batch`), the queue of waiting writes (`lane`).
 
 #[cfg(feature = "sabotage")]
 mod early_ack;
@@ -42,49 +42,51 @@ use super::owned_slots::{OwnedSlots, SlotOwnership};
 use super::read_gate::ReadGate;
 use super::{declarations, log, owned_slots, stored_move};
 
-/// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
+/// Page cache of 8 MiB, large enough for the inner B-tree pages of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
-/// Interval between searches for idempotency keys that are too old.
+/// Interval between searches for expired idempotency keys, once a search has found no more of them.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// The one writing connection to a shard's file.
+/// The only connection that writes to a shard's file.
 pub struct SqliteWriter {
     shard: String,
     path: PathBuf,
     file_check: Arc<OpenFileCheck>,
-    /// `None` after a failure that may have left the connection in doubt: the next batch opens
-    /// another.
+    /// The open connection; `None` after a failure that may have left it in an unknown state, in
+    /// which case the next batch opens a new one.
     opened: Option<Opened>,
     counters: Counters,
     shapes: PreparedShapes,
     replication: Arc<ReplicationState>,
     slots: SharedSlots,
     log: LogExtent,
-    /// Time of the last search that left no idempotency key that is too old; `None` if there was no
-    /// such search since the file was opened.
+    /// Time of the last search after which no expired idempotency key was left; `None` if there has
+    /// been no such search since the file was opened.
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
     owed: Option<early_ack::Owed>,
 }
 
-/// State of the slots that the writer shares with readers and waiting writes.
+/// State of the shard's slots and moves, which the writer shares with readers and with waiting
+/// writes.
 #[derive(Clone, Default)]
 pub struct SharedSlots {
-    /// The slots that the shard owns.
+    /// Slots that the shard owns.
     pub ownership: Arc<SlotOwnership>,
-    /// Announcements that slots have changed.
+    /// Channel that announces each change of the slots.
     pub news: Arc<SlotNews>,
-    /// Guards of the log that moves need.
+    /// Guards that keep log entries which running moves still need.
     pub traces: Arc<MoveTraces>,
-    /// Numbers of rows in the slots of a move.
+    /// Row counts that the last comparison for a move has found.
     pub compared: Arc<ComparedCounts>,
-    /// Gate of the reads for moves, which is closed with the file.
+    /// Gate that admits the reads of moves; it is closed when the file is closed.
     pub gate: Arc<ReadGate>,
 }
 
-/// The connection, and the handles that show that its file still has a name.
+/// The connection, and handles of its file that show if the file was deleted meanwhile.
 struct Opened {
-    /// Dropped first.
+    /// Handles of the file and its WAL; declared before the connection so that they are dropped
+    /// first.
     handles: FileHandles,
     connection: SqliteConnection,
 }
@@ -144,12 +146,12 @@ impl SqliteWriter {
         })
     }
 
-    /// Returns the check that the name of the file still leads to it.
+    /// Returns the check that the path still leads to the file that is open.
     pub fn file_check(&self) -> &Arc<OpenFileCheck> {
         &self.file_check
     }
 
-    /// Returns the state of the slots, as readers and waiting writes share it with the writer.
+    /// Returns the state of the slots that the writer shares with readers and waiting writes.
     pub fn slots(&self) -> &SharedSlots {
         &self.slots
     }
@@ -167,7 +169,8 @@ impl SqliteWriter {
         Ok(self.opened.take().expect("open() always connects"))
     }
 
-    /// Returns the connection, if writes are allowed.
+    /// Takes the connection out of the writer, and opens a new one if there is none. Fails if the
+    /// file does not accept writes.
     fn take_opened(&mut self) -> Result<Opened, BatchFailure> {
         self.file_check.check_writable().map_err(|error| BatchFailure {
             error,
@@ -180,8 +183,8 @@ impl SqliteWriter {
         }
     }
 
-    /// Takes the connection back after a commit, which must not be acknowledged if its file has no
-    /// name left.
+    /// Puts the connection back after a commit. Fails if the file no longer has a name, because the
+    /// commit must not be acknowledged then.
     fn give_back(&mut self, opened: Opened) -> Result<(), BatchFailure> {
         let have_names = opened.handles.have_names();
         self.opened = Some(opened);
@@ -193,7 +196,7 @@ impl SqliteWriter {
         Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }
 
-    /// Executes one transaction up to its commit.
+    /// Executes one transaction, including its commit.
     fn transact(
         &mut self,
         connection: &mut SqliteConnection,
@@ -219,7 +222,8 @@ impl SqliteWriter {
         })
     }
 
-    /// Records the changes of the log by a transaction that has appended this many bytes.
+    /// Records the new extent of the log after a transaction that appended `appended` bytes and
+    /// removed the entries in `trimmed`.
     fn note_log(&mut self, appended: u64, trimmed: Option<Trimmed>) {
         self.log.append(appended);
         let Some(trimmed) = trimmed else { return };
@@ -232,14 +236,14 @@ impl SqliteWriter {
         }
     }
 
-    /// Converts a failure. Before COMMIT was sent nothing was stored. After it, only "disk full" is
-    /// certain.
+    /// Converts a failure. If COMMIT had not begun, certainly nothing was stored. If it had begun,
+    /// that is certain only if the disk is full; otherwise the outcome is unknown.
     fn failure(&self, kind: &DbErrorKind, committing: bool) -> BatchFailure {
         let certain = !committing || *kind == DbErrorKind::Full;
         BatchFailure {
             error: match kind {
-                // The constraints of rows fail single changes; this one is about a table of
-                // Tessera's own.
+                // A constraint that a client's row violates fails only that change, so this
+                // violation is in one of Tessera's own tables.
                 DbErrorKind::Constraint(_) => Error::Internal,
                 DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => {
                     kind.error(&self.shard)
@@ -254,12 +258,12 @@ impl SqliteWriter {
 /// State of an attempted transaction.
 struct Attempt {
     committing: bool,
-    /// First error, kept because SQLite may have rolled back by itself, and then diesel reports
-    /// only that its own rollback found nothing to undo.
+    /// First error of the transaction. It is kept because SQLite may already have rolled back, and
+    /// diesel then reports only that its own rollback found nothing to undo.
     cause: Option<DbErrorKind>,
-    /// Entries of the log that were removed.
+    /// Log entries that the transaction removed.
     trimmed: Option<Trimmed>,
-    /// True if no idempotency key that is too old is left.
+    /// True if no expired idempotency key is left.
     forgot_all: bool,
     began: Instant,
 }
@@ -283,8 +287,8 @@ impl Attempt {
         Ok(())
     }
 
-    /// Records that only the commit is missing, which may be in doubt if the transaction has
-    /// `stored` something.
+    /// Records that the commit begins now. If the transaction has `stored` something, a failure
+    /// from now on leaves the outcome in doubt.
     fn begin_commit(&mut self, writer: &SqliteWriter, after: &Counters, stored: bool) {
         self.committing = stored;
         self.began = Instant::now();
@@ -324,7 +328,7 @@ impl Writer for SqliteWriter {
                 let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
                 if error == DieselError::RollbackTransaction && !committing {
-                    // The writer aborted the transaction itself: nothing is in doubt.
+                    // The writer itself aborted the transaction, so certainly nothing was stored.
                     self.opened = Some(opened);
                 } else {
                     tracing::error!(shard = %self.shard, %error, ?kind, committing, "a batch failed");
@@ -354,7 +358,7 @@ impl Writer for SqliteWriter {
     fn close(&mut self) {
         self.slots.gate.close();
         if let Some(Opened { connection, .. }) = &mut self.opened {
-            // Best effort: data in the WAL is as durable as in the file.
+            // A failed checkpoint is ignored, because data in the WAL is as durable as in the file.
             let _ = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
         }
         self.opened = None;

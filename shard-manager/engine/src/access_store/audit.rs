@@ -1,7 +1,8 @@
-//! Audit: the secret of audit logs, and the last known line of each, in the tables of a catalog.
+//! Audit: the secret of audit logs, and the last known line of each log, in the tables of a
+//! catalog.
 //!
-//! **Invariant:** the secret of a catalog never changes once it was read. The kept line of a log
-//! never becomes an earlier one.
+//! **Invariant:** the secret of a catalog never changes once it has been read. The stored last line
+//! of a log is never replaced by an earlier line.
 //! **Not here:** the logs themselves (`access::audit`), running a statement (the engines).
 
 use access::audit::AuditSecret;
@@ -19,7 +20,7 @@ fn query(sql: &'static str, columns: &'static [super::sql::AccessColumn]) -> Acc
     AccessStatement { sql, values: Vec::new(), columns }
 }
 
-/// Returns the statement that makes the secret, unless there is one.
+/// Returns the statement that creates the secret, unless there is one already.
 ///
 /// # Errors
 /// [`Error::Internal`] if the system has no random bytes.
@@ -40,15 +41,15 @@ pub fn secret() -> AccessStatement {
 /// Reads the secret.
 ///
 /// # Errors
-/// The damage, as a message.
+/// A message that describes the damage.
 pub fn read_secret(rows: &[AccessRow]) -> Result<AuditSecret, String> {
     let secret = rows.first().and_then(|row| SecretDigest::parse_hex(text(row, 0)));
     let secret = secret.ok_or("the row of tessera_audit is missing or damaged")?;
     Ok(AuditSecret::new(secret.as_bytes()))
 }
 
-/// Returns the statements that store the last line of a log, and remove the lines of all but the
-/// 1,000 logs that were written last.
+/// Returns the statements that store the last line of a log, and delete the stored lines of all
+/// logs except the 1,000 that were written last.
 pub fn keep_head(head: &AuditHead, now: UnixTime) -> [AccessStatement; 2] {
     let ChainPoint { number, hash } = head.point;
     let keep = AccessStatement {
@@ -64,7 +65,7 @@ pub fn keep_head(head: &AuditHead, now: UnixTime) -> [AccessStatement; 2] {
         ],
         columns: &[],
     };
-    // A router without a lasting disk begins a new log at each start.
+    // A router without persistent storage begins a new log at each start, so logs accumulate.
     let forget = "DELETE FROM tessera_audit_heads WHERE log NOT IN
                   (SELECT log FROM tessera_audit_heads ORDER BY at DESC, log LIMIT 1000)";
     [keep, query(forget, &[])]
@@ -78,7 +79,7 @@ pub fn heads() -> AccessStatement {
 /// Reads the last lines.
 ///
 /// # Errors
-/// The damage, as a message.
+/// A message that describes the damage.
 pub fn read_heads(rows: &[AccessRow]) -> Result<Vec<AuditHead>, String> {
     let head = |row: &AccessRow| {
         let number = u64::try_from(number(row, 1)?).ok()?;

@@ -13,15 +13,15 @@ use access::unix_time::UnixTime;
 
 use super::mode::AccessMode;
 
-/// Change of keys, roles, denials, the mode or the secret of sessions.
+/// Change of keys, roles, denials, the mode or the session secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessChange {
     /// Creates a key.
     CreateKey(NewKey),
     /// Revokes a key.
     RevokeKey(KeyId),
-    /// Replaces a key by one with the same role, tenants and name. If the old key expires, the new
-    /// one lives as long as the old one was meant to.
+    /// Replaces a key by a new key with the same role, tenants and name. If the old key has an
+    /// expiry, the new key gets the same lifetime, counted from now.
     RotateKey {
         /// The old key.
         id: KeyId,
@@ -32,11 +32,11 @@ pub enum AccessChange {
         /// Seconds for which the old key remains usable.
         overlap_s: u64,
     },
-    /// Makes a suspended key usable.
+    /// Makes a suspended key usable again.
     ResumeKey(KeyId),
     /// Suspends every key.
     SuspendAllKeys,
-    /// Defines roles, all or none of them.
+    /// Defines all of these roles, or none.
     PutRoles(Vec<AccessRole>),
     /// Removes a role that no key has.
     RemoveRole(Box<str>),
@@ -44,9 +44,9 @@ pub enum AccessChange {
     PutDenial(Denial),
     /// Removes a denial.
     RemoveDenial(DenialSubject),
-    /// Sets the mode that routers must have.
+    /// Sets the mode in the catalog, which determines if routers must check credentials.
     SetMode(AccessMode),
-    /// Ends all sessions of browsers: later ones are made with this secret.
+    /// Ends all browser sessions: later sessions are made with this new secret.
     ReplaceSessionSecret(SessionSeed),
 }
 
@@ -59,22 +59,22 @@ pub struct NewKey {
     pub digest: SecretDigest,
     /// Name of the role, which must exist.
     pub role: Box<str>,
-    /// Tenants that the role's `$tenant` stands for.
+    /// Tenants for which the placeholder `$tenant` in the role stands.
     pub tenants: Tenants,
-    /// Purpose of the key, for people.
+    /// Name that states the purpose of the key, for people.
     pub name: Box<str>,
     /// Time from which the key is refused.
     pub expires_at: Option<UnixTime>,
 }
 
-/// Author of a change, as recorded in the log, and as the creator of a key.
+/// Author of a change, as it is recorded in the log and as the creator of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeAuthor {
-    /// Owner of the data directory or of the catalog, who needs no key.
+    /// Owner of the data directory or of the catalog, who needs no API key.
     CommandLine,
-    /// The program itself, such as at its start.
+    /// The program itself, for example at its start.
     Router,
-    /// Caller of the API, by its public name.
+    /// API client, by its public name.
     Caller(Box<str>),
 }
 

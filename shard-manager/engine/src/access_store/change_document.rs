@@ -1,9 +1,9 @@
-//! JSON form of a change, in which a command sends it to the process that has a data directory
-//! open.
+//! JSON form of a change: the form in which a command sends a change to the process that has the
+//! data directory open.
 //!
-//! **Invariant:** a document has the digest of a new key, never its secret. It may have the secret
-//! of sessions, because the process that stores it needs it; only the owner of the socket can read
-//! it.
+//! **Invariant:** a document contains the digest of a new key, never its secret. It may contain the
+//! session secret, because the receiving process stores that secret; only the owner of the socket
+//! can read the document.
 //! **Not here:** the socket (`sqlite::control`).
 
 use access::denial::Denial;
@@ -71,7 +71,7 @@ impl AccessChange {
     /// Reads the JSON of a change.
     ///
     /// # Errors
-    /// The fault, as a message.
+    /// A message that describes the fault.
     pub fn from_json(json: &str) -> Result<Self, String> {
         let document = serde_json::from_str(json).map_err(|error| error.to_string())?;
         change(document)

@@ -4,12 +4,12 @@
 
 use access::unix_time::UnixTime;
 
-/// Seconds for which a key that was revoked or has expired is kept, so that its state can be looked
-/// up. The next change after that time removes the key.
+/// Time in seconds for which a key stays stored after it was revoked or has expired, so that its
+/// state can be looked up. The next change after that time deletes the key.
 const DEAD_KEYS_KEPT_FOR: u64 = 90 * 86_400;
 
-/// Returns the cutoff of a change at `now`: the change removes keys that were revoked or have
-/// expired before that time.
+/// Returns the cutoff time for a change at `now`: the change deletes keys that were revoked or have
+/// expired before the cutoff.
 pub(super) fn dead_before(now: UnixTime) -> UnixTime {
     UnixTime::from_seconds(now.seconds().saturating_sub(DEAD_KEYS_KEPT_FOR))
 }

@@ -15,16 +15,16 @@ use super::state::AccessState;
 #[derive(Debug)]
 pub struct AccessFeed {
     latest: watch::Sender<Arc<AccessState>>,
-    /// Seconds since 1970; 0 for never.
+    /// Time of the last confirmation in seconds since 1970; 0 if there was none.
     confirmed_at: AtomicU64,
-    /// True if the catalog was seen in an earlier state than the published one.
+    /// True if a read has found the catalog in an earlier state than the published one.
     is_rewound: AtomicBool,
 }
 
 /// Read of the catalog whose result is to be published.
 #[derive(Debug)]
 pub struct AccessRead {
-    /// State to which changes of the catalog can be added, if there is one.
+    /// State to which only the later changes of the catalog need to be added, if there is one.
     pub base: Option<Arc<AccessState>>,
     /// Generation that was published before the read began.
     since: u64,
@@ -41,7 +41,7 @@ impl Default for AccessFeed {
 }
 
 impl AccessFeed {
-    /// Subscribes to states. The first one has generation 0 until a state is published.
+    /// Subscribes to states. The initial state has generation 0 until a state is published.
     pub fn subscribe(&self) -> watch::Receiver<Arc<AccessState>> {
         self.latest.subscribe()
     }
@@ -51,19 +51,21 @@ impl AccessFeed {
         self.latest.receiver_count() > 0
     }
 
-    /// Begins a read of the catalog. It has no base if the catalog was seen in an earlier state: a
-    /// catalog that was restored may reach the same generation with other keys.
+    /// Begins a read of the catalog. The read has no base if the catalog was found in an earlier
+    /// state, because a catalog that was restored from a backup may reach the same generation with
+    /// other keys.
     pub fn begin_read(&self) -> AccessRead {
-        // Borrowed while the flag is read, which changes together with the state.
+        // The state stays borrowed while the flag is read, because the two change together.
         let latest = self.latest.borrow();
         let since = latest.generation;
         let is_usable = since > 0 && !self.is_rewound.load(Ordering::Acquire);
         AccessRead { base: is_usable.then(|| Arc::clone(&latest)), since }
     }
 
-    /// Publishes the state that a read returned, which is current at this time, unless a later one
-    /// is known. A state from before the beginning of the read shows that the catalog was restored;
-    /// one that is only older than what another read has published meanwhile does not.
+    /// Publishes the state that a read returned, unless a later state is known; `now` is a time at
+    /// which the state was current. If the state is older than the one that was published when the
+    /// read began, the catalog was restored from a backup. If it is only older than a state that
+    /// another read has published meanwhile, it was not.
     pub fn publish(&self, read: &AccessRead, state: AccessState, now: UnixTime) {
         self.latest.send_if_modified(|latest| {
             let is_later = state.generation > latest.generation;
@@ -78,8 +80,8 @@ impl AccessFeed {
         self.confirm(now);
     }
 
-    /// Records that the published state is the current one at this time, which may be before the
-    /// previous one: a clock that was ahead may have been corrected.
+    /// Records that the published state is current at this time. The time may be earlier than the
+    /// one recorded before, because a clock that was fast may have been corrected.
     pub fn confirm(&self, now: UnixTime) {
         if self.latest.borrow().generation > 0 {
             self.confirmed_at.store(now.seconds(), Ordering::Relaxed);

@@ -1,13 +1,13 @@
-//! Mode: the permission to serve a cluster without access control, as its catalog remembers it.
+//! Mode: the permission to serve a cluster without access control, as its catalog stores it.
 //!
 //! **Invariant:** the first router with access control turns the mode on; only the command line
 //! turns it off.
-//! **Not here:** the mode of a router, which may also only observe (`api-router`).
+//! **Not here:** the mode of a router, which has a third value: to observe only (`api-router`).
 
-/// Mode that a catalog remembers.
+/// Mode that a catalog stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessMode {
-    /// Routers of any mode may serve the cluster.
+    /// Routers may serve the cluster whatever their own mode is.
     #[default]
     Off,
     /// Only routers that check credentials may serve the cluster.

@@ -1,9 +1,9 @@
-//! Plan: checks a change against the rules, and lists the statements that make it.
+//! Plan: checks a change against the rules, and returns the statements that carry it out.
 //!
-//! **Invariant:** a plan ends with log entries for all that it changes, and with a new generation.
-//! A change of several keys at once has one entry for all of them. Only a change from the command
-//! line may remove the last usable key of an administrator, because without such a key no key can
-//! be created over HTTP.
+//! **Invariant:** a plan ends with log entries for everything that it changes, and with a new
+//! generation. A change of several keys at once has a single log entry. Only a change from the
+//! command line may remove the last usable key of an administrator, because without such a key no
+//! key can be created over HTTP.
 //! **Not here:** the rights of the author.
 
 use std::collections::BTreeMap;
@@ -23,15 +23,16 @@ use super::refusal::AccessRefusal;
 use super::sql::{self, AccessRow, AccessStatement, LogLine};
 use super::state::{number, read_control, read_denials, read_key, text};
 
-/// Highest number of denials that have not ended. Each is stored until it has ended and another is
-/// put.
+/// Maximum number of denials that have not ended. A denial that has ended stays stored until
+/// another denial is added.
 pub(super) const DENIALS_MAX: usize = 10_000;
-/// Longest issuer, subject or token id of a denial in bytes: PostgreSQL indexes them together.
+/// Maximum length in bytes of the issuer, the subject or the token id of a denial. The length is
+/// limited because PostgreSQL indexes them together.
 pub(super) const DENIAL_TEXT_MAX: usize = 1_000;
-/// Longest part of a name in a message, in characters.
+/// Maximum number of characters of a name that a message repeats.
 const SHOWN_MAX: usize = 80;
 
-/// Facts about a catalog that the rules of a change need, read under its lock.
+/// Facts about a catalog that are needed to check a change, read while the catalog is locked.
 #[derive(Debug)]
 pub struct AccessFacts {
     mode: AccessMode,
@@ -41,12 +42,12 @@ pub struct AccessFacts {
     named: Option<KeyRecord>,
     /// Keys of administrators that are neither revoked nor suspended.
     admins: Vec<KeyRecord>,
-    /// Number of keys, not revoked, of the role that the change removes.
+    /// Number of keys that are not revoked and have the role that the change removes.
     keys_of_role: u64,
-    /// Defined roles; `None` for one that this program cannot read.
+    /// Defined roles by name; `None` for a role that this program cannot read.
     roles: BTreeMap<String, Option<AccessRole>>,
     denials: Vec<Denial>,
-    /// Number of keys that were revoked or have expired too long ago to be kept.
+    /// Number of keys to delete, because they were revoked or have expired long ago.
     dead_keys: u64,
 }
 
@@ -54,7 +55,7 @@ impl AccessFacts {
     /// Reads facts from the results of [`sql::facts`].
     ///
     /// # Errors
-    /// The damage, as a message.
+    /// A message that describes the damage.
     pub fn read(results: [Vec<AccessRow>; 8]) -> Result<Self, String> {
         let [control, key_count, named, admins, keys_of_role, roles, denials, dead_keys] = results;
         let (mode, generation) = read_control(&control)?;
@@ -129,8 +130,8 @@ impl AccessFacts {
         self.admins.iter().filter(is_usable).any(remains)
     }
 
-    /// Fails if no administrator would have a usable key after a change, although one has such a
-    /// key now. Changes from the command line are always allowed.
+    /// Fails if no administrator would have a usable key after the change, although an
+    /// administrator has one now. Changes from the command line are always allowed.
     fn check_last_admin(
         &self,
         change: &AccessChange,
@@ -160,15 +161,15 @@ impl AccessFacts {
     }
 }
 
-/// Statements of a change that no rule forbids.
+/// Statements that carry out a change that no rule forbids.
 pub struct ChangePlan {
     /// The statements, in their order.
     pub statements: Vec<AccessStatement>,
-    /// The generation that they begin.
+    /// The generation that the statements begin.
     pub generation: u64,
 }
 
-/// Checks a change, and returns the statements that make it.
+/// Checks a change, and returns the statements that carry it out.
 ///
 /// # Errors
 /// [`AccessRefusal`] if a rule forbids the change.
@@ -365,7 +366,8 @@ impl Steps {
         if !facts.roles.contains_key(name) {
             return Err(facts.no_such_role(name));
         }
-        // The role for requests without credentials has a built-in meaning without a definition.
+        // The role for requests without credentials falls back to its built-in meaning if its
+        // definition is removed.
         if facts.keys_of_role > 0 && name != AccessRole::ANONYMOUS {
             let (role, keys) = (name.to_owned(), facts.keys_of_role);
             return Err(AccessRefusal::RoleInUse { role, keys });
@@ -375,7 +377,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Puts a denial, and removes those that have ended.
+    /// Stores a denial, and deletes the denials that have ended.
     fn put_denial(
         &mut self,
         denial: &Denial,

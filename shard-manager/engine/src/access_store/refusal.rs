@@ -1,4 +1,4 @@
-//! Refusals: the rules that a change can break.
+//! Refusals: the reasons to refuse a change, each of which is a rule that the change breaks.
 //!
 //! **Invariant:** a message names the remedy, and contains no secret.
 //! **Not here:** the check of the rules (`plan`).
@@ -37,7 +37,7 @@ pub enum AccessRefusal {
     KeyState {
         /// The key.
         id: KeyId,
-        /// State of the key, as a predicate.
+        /// State of the key, as the end of the sentence that begins with the key.
         state: &'static str,
     },
     /// The name of the key is empty, too long, or has control characters.
@@ -46,7 +46,7 @@ pub enum AccessRefusal {
     /// There is no such role.
     #[error("there is no role `{role}`; there are {known}")]
     NoSuchRole {
-        /// The name, cut.
+        /// Name that was requested, shortened.
         role: String,
         /// Names of the roles that exist.
         known: String,
@@ -86,7 +86,7 @@ pub enum AccessRefusal {
     /// There is no room for another denial.
     #[error("there are {DENIALS_MAX} denials, and no more are possible: remove old ones")]
     TooManyDenials,
-    /// A text of the denial is too long, or has control characters.
+    /// A string of the denial is too long, or has control characters.
     #[error("must have at most {DENIAL_TEXT_MAX} bytes and no control characters")]
     DenialText,
     /// There is no such denial.

@@ -14,17 +14,17 @@ use super::change::AccessChange;
 use super::dead_keys::dead_before;
 use AccessColumn::{Number, Text};
 
-/// Number of lines of the log of changes that are kept.
+/// Maximum number of lines of the change log that stay stored.
 const LOG_LINES_MAX: i64 = 100_000;
 
-/// Value of a parameter, or of a column of a row.
+/// Value of a parameter of a statement, or of a column of a result.
 #[derive(Clone, PartialEq, Eq)]
 pub enum AccessValue {
     /// Text.
     Text(String),
     /// Number of 64 bits.
     Number(i64),
-    /// NULL in the place of a number.
+    /// NULL in a column of numbers.
     NoNumber,
 }
 
@@ -40,10 +40,10 @@ pub enum AccessColumn {
 /// Row of a result.
 pub type AccessRow = Vec<AccessValue>;
 
-/// Statement with its values. It has no `Debug`, because the digest of a key or the secret of
-/// sessions may be among them.
+/// Statement with its values. The type does not implement `Debug`, because the digest of a key or
+/// the session secret may be among the values.
 pub struct AccessStatement {
-    /// The text.
+    /// SQL text of the statement.
     pub sql: &'static str,
     /// Values of its parameters, in their order.
     pub values: Vec<AccessValue>,
@@ -81,7 +81,7 @@ pub fn control() -> AccessStatement {
     AccessStatement::query("SELECT mode, generation FROM tessera_access", &[Text, Number])
 }
 
-/// Returns the statement that reads the secret of sessions, which is empty before there is one.
+/// Returns the statement that reads the session secret, which is empty until one is stored.
 fn sessions() -> AccessStatement {
     let sql = "SELECT session_secret, session_generation FROM tessera_access";
     AccessStatement::query(sql, &[Text, Number])
@@ -98,7 +98,7 @@ fn denials() -> AccessStatement {
     AccessStatement::query(sql, &[Text, Text, Text, Number])
 }
 
-/// Returns the statements that read a whole state, in the order that
+/// Returns the statements that read the complete state, in the order that
 /// [`AccessState::read`](super::AccessState::read) expects.
 pub fn state() -> [AccessStatement; 5] {
     let keys = AccessStatement::query(concat!(key_columns!(), " ORDER BY id"), KEY_COLUMNS);
@@ -125,8 +125,8 @@ pub fn changes(since: u64) -> [AccessStatement; 7] {
 }
 
 /// Returns the statements that read the facts about a change, in the order that
-/// [`AccessFacts::read`](super::AccessFacts::read) expects. Keys that the change removes, because
-/// they were revoked or have expired long ago, are only counted.
+/// [`AccessFacts::read`](super::AccessFacts::read) expects. Keys that the change deletes because
+/// they were revoked or have expired long ago are only counted.
 pub fn facts(change: &AccessChange, now: UnixTime) -> [AccessStatement; 8] {
     let (id, role) = match change {
         AccessChange::CreateKey(key) => (key.id.to_string(), ""),
@@ -267,7 +267,7 @@ pub(super) fn remove_denial(subject: &DenialSubject) -> AccessStatement {
     )
 }
 
-/// Returns the statement that removes the denials that have ended at a time.
+/// Returns the statement that deletes the denials that have ended by this time.
 pub(super) fn remove_ended_denials(now: UnixTime) -> AccessStatement {
     let sql = "DELETE FROM tessera_access_denials WHERE void_at <= $1";
     AccessStatement::work(sql, [time(now)])
@@ -281,8 +281,8 @@ pub(super) fn set_control(mode: &str, generation: u64) -> AccessStatement {
     )
 }
 
-/// Returns the statement that stores the number of a flush. It returns a row unless this flush or a
-/// later one is stored already.
+/// Returns the statement that stores the number of a flush of usage counts. The statement returns a
+/// row unless this flush or a later one is already stored.
 pub(super) fn begin_flush(day: u32, process: String, number: u64) -> AccessStatement {
     let sql = "INSERT INTO tessera_access_usage (day, caller, rows) VALUES ($1, $2, $3)
          ON CONFLICT (day, caller) DO UPDATE SET rows = excluded.rows
@@ -294,7 +294,7 @@ pub(super) fn begin_flush(day: u32, process: String, number: u64) -> AccessState
     ])
 }
 
-/// Returns the statement that adds rows of a caller.
+/// Returns the statement that adds to the number of rows of an API client.
 pub(super) fn add_rows(day: u32, caller: &str, rows: u64) -> AccessStatement {
     let sql = "INSERT INTO tessera_access_usage (day, caller, rows) VALUES ($1, $2, $3)
          ON CONFLICT (day, caller)
@@ -303,8 +303,8 @@ pub(super) fn add_rows(day: u32, caller: &str, rows: u64) -> AccessStatement {
     AccessStatement::work(sql, [AccessValue::Number(day.into()), text(caller), rows])
 }
 
-/// Returns the statement that reads the highest sums of a day, at most as many as there may be
-/// keys.
+/// Returns the statement that reads the highest sums of a day. Their number is limited to the
+/// maximum number of keys.
 pub fn usage(day: u32) -> AccessStatement {
     let sql = "SELECT caller, rows FROM tessera_access_usage WHERE day = $1
         ORDER BY rows DESC LIMIT 100000";

@@ -1,7 +1,7 @@
-//! State: all keys, roles and denials of a catalog at one moment, read from its rows.
+//! State: all keys, roles and denials of a catalog in one snapshot, read from its rows.
 //!
 //! **Invariant:** a key or a role that this program cannot read is left out, so that it gives no
-//! rights. A denial that cannot be read is an error, because without it more would be allowed.
+//! rights. A denial that cannot be read is an error, because leaving it out would allow more.
 //! **Not here:** the statements (`sql`).
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use access::unix_time::UnixTime;
 use super::mode::AccessMode;
 use super::sql::{AccessRow, AccessValue};
 
-/// Keys, roles, denials, mode and the secret of sessions at one moment.
+/// Keys, roles, denials, mode and session secret of a catalog in one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessState {
     /// The mode.
@@ -29,9 +29,9 @@ pub struct AccessState {
     pub roles: Vec<AccessRole>,
     /// The denials.
     pub denials: Vec<Denial>,
-    /// Secret of the sessions of browsers, once a router with access control has made it.
+    /// Secret of browser sessions, once a router with access control has created it.
     pub sessions: Option<SessionSeed>,
-    /// Number that grows with each change. 0: nothing was read yet.
+    /// Number that increases with each change; 0 if no state was read yet.
     pub generation: u64,
 }
 
@@ -39,21 +39,21 @@ impl AccessState {
     /// Reads a state from the results of [`sql::state`](super::sql::state).
     ///
     /// # Errors
-    /// The damage, as a message.
+    /// A message that describes the damage.
     pub fn read(results: [Vec<AccessRow>; 5]) -> Result<Self, String> {
         let [control, keys, roles, denials, sessions] = results;
         let mut keys: Vec<KeyRecord> = keys.iter().filter_map(readable_key).collect();
-        // A database may sort texts by the rules of a language.
+        // A database may sort strings by the rules of a language.
         keys.sort_unstable_by_key(|key| key.id);
         Self::with_keys(keys, [&control, &roles, &denials, &sessions])
     }
 
     /// Returns this state with the changes since its generation, from the results of
-    /// [`sql::changes`](super::sql::changes). `None` if the keys would then differ from those of
-    /// the catalog, so that all of them must be read again.
+    /// [`sql::changes`](super::sql::changes). Returns `None` if the number of keys would then
+    /// differ from that in the catalog, so that all keys must be read again.
     ///
     /// # Errors
-    /// The damage, as a message.
+    /// A message that describes the damage.
     pub fn with_changes(&self, results: [Vec<AccessRow>; 7]) -> Result<Option<Self>, String> {
         let [control, count, changed, removed, roles, denials, sessions] = results;
         // A changed key that cannot be read loses its rights as well, so its old record is dropped.
@@ -92,7 +92,7 @@ impl AccessState {
         })
     }
 
-    /// Returns the contents of a snapshot that is current at this time.
+    /// Returns the contents for a snapshot that is current at the time `read_at`.
     pub fn contents(&self, read_at: UnixTime) -> SnapshotContents {
         SnapshotContents {
             keys: self.keys.clone(),
@@ -113,13 +113,13 @@ pub(super) fn read_control(rows: &[AccessRow]) -> Result<(AccessMode, u64), Stri
     Ok((mode, generation.ok_or_else(damaged)?))
 }
 
-/// Reads the secret of sessions; `None` if there is none.
+/// Reads the session secret; `None` if none is stored.
 fn read_sessions(row: &AccessRow) -> Option<SessionSeed> {
     let generation = number(row, 1).and_then(|number| u64::try_from(number).ok())?;
     SessionSeed::parse_hex(text(row, 0), generation)
 }
 
-/// Reads the row of a key, and logs one that this program cannot read.
+/// Reads the row of a key, and logs a warning if this program cannot read it.
 fn readable_key(row: &AccessRow) -> Option<KeyRecord> {
     let record = read_key(row);
     if record.is_none() {
@@ -128,7 +128,7 @@ fn readable_key(row: &AccessRow) -> Option<KeyRecord> {
     record
 }
 
-/// Reads the row of a key; `None` if this program cannot.
+/// Reads the row of a key; `None` if this program cannot read it.
 pub(super) fn read_key(row: &AccessRow) -> Option<KeyRecord> {
     let tenants: Vec<String> = serde_json::from_str(text(row, 3)).ok()?;
     Some(KeyRecord {

@@ -1,6 +1,7 @@
 //! Change: the changes of a listed move, as every catalog makes them.
 //!
-//! **Invariant:** a move that has ended is not changed; a term that was given is never given again.
+//! **Invariant:** a move that has ended is not changed; the number of a term is never assigned
+//! again.
 //! **Not here:** the transactions (the catalogs).
 
 use chrono::{DateTime, Utc};
@@ -13,12 +14,12 @@ use crate::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, l
 pub enum ListedMoveChange {
     /// An operator gives an order.
     Order(MoveOrder),
-    /// A mover takes over, and knows this term of the shards.
+    /// A mover takes over the move.
     TakeOver {
-        /// Number of the highest term that the mover knows.
+        /// Number of the highest term that the mover knows, from the records of the shards.
         known: u64,
     },
-    /// The mover of this term reports.
+    /// The mover that has this term reports.
     Report {
         /// Number of its term.
         term: u64,
@@ -31,7 +32,7 @@ impl ListedMoveChange {
     /// Applies the change to a record.
     ///
     /// # Errors
-    /// [`MoveListError::Order`] or [`MoveListError::Superseded`]; the record has not changed then.
+    /// [`MoveListError::Order`] or [`MoveListError::Superseded`]; the record is then unchanged.
     pub fn apply(&self, record: &mut MoveRecord, now: DateTime<Utc>) -> Result<(), MoveListError> {
         match self {
             Self::Order(order) => {

@@ -16,7 +16,7 @@ use crate::rebalance_record::{
 pub enum RebalanceChange {
     /// An operator gives an order.
     Order(RebalanceOrder),
-    /// The router that carries it out reports.
+    /// The router that carries out the rebalance reports.
     Report(RebalanceReport),
 }
 
@@ -24,7 +24,7 @@ impl RebalanceChange {
     /// Applies the change to a record.
     ///
     /// # Errors
-    /// [`RebalanceListError::Order`]; the record has not changed then.
+    /// [`RebalanceListError::Order`]; the record is then unchanged.
     pub fn apply(
         &self,
         record: &mut RebalanceRecord,
@@ -42,9 +42,10 @@ impl RebalanceChange {
         }
     }
 
-    /// Returns the order that the moves of a rebalance get with the change, which has made `record`
-    /// of a rebalance in the state `before`. A rebalance may end while it is paused, because its
-    /// last moves were about to arrive. They go on then: no later order reaches them.
+    /// Returns the order that the change implies for the moves of the rebalance. `before` is the
+    /// state before the change, and `record` is the rebalance after it. If a rebalance ends while
+    /// it is paused, because its last moves were almost complete, these moves are resumed: no later
+    /// order for the rebalance can reach them.
     pub fn order_of_moves(
         &self,
         before: RebalanceState,

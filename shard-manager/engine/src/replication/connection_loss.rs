@@ -1,4 +1,4 @@
-//! Connection loss: ends the wait for a response of a node whose connection was lost.
+//! Connection loss: ends the wait for a response from a node to which the connection was lost.
 //!
 //! **Invariant:** the wait is ended only if the node was reported as down after the request was
 //! sent.
@@ -10,12 +10,13 @@ use super::ReplicationState;
 
 /// Interval at which the connection to a node with an outstanding response is checked.
 const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
-/// Number of checks after a loss after which an outstanding response of the node is no longer
+/// Number of checks after a loss of the connection until an outstanding response is no longer
 /// expected.
 const LOSS_CHECKS_MAX: u32 = 3;
 
 /// Waits until a few seconds after the connection to a node is lost. The node may never respond to
-/// requests that were sent before the loss, even if it can be reached again. `None` is the primary.
+/// requests that were sent before the loss, even if it can be reached again. `None` stands for the
+/// primary.
 pub async fn presumed_lost(replication: &ReplicationState, replica: Option<usize>) {
     let losses = || {
         let node = replica.or_else(|| replication.timeline.leader());

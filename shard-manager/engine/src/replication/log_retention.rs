@@ -1,15 +1,15 @@
 //! Log retention: keeps a shard's change log from being trimmed while copies of the shard need it.
 //!
-//! Each such copy is a holder with a name and a position, and they are independent of each other: a
-//! backup and several moves of slots may read the log at the same time. A holder that advances
-//! releases the entries before its position.
+//! Each such copy is a holder, with a name and a position. Holders are independent of each other: a
+//! backup and several moves of slots may read the log at the same time. When a holder advances, it
+//! releases the entries up to its new position.
 //!
-//! The log has a size limit, so a holder that stops advancing does not fill the disk: once entries
-//! that it needs were removed, it is dropped. It then has to copy the shard again, like a replica
-//! that is that far behind.
+//! The log has a size limit, so a holder that no longer advances cannot fill the disk. Once entries
+//! that a holder needs have been removed, the holder is dropped. Its copy then has to begin again,
+//! like that of a replica that has fallen too far behind.
 //!
 //! **Invariant:** entries after the position of every holder stay in the log, unless the log
-//! exceeds its size limit. A holder that lacks entries no longer retains any.
+//! exceeds its size limit. A holder that has lost entries no longer retains any.
 //! **Not here:** entries that replicas need ([`super::ReplicationState::trimmable_position`]), the
 //! size limit (the writer).
 
@@ -17,10 +17,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Positions after which the log is retained for other uses than replicas.
+/// Positions after which the log is retained for purposes other than replicas.
 #[derive(Debug)]
 pub(super) struct LogRetention {
-    /// Lowest position of a holder; `u64::MAX` without holders. The writer reads it before each
+    /// Lowest position of all holders; `u64::MAX` without holders. The writer reads it before each
     /// batch.
     after: AtomicU64,
     holders: Mutex<Holders>,
@@ -53,8 +53,9 @@ impl LogRetention {
         committed: impl FnOnce() -> u64,
     ) -> RetainedLog {
         let mut holders = self.holders();
-        // No trim begins from here on. One that runs now goes up to a position that had been
-        // committed before, so the position is read afterwards.
+        // From here on, no trim begins. A trim that is already running removes entries only up to a
+        // position that was committed earlier, so the position of the holder is read after this
+        // store.
         self.after.store(0, Ordering::SeqCst);
         let position = committed();
         let id = holders.next_id;
@@ -69,8 +70,8 @@ impl LogRetention {
         self.after.load(Ordering::SeqCst)
     }
 
-    /// Drops the holders that need entries up to this position, which were removed; returns their
-    /// names.
+    /// Drops the holders that still need entries up to this position, because these entries were
+    /// removed. Returns the names of the dropped holders.
     pub(super) fn drop_behind(&self, trimmed: u64) -> Vec<String> {
         if self.limit() >= trimmed {
             return Vec::new();

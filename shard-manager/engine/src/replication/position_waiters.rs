@@ -1,4 +1,6 @@
-//! Position waiters: the tasks that wait for replicas to advance, and the appliers that they wake.
+//! Position waiters: the tasks that wait until replicas reach a position, and the appliers that
+//! these tasks wake. An applier is the thread or task that applies the primary's changes to one
+//! replica.
 //!
 //! **Invariant:** a task subscribes before it checks its condition, so no change is missed.
 //! **Not here:** the positions themselves (`replica_positions`).
@@ -11,7 +13,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Tasks that wait for replicas to advance, and the appliers of these replicas.
+/// Tasks that wait until replicas reach a position, and the appliers of these replicas.
 #[derive(Debug)]
 pub struct PositionWaiters {
     appliers: Box<[Applier]>,
@@ -29,7 +31,8 @@ pub struct PositionWaiters {
 #[derive(Debug)]
 struct Applier {
     waker: OnceLock<Waker>,
-    /// True while the applier gathers changes: a commit does not wake it then.
+    /// True while the applier pauses for a moment so that several commits gather, which it then
+    /// applies together. A commit does not wake it during this time.
     gathering: AtomicBool,
 }
 
@@ -79,15 +82,15 @@ impl PositionWaiters {
         }
     }
 
-    /// Registers the function that wakes the applier of a replica, for a new commit or a new
+    /// Registers the function that wakes the applier of a replica after a new commit or for a new
     /// waiter.
     pub fn set_waker(&self, replica: usize, wake: impl Fn() + Send + Sync + 'static) {
         // Set once, by the one thread or task that a replica has.
         let _ = self.appliers[replica].waker.set(Waker(Box::new(wake)));
     }
 
-    /// Records whether an applier gathers changes for a moment. Only waiters wake it then, commits
-    /// do not.
+    /// Records whether an applier pauses to gather several commits. During this time it is woken by
+    /// waiting tasks, but not by commits.
     pub fn set_gathering(&self, replica: usize, gathering: bool) {
         self.appliers[replica].gathering.store(gathering, Ordering::SeqCst);
     }
@@ -104,22 +107,23 @@ impl PositionWaiters {
         self.confirmations.load(Ordering::SeqCst) > 0
     }
 
-    /// Makes appliers sync the changes that they apply, until the guard is dropped.
+    /// Makes the appliers sync the changes that they apply to disk, until the guard is dropped.
     pub fn request_confirmations(&self) -> Waiting<'_> {
         let waiting = Waiting::begin(&self.confirmations);
         self.wake_all();
         waiting
     }
 
-    /// Waits until `check` returns a value, at most until `deadline`. Appliers gather no changes in
-    /// this time.
+    /// Waits until `check` returns a value, at most until `deadline`. During this time, appliers
+    /// apply each commit at once instead of gathering several.
     pub async fn until<T>(&self, deadline: Instant, check: impl Fn() -> Option<T>) -> Option<T> {
         let _waiting = Waiting::begin(&self.waiting);
         self.wake_all();
         loop {
             let advanced = self.advanced.notified();
             tokio::pin!(advanced);
-            // Before the check, so that a change after it is not missed.
+            // The subscription comes before the check, so that a change after the check is not
+            // missed.
             advanced.as_mut().enable();
             if let Some(found) = check() {
                 return Some(found);
@@ -148,7 +152,7 @@ impl PositionWaiters {
         self.appliers.iter().for_each(Applier::wake);
     }
 
-    /// Wakes the appliers that gather no changes.
+    /// Wakes the appliers that are not pausing to gather commits.
     pub(super) fn wake_idle(&self) {
         let idle = |applier: &&Applier| !applier.gathering.load(Ordering::SeqCst);
         self.appliers.iter().filter(idle).for_each(Applier::wake);

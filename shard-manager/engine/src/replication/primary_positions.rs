@@ -1,8 +1,8 @@
-//! Primary positions: the positions that a shard's primary has begun, committed and shown to
-//! readers.
+//! Primary positions: the positions up to which a shard's primary has begun changes, committed them
+//! and shown them to readers.
 //!
-//! **Invariant:** everything acknowledged is at or below `committed`, and everything a read can
-//! have seen is at or below `begun` or the read high watermark.
+//! **Invariant:** every acknowledged change is at or below `committed`, and every change that a
+//! read can have seen is at or below `begun` or the read high watermark.
 //! **Not here:** commits, which concern replicas too ([`super::ReplicationState::commit`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ pub struct PrimaryPositions {
     pub(super) committed: AtomicU64,
     /// Highest position that a strong read of the primary has returned.
     pub(super) read_high_watermark: AtomicU64,
-    /// Position of the last change of the tables or of the owned slots.
+    /// Position of the last change of the tables, or of the slots that the shard owns.
     pub(super) schema: AtomicU64,
 }
 
@@ -34,51 +34,53 @@ impl PrimaryPositions {
         self.begun.store(position, Ordering::SeqCst);
     }
 
-    /// Records that the primary has reached at least this position. For shards that other processes
-    /// write too: called after a batch is durable, and after each probe of the primary.
+    /// Records that the primary has reached at least this position. Used for shards to which other
+    /// processes write as well: called after a batch is durable, and after each probe of the
+    /// primary.
     #[inline]
     pub fn observe(&self, position: u64) {
         self.begun.fetch_max(position, Ordering::SeqCst);
         self.committed.fetch_max(position, Ordering::SeqCst);
     }
 
-    /// Returns the committed position: everything acknowledged is at or below it.
+    /// Returns the committed position: every acknowledged change is at or below it.
     #[inline]
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::SeqCst)
     }
 
     /// Records a durable change of the tables, or of the slots that the shard owns, before the
-    /// change is acknowledged; at the start, the last such change.
+    /// change is acknowledged. At the start, records the last such change.
     pub fn record_schema_change(&self, position: u64) {
         self.schema.fetch_max(position, Ordering::SeqCst);
     }
 
-    /// Returns the position of the last change of the tables or of the owned slots. A node below it
-    /// lacks a table, or answers for other slots.
+    /// Returns the position of the last change of the tables or of the owned slots. A node below
+    /// this position may lack a table, or respond for slots that the shard no longer owns.
     #[inline]
     pub fn schema_position(&self) -> u64 {
         self.schema.load(Ordering::SeqCst)
     }
 
-    /// Returns the highest position that a finished read may have seen; `None` while a commit runs
-    /// that the read may or may not have seen.
+    /// Returns the highest position that a finished read may have seen; `None` while a commit is in
+    /// progress, because the read may or may not have seen it.
     #[inline]
     pub fn visible_bound(&self) -> Option<u64> {
-        // In this order: `begun` covers a batch that the read saw, also while `committed` lacks it.
+        // The order matters: `begun` is read last, so it covers a batch that the read saw, even if
+        // `committed` did not include it yet.
         let committed = self.committed();
         (self.begun.load(Ordering::SeqCst) == committed).then_some(committed)
     }
 
-    /// Raises the read high watermark, before a strong read of the primary is answered. A commit
-    /// can become visible a moment before the writer records it.
+    /// Raises the read high watermark. Called before the response to a strong read of the primary
+    /// is sent, because a commit can become visible a moment before the writer records it.
     #[inline]
     pub fn raise_read_high_watermark(&self, position: u64) {
         self.read_high_watermark.fetch_max(position, Ordering::SeqCst);
     }
 
-    /// Returns the lowest position that a strong read may show: everything acknowledged, and
-    /// everything that an earlier strong read has returned.
+    /// Returns the lowest position that a strong read may show. It covers every acknowledged
+    /// change, and every change that an earlier strong read has returned.
     #[inline]
     pub fn strong_min_position(&self) -> u64 {
         self.committed().max(self.read_high_watermark.load(Ordering::SeqCst))

@@ -1,6 +1,6 @@
 //! Replica positions: the positions that each replica of a shard has applied and made durable.
 //!
-//! **Invariant:** `durable <= applied <= applying` for each replica; tasks that wait are notified
+//! **Invariant:** `durable <= applied <= applying` for each replica; waiting tasks are notified
 //! after each change of the state, of `applied` or of `durable`.
 //! **Not here:** lag and confirmations, which need the primary's positions
 //! ([`super::ReplicationState`]).
@@ -17,7 +17,7 @@ pub enum ReplicaState {
     Building,
     /// The replica applies the primary's log.
     Following,
-    /// The replica cannot be used; it is retried.
+    /// The replica cannot be used; attempts to reach it continue.
     Down,
 }
 
@@ -42,9 +42,9 @@ pub(super) struct NodePositions {
     pub(super) applying: AtomicU64,
     pub(super) applied: AtomicU64,
     pub(super) durable: AtomicU64,
-    /// Time from which `current_at` is counted.
+    /// Time that is the zero of `current_at`.
     epoch: Instant,
-    /// Time of the last moment at which the replica had everything, in microseconds since `epoch`.
+    /// Last time at which the replica had all committed changes, in microseconds since `epoch`.
     pub(super) current_at: AtomicU64,
 }
 
@@ -61,18 +61,19 @@ impl NodePositions {
         }
     }
 
-    /// Returns true if the replica has had everything at some time since the process began.
+    /// Returns true if the replica has had all committed changes at some time since this process
+    /// began.
     pub(super) fn was_current(&self) -> bool {
         self.current_at.load(Ordering::Acquire) > 0
     }
 
-    /// Returns the time since the replica was last known to have everything.
+    /// Returns the time since the replica was last known to have all committed changes.
     pub(super) fn time_since_current(&self) -> Duration {
         let current_at = self.current_at.load(Ordering::Acquire);
         self.epoch.elapsed().saturating_sub(Duration::from_micros(current_at))
     }
 
-    /// Records a time at which the replica had everything.
+    /// Records a time at which the replica had all committed changes.
     fn record_current(&self, at: Instant) {
         let at = at.saturating_duration_since(self.epoch).as_micros() as u64;
         self.current_at.fetch_max(at, Ordering::AcqRel);
@@ -108,8 +109,8 @@ impl ReplicaPositions {
         }
     }
 
-    /// Waits until a replica no longer follows the primary, so that its response need not be
-    /// awaited.
+    /// Waits until a replica no longer follows the primary: waiting for its response is then
+    /// pointless.
     pub async fn stopped_following(&self, replica: usize) {
         loop {
             let down = self.waiters.down();
@@ -129,7 +130,7 @@ impl ReplicaPositions {
     }
 
     /// Records the position of an applier's transaction after its commit. `had_all_at` is a time at
-    /// which the primary had no more than this, if there was one.
+    /// which the primary had no changes beyond this position, if such a time is known.
     pub fn record_applied(&self, replica: usize, position: u64, had_all_at: Option<Instant>) {
         let replica = &self.nodes[replica];
         if let Some(at) = had_all_at {
@@ -145,8 +146,8 @@ impl ReplicaPositions {
         self.waiters.notify_advanced();
     }
 
-    /// Sets the position of a replica that was rebuilt or opened. It must be on disk: the snapshot
-    /// is synced, and an applier syncs when it opens a file.
+    /// Sets the position of a replica that was rebuilt or opened. All changes up to it must be on
+    /// disk: a snapshot is synced, and an applier syncs when it opens a file.
     pub fn reset_to(&self, replica: usize, position: u64) {
         let replica = &self.nodes[replica];
         replica.applying.store(position, Ordering::SeqCst);
@@ -168,7 +169,7 @@ impl ReplicaPositions {
     }
 
     /// Returns the highest position that a finished read of a replica may have seen. The primary
-    /// has everything up to it.
+    /// has all changes up to it.
     #[inline]
     pub fn visible_bound(&self, replica: usize) -> u64 {
         self.nodes[replica].applying.load(Ordering::SeqCst)
@@ -179,8 +180,9 @@ impl ReplicaPositions {
         self.nodes.get(node).map_or(0, |node| node.losses.load(Ordering::SeqCst))
     }
 
-    /// Dates the lag of replicas that have everything up to `committed` from the time of the next
-    /// commit, and not from the last change that they applied.
+    /// Records that the replicas that have all changes up to `committed` were current until `at`,
+    /// the time of the next commit. Their lag is then counted from that commit, not from the last
+    /// change that they applied.
     pub(super) fn fall_behind(&self, committed: u64, at: Instant) {
         for replica in &self.nodes {
             if replica.applied.load(Ordering::Acquire) >= committed {

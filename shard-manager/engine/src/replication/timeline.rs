@@ -1,6 +1,7 @@
 //! Timeline: the history of a shard's primaries, and the node that leads now.
 //!
-//! **Invariant:** the history ends with the timeline that the positions of the nodes belong to.
+//! **Invariant:** the last timeline of the history is the one to which the positions of the nodes
+//! belong.
 //! **Not here:** the change to another timeline ([`super::ReplicationState::follow`]), the search
 //! for a primary (`postgres::primary_tracker`).
 
@@ -15,7 +16,7 @@ use model::position::{Position, TimelineHistory};
 #[derive(Debug)]
 pub struct Timeline {
     pub(super) history: ArcSwap<TimelineHistory>,
-    /// Index of the node that is the primary; at least `nodes` if the primary is not one of them.
+    /// Index of the node that is the primary; `nodes` or more if the primary has no index.
     pub(super) leader: AtomicUsize,
     /// True if the primary did not answer its last probe.
     pub(super) silent: AtomicBool,
@@ -51,7 +52,7 @@ impl Timeline {
         self.history.load().holds(position)
     }
 
-    /// Returns a position of the current timeline.
+    /// Returns the position with this sequence number on the current timeline.
     #[inline]
     pub fn position(&self, sequence: u64) -> Position {
         Position { timeline: self.id(), sequence }

@@ -33,18 +33,19 @@ const PROOF_MAX: Duration = Duration::from_secs(2);
 /// Time limit for connecting and taking the lock.
 const LEAD_MAX: Duration = Duration::from_secs(5);
 /// Time for which a request waits for the kept session while another request uses it: about as long
-/// as it takes to open a session. After that it opens one of its own.
+/// as it takes to open a session. After that, the request opens a new session.
 const SPARE_WAIT: Duration = Duration::from_millis(50);
 
 /// Lists of moves, rebalances and indexes in a catalog that routers share.
 pub(super) struct ServerMoves {
     follower: Arc<CatalogFollower>,
-    /// Session of the last request, kept for the next one. Locked while a request uses it; empty
-    /// meanwhile, so that a request which is dropped ends the session.
+    /// Session of the last request, kept for the next one. While a request uses the session, this
+    /// is locked and empty, so that dropping the request ends the session.
     spare: Mutex<Option<(Catalog, Term)>>,
-    /// Empty during a call, so that a call which is dropped ends the session and frees the lock.
+    /// Session that has the lock or tries to take it. Empty during a call, so that dropping the
+    /// call ends the session and releases the lock.
     lead: Mutex<Option<LeadSession>>,
-    /// True if the lock was lost and the caller of `lead` has not learned of it yet.
+    /// True if the lock was lost and no call of `lead` has reported the loss yet.
     has_unreported_loss: AtomicBool,
 }
 
@@ -86,7 +87,7 @@ impl ServerMoves {
         self.follower.catalog.term() == term
     }
 
-    /// Works on a session with the catalog's primary. Fails if another node becomes the primary
+    /// Runs work on a session with the catalog's primary. Fails if another node becomes the primary
     /// meanwhile, or the catalog does not answer in time.
     pub(super) async fn with_catalog<T, E: From<Error>>(
         &self,
@@ -115,7 +116,7 @@ impl ServerMoves {
         worked.unwrap_or_else(|_elapsed| Err(unavailable(&"it does not answer").into()))
     }
 
-    /// Works on the listed moves, as [`Self::with_catalog`] does.
+    /// Runs work on the listed moves, with a session of [`Self::with_catalog`].
     async fn with_tables<T, E: From<Error>>(
         &self,
         work: impl AsyncFnOnce(MoveTables<'_>) -> Result<T, E>,
@@ -132,7 +133,7 @@ impl ServerMoves {
             .await
     }
 
-    /// Returns the kept session if it still responds, else a new one.
+    /// Returns the kept session if the catalog still responds on it, and otherwise a new session.
     async fn session(&self, kept: Option<(Catalog, Term)>) -> Result<(Catalog, Term), Error> {
         if let Some((catalog, term)) = kept.filter(|(_, term)| self.is_present(*term)) {
             let proof = tokio::time::timeout(PROOF_MAX, LeadLock::of(&catalog).confirm()).await;
@@ -184,8 +185,8 @@ impl ServerMoves {
         Ok(leads && lead.is_some())
     }
 
-    /// Returns the session if it responds in the present term. It then has the lock, if it had it
-    /// before or the lock was free.
+    /// Returns the session if the catalog responds on it in the present term. The session then has
+    /// the lock if it had the lock before, or if the lock was free.
     async fn confirm(&self, session: LeadSession) -> Option<LeadSession> {
         let LeadSession { catalog, term, has_lock } = session;
         let lock = LeadLock::of(&catalog);

@@ -1,10 +1,11 @@
-//! Nodes: carries out orders for the nodes of a Citus cluster, by Citus' own functions.
+//! Nodes: carries out commands for the nodes of a Citus cluster, with Citus' own functions.
 //!
 //! Steps that belong together are one transaction on the coordinator: a drain marks its node and
 //! schedules the moves, or does neither. Citus carries the moves out in the background, so they
 //! continue without a router, and each report is read from Citus.
 //!
-//! **Invariant:** nothing begins before all needs are met; no client receives a message of Citus.
+//! **Invariant:** nothing begins before all requirements are met; no client receives a message of
+//! Citus.
 //! **Not here:** the needs, the plans and the views (`citus`).
 
 use std::sync::Arc;
@@ -33,9 +34,9 @@ use crate::citus::plans::{self, CitusGoal, CitusPlan, PartMove};
 use crate::primary_tracker::PrimaryTracker;
 use crate::statement::{Bind, Statement, load, run};
 
-/// Highest number of sessions with the coordinator for changes.
+/// Maximum number of sessions with the coordinator for changes.
 const CHANGES_MAX: usize = 2;
-/// Highest number of sessions with the coordinator for plans and lists.
+/// Maximum number of sessions with the coordinator for plans and lists.
 const READS_MAX: usize = 2;
 /// Name of these sessions.
 const PURPOSE: &str = "nodes";
@@ -54,7 +55,7 @@ const START: &str =
     "SELECT citus_rebalance_start(drain_only => $1, rebalance_strategy => $2::text::name)";
 /// Ends this job only, in the same way as `citus_rebalance_stop`.
 const STOP: &str = "SELECT citus_job_cancel($1)";
-/// Adds a node, and returns its number. Only the next statement sees its row.
+/// Adds a node, and returns its number. The row of the node is visible only to the next statement.
 const ADD: &str = "SELECT citus_add_node($1, $2)::bigint";
 const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
 
@@ -82,8 +83,8 @@ impl CitusNodes {
         Self { client: Arc::new(CoordinatorClient { coordinator }), changes, reads, runtime }
     }
 
-    /// Waits for a change, which continues after the deadline. A change that has not begun by then,
-    /// because others take long, never begins.
+    /// Waits for a change until the deadline; a change in progress continues after it. A change
+    /// that has not begun by then, because other changes take long, never begins.
     async fn changed<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, DistributorError>> + Send + 'static,
@@ -340,8 +341,8 @@ impl ClusterState {
     }
 }
 
-/// Lets Citus choose the moves, in the open transaction, in which a drained node receives no more
-/// rows.
+/// Lets Citus choose the moves, in the open transaction. In that transaction, a node that is to be
+/// drained already receives no more rows.
 async fn choose(
     connection: &AsyncPgConnection,
     goal: &CitusGoal,

@@ -110,7 +110,7 @@ impl Servers {
         let indexes = changes_of_new_shard(&indexes, tables);
         let prepared = self.prepare((&shard, stored.map), cluster, (tables, indexes)).await?;
         let started = self.start(number, &shard.name, prepared)?;
-        // Slots may have arrived after the position at which the shard was opened was read.
+        // The shard may have accepted slots after the position was read at which it was opened.
         if !shard.is_joining
             && let Err(cause) = read_arrivals(&self.follower).await
         {
@@ -120,8 +120,8 @@ impl Servers {
         Ok(started)
     }
 
-    /// Prepares the database of a shard on the runtime of this engine: migrations block their
-    /// thread. The work ends when this future is dropped.
+    /// Prepares the database of a shard on the runtime of this engine, because migrations block
+    /// their thread. The work ends when this future is dropped.
     async fn prepare(
         &self,
         (shard, map): (&ListedShard, ShardMap),
@@ -258,7 +258,7 @@ async fn check_answers(
     Err(failed.unwrap_or_else(|| shard.unsuitable("none of its servers accepts writes")))
 }
 
-/// Returns the changes that create the tables that a shard lacks.
+/// Returns the changes that create the tables that a shard does not have yet.
 ///
 /// # Errors
 /// [`OpenError::Conflict`] if the shard has a table with another declaration.

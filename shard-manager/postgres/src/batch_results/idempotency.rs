@@ -1,4 +1,5 @@
-//! Idempotency: the records of a batch that recognize a repeated change and hold its first result.
+//! Idempotency: records in a batch by which a repeated change is recognized and gets its first
+//! result.
 //!
 //! The record of an idempotency key is a row of the batch like any other: it is read and locked
 //! with the rows that the changes name, and stored in the same transaction.
@@ -31,7 +32,8 @@ impl Batch {
     pub(super) fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
         if let Some(record) = idempotency::record(change, outcome) {
             let now = std::mem::replace(&mut self.now, recorded_at());
-            // The row of the record is one of the batch and did not exist: it is created.
+            // The row of the record belongs to the batch and does not exist yet, so this creates
+            // it.
             let _ = self.apply(&record);
             self.now = now;
         }

@@ -1,6 +1,7 @@
 //! Rows: the rows that a batch may touch, each as it was and as it is after the changes so far.
 //!
-//! **Invariant:** the rows are in one order for all routers, so that locking them cannot deadlock.
+//! **Invariant:** all routers sort the rows in the same order, so that locking the rows cannot
+//! cause a deadlock.
 //! **Not here:** the results of changes (`batch_results`), the statements (`batch_statements`).
 
 use std::collections::HashMap;
@@ -64,7 +65,8 @@ pub(crate) struct LockedRows {
 pub(super) type RowBefore = (usize, Option<Vec<Value>>, bool);
 
 impl LockedRows {
-    /// Returns the rows that these changes may touch, and those of their idempotency keys, sorted.
+    /// Returns the rows that these changes may touch and the records of their idempotency keys,
+    /// sorted.
     pub(super) fn of(groups: &[WriteGroup<'_>], parts: Option<&Parts>) -> Self {
         let mut rows = Self { rows: Vec::new(), places: HashMap::new() };
         for change in groups.iter().flat_map(|group| group.rows) {
@@ -87,8 +89,8 @@ impl LockedRows {
         }
     }
 
-    /// Sorts the rows by table, and those of a table in one order. On Citus the rows of each of its
-    /// shards are together.
+    /// Sorts the rows by table and, within a table, by slot and identity. On Citus, the rows of a
+    /// table are sorted by Citus shard first.
     fn sort(&mut self, parts: Option<&Parts>) {
         let sorted = |row: &Row| {
             let part = parts.map_or(0, |parts| parts.of(&row.key));
@@ -116,7 +118,7 @@ impl LockedRows {
         self.places.get(&place(table, slot, key, id)).copied()
     }
 
-    /// Returns a row, to complete what is stored.
+    /// Returns a row whose stored values are to be completed.
     pub(super) fn row_mut(&mut self, at: usize) -> &mut Row {
         &mut self.rows[at]
     }
@@ -127,7 +129,7 @@ impl LockedRows {
         self.rows[at].after = Some(image);
     }
 
-    /// Changes a row, and returns the data that undo the change.
+    /// Changes a row, and returns the data with which the change can be undone.
     pub(super) fn set(&mut self, at: usize, after: Option<Vec<Value>>) -> RowBefore {
         let row = &mut self.rows[at];
         let before = std::mem::replace(&mut row.after, after);
@@ -143,8 +145,8 @@ impl LockedRows {
     }
 }
 
-/// Returns the identity of a row in a batch. The slot is a part of it: rows of two partitions may
-/// have the same key and id.
+/// Returns the identity of a row in a batch. The slot is part of the identity, because rows of two
+/// slots may have the same key and id.
 fn place(table: &Table, slot: Slot, key: &str, id: &[Value]) -> Vec<u8> {
     let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 4);
     place.extend_from_slice(table.name().as_bytes());

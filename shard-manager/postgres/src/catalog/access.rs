@@ -1,8 +1,8 @@
 //! Access: keys, roles and denials of a catalog that all routers share.
 //!
-//! Changes lock the one row of `tessera_access`, so they are made one after another. After a
-//! failover the new primary may lack the last change, and give the next one the same number; so the
-//! high bits of a generation are the timeline of the server.
+//! Changes lock the one row of `tessera_access`, so they are made one after another. Each change
+//! raises the generation. After a failover, the new primary may lack the last change and give its
+//! number to the next one; so the high bits of a generation are the timeline of the server.
 //!
 //! **Invariant:** two different states never have the same generation.
 //! **Not here:** the statements and the rules (`engine::access_store`).
@@ -36,7 +36,7 @@ const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
 /// Minimum number of generations for which the catalog remembers removed keys.
 const BEHIND_MAX: u64 = 10_000;
 
-/// Keys, roles and denials of a catalog, on one of its sessions.
+/// Access to the keys, roles and denials of a catalog, over one of its sessions.
 #[derive(Clone, Copy)]
 pub struct AccessTables<'c>(pub(super) &'c AsyncPgConnection);
 
@@ -90,8 +90,8 @@ impl AccessTables<'_> {
         self.state(timeline).await
     }
 
-    /// Returns `base` with the changes since then, numbered by the counter of the catalog; `None`
-    /// if all keys have to be read.
+    /// Returns `base` with the changes since its generation; `None` if all keys have to be read.
+    /// The generation of the result is the counter of the catalog, still without the timeline.
     async fn changed_state(self, base: &AccessState) -> QueryResult<Option<AccessState>> {
         let since = base.generation & COUNTER_MAX;
         let read = async {
@@ -105,7 +105,8 @@ impl AccessTables<'_> {
         Ok(state.filter(|state| known.contains(&state.generation)))
     }
 
-    /// Makes a change in one transaction of a server on this timeline, and returns its generation.
+    /// Makes a change in one transaction of a server on this timeline, and returns the generation
+    /// after the change.
     ///
     /// # Errors
     /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored.
@@ -138,14 +139,14 @@ impl AccessTables<'_> {
         Ok(generation(timeline, plan.generation))
     }
 
-    /// Adds rows and uses of keys in one transaction.
+    /// Adds the numbers of rows of callers, and the last uses of keys, in one transaction.
     ///
     /// # Errors
     /// The error of a statement. The transaction may have been committed.
     pub async fn add_usage(self, flush: &UsageFlush) -> QueryResult<()> {
         let stored = async {
-            // Changes of all keys lock the keys in another order, so the row of `tessera_access` is
-            // locked first.
+            // A change of all keys locks the keys in another order, so the row of `tessera_access`
+            // is locked first to prevent a deadlock.
             let begin = if flush.key_uses.is_empty() { "BEGIN" } else { BEGIN_CHANGING };
             run(self.0, begin).await?;
             let has_rows = !flush.batch.rows.is_empty();
@@ -162,7 +163,7 @@ impl AccessTables<'_> {
         or_rollback(self.0, stored.await).await
     }
 
-    /// Returns the sums of a day.
+    /// Returns the number of rows of each caller on a day.
     ///
     /// # Errors
     /// The error of the query.
@@ -170,7 +171,7 @@ impl AccessTables<'_> {
         load(self.0, &sql::usage(day)).await.map(|rows| read_sums(&rows))
     }
 
-    /// Returns the secret of audit logs; the first call makes it.
+    /// Returns the secret of the audit logs; the first call creates it.
     ///
     /// # Errors
     /// The error of a statement.
@@ -181,7 +182,7 @@ impl AccessTables<'_> {
         audit::read_secret(&rows).map_err(|damage| unreadable(&damage))
     }
 
-    /// Makes the last line of an audit log durable, unless a later one is.
+    /// Stores the last line of an audit log durably, unless a later line is stored already.
     ///
     /// # Errors
     /// The error of a statement.
@@ -202,7 +203,7 @@ impl AccessTables<'_> {
     }
 }
 
-/// Returns the generation of a counter on a timeline.
+/// Returns the generation that consists of a timeline and a counter.
 fn generation(timeline: u32, counter: u64) -> u64 {
     u64::from(timeline) << COUNTER_BITS | counter
 }

@@ -1,6 +1,6 @@
 //! Index tables: the list of indexes in a catalog that all routers share.
 //!
-//! **Invariant:** a record changes only if it is still in the state from which it is changed.
+//! **Invariant:** a record is changed only if it is still in the state that the change expects.
 //! **Not here:** the rows (`engine::index_record`), building the indexes (`shard_indexes`).
 
 use diesel::prelude::*;
@@ -12,7 +12,7 @@ use model::error::Error;
 use super::{Catalog, refused};
 use crate::db_error::unreadable;
 
-/// The listed indexes of a catalog, on one of its sessions.
+/// Access to the listed indexes of a catalog, over one of its sessions.
 #[derive(Clone, Copy)]
 pub struct IndexTables<'c>(&'c AsyncPgConnection);
 
@@ -24,7 +24,7 @@ impl<'c> IndexTables<'c> {
 }
 
 impl IndexTables<'_> {
-    /// Reads the indexes, by table and name.
+    /// Reads the indexes, sorted by table and name.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -41,7 +41,7 @@ impl IndexTables<'_> {
         records.map_err(|error| refused(&error))
     }
 
-    /// Lists an index. Replaces a failed index of the same name.
+    /// Adds an index to the list. Replaces the record of an index with the same table and name.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -54,7 +54,7 @@ impl IndexTables<'_> {
         row.execute(&mut &*self.0).await.map(drop).map_err(|error| refused(&error))
     }
 
-    /// Stores a record, if the index is listed in this state. Returns true if it was.
+    /// Stores a record if the index is listed in the expected state. Returns true if it was.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -67,7 +67,7 @@ impl IndexTables<'_> {
         changed.await.map(|rows| rows == 1).map_err(|error| refused(&error))
     }
 
-    /// Removes an index that no shard has.
+    /// Removes the record of an index that was dropped on all shards.
     ///
     /// # Errors
     /// The error of the catalog.

@@ -17,12 +17,12 @@ use super::refused;
 use crate::db_error::unreadable;
 use crate::statement::run;
 
-/// The intents of a catalog, on one of its sessions.
+/// Access to the intents of a catalog, over one of its sessions.
 #[derive(Clone, Copy)]
 pub struct Intents<'c>(pub(super) &'c AsyncPgConnection);
 
 impl Intents<'_> {
-    /// Returns all intents, by name.
+    /// Returns all intents, sorted by name.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -80,7 +80,7 @@ impl Intents<'_> {
         };
         if let Err(error) = done.await {
             // Without the rollback every later statement of this session would fail. If the session
-            // is lost, this fails as well, which changes nothing.
+            // is lost, the rollback fails as well, which does no harm.
             let _ = run(self.0, "ROLLBACK").await;
             return Err(refused(&error));
         }

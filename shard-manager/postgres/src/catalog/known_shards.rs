@@ -20,11 +20,11 @@ pub struct KnownShards {
     pub cluster_id: String,
     /// True if every shard was claimed.
     pub ready: bool,
-    /// The shards that are not retired, by number; else a description of the damage.
+    /// The shards that are not retired, by number. The error describes the damage of the catalog.
     pub members: Result<Vec<KnownShard>, String>,
     /// Names of the shards that have retired.
     pub retired: Vec<String>,
-    /// Name of the shard whose database holds the catalog, if it is that of a shard.
+    /// Name of the shard whose database holds the catalog; `None` if no shard's database does.
     pub held_by: Option<String>,
 }
 
@@ -33,15 +33,15 @@ pub struct KnownShards {
 pub struct KnownShard {
     /// Name of the shard.
     pub name: String,
-    /// Servers of the shard without user and password, if the catalog has them.
+    /// Addresses of the shard's servers without user and password, if the catalog has them.
     pub location: Option<NodeAddress>,
-    /// True if its join has not ended.
+    /// True if the shard is still joining the cluster.
     pub is_joining: bool,
 }
 
 impl KnownShards {
-    /// Reads the catalog in a database, which is that of the shard `held_by`; `None` if the
-    /// database has no catalog.
+    /// Reads the catalog in a database, which may be the database of the shard `held_by`. Returns
+    /// `None` if the database has no catalog.
     ///
     /// # Errors
     /// The error of a query.

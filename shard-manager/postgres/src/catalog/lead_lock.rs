@@ -1,7 +1,7 @@
 //! Lead lock: the session lock of the router that carries moves out.
 //!
-//! The server frees the lock with the session: if its router ends, if the connection is lost, and
-//! if the router sends nothing for [`SILENCE_MAX`], for example because it hangs.
+//! The server releases the lock when the session ends: if the router ends, if the connection is
+//! lost, or if the router sends nothing for [`SILENCE_MAX`], for example because it hangs.
 //!
 //! **Invariant:** at most one session of a catalog has the lock.
 //! **Not here:** keeping the session (`backend`), the terms that refuse a router which has not
@@ -33,7 +33,7 @@ impl<'c> LeadLock<'c> {
 }
 
 impl LeadLock<'_> {
-    /// Lets the server end the session if it is idle for 10 s.
+    /// Makes the server end the session after it has been idle for 10 s.
     ///
     /// # Errors
     /// The error of the statement.
@@ -52,7 +52,7 @@ impl LeadLock<'_> {
         Ok(rows.first().and_then(|row| row.boolean(0)) == Some(true))
     }
 
-    /// Proves that the session has not ended, and with it the lock.
+    /// Proves that the session, and with it the lock, still exists.
     ///
     /// # Errors
     /// The error of the statement.

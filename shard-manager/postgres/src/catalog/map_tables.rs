@@ -35,15 +35,15 @@ const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 /// Selects the owners that have changed after an epoch, by slot.
 const OWNERS: &str = "SELECT slot, shard, since FROM tessera_owners
     WHERE group_name = $1 AND since > $2 ORDER BY slot";
-/// Selects the highest position of each timeline at which each shard has accepted slots after an
-/// epoch.
+/// Selects, for each shard that has accepted slots after an epoch and for each of its timelines,
+/// the highest position at which it accepted them.
 const ARRIVALS: &str = "SELECT shard, floor_timeline, max(floor_position) FROM tessera_owners
     WHERE group_name = $1 AND since > $2 AND floor_position IS NOT NULL
     GROUP BY shard, floor_timeline";
 /// Inserts the first owner of every slot.
 const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT $1, slot - 1, shard, 1 FROM unnest($2) WITH ORDINALITY AS owner (shard, slot)";
-/// Inserts the first owners of the slots of new groups, from this slot on.
+/// Inserts the first owner of each slot of new table groups. The first of these slots is `$2`.
 const ADD_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT $1, $2 + slot - 1, shard, $3 FROM unnest($4) WITH ORDINALITY AS owner (shard, slot)";
 /// Changes the owner of some slots.
@@ -59,7 +59,7 @@ pub struct StoredMap {
     pub shards: Vec<ShardRow>,
 }
 
-/// The shards and owners of a catalog, on one of its sessions.
+/// Access to the shards and slot owners of a catalog, over one of its sessions.
 #[derive(Clone, Copy)]
 pub struct MapTables<'c>(pub(super) &'c AsyncPgConnection);
 
@@ -158,7 +158,7 @@ impl MapTables<'_> {
                     (Some((row, stored)), has_changed)
                 }
             };
-            // After the lock of a row, even the commit of a transaction without changes waits for a
+            // Once a row was locked, even the commit of a transaction without changes waits for a
             // synchronous standby. A rollback does not.
             let end = if has_changed { "COMMIT" } else { "ROLLBACK" };
             run(self.0, end).await.map_err(failed)?;
@@ -167,9 +167,9 @@ impl MapTables<'_> {
         or_rollback(self.0, found.await).await
     }
 
-    /// Reads the map of a cluster and adds the new groups of the settings. Copies the map of an
-    /// earlier version into tables of its own. Also returns true if it has stored anything. Runs in
-    /// the transaction of the caller.
+    /// Reads the map of a cluster and adds the new groups of the settings. If an earlier version
+    /// has stored the map in columns of the cluster's row, copies it into its own tables. Also
+    /// returns true if anything was stored. Runs in the open transaction.
     async fn with_groups(
         self,
         row: &ClusterRow,
@@ -182,7 +182,8 @@ impl MapTables<'_> {
         if has_changed {
             self.fill(&stored).await.map_err(failed)?;
         }
-        // A refused start adds no group.
+        // If the settings do not fit the cluster, the start is refused here, before any group is
+        // added.
         differences(&stored.map, spec, PLACE)?;
         if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
             self.add_groups(&stored.map, &next).await.map_err(failed)?;
@@ -204,7 +205,7 @@ impl MapTables<'_> {
         or_rollback(self.0, filled.await).await
     }
 
-    /// Fills the tables. All slots have had their owners since the first epoch.
+    /// Fills the empty tables of the map. Each owner is stored as the owner since the first epoch.
     async fn fill(self, stored: &StoredMap) -> QueryResult<()> {
         let mut connection = self.0;
         let shards = diesel::insert_into(tessera_shards::table).values(&stored.shards);
@@ -220,8 +221,8 @@ impl MapTables<'_> {
     }
 
     /// Stores the groups of a map that the catalog lacks, with the owners of their slots and the
-    /// epoch of the map, and notifies all routers. Runs in the transaction of the caller, which
-    /// has read the known map.
+    /// epoch of the map, and notifies all routers. Runs in the open transaction, in which the known
+    /// map was read.
     async fn add_groups(self, known: &ShardMap, next: &ShardMap) -> QueryResult<()> {
         let (count, epoch) = (known.groups().slot_count(), next.epoch().cast_signed());
         let owners = next.owners().skip(count).map(|owner| i32::from(owner.shard.0));
@@ -307,8 +308,8 @@ impl MapTables<'_> {
         Ok(step.map)
     }
 
-    /// Returns the refusal of a change that retires a shard of a move that has not ended: without
-    /// the shard, the move could neither continue nor end.
+    /// Returns a refusal if the change retires a shard that takes part in a move that has not
+    /// ended: without the shard, the move could neither continue nor end.
     async fn move_of(
         self,
         map: &ShardMap,
@@ -364,8 +365,8 @@ async fn store_groups(
     stored.execute(&mut connection).await.map(drop)
 }
 
-/// Returns the shards that have accepted slots after an epoch, each with the position of the last
-/// time on each of its timelines.
+/// Returns the shards that have accepted slots after an epoch, with the highest position at which
+/// each accepted them on each of its timelines.
 ///
 /// # Errors
 /// The error of the query.
@@ -388,8 +389,8 @@ pub async fn arrivals_after(
     Ok(arrivals)
 }
 
-/// Raises the epoch of the catalog to this one, unless it is as high already, and notifies all
-/// routers. The shards and the owners stay.
+/// Raises the epoch of the catalog to this one, unless it is at least as high already, and notifies
+/// all routers. The shards and the owners stay unchanged.
 ///
 /// # Errors
 /// The error of a statement. The epoch is unchanged, unless the connection is lost.
@@ -405,7 +406,7 @@ pub async fn raise_epoch(connection: &AsyncPgConnection, epoch: u64) -> QueryRes
     or_rollback(connection, raised.await).await
 }
 
-/// Returns the groups whose slots may not be owned by their shards yet.
+/// Returns the groups for which it is not certain yet that the shards own their slots.
 pub(super) async fn unready_groups(
     mut connection: &AsyncPgConnection,
 ) -> QueryResult<Vec<GroupNumber>> {

@@ -1,7 +1,7 @@
 //! Move tables: the listed moves of slots in a catalog that all routers share.
 //!
 //! New moves are listed one after another, under the lock of the cluster's row that changes of the
-//! map take as well; changes of a listed move lock its row.
+//! map take as well; a change of a listed move locks only the row of that move.
 //!
 //! **Invariant:** the slots of a move are in `tessera_moving` as long as it has not ended.
 //! **Not here:** the rules (`engine::move_catalog`), the rows (`engine::move_rows`).
@@ -31,7 +31,7 @@ const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// Begins a transaction that excludes other new moves and changes of the map.
 pub(super) const BEGIN_LISTING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 
-/// The listed moves of a catalog, on one of its sessions.
+/// Access to the listed moves of a catalog, over one of its sessions.
 #[derive(Clone, Copy)]
 pub struct MoveTables<'c>(&'c AsyncPgConnection);
 
@@ -43,8 +43,8 @@ impl<'c> MoveTables<'c> {
 }
 
 impl MoveTables<'_> {
-    /// Reads the moves that have not ended, those that ended last, and those that the rebalance in
-    /// progress has given up, as of one moment.
+    /// Reads, in one snapshot, the moves that have not ended, the moves that ended last, and the
+    /// moves that the rebalance in progress has given up.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -73,8 +73,8 @@ impl MoveTables<'_> {
         self.find(id).await.map_err(|error| refused(&error))
     }
 
-    /// Lists a new move, and removes the oldest ended ones beyond [`ENDED_STORED_MAX`], unless the
-    /// rebalance in progress has given them up.
+    /// Adds a new move to the list. If more than [`ENDED_STORED_MAX`] moves have ended, removes the
+    /// oldest of them, except those that the rebalance in progress has given up.
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -115,8 +115,8 @@ impl MoveTables<'_> {
         self.ended(changed.await).await
     }
 
-    /// Returns the result of a transaction, after rolling it back if it failed. Otherwise the next
-    /// transaction on this session would fail.
+    /// Returns the result of a transaction, and rolls the transaction back first if it failed.
+    /// Without the rollback, the next transaction on this session would fail.
     async fn ended<T>(self, ended: Result<T, MoveListFault>) -> Result<T, MoveListError> {
         if ended.is_err() {
             let _ = run(self.0, "ROLLBACK").await;
@@ -133,7 +133,7 @@ impl MoveTables<'_> {
         row.map(ListedMoveRow::record).transpose().map_err(|damage| unreadable(&damage))
     }
 
-    /// Lists a move unless it is listed, and removes old ones.
+    /// Adds a move to the list and removes old ones. Does nothing if the move is listed already.
     async fn insert(self, record: &MoveRecord, expected_epoch: u64) -> Result<(), MoveListFault> {
         if self.find(record.id).await?.is_some() {
             return Ok(());
@@ -172,7 +172,8 @@ impl MoveTables<'_> {
     }
 
     /// Reads the moves of the rebalance in progress that have ended with the slots on their source.
-    /// Their end times may not be the latest, because the clock may have been set back.
+    /// They are not always among the moves that ended last, because the clock may have been set
+    /// back.
     async fn given_up(self) -> QueryResult<Vec<ListedMoveRow>> {
         let open = tessera_rebalances::table.filter(tessera_rebalances::ended_at.is_null());
         let open = open.select(tessera_rebalances::id);

@@ -3,8 +3,8 @@
 //! New rebalances, orders and reports are stored one after another, under the lock of the cluster's
 //! row that new moves and changes of the map take as well.
 //!
-//! **Invariant:** an order for a rebalance and those for its moves are stored together, and no move
-//! of it is listed meanwhile.
+//! **Invariant:** an order for a rebalance and the orders for its moves are stored in one
+//! transaction, and no further move of the rebalance is added to the list meanwhile.
 //! **Not here:** the rules (`engine::rebalance_catalog`), the rows (`engine::rebalance_rows`).
 
 use chrono::Utc;
@@ -28,7 +28,7 @@ use super::{Catalog, refused};
 use crate::db_error::unreadable;
 use crate::statement::run;
 
-/// The listed rebalances of a catalog, on one of its sessions.
+/// Access to the listed rebalances of a catalog, over one of its sessions.
 #[derive(Clone, Copy)]
 pub struct RebalanceTables<'c>(&'c AsyncPgConnection);
 
@@ -40,7 +40,7 @@ impl<'c> RebalanceTables<'c> {
 }
 
 impl RebalanceTables<'_> {
-    /// Reads the rebalances. Older ones than the last [`ENDED_MAX`] are not stored.
+    /// Reads the rebalances: the one in progress, and the last [`ENDED_MAX`] that have ended.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -66,7 +66,8 @@ impl RebalanceTables<'_> {
         record.map_err(|error| refused(&error))
     }
 
-    /// Lists a new rebalance, and removes the oldest ended ones beyond [`ENDED_MAX`].
+    /// Adds a new rebalance to the list. If more than [`ENDED_MAX`] rebalances have ended, removes
+    /// the oldest of them.
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -108,8 +109,8 @@ impl RebalanceTables<'_> {
         self.ended(changed.await).await
     }
 
-    /// Gives the moves of a rebalance an order, except those whose state does not permit it. Their
-    /// rows are locked against reports of the mover.
+    /// Gives an order to all moves of a rebalance that have not ended, except those whose state
+    /// does not permit it. The rows of the moves are locked, so that reports of the mover wait.
     async fn order_moves(self, id: RebalanceId, order: MoveOrder) -> QueryResult<()> {
         let open = moves::tessera_listed_moves.filter(moves::rebalance.eq(id.name()));
         let open = open.filter(moves::ended_at.is_null()).order(moves::id).for_update();
@@ -126,8 +127,8 @@ impl RebalanceTables<'_> {
         Ok(())
     }
 
-    /// Returns the result of a transaction, after rolling it back if it failed. Otherwise the next
-    /// transaction on this session would fail.
+    /// Returns the result of a transaction, and rolls the transaction back first if it failed.
+    /// Without the rollback, the next transaction on this session would fail.
     async fn ended<T>(self, ended: Result<T, RebalanceListFault>) -> Result<T, RebalanceListError> {
         if ended.is_err() {
             let _ = run(self.0, "ROLLBACK").await;
@@ -144,7 +145,8 @@ impl RebalanceTables<'_> {
         row.map(RebalanceRow::record).transpose().map_err(|damage| unreadable(&damage))
     }
 
-    /// Lists a rebalance unless it is listed, and removes old ones.
+    /// Adds a rebalance to the list and removes old ones. Does nothing if the rebalance is listed
+    /// already.
     async fn insert(
         self,
         record: &RebalanceRecord,

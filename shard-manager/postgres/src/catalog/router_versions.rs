@@ -4,7 +4,8 @@
 //! version of its protocol, such as `tessera follower/1`. The name of a router of an earlier
 //! program has no version.
 //!
-//! **Invariant:** a name that the server has cut off refuses nothing.
+//! **Invariant:** a session whose name the server may have truncated is not counted, so it never
+//! causes a refusal.
 //! **Not here:** the session of a router (`catalog_follower`), the refusal of a move (`cluster`).
 
 use model::error::Error;
@@ -12,11 +13,12 @@ use model::error::Error;
 use super::{Catalog, refused};
 use crate::statement::{Bind, Statement, load};
 
-/// Version of the protocol between the routers of a cluster. It grows when a router of the version
-/// before could break a promise of this one.
+/// Version of the protocol between the routers of a cluster. It is raised when a router of the
+/// previous version could break a guarantee of this one.
 const PROTOCOL: u32 = 1;
 
-/// Counts the routers of earlier versions. The server cuts names off after 63 bytes.
+/// Counts the routers of earlier versions. The server truncates names to 63 bytes, so names of that
+/// length are ignored.
 const OLDER: &str = "SELECT count(*)::bigint FROM pg_stat_activity
     WHERE datname = current_database() AND octet_length(application_name) < 63
         AND application_name ~ '(^| )tessera follower(/[0-9]{1,9})?$'

@@ -1,7 +1,7 @@
-//! Chunk: rows of a copy in the order of their keys, as many as a round may have.
+//! Chunk: the next rows of a copy in the order of their keys, as many as one round may have.
 //!
-//! **Invariant:** rows are read in steps whose size follows that of the rows so far, so that large
-//! rows do not fill the memory.
+//! **Invariant:** rows are read in steps, and the number of rows of a step depends on the average
+//! size of the rows before, so that large rows do not exhaust the memory.
 //! **Not here:** the order of tables and slots (`round`).
 
 use diesel::QueryResult;
@@ -17,7 +17,7 @@ use crate::binary_value;
 use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row};
 
-/// Rows of the first read of a chunk, before their size is known.
+/// Number of rows of the first read of a chunk, when the size of the rows is not known yet.
 const FIRST_ROWS: usize = 100;
 /// Maximum number of rows of one read of a chunk.
 const READ_ROWS_MAX: usize = 5_000;
@@ -33,9 +33,9 @@ pub(super) fn id_binds<'v>(table: &'v Table, id: &'v [Value]) -> impl Iterator<I
 /// Chunk that is being read.
 pub(super) struct Chunk<'c> {
     session: &'c MoveSession,
-    /// Rows and bytes that it may still take.
+    /// Number of rows and bytes that the chunk may still take.
     budget: RoundBudget,
-    /// Rows and bytes so far.
+    /// Number of rows and bytes that were read so far.
     read: (usize, usize),
     /// Key of the last row, once the chunk is full.
     last: Option<String>,
@@ -47,12 +47,12 @@ impl<'c> Chunk<'c> {
         Self { session, budget, read: (0, 0), last: None }
     }
 
-    /// Returns the key of the last row, as a cursor names it, once the chunk is full.
+    /// Returns the key of the last row, in the format of a cursor, once the chunk is full.
     pub(super) fn take_last(&mut self) -> Option<String> {
         self.last.take()
     }
 
-    /// Reads rows of one slot of a table.
+    /// Reads rows of one slot of a table, until the slot has no more or the chunk is full.
     pub(super) async fn read(
         &mut self,
         (table, slot): (&Table, Slot),
@@ -74,7 +74,7 @@ impl<'c> Chunk<'c> {
         }
     }
 
-    /// Returns the number of rows to read, by the size of those so far.
+    /// Returns the number of rows to read next, based on the average size of the rows so far.
     fn most(&self) -> usize {
         let (rows, bytes) = self.read;
         let fitting = match rows {
@@ -84,7 +84,7 @@ impl<'c> Chunk<'c> {
         fitting.min(self.budget.rows).clamp(1, READ_ROWS_MAX)
     }
 
-    /// Reads rows after a key. Returns their number, and the key of the last one.
+    /// Reads at most `most` rows after a key. Returns their number, and the key of the last one.
     async fn read_some(
         &mut self,
         (table, slot): (&Table, Slot),

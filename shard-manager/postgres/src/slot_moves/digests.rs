@@ -1,4 +1,4 @@
-//! Digests of the rows of some slots, to compare a copy with its source.
+//! Digests: checksums of the rows of some slots, to compare a copy with its source.
 //!
 //! **Invariant:** rows of equal content have equal digests on all servers.
 //! **Not here:** comparing them (`cluster`).
@@ -16,7 +16,7 @@ use super::statements;
 use crate::db_error::unreadable;
 use crate::statement::{Statement, load, run};
 
-/// Computes the digests in a snapshot of their own.
+/// Computes the digests of all tables in a new snapshot.
 pub(super) async fn read(
     session: &mut MoveSession,
     slots: &[Slot],
@@ -26,7 +26,7 @@ pub(super) async fn read(
     end(session, digests).await
 }
 
-/// Computes the digests of these tables in the snapshot of a transaction.
+/// Computes the digests of these tables in the snapshot of the open transaction.
 pub(super) async fn of_tables(
     session: &MoveSession,
     tables: &[Table],

@@ -1,7 +1,7 @@
-//! Facts of a shard about a move.
+//! Facts: the state of one of the two shards of a move, as its mover reads it.
 //!
-//! **Invariant:** the facts come from one snapshot, and the position is at least that of the
-//! snapshot.
+//! **Invariant:** the facts come from one snapshot, and the position of the log is not lower than
+//! the position at which the snapshot was taken.
 
 use diesel::QueryResult;
 use engine::move_record::move_name;

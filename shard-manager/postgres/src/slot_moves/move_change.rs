@@ -5,8 +5,9 @@
 //!   the rules decide
 //!   round trip 2: metadata, rows, recorded changes, COMMIT, position
 //! ```
-//! Between the two the fence lock may be held, so that writes wait for a round trip. A mover that
-//! hangs between the two loses its session after [`HOLD_MAX`], and with it the locks.
+//! The transaction may hold the fence lock between the two round trips, so that writes wait. If the
+//! mover hangs between them, the server ends its session after [`HOLD_MAX`], which releases the
+//! locks.
 //!
 //! **Invariant:** all facts are read after the locks were taken; a refused change changes nothing.
 //! **Not here:** the rules (crate `moves`), sessions (`move_session`).
@@ -51,12 +52,14 @@ pub(super) enum Attempted {
     Changed(MoveChanged),
     /// Nothing was changed.
     Refused(MoveChangeError),
-    /// Rows that were left over were deleted first: the change must be sent again.
+    /// Instead of the change, a batch of rows that were left over was deleted: the change must be
+    /// attempted again.
     Deleted,
     /// Triggers that the change needs are not enabled. Nothing was changed.
     Unrecorded,
-    /// A row of the round has a unique value of a row that is there. Nothing was changed: the
-    /// change must be sent again, and displace such rows.
+    /// A row of the round has the same values in a unique index as another row of this shard.
+    /// Nothing was changed: the change must be attempted again, and must remove such other rows
+    /// first.
     NotUnique,
 }
 
@@ -65,7 +68,7 @@ pub(super) struct MoveChanged {
     pub(super) effect: MoveEffect,
     /// Number of the timeline on which it was made.
     pub(super) timeline: u32,
-    /// Position of the shard after it; `None` if there was nothing to change.
+    /// Position of the log after the change; `None` if there was nothing to change.
     pub(super) position: Option<u64>,
     /// True if states of slots have changed.
     pub(super) has_news: bool,
@@ -75,7 +78,7 @@ pub(super) struct MoveChanged {
     pub(super) ends_recording: bool,
 }
 
-/// State of the shard under the locks.
+/// State of the shard, read while the locks are held.
 struct Seen {
     stored: Vec<StoredSnapshotMove>,
     metadata: ShardMetadata,
@@ -84,16 +87,17 @@ struct Seen {
     has_change: bool,
     is_recorded: bool,
     system: [Bind; 1],
-    /// True if the row of the move comes from another system, and changes are recorded.
+    /// True if the record of the move was stored by a server with another system identifier, and
+    /// changes are recorded.
     is_foreign: bool,
 }
 
-/// Carries out a change, or a part of it, on a shard with or without replicas. If `displaces` is
-/// true, the rows of a round take the place of rows with their unique values.
+/// Carries out a change, or a part of it. If `displaces` is true, other rows that have the unique
+/// values of rows of the round are removed first.
 ///
-/// A round that ends before the last change has rows as they are after it. So a row may have a
-/// value that another row of the copy has given up in a change after the end of the round. A later
-/// round has that change, and stores the other row again.
+/// A round that does not contain all changes still has its rows in their present state. So one of
+/// its rows may have a unique value that another row has given up in a change that the round does
+/// not contain. A later round contains that change, and stores the other row again.
 pub(super) async fn attempt(
     session: &mut MoveSession,
     (change, displaces): (&MoveChange, bool),
@@ -152,7 +156,8 @@ pub(super) async fn attempt(
     }))
 }
 
-/// Returns the decision of the rules, which change the metadata.
+/// Applies the rules of moves to a request: they change the metadata, and their decision is
+/// returned.
 fn decide(
     seen: &Seen,
     request: &MoveRequest,
@@ -167,8 +172,8 @@ fn decide(
     request.apply(metadata, &context)
 }
 
-/// Takes the locks and reads the state of the shard. Returns the holder of a lock that was not free
-/// in time.
+/// Takes the locks and reads the state of the shard. If a lock was not free in time, returns a
+/// description of its holder instead.
 async fn look(
     session: &mut MoveSession,
     request: &MoveRequest,
@@ -178,12 +183,13 @@ async fn look(
     let MoveSession { connection, prepared, timeline, .. } = session;
     let (connection, timeline) = (&*connection, *timeline);
     let (id, slots) = (move_name(request.move_id()), slots_of(request));
-    // Without replicas a round counts as confirmed once it is committed, and the source forgets its
-    // changes: so it must be durable then.
+    // Without replicas, a round counts as confirmed once it is committed, and the source then
+    // deletes the recorded changes that the round contains. So its commit must be durable.
     let is_early = has_replicas
         && matches!(request, MoveRequest::Store(_, round) if round.cursor != CopyCursor::Whole);
-    // A crash loses the rows and the cursor of such a round together. Later rounds are durable, and
-    // with them all earlier ones.
+    // If the commit is asynchronous, a crash loses the rows and the cursor of the round together.
+    // The round that completes the copy commits durably, which makes all earlier rounds durable
+    // too.
     let durability = if is_early { "SET LOCAL synchronous_commit=off;" } else { "" };
     let hold = HOLD_MAX.as_millis();
     let begin = format!("BEGIN;{durability}SET LOCAL idle_in_transaction_session_timeout={hold}");
@@ -277,14 +283,14 @@ enum WorkKind {
     Deletion,
     /// The whole change.
     Whole,
-    /// Nothing: this table of the rows does not exist.
+    /// Nothing can be done, because the round has rows of this table, which does not exist here.
     NoTable(String),
 }
 
 /// Transaction of a change that the rules have permitted.
 struct Transaction<'t> {
     change: &'t MoveChange,
-    /// True if rows with unique values of the rows of a round are removed.
+    /// True if other rows that have the unique values of rows of the round are removed first.
     displaces: bool,
     seen: &'t Seen,
     after: &'t ShardMetadata,
@@ -353,7 +359,7 @@ impl Transaction<'_> {
         for round in rounds {
             let Some(table) = tables.iter().find(|table| table.name() == round.table) else {
                 if round.rows.is_empty() {
-                    // It was dropped here already, so it had no rows.
+                    // The table was dropped here already, so there are no rows to remove.
                     continue;
                 }
                 return Ok(Err(round.table.clone()));
@@ -378,8 +384,8 @@ async fn insertion(
     session: &MoveSession,
     (table, round): (&Table, &RoundTable),
 ) -> QueryResult<Work<'static>> {
-    // The last round is stored while writers wait, and has few rows, so the query for the row type
-    // is avoided.
+    // The last round has few rows and is stored while writes wait, so the query for the row type is
+    // avoided if there are few rows.
     if round.row_count >= MANY_ROWS
         && let Some(row_type) = RowType::load(session, table).await?
     {
@@ -388,9 +394,9 @@ async fn insertion(
     Ok((Cow::Owned(sql::insert(table)), crate::row_arrays::row_binds(table, &round.rows)?))
 }
 
-/// Returns the statements that remove the rows with unique values of the rows of a round. If the
-/// other shard lacks a unique index, it may have both rows, so neither is removed, and the index
-/// refuses the round.
+/// Returns the statements that remove other rows that have the unique values of rows of a round. If
+/// the other shard does not have the unique index, both rows may exist there. Then nothing is
+/// removed, and the index of this shard refuses the round.
 async fn displacements(
     session: &MoveSession,
     (table, round): (&Table, &RoundTable),
@@ -403,7 +409,7 @@ async fn displacements(
         let names: Vec<String> =
             serde_json::from_str(&names).map_err(|error| unreadable(&error))?;
         let column = |name: &String| table.columns().iter().position(|own| own.name == *name);
-        // An index with another column is not one of this table's declaration.
+        // An index on a column that the declaration of the table lacks is skipped.
         let Some(columns) = names.iter().map(column).collect::<Option<Vec<_>>>() else { continue };
         if !round.is_unique(table, &columns) {
             continue;
@@ -419,7 +425,8 @@ fn follow(slots: &[Slot], is_followed: bool) -> Work<'static> {
     (Cow::Borrowed(statements::FOLLOW), vec![slot_bind(slots), is_followed])
 }
 
-/// Returns all tables with rows of clients, by name, that of the idempotency keys included.
+/// Returns all tables that contain rows of clients, sorted by name, including the table of
+/// idempotency keys.
 pub(super) async fn tables(session: &MoveSession) -> QueryResult<Vec<Table>> {
     let (mut tables, _) = declarations::load(&session.connection).await?;
     if !is_on(Mutation::IdempotencyStays) {
@@ -429,7 +436,8 @@ pub(super) async fn tables(session: &MoveSession) -> QueryResult<Vec<Table>> {
     Ok(tables)
 }
 
-/// Deletes some rows of these slots, and returns their number: 0 only if there are none.
+/// Deletes at most `most` rows of these slots, and returns their number, which is 0 only if no rows
+/// are left.
 async fn delete(session: &MoveSession, slots: &[Slot], most: usize) -> QueryResult<usize> {
     let tables = tables(session).await?;
     let deleted = delete_onwards(session, (&tables, slots), most).await?;
@@ -439,7 +447,8 @@ async fn delete(session: &MoveSession, slots: &[Slot], most: usize) -> QueryResu
     Ok(deleted)
 }
 
-/// Deletes some rows of the slots that the last deletion of the session has not emptied.
+/// Deletes at most `most` rows of these slots, starting in each table at the slot where the last
+/// deletion of this session has ended.
 async fn delete_onwards(
     session: &MoveSession,
     (tables, slots): (&[Table], &[Slot]),
@@ -480,7 +489,7 @@ fn commit_of(request: &MoveRequest) -> Option<&SlotCommit> {
     Some(commit)
 }
 
-/// Returns the slots that a request names: those of a move that begins.
+/// Returns the slots of a request that begins a move on this shard; `None` for other requests.
 fn slots_of(request: &MoveRequest) -> Option<&[Slot]> {
     let (MoveRequest::Prepare(new) | MoveRequest::Trace(new)) = request else { return None };
     Some(&new.slots)

@@ -1,5 +1,5 @@
-//! Move metadata: the states of slots and the rows of moves of a database, for the rules of a move,
-//! and the statements that store them after a change.
+//! Move metadata: reads the states of slots and the records of moves in a shard's database, for the
+//! rules of a move, and builds the statements that store them after a change.
 //!
 //! **Invariant:** the statements contain everything that the rules have changed.
 //! **Not here:** the rules (crate `moves`), the transaction (`move_change`).
@@ -24,10 +24,10 @@ use super::statements;
 use crate::db_error::unreadable;
 use crate::statement::{Bind, RowView, Statement, Work, load};
 
-/// Row of a move, whose mark is a snapshot.
+/// Stored record of a move, whose mark is a snapshot.
 pub(super) type StoredSnapshotMove = StoredMove<SnapshotMark>;
 
-/// Reads the rows of all moves.
+/// Reads the records of all moves.
 pub(super) async fn rows(session: &mut MoveSession) -> QueryResult<Vec<MoveRow>> {
     let binds = [session.system_bind()];
     let moves = Statement { sql: statements::MOVES, binds: &binds, cached: true };
@@ -37,14 +37,14 @@ pub(super) async fn rows(session: &mut MoveSession) -> QueryResult<Vec<MoveRow>>
         .collect::<Result<_, _>>()?)
 }
 
-/// Reads the rows of [`statements::MOVES`].
+/// Decodes the result rows of [`statements::MOVES`].
 pub(super) fn stored(rows: &[RowView]) -> QueryResult<Vec<StoredSnapshotMove>> {
     let json = |row: &RowView| row.text(0).unwrap_or_default();
     let read = |json: String| serde_json::from_str(&json).map_err(|error| unreadable(&error));
     rows.iter().map(json).map(read).collect()
 }
 
-/// Reads the rows of [`statements::STATES`].
+/// Decodes the result rows of [`statements::STATES`].
 pub(super) fn states(rows: &[RowView]) -> QueryResult<BTreeMap<Slot, SlotState>> {
     let state = |row: &RowView| {
         let number = row.bigint(0).and_then(|number| u16::try_from(number).ok());
@@ -68,14 +68,14 @@ pub(super) struct Difference<'d> {
     pub(super) id: MoveId,
     pub(super) before: &'d ShardMetadata,
     pub(super) after: &'d ShardMetadata,
-    /// Position after which changes are recorded, if they are.
+    /// Position of the log after which changes are recorded, if changes are recorded.
     pub(super) traced_after: u64,
     /// Time of the node's clock, in milliseconds.
     pub(super) now: u64,
-    /// Identifier of the system that stores the row.
+    /// System identifier of the server that stores the record.
     pub(super) system: Bind,
-    /// True if the row comes from another system and changes are recorded: the recorded changes
-    /// name transactions of that system.
+    /// True if the record was stored by a server with another system identifier and changes are
+    /// recorded. The recorded changes then name transactions of that server, so they are deleted.
     pub(super) is_foreign: bool,
 }
 
@@ -122,7 +122,7 @@ impl Difference<'_> {
         Ok(statements)
     }
 
-    /// Returns a statement for each new state of some slots.
+    /// Returns one statement for each new state, which stores it for all slots that have it now.
     fn slot_statements(&self) -> Vec<Work<'static>> {
         let Self { before, after, .. } = self;
         let mut groups: Vec<(Option<SlotState>, Vec<Slot>)> = Vec::new();

@@ -1,7 +1,8 @@
-//! Move session: the few sessions with a primary that all moves of a shard share.
+//! Move session: the pool of a few sessions with a shard's primary that all its moves share.
 //!
-//! **Invariant:** a session is used in the term in which it was opened, and by one task at a time.
-//! A session whose work failed or was dropped is closed.
+//! **Invariant:** a session is used only in the term in which it was opened (the time in which one
+//! node is the primary), and by one task at a time. A session is closed if the work on it failed or
+//! was cancelled.
 //! **Not here:** statements (the modules beside this one).
 
 use std::collections::HashMap;
@@ -19,11 +20,12 @@ use crate::sql;
 use crate::statement::{Bind, Prepared, run};
 use crate::term::Term;
 
-/// Highest number of sessions of a shard for moves: it gives slots in one move and takes slots in
-/// another, while the sources of earlier moves are kept.
+/// Maximum number of sessions with a shard that moves use at the same time. A shard may be the
+/// source of one move and the target of another, and still be the kept source of earlier ones.
 pub(crate) const SESSIONS_MAX: usize = 4;
 
-/// Settings of a session: copies take long, and rows are found by their keys.
+/// Settings of a session: no time limit for statements, because copies take long, and plans that
+/// find rows by their keys in an index.
 const SETTINGS: &str = "SET statement_timeout=0; SET enable_seqscan=off; SET enable_hashjoin=off; \
     SET enable_mergejoin=off; SET enable_bitmapscan=off";
 
@@ -35,8 +37,9 @@ pub(super) struct MoveSession {
     pub(super) timeline: u32,
     /// System identifier of the primary.
     system: u64,
-    /// Slots that rows were last deleted from, by table. The index keeps entries of deleted rows
-    /// for a while, so a batch begins where the one before it has ended.
+    /// For each table, the highest slot of the last batch of deleted rows. The index keeps the
+    /// entries of deleted rows for a while, so the next batch starts at this slot instead of
+    /// reading those entries again.
     deleted_from: Mutex<HashMap<String, u16>>,
 }
 
@@ -46,20 +49,20 @@ impl MoveSession {
         Bind::text(&self.system.to_string())
     }
 
-    /// Returns the first slot of a table from which the next deletion removes rows.
+    /// Returns the slot of a table at which the next deletion starts.
     pub(super) fn deletes_from(&self, table: &str) -> u16 {
         let deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.get(table).copied().unwrap_or(0)
     }
 
-    /// Remembers the highest slot of a table that rows were deleted from.
+    /// Remembers the highest slot from which a batch has deleted rows of a table.
     pub(super) fn note_deleted(&self, table: &str, slot: u16) {
         let mut deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.insert(table.to_owned(), slot);
     }
 
-    /// Lets the next deletion begin at the first slot. Returns false if it would have done so
-    /// anyway.
+    /// Makes the next deletion start at the first slot in all tables. Returns false if it would
+    /// have started there anyway.
     pub(super) fn delete_from_start(&self) -> bool {
         let mut deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
         let had_any = !deleted.is_empty();
@@ -99,7 +102,7 @@ impl MoveSessions {
         Error::ShardUnavailable { shard: self.shard.clone() }
     }
 
-    /// Returns a session, or opens one if none may be used.
+    /// Takes an idle session, or opens one if no idle session can be used.
     ///
     /// # Errors
     /// The shard has no primary, or the deadline has passed.
@@ -110,7 +113,7 @@ impl MoveSessions {
 
     async fn take_or_connect(&self) -> Result<Taken<'_>, Error> {
         let permit = self.permits.acquire().await.map_err(|_closed| self.unavailable())?;
-        // Lets the tasks of idle connections see first that the server has closed them.
+        // Gives the tasks of idle connections a chance to notice that the server has closed them.
         tokio::task::yield_now().await;
         if let Some((session, term)) = self.idle() {
             return Ok(Taken { session, term, _permit: permit });
@@ -122,7 +125,8 @@ impl MoveSessions {
         })?;
         let (connection, identity) = (session.connection, session.identity);
         let (timeline, system) = (identity.timeline, identity.system);
-        // The target of a move continues the versions of its source.
+        // The target of a move continues the version numbers of this shard. On a promoted primary
+        // they must skip the versions that its predecessor may have assigned.
         let begin = format!("{SETTINGS}; {}", sql::BEGIN_TIMELINE);
         run(&connection, &begin).await.map_err(|error| {
             tracing::debug!(shard = %self.shard, %error, "a mover has no session");
@@ -133,7 +137,8 @@ impl MoveSessions {
         Ok(Taken { session, term, _permit: permit })
     }
 
-    /// Returns an idle session of the present term, and closes those of earlier ones.
+    /// Returns an idle session of the present term. Closes idle sessions that are broken or belong
+    /// to an earlier term.
     fn idle(&self) -> Option<(MoveSession, Term)> {
         let now = self.tracker.term();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +151,7 @@ impl MoveSessions {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Keeps a session for the next work.
+    /// Returns a session to the pool, unless too many statements are prepared on it.
     pub(super) fn give_back(&self, taken: Taken<'_>) {
         let Taken { session, term, .. } = taken;
         if !session.prepared.is_full() {
@@ -154,10 +159,12 @@ impl MoveSessions {
         }
     }
 
-    /// Waits for work on a session until the deadline, and as long as its node is the primary.
+    /// Waits for work on a session, but not beyond the deadline, nor after another node has become
+    /// the primary.
     ///
     /// # Errors
-    /// [`Error::DeadlinePassed`], [`Error::ShardUnavailable`]. The session must not be used again.
+    /// [`Error::DeadlinePassed`] or [`Error::ShardUnavailable`]. After either, the session must not
+    /// be used again.
     pub(super) async fn in_time<T>(
         &self,
         term: Term,
@@ -174,7 +181,7 @@ impl MoveSessions {
     }
 }
 
-/// Ends a transaction that has changed nothing, and returns what it has found.
+/// Rolls back a transaction that has changed nothing, and returns the value that it has read.
 pub(super) async fn end<T>(session: &MoveSession, found: T) -> QueryResult<T> {
     run(&session.connection, "ROLLBACK").await.map(|()| found)
 }

@@ -1,13 +1,15 @@
-//! Recording of changes: the triggers of tables that note the keys of changed rows.
+//! Recording of changes: enables and disables the triggers that record the keys of changed rows.
 //!
-//! The triggers are enabled before the first slot is followed, each table in a transaction of its
-//! own, and disabled after the last one. A trigger records nothing while no slot is followed.
+//! A slot is followed while its changes are recorded. The triggers of each table are enabled, in a
+//! transaction of its own, before the first slot is followed, and disabled when no slot is followed
+//! any longer. An enabled trigger records only changes of followed slots.
 //!
-//! Writes wait while a recording ends, so the changes that it leaves are deleted later, in batches.
+//! Writes wait while a recording ends, so its recorded changes are not deleted then, but later, in
+//! batches.
 //!
 //! **Invariant:** while a slot is followed, the triggers of all tables are enabled: the transaction
-//! that begins to follow it checks them, and excludes transactions that create tables or disable
-//! triggers.
+//! that begins to follow a slot checks the triggers, and excludes transactions that create tables
+//! or disable triggers.
 //! **Not here:** the triggers (`migrations`), recorded changes (`round`).
 
 use diesel::QueryResult;
@@ -29,9 +31,9 @@ use crate::statement::{Bind, Statement, load, run};
 /// Number of recorded changes that one transaction deletes after the end of a recording.
 const LEFT_TOGETHER: i64 = 10_000;
 
-/// Returns true if the triggers must be enabled before a change, or soon after it. The target needs
-/// them when it activates the slots, while writes wait, so they are enabled earlier, with the round
-/// that completes the copy.
+/// Returns true if the triggers must be enabled before a change. The target needs the triggers only
+/// when it activates the slots, but writes wait during the activation. So its triggers are enabled
+/// earlier, before the round that completes the copy.
 pub(super) fn is_needed_by(request: &MoveRequest) -> bool {
     if let MoveRequest::Store(_, round) = request {
         return round.cursor == CopyCursor::Whole && round.base_cursor != CopyCursor::Whole;
@@ -39,19 +41,21 @@ pub(super) fn is_needed_by(request: &MoveRequest) -> bool {
     begins(request)
 }
 
-/// Returns true if recorded changes that an earlier move has left are deleted before a change: the
-/// transaction that begins to record deletes the rest while writes wait. Before an activation
-/// writes wait already, so those changes are deleted earlier, when the triggers are enabled.
+/// Returns true if recorded changes that an earlier move has left over are deleted in batches
+/// before a change. The transaction that begins a recording deletes those that remain while writes
+/// wait, so there should be few. Before an activation, writes wait already, so the batches are
+/// deleted earlier, when the triggers are enabled.
 pub(super) fn deletes_left_before(request: &MoveRequest) -> bool {
     is_needed_by(request) && !matches!(request, MoveRequest::Activate(_))
 }
 
-/// Returns true if changes of slots are recorded after a change.
+/// Returns true if a change begins the recording of changes of slots.
 pub(super) fn begins(request: &MoveRequest) -> bool {
     matches!(request, MoveRequest::Trace(_) | MoveRequest::Activate(_))
 }
 
-/// Enables the triggers of all tables. Returns the holder of a lock that was not free in time.
+/// Enables the triggers of all tables. If a lock was not free in time, returns a description of its
+/// holder.
 pub(super) async fn enable(session: &mut MoveSession) -> QueryResult<Option<String>> {
     let missing = Statement { sql: statements::UNRECORDED, binds: &[], cached: true };
     let missing = load(&session.connection, missing).await?;
@@ -72,8 +76,8 @@ pub(super) async fn enable(session: &mut MoveSession) -> QueryResult<Option<Stri
     Ok(None)
 }
 
-/// Records changes of a table from its creation on, in the transaction that creates it, if changes
-/// of slots are being recorded.
+/// Enables the triggers of a new table, in the transaction that creates it, if changes of any slots
+/// are being recorded.
 pub(crate) async fn record_new_table(
     connection: &AsyncPgConnection,
     table: &Table,
@@ -86,7 +90,7 @@ pub(crate) async fn record_new_table(
     }
 }
 
-/// Resumes the recording of changes for the moves of a restored database, because a copy contains
+/// Resumes the recording of changes for the moves of a restored database, because a backup contains
 /// no triggers.
 pub(crate) async fn record_restored(
     connection: &AsyncPgConnection,
@@ -110,7 +114,7 @@ const FOLLOW_AGAIN: &str = "SELECT tessera_follow(ARRAY(SELECT number::integer \
     FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
     WHERE traced_after IS NOT NULL),true)";
 
-/// Drops the function of the triggers of a table that was dropped.
+/// Drops the trigger function of a table that was dropped.
 pub(crate) async fn drop_recording(
     connection: &AsyncPgConnection,
     table: &Table,
@@ -119,7 +123,7 @@ pub(crate) async fn drop_recording(
     run(connection, &format!("DROP FUNCTION IF EXISTS tessera.tessera_record_{name}()")).await
 }
 
-/// Returns true if at least this many changes of the slots are recorded.
+/// Returns true if at least `limit` changes of the slots are recorded.
 pub(super) async fn has_too_many_changes(
     session: &mut MoveSession,
     (slots, limit): (&[Slot], u64),

@@ -1,14 +1,16 @@
-//! Round: the changed rows since the last round and the next chunk of a copy, read in one snapshot.
+//! Round: the rows that a copy reads in one step, all in one snapshot.
 //!
-//! A changed key is sent as its removal, and as the row that it has in the snapshot if there is one
-//! and the copy has reached it. Rows beyond the cursor come with the chunk that reaches them.
+//! A round contains the rows that have changed since the last round, and a chunk: the next rows in
+//! the order of their keys. The cursor is the key up to which rows were copied. A changed key is
+//! sent as its removal, followed by the row that it has in the snapshot, if there is one and the
+//! copy has reached it. Rows beyond the cursor come with the chunk that reaches them.
 //!
-//! If too many keys have changed for one round, it covers only the changes of transactions before a
-//! certain one, and has no chunk. Transactions before it that are still open belong to a later
-//! round.
+//! If too many keys have changed for one round, the round contains only the changes of transactions
+//! with an id below a limit, and no chunk. Transactions below the limit that are still open belong
+//! to a later round.
 //!
-//! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
-//! cursor; every later change is in a later round.
+//! **Invariant:** once a round is stored, the copy has, for all rows up to the cursor of the round,
+//! every change that its mark covers; every other change is in a later round.
 //! **Not here:** the rows of one slot (`chunk`), storing a round (`move_change`).
 
 use std::collections::BTreeMap;
@@ -36,20 +38,21 @@ use crate::db_error::unreadable;
 use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
 
-/// Maximum number of bytes of changed keys and their rows.
+/// Maximum number of bytes of the changed keys of a round and their rows, unless one transaction
+/// has changed more.
 const CHANGED_BYTES_MAX: usize = 2 << 20;
 /// Maximum number of changed keys of a round, unless one transaction has changed more.
 const KEYS_MAX: usize = 5_000;
-/// Maximum number of keys that one transaction may have changed. Beyond it, copying again costs
-/// less memory.
+/// Maximum number of keys that one transaction may have changed. If it has changed more, the copy
+/// begins again, which costs less memory.
 const KEYS_OF_ONE_MAX: usize = 100_000;
-/// Changes that are counted to find those of a round. Counting all of them would take longer the
-/// more a copy is behind.
+/// Number of changes that are counted to find those of a round. Counting all changes would take
+/// longer the further a copy is behind.
 const CHANGES_COUNTED: usize = 4 * KEYS_MAX;
-/// Maximum number of bytes of the keys and rows that one transaction may have changed. Beyond it,
-/// copying again costs less memory.
+/// Maximum number of bytes of the keys and rows that one transaction may have changed. If there are
+/// more, the copy begins again, which costs less memory.
 const BYTES_OF_ONE_MAX: usize = 64 << 20;
-/// Keys whose rows are read together.
+/// Number of keys whose rows one statement reads.
 const KEYS_TOGETHER: usize = 500;
 
 type RoundResult<T> = QueryResult<Result<T, RoundError>>;
@@ -109,7 +112,7 @@ async fn snapshot(session: &MoveSession) -> QueryResult<Mark> {
     Ok(snapshot_mark::parse(&text)?)
 }
 
-/// Reads the row of a move.
+/// Reads the shard's record of a move.
 pub(super) async fn row(session: &MoveSession, id: MoveId) -> QueryResult<Option<MoveRow>> {
     let binds = [session.system_bind()];
     let moves = Statement { sql: statements::MOVES, binds: &binds, cached: true };
@@ -119,11 +122,11 @@ pub(super) async fn row(session: &MoveSession, id: MoveId) -> QueryResult<Option
     Ok(found.map(StoredMove::row).transpose()?)
 }
 
-/// First changes that a snapshot does not show.
+/// Transactions of the first recorded changes that are not visible in a snapshot.
 struct ChangedBy {
-    /// Number of each transaction and of its changes, in order.
+    /// Id of each transaction and the number of its changes, in the order of the ids.
     transactions: Vec<(u64, usize)>,
-    /// False if there may be more changes: by the last transaction, and by later ones.
+    /// False if the last of these transactions, or a later one, may have made more changes.
     is_whole: bool,
 }
 
@@ -131,7 +134,7 @@ struct ChangedBy {
 struct ChangedKey {
     slot: u16,
     key: String,
-    /// Values of the id columns, as texts.
+    /// Values of the id columns, as strings.
     ids: Vec<String>,
 }
 
@@ -154,7 +157,7 @@ struct RoundReading<'r> {
     query: &'r RoundQuery,
     /// All tables, by name.
     tables: Vec<Table>,
-    /// Key up to which the copy has rows, if it is neither empty nor whole.
+    /// Key up to which the copy has rows; `None` if the copy is empty or complete.
     copied_to: Option<CopyKey>,
     found: BTreeMap<String, TableRows>,
     changes: usize,
@@ -172,12 +175,13 @@ impl<'r> RoundReading<'r> {
         Ok(Self { session, query, tables, copied_to, found, changes: 0, bytes: 0 })
     }
 
-    /// Reads changes that a mark lacks, and returns the mark that they lead to: the present
-    /// snapshot, or one before it if there are too many. If their rows are too large, fewer are
-    /// read.
+    /// Reads the changes that a mark does not cover, and returns the mark that covers them too: the
+    /// present snapshot, or an earlier mark if there are too many changes. If the rows of the
+    /// changes are too large, fewer changes are read.
     async fn read_changes(&mut self, base: &Mark, present: &Mark) -> RoundResult<Mark> {
-        // A leg back begins with a mark that covers no change. A mark of another engine is no
-        // snapshot.
+        // A transfer of the slots back to their source begins with a mark that covers no change,
+        // for which `shown` returns an empty snapshot. It returns `None` only for a mark of another
+        // engine.
         let Some(seen) = snapshot_mark::shown(base) else {
             return Ok(Err(RoundError::LostChanges));
         };
@@ -204,7 +208,8 @@ impl<'r> RoundReading<'r> {
         }
     }
 
-    /// Counts the first changes that a snapshot does not show, at most `most`.
+    /// Counts, for each transaction, the recorded changes that are not visible in a snapshot, among
+    /// the first `most` of them.
     async fn changed_by(&self, seen: &str, most: usize) -> QueryResult<ChangedBy> {
         let binds = [slot_bind(&self.query.slots), Bind::text(seen), Bind::bigint(most as i64)];
         let statement = Statement { sql: statements::CHANGED_BY, binds: &binds, cached: true };
@@ -213,13 +218,15 @@ impl<'r> RoundReading<'r> {
         let transactions: Vec<_> =
             rows.iter().map(|row| (number(row, 0), number(row, 1) as usize)).collect();
         let counted: usize = transactions.iter().map(|(_, count)| count).sum();
-        // More than `KEYS_OF_ONE_MAX` changes are too many without the rest of them.
+        // If `most` is above `KEYS_OF_ONE_MAX`, the counted changes are enough for the decision,
+        // even if there are more.
         let is_whole = counted < most || most > KEYS_OF_ONE_MAX;
         Ok(ChangedBy { transactions, is_whole })
     }
 
-    /// Reads the changed keys of transactions before `until`, and their rows. Returns false if they
-    /// are too large for a round or, with `is_single`, for one transaction.
+    /// Reads the keys that transactions with an id below `until` have changed, and the rows of
+    /// these keys. Returns false if they are too large for a round or, if `is_single` is true, for
+    /// one transaction.
     async fn read_changed_rows(
         &mut self,
         seen: &str,
@@ -269,7 +276,7 @@ impl<'r> RoundReading<'r> {
             sought.push_key(*slot, key, ids);
             removed.push_key(*slot, key, ids);
         }
-        // A table is dropped only without rows: each of them was removed.
+        // A table can be dropped only when it has no rows, so all of these keys were removed.
         let Some(table) = tables.iter().find(|table| table.name() == name) else { return Ok(()) };
         let mut binds = sought.binds();
         let is_bounded = match (copied_to, &query.base_cursor) {
@@ -340,7 +347,7 @@ impl<'r> RoundReading<'r> {
     }
 }
 
-/// Adds the unique indexes of the tables that have rows, as of the snapshot.
+/// Adds the unique indexes that each table with rows in the round has in the snapshot.
 async fn with_unique(session: &MoveSession, mut rows: RoundRows) -> QueryResult<RoundRows> {
     let with_rows = rows.tables.iter().filter(|table| table.row_count > 0);
     let names: Vec<&str> = with_rows.map(|table| table.table.as_str()).collect();
@@ -359,12 +366,13 @@ async fn with_unique(session: &MoveSession, mut rows: RoundRows) -> QueryResult<
     Ok(rows)
 }
 
-/// Returns the transaction before which the changes of a round end, so that it has few enough of
-/// them; `None` if it has all. A round has the changes of at least one transaction.
+/// Returns the id of the first transaction whose changes are left to a later round, because the
+/// round would have too many; `None` if the round can have all changes. A round has the changes of
+/// at least one transaction.
 ///
-/// Transactions of a server from which the database was restored may have ids that the present
-/// server has not assigned yet. No round ends before such an id: it would seem to have the changes
-/// of later transactions.
+/// If the database was restored from another server, recorded changes may name ids of that server
+/// that the present server has not assigned yet. No round ends before such an id, because its mark
+/// would then cover transactions that the present server begins later.
 fn last_transaction(
     changed_by: &[(u64, usize)],
     present: &Mark,

@@ -1,4 +1,4 @@
-//! Row hashes: keys and hashes of the rows of one slot, to find those in which a copy differs.
+//! Row hashes: keys and hashes of the rows of one slot, to find the rows in which a copy differs.
 //!
 //! **Invariant:** a row has the same hash here and in the digest of its slot (`digests`).
 //! **Not here:** comparing them (`cluster`).
@@ -20,7 +20,7 @@ use super::{round, snapshot_mark, statements};
 use crate::binary_value;
 use crate::statement::{Bind, RowView, Statement, for_each_row, run};
 
-/// Reads a page; one without rows if the server has no such table.
+/// Reads a page of keys and hashes. The page is empty if the server does not have the table.
 pub(super) async fn read(
     session: &mut MoveSession,
     query: &RowHashQuery,
@@ -56,8 +56,8 @@ async fn read_in_snapshot(session: &MoveSession, query: &RowHashQuery) -> QueryR
     Ok(hashes)
 }
 
-/// Returns the keys that clients have changed since the state of the copy; `None` if these changes
-/// are not recorded, or they are too many.
+/// Returns the keys that clients have changed since the state that the copy has; `None` if these
+/// changes are not recorded, or are too many.
 async fn changed(
     session: &MoveSession,
     table: &Table,

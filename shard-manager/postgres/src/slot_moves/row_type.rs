@@ -17,11 +17,11 @@ use crate::db_error::unreadable;
 use crate::row_arrays::split;
 use crate::statement::{Bind, RowView, Statement, load};
 
-/// Bytes before the elements of an array of one dimension.
+/// Number of bytes before the elements in the binary format of an array of one dimension.
 const ARRAY_HEADER: usize = 20;
-/// Place of the object id of the elements' type among them.
+/// Range, within these bytes, of the object id of the element type.
 const ARRAY_TYPE: std::ops::Range<usize> = 8..12;
-/// Place of the number of elements among them.
+/// Range, within these bytes, of the number of elements.
 const ARRAY_LENGTH: std::ops::Range<usize> = 12..16;
 
 /// Row type of a table.
@@ -32,11 +32,12 @@ pub(super) struct RowType {
     columns: Vec<(usize, u32)>,
 }
 
-/// Least number of rows for which one array of rows is worth the query for the row type.
+/// Minimum number of rows for which one array of rows is worth the query for the row type.
 pub(super) const MANY_ROWS: u64 = 200;
 
 impl RowType {
-    /// Reads the type of a table's rows; `None` if the server has other columns than the table.
+    /// Reads the type of a table's rows; `None` if the columns on the server differ from the
+    /// declared ones.
     pub(super) async fn load(session: &MoveSession, table: &Table) -> QueryResult<Option<Self>> {
         let binds = [Bind::text(&format!("public.{}", table.name()))];
         let statement = Statement { sql: statements::ROW_TYPE, binds: &binds, cached: true };
@@ -74,7 +75,7 @@ impl RowType {
     /// is one array of rows.
     ///
     /// # Errors
-    /// The bytes are not those of rows of the table.
+    /// The bytes do not encode rows of the table.
     pub(super) fn bind(&self, bytes: &[u8]) -> QueryResult<Bind> {
         let array = self.array(bytes);
         array.map(Bind::rows).ok_or_else(|| unreadable(&"rows of a round are damaged"))
@@ -114,7 +115,7 @@ impl RowType {
     }
 }
 
-/// Takes the next cell of a column, with its length; that of a null is -1.
+/// Takes the next cell of a column, together with its length field, which is -1 for a null.
 fn take_cell<'c>(cells: &mut &'c [u8]) -> Option<&'c [u8]> {
     let length = u32::from_be_bytes(*cells.first_chunk::<4>()?);
     let bytes = if length == u32::MAX { 0 } else { length as usize };

@@ -1,13 +1,15 @@
-//! Snapshot mark: a mark as PostgreSQL writes its snapshots, such as `100:104:100,102`.
+//! Snapshot mark: a mark in the text format of a PostgreSQL snapshot, such as `100:104:100,102`.
 //!
-//! **Invariant:** a mark covers the transactions that its snapshot shows, and no others.
+//! A mark is the set of changes of the other shard that a copy already has.
+//!
+//! **Invariant:** a mark covers exactly the transactions that are visible in its snapshot.
 //! **Not here:** the changes of transactions (`round`, `migrations`).
 
 use engine::stored_move::{DamagedMove, StoredMark};
 use moves::mark::Mark;
 use serde::{Deserialize, Serialize};
 
-/// Text of a snapshot.
+/// Snapshot in PostgreSQL's text format.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub(super) struct SnapshotMark(String);
@@ -22,15 +24,16 @@ impl StoredMark for SnapshotMark {
     }
 }
 
-/// Snapshot that shows no transaction: the ids of transactions begin at 3.
+/// Snapshot in which no transaction is visible: the ids of normal transactions begin at 3.
 const NOTHING: &str = "3:3:";
 
-/// Returns the text of a snapshot that shows what a mark covers; `None` for marks of other engines.
+/// Returns the text format of the snapshot that shows exactly the transactions that a mark covers;
+/// `None` for a mark of another engine.
 pub(super) fn shown(mark: &Mark) -> Option<String> {
     if *mark == Mark::Nothing { Some(NOTHING.to_owned()) } else { text(mark) }
 }
 
-/// Returns the text of a snapshot; `None` for other marks.
+/// Returns the text format of a mark that is a snapshot; `None` for any other mark.
 pub(super) fn text(mark: &Mark) -> Option<String> {
     let Mark::Snapshot { end, running } = mark else { return None };
     let first = running.first().unwrap_or(end);
@@ -38,10 +41,10 @@ pub(super) fn text(mark: &Mark) -> Option<String> {
     Some(format!("{first}:{end}:{}", running.join(",")))
 }
 
-/// Reads a snapshot.
+/// Parses a snapshot.
 ///
 /// # Errors
-/// The text is not that of a snapshot.
+/// The text is not a snapshot.
 pub(super) fn parse(text: &str) -> Result<Mark, DamagedMove> {
     let damaged = || DamagedMove::new(format!("{text} is not a snapshot"));
     let number = |text: &str| text.parse::<u64>().map_err(|_| damaged());
@@ -56,8 +59,8 @@ pub(super) fn parse(text: &str) -> Result<Mark, DamagedMove> {
     Ok(Mark::Snapshot { end: number(end)?, running: running.collect::<Result<_, _>>()? })
 }
 
-/// Returns a mark that covers what `base` covers, and the transactions before `until` that have
-/// ended in the present snapshot.
+/// Returns a mark that covers all transactions that `base` covers, and also the transactions with
+/// an id below `until` that have ended according to the present snapshot.
 pub(super) fn advanced(base: &Mark, until: u64, present: &Mark) -> Mark {
     let open = open_transactions(present);
     match base {
@@ -73,7 +76,7 @@ pub(super) fn advanced(base: &Mark, until: u64, present: &Mark) -> Mark {
     }
 }
 
-/// Returns the first transaction that had not begun in a snapshot.
+/// Returns the id of the first transaction that had not begun when a snapshot was taken.
 pub(super) fn end(mark: &Mark) -> u64 {
     match mark {
         Mark::Snapshot { end, .. } => *end,
@@ -81,14 +84,15 @@ pub(super) fn end(mark: &Mark) -> u64 {
     }
 }
 
-/// Returns true if a mark has transactions that had not begun in the present snapshot. Then a crash
-/// has lost the ids of transactions that were not committed, and the server assigns them again: the
-/// mark would cover changes that are yet to come.
+/// Returns true if a mark extends to transaction ids that had not been assigned yet when the
+/// present snapshot was taken. This happens after a crash: the server assigns the ids of
+/// transactions that were not committed again, so the mark would cover changes that are yet to
+/// come.
 pub(super) fn is_beyond(mark: &Mark, present: &Mark) -> bool {
     end(mark) > end(present)
 }
 
-/// Returns the transactions that had begun and not ended in a snapshot.
+/// Returns the transactions that had begun but not ended when a snapshot was taken.
 fn open_transactions(mark: &Mark) -> &[u64] {
     match mark {
         Mark::Snapshot { running, .. } => running,

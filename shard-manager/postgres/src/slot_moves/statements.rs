@@ -1,7 +1,7 @@
 //! Statements of moves, in PostgreSQL's dialect.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry; values are numbered
-//! parameters.
+//! **Invariant:** a statement consists of constants and of names from the table registry; values
+//! are passed as numbered parameters.
 //! **Not here:** the functions that they call (`migrations`).
 
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use model::table::Table;
 
 use crate::sql::{column_type, place, push_names, push_row_hash, push_rows};
 
-/// Slots of the move `$2`, and the slots `$1`.
+/// Expression for the slots `$1` together with the slots of the move `$2`.
 macro_rules! slots {
     () => {
         "array_cat($1::integer[],ARRAY(SELECT number::integer FROM tessera_slot_moves,\
@@ -23,17 +23,17 @@ macro_rules! slots {
 /// result.
 pub(super) const LOCK: &str = "SELECT tessera_lock_move($1,$2,$3,$4)";
 
-/// Rows of all moves, as JSON objects, and true if changes are recorded for the move and the row
-/// comes from another system than `$1`. Such a row begins another feed, so that copies of the
-/// former one are not continued.
+/// Selects the records of all moves as JSON objects, each with a flag that is true if changes are
+/// recorded for the move and the record was stored by a server with another system identifier than
+/// `$1`. The feed of such a move (its stream of recorded changes) is given another beginning, so
+/// that copies that have followed the former feed are not continued.
 pub(super) const MOVES: &str = "SELECT (to_jsonb(own)-'system'||jsonb_build_object('begun',\
     begun+is_foreign::integer))::text,is_foreign FROM tessera_slot_moves AS own,\
     LATERAL (SELECT system<>$1 AND traced_after IS NOT NULL AS is_foreign) AS origin ORDER BY id";
 
-/// Takes the locks like [`LOCK`], and looks for changes of the move `$1` that the snapshot `$5`
-/// does not show, in the snapshot of the same statement. That snapshot is older than the lock, so
-/// it misses the changes of writes for which the lock had to wait. Used only by a sabotage
-/// mutation.
+/// Takes the locks like [`LOCK`], and in the same statement looks for changes of the move `$1` that
+/// are not visible in the snapshot `$5`. The statement's own snapshot is older than the locks, so
+/// it misses the changes of writes for which a lock had to wait. Used only by a sabotage mutation.
 pub(super) const LOCK_AND_LOOK: &str = "SELECT holder,tessera_has_change(ARRAY(SELECT \
     number::integer FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
     WHERE id=$1),$5) FROM (SELECT tessera_lock_move($1,$2,$3,$4) AS holder OFFSET 0) AS held";
@@ -41,8 +41,8 @@ pub(super) const LOCK_AND_LOOK: &str = "SELECT holder,tessera_has_change(ARRAY(S
 /// Removes all recorded changes of the slots `$1`.
 pub(super) const FORGET_CHANGES: &str = "DELETE FROM tessera_changes WHERE slot=ANY($1)";
 
-/// States of the slots `$1` and of the slots of the move `$2`: slot, state, end of the fence in
-/// milliseconds, owner.
+/// Selects the states of the slots `$1` and of the slots of the move `$2`. Columns: slot, state,
+/// end of the fence (the time without writes) in milliseconds, new owner.
 pub(super) const STATES: &str = concat!(
     "SELECT slot::bigint,state,(extract(epoch FROM until)*1000)::bigint,moved_to FROM tessera_slots ",
     "WHERE slot=ANY(",
@@ -50,9 +50,10 @@ pub(super) const STATES: &str = concat!(
     ")"
 );
 
-/// Clock of the node in milliseconds, highest version that a row may have, insert position, and
-/// true if a change of the slots `$1` or of the move `$2` is recorded that the snapshot `$3` does
-/// not show. A block of versions begins with the number that was drawn.
+/// Selects the clock of the node in milliseconds, the highest version that a row may have, the
+/// insert position of the log, and true if a change of the slots `$1` or of the move `$2` is
+/// recorded that is not visible in the snapshot `$3`. Versions are drawn in blocks, and the counter
+/// is the first version of the last block.
 pub(super) const SCENE: &str = concat!(
     "SELECT (extract(epoch FROM clock_timestamp())*1000)::bigint,last_value+4095,",
     "(pg_current_wal_insert_lsn()-'0/0')::bigint,tessera_has_change(",
@@ -66,8 +67,8 @@ pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
 /// Selects the tables whose triggers are enabled although no move needs them.
 pub(crate) const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded()";
 
-/// Enables the triggers of the table `$1`, whose id has the columns `$2`, with the settings `$3`
-/// for their functions.
+/// Enables the triggers of the table `$1`, whose id has the columns `$2`. The trigger function runs
+/// with the settings `$3`.
 pub(super) const ENABLE_RECORDING: &str = "SELECT tessera_enable_recording($1,$2,$3)";
 
 /// Enables the triggers of a new table if changes are being recorded. Parameters: those of
@@ -78,20 +79,21 @@ pub(super) const ENABLE_RECORDING_OF_NEW: &str = "SELECT tessera_enable_recordin
 /// Disables the triggers of the table `$1`.
 pub(super) const DISABLE_RECORDING: &str = "SELECT tessera_disable_recording($1)";
 
-/// Begins (`$2`) or ends the recording of changes of the slots `$1`.
+/// Begins the recording of changes of the slots `$1` if `$2` is true, and ends it otherwise.
 pub(super) const FOLLOW: &str = "SELECT tessera_follow($1,$2)";
 
-/// Deletes at most `$1` recorded changes of slots that are not followed, and returns how many it
-/// has found. If a concurrent transaction begins to follow slots, the snapshot of the statement
-/// shows none of the changes that are recorded from then on, so none of these is deleted. Another
-/// session may delete the same changes meanwhile, so they are counted before the deletion. The
-/// concatenation decompresses the bits once instead of for each change.
+/// Deletes at most `$1` recorded changes of slots that are not followed (whose changes are no
+/// longer recorded), and returns the number of changes that it has found. If a concurrent
+/// transaction begins to follow slots, the changes that are recorded from then on are not visible
+/// in the snapshot of this statement, so they are not deleted. The changes are counted before the
+/// deletion, because another session may delete the same ones meanwhile. Because of the
+/// concatenation, the server decompresses the bits once instead of for each change.
 pub(super) const DELETE_LEFT_CHANGES: &str = "WITH left_over AS MATERIALIZED (SELECT ctid AS place \
     FROM tessera_changes WHERE get_bit((SELECT bits||''::bytea FROM tessera_followed \
     WHERE id=1),slot)=0 LIMIT $1),gone AS (DELETE FROM tessera_changes WHERE ctid=ANY(ARRAY(SELECT place \
     FROM left_over))) SELECT count(*) FROM left_over";
 
-/// Deletes recorded changes of the slots `$1` that the snapshot `$2` shows.
+/// Deletes recorded changes of the slots `$1` that are visible in the snapshot `$2`.
 pub(super) const TRIM: &str = "DELETE FROM tessera_changes \
     WHERE slot=ANY($1) AND xid<pg_snapshot_xmax($2::text::pg_snapshot) \
     AND pg_visible_in_snapshot(xid,$2::text::pg_snapshot)";
@@ -99,8 +101,9 @@ pub(super) const TRIM: &str = "DELETE FROM tessera_changes \
 /// Raises the version counter to `$1`.
 pub(super) const RAISE_VERSION: &str = "SELECT setval('tessera_version',$1)";
 
-/// Gives the slots `$1` the state `$2`, fenced from `$3` to `$4` in milliseconds, and moved to the
-/// shard `$5`.
+/// Sets the state of the slots `$1` to `$2`, with the begin `$3` and the end `$4` of a fence in
+/// milliseconds, and the shard `$5` to which the slots have moved. Parameters that do not apply to
+/// the state are null.
 pub(super) const STORE_STATES: &str = "INSERT INTO tessera_slots (slot,state,since,until,moved_to) \
     SELECT own,$2,to_timestamp($3::double precision/1000),to_timestamp($4::double precision/1000),$5 \
     FROM unnest($1) AS own ON CONFLICT (slot) DO UPDATE SET state=excluded.state,\
@@ -109,7 +112,7 @@ pub(super) const STORE_STATES: &str = "INSERT INTO tessera_slots (slot,state,sin
 /// Removes the states of the slots `$1`.
 pub(super) const REMOVE_STATES: &str = "DELETE FROM tessera_slots WHERE slot=ANY($1)";
 
-/// Stores the row of a move, a JSON object, in the system `$2`.
+/// Stores the record of a move, the JSON object `$1`, with the system identifier `$2`.
 pub(super) const STORE_MOVE: &str = "INSERT INTO tessera_slot_moves \
     SELECT * FROM jsonb_populate_record(NULL::tessera_slot_moves,\
     $1::text::jsonb||jsonb_build_object('system',$2::text)) \
@@ -121,53 +124,57 @@ pub(super) const STORE_MOVE: &str = "INSERT INTO tessera_slot_moves \
     excluded.begun_timeline,excluded.begun,excluded.version,excluded.home_timeline,excluded.home,\
     excluded.system)";
 
-/// Removes the row of a move.
+/// Removes the record of the move `$1`.
 pub(super) const REMOVE_MOVE: &str = "DELETE FROM tessera_slot_moves WHERE id=$1";
 
-/// Selects two flags: there are rows of the slots `$1`, and a change of them is recorded that the
-/// snapshot `$2` does not show.
+/// Selects two flags: true if the shard has rows of the slots `$1`, and true if a change of these
+/// slots is recorded that is not visible in the snapshot `$2`.
 pub(super) const FACTS: &str = "SELECT tessera_has_rows($1),tessera_has_change($1,$2)";
 
 /// Selects true if at least `$2` changes of the slots `$1` are recorded. They are counted only if
-/// the statistics of the server, which cost nothing to read, show that many changes of all slots.
+/// the statistics of the server, which cost nothing to read, show at least that number of changes
+/// of all slots together.
 pub(super) const HAS_TOO_MANY_CHANGES: &str = "SELECT CASE WHEN \
     pg_stat_get_live_tuples('tessera.tessera_changes'::regclass)<$2::bigint THEN false ELSE \
     (SELECT count(*) FROM (SELECT FROM tessera_changes WHERE slot=ANY($1) LIMIT $2::bigint) \
     AS first)>=$2::bigint END";
 
-/// Snapshot of the transaction.
+/// Selects the snapshot of the transaction.
 pub(super) const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text";
 
-/// Transactions of the first `$3` changes of the slots `$1` that the snapshot `$2` does not show,
-/// and the number of these changes of each.
+/// Selects the transactions of the first `$3` changes of the slots `$1` that are not visible in the
+/// snapshot `$2`, and for each transaction the number of these changes.
 pub(super) const CHANGED_BY: &str = "SELECT xid::text::bigint,count(*) FROM (SELECT xid \
     FROM tessera_changes WHERE slot=ANY($1) AND xid>=pg_snapshot_xmin($2::text::pg_snapshot) \
     AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) ORDER BY xid LIMIT $3) AS first \
     GROUP BY xid ORDER BY xid";
 
-/// Keys of the slots `$1` that transactions before `$3` have changed and the snapshot `$2` does not
-/// show: table, slot, shard key, values of the id as a JSON array.
+/// Selects the keys of the slots `$1` that were changed by transactions that have an id below `$3`
+/// and are not visible in the snapshot `$2`. Columns: table, slot, shard key, values of the id as a
+/// JSON array.
 pub(super) const CHANGED_KEYS: &str = "SELECT DISTINCT table_name,slot::bigint,shard_key,\
     array_to_json(ids)::text FROM tessera_changes \
     WHERE slot=ANY($1) AND xid>=pg_snapshot_xmin($2::text::pg_snapshot) \
     AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) AND xid<$3::text::xid8 \
     ORDER BY 1,2,3,4";
 
-/// Object id of the type of the rows of the table `$1`, and for each of its columns in their order:
-/// name, object id of the type.
+/// Selects, for each column of the table `$1` in order, the object id of the table's row type, the
+/// name of the column, and the object id of the column's type.
 pub(super) const ROW_TYPE: &str = "SELECT c.reltype::bigint,a.attname::text,a.atttypid::bigint \
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid=c.oid \
     WHERE c.oid=to_regclass($1) AND a.attnum>0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Columns of each unique index of the table `$1`, as a JSON array of their names. Indexes of
-/// expressions and of a part of the rows are left out, because only an operator makes them.
+/// Selects the columns of each unique index of the table `$1` except the primary key, as a JSON
+/// array of names. Expression indexes and partial indexes are left out, because only an operator
+/// can have created them.
 pub(super) const UNIQUE_COLUMNS: &str = "SELECT array_to_json(array_agg(a.attname::text))::text \
     FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid=i.indrelid AND a.attnum=ANY(i.indkey) \
     WHERE i.indrelid=to_regclass($1) AND i.indisunique AND NOT i.indisprimary \
     AND i.indexprs IS NULL AND i.indpred IS NULL GROUP BY i.indexrelid";
 
-/// Tables and columns, as in [`UNIQUE_COLUMNS`], of the unique indexes of the tables `$1` that each
-/// row of their table satisfies. An index that is being built or dropped is none of them.
+/// Selects the valid unique indexes of the tables `$1`, each with its table and its columns as in
+/// [`UNIQUE_COLUMNS`]. An index that is being built or dropped is left out, because rows may
+/// violate it.
 pub(super) const UNIQUE_INDEXES: &str = "SELECT t.relname,\
     array_to_json(array_agg(a.attname::text))::text FROM unnest($1::text[]) AS t(relname) \
     JOIN pg_index AS i ON i.indrelid=to_regclass('public.'||quote_ident(t.relname)) \
@@ -176,11 +183,11 @@ pub(super) const UNIQUE_INDEXES: &str = "SELECT t.relname,\
     AND NOT i.indisprimary AND i.indexprs IS NULL AND i.indpred IS NULL \
     GROUP BY t.relname,i.indexrelid";
 
-/// Removes the rows of the shard keys of some rows that have their values in these columns of a
-/// unique index. Parameters: all columns of these rows.
+/// Removes each stored row that has the same slot, shard key and values in the columns `unique` of
+/// a unique index as one of the given rows. Parameters: all columns of the given rows.
 ///
-/// Rows of other shard keys stay, also if an index that an operator has made contains them: they
-/// may belong to slots that the shard owns.
+/// Rows of other shard keys stay, even if they have the same values in an index that an operator
+/// has created, because they may belong to slots that the shard owns.
 pub(super) fn displace_rows(table: &Table, unique: &[usize]) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();
     let mut sql = format!("DELETE FROM {} r USING ", table.name());
@@ -193,8 +200,9 @@ pub(super) fn displace_rows(table: &Table, unique: &[usize]) -> String {
     sql
 }
 
-/// Stores new rows. Parameter: an array of rows of the table, whose type has this object id. A
-/// table that was created again has another one, and so another statement is prepared.
+/// Stores new rows. Parameter: an array of rows of the table. The statement contains the object id
+/// of their type in a comment: a table that was dropped and created again has another id, so
+/// another statement is prepared for it.
 pub(super) fn insert_rows(table: &Table, row_type: u32) -> String {
     let columns = 0..table.columns().len();
     let mut sql = format!("INSERT INTO {} (", table.name());
@@ -205,8 +213,9 @@ pub(super) fn insert_rows(table: &Table, row_type: u32) -> String {
     sql
 }
 
-/// Reads rows by their keys. Parameters: slots, shard keys, and the values of each column of the
-/// id, as texts. With `is_bounded`, only rows up to a key: slot, shard key, id.
+/// Reads rows by their keys. Parameters: slots, shard keys, and for each column of the id the
+/// values as strings. If `is_bounded` is true, reads only rows up to a key, whose slot, shard key
+/// and id are further parameters.
 pub(super) fn select_rows(table: &Table, is_bounded: bool) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, "r.", table, 0..table.columns().len());
@@ -236,8 +245,8 @@ pub(super) fn remove_rows(table: &Table) -> String {
     sql
 }
 
-/// Reads rows of the slot `$1` in the order of their keys, at most `$2`. With `has_begun`, only
-/// rows after a key: shard key, id.
+/// Reads at most `$2` rows of the slot `$1` in the order of their keys. If `has_begun` is true,
+/// reads only rows after a key, whose shard key and id are further parameters.
 pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
     let key: Vec<usize> = place(table).into_iter().skip(1).collect();
     let mut sql = "SELECT ".to_owned();
@@ -257,8 +266,8 @@ pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
     sql + " LIMIT $2"
 }
 
-/// Deletes rows of the slots `$1`, at most `$2`, the lowest slots first. Returns their number and
-/// the highest of their slots.
+/// Deletes at most `$2` rows of the slots `$1`, those of the lowest slots first. Returns the number
+/// of deleted rows and the highest of their slots.
 pub(super) fn delete_batch(table: &Table) -> String {
     let name = table.name();
     format!(
@@ -275,9 +284,9 @@ pub(super) fn digest(table: &Table) -> String {
     sql
 }
 
-/// Selects shard key, id and hash of the rows of the slot `$1` in the order of their keys, at most
-/// `$2`. With `has_begun`, only rows after a key, and with `is_bounded`, only rows up to a key:
-/// shard key and id of each.
+/// Selects the shard key, the id and the hash of at most `$2` rows of the slot `$1`, in the order
+/// of their keys. If `has_begun` is true, selects only rows after a key, and if `is_bounded` is
+/// true, only rows up to a key. The shard key and the id of each bound are further parameters.
 pub(super) fn row_hashes(table: &Table, has_begun: bool, is_bounded: bool) -> String {
     let key: Vec<usize> = place(table).into_iter().skip(1).collect();
     let mut sql = "SELECT ".to_owned();
@@ -301,8 +310,8 @@ pub(super) fn row_hashes(table: &Table, has_begun: bool, is_bounded: bool) -> St
     sql + " LIMIT $2"
 }
 
-/// Selects shard key and id of the rows of the slot `$1` of the table `$2` whose changes the
-/// snapshot `$3` does not show, at most `$4`.
+/// Selects the shard key and the id of at most `$4` rows of the table `$2` in the slot `$1` that
+/// have recorded changes that are not visible in the snapshot `$3`.
 pub(super) fn changed_keys(table: &Table) -> String {
     let mut sql = "SELECT DISTINCT shard_key".to_owned();
     for (column, number) in table.id().iter().zip(1..) {

@@ -1,8 +1,8 @@
 //! Moving slots: checks that each slot that is in a move has one owner.
 //!
-//! The shard map names the old owner of such a slot until the new one has taken it. So the rows of
-//! both shards decide: one of them owns the slot, or the old owner has given it away and the new
-//! one still imports it.
+//! The shard map names the old owner of such a slot until the new one has taken it over. Therefore
+//! the records in the files of both shards are checked: either one of them owns the slot, or the
+//! old owner has given it up and the new owner is still importing it.
 //!
 //! **Invariant:** a slot with two owners or none is reported, unless a router runs: the shards are
 //! then read one after the other.
@@ -51,7 +51,7 @@ fn check_slot(
     (slot, named): (u16, ShardNumber),
     sides: &[(NodeFile, MovingState)],
 ) {
-    // A shard without a row of the move was checked only against the shard map.
+    // A shard without a record of the move was checked only against the shard map.
     let is_elsewhere = sides.iter().all(|(file, _)| file.shard != named);
     let owners = sides.iter().filter(|(_, side)| is_owned(side.state.as_deref())).count();
     let in_transit = |(_, gives): &(NodeFile, MovingState)| {

@@ -7,7 +7,7 @@
 //!                             exchanged with the data directory in one step of the file system
 //! ```
 //!
-//! Files that do not belong to the cluster stay in the data directory (`foreign_files`).
+//! Files that do not belong to the cluster are kept in the data directory (`foreign_files`).
 //!
 //! A process that is killed before the exchange leaves the old cluster, and one that is killed
 //! after it leaves the new one. The next replacement removes the unfinished folder.
@@ -32,7 +32,7 @@ use crate::data_dir::{DataDir, primary_file};
 use crate::digest::{Digest, digest_copy};
 use crate::offline_view::DirView;
 
-/// Suffix of the name of the folder beside the data directory.
+/// Suffix that the name of the folder beside the data directory has.
 const BESIDE: &str = "-replaced";
 
 /// Result of a replacement.
@@ -40,7 +40,7 @@ const BESIDE: &str = "-replaced";
 pub struct Replacement {
     /// Manifest of the copy.
     pub manifest: Manifest,
-    /// Each shard, and the digests of its rows, which are those of the copy.
+    /// Name of each shard, with the digests of its rows, which equal those of the copy.
     pub digests: Vec<(String, Digest)>,
 }
 
@@ -116,8 +116,8 @@ fn replace_held(
         return Err(SaveError::unsuitable(from, "the restored rows differ from its own"));
     }
     observer.check()?;
-    // The file of a retired shard would prevent the join of another one with its name, of which the
-    // restored catalog may know nothing.
+    // The file of a retired shard would prevent that another shard with the same name joins later,
+    // and the restored catalog may not list the retired shard.
     let known = old.map.topology().shards().iter().map(|shard| &*shard.name);
     let shards: Vec<&str> =
         known.chain(manifest.shards.iter().map(|saved| &*saved.shard)).collect();
@@ -130,11 +130,13 @@ fn replace_held(
     Ok(Replacement { manifest, digests })
 }
 
-/// Makes the versions of the copy continue above those of the old cluster. The old cluster may have
-/// begun with the same copy, so a start from the copy alone would repeat its versions.
+/// Ensures that the restored cluster assigns only row versions above those of the old cluster.
+/// Without this, versions could be repeated, because the old cluster may itself have begun with the
+/// same copy.
 fn continue_versions(place: &Path, new: &Path, manifest: &Manifest) -> Result<(), SaveError> {
     for saved in &manifest.shards {
-        // A file that an experiment has damaged is one more reason to replace it.
+        // A file that cannot be read is ignored, because a damaged file is one more reason to
+        // replace the cluster.
         if let Ok(version) = last_version(&primary_file(place, &saved.shard)) {
             continue_above(&new.join(&saved.file.file), version)?;
         }

@@ -1,8 +1,8 @@
 //! Stopped: copies a cluster without a router.
 //!
-//! The files are copied as they are, whatever their schema: so an older cluster can be saved before
-//! it is migrated, and the first start after a restore migrates the copy. No timeline begins, and
-//! the next start still handles an unclean stop.
+//! The files are copied as they are, whatever their schema. An older cluster can therefore be saved
+//! before it is migrated, and the first start after a restore migrates the copy. No timeline
+//! begins, and if the last stop was unclean, the next start still recognises that.
 //!
 //! **Invariant:** the contents of the files do not change.
 //! **Not here:** a copy while a router runs (`backup`).
@@ -31,7 +31,7 @@ pub fn save(
     to: &Path,
     observer: &ProgressObserver<'_>,
 ) -> Result<Manifest, SaveError> {
-    // Checked before locking, which would create a folder.
+    // This is checked before locking, because locking would create the folder.
     if !data_dir.join("catalog.db").exists() {
         let cause = "this is not a data directory: there is no catalog.db";
         return Err(SaveError::target(data_dir, cause));

@@ -1,7 +1,7 @@
 //! Idempotency: the records that recognize a repeated change and return its first result.
 //!
-//! **Invariant:** a change and the record of its key are stored together or not at all; records are
-//! removed only when they are too old to be needed.
+//! **Invariant:** a change and the record of its key are stored together or not at all; a record is
+//! removed only after it has expired.
 //! **Not here:** the contents of a record (`model::idempotency`), the age at which a record may be
 //! removed (`engine::idempotency_expiry`).
 
@@ -18,11 +18,11 @@ use model::value::Value;
 
 use super::Batch;
 
-/// Maximum number of records of idempotency keys that one batch removes.
+/// Maximum number of expired idempotency records that one batch removes.
 const FORGOTTEN_MAX: usize = 256;
 
 impl Batch<'_> {
-    /// Returns the first result, if the change was stored before under its idempotency key.
+    /// Returns the result that is stored under the idempotency key of a change, if there is one.
     pub(super) fn replayed(
         &mut self,
         change: &RowWrite,
@@ -32,8 +32,8 @@ impl Batch<'_> {
         Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
     }
 
-    /// Stores the result under the idempotency key. Without its record the write must not be stored
-    /// either.
+    /// Stores the result under the idempotency key, if the change has one. If the record cannot be
+    /// stored, the whole batch fails, so that the write is not stored without its record.
     pub(super) fn remember(
         &mut self,
         change: &RowWrite,
@@ -46,9 +46,9 @@ impl Batch<'_> {
         kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
     }
 
-    /// Removes records of idempotency keys that are too old, a few in each batch, oldest first.
+    /// Removes expired idempotency records, oldest first, up to [`FORGOTTEN_MAX`] of them.
     ///
-    /// Returns true if none are left.
+    /// Returns true if no expired record is left.
     pub(crate) fn forget_old(&mut self) -> QueryResult<bool> {
         let old = self.rows.old_records(&IdempotencyExpiry::now(), &self.now, FORGOTTEN_MAX)?;
         old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;

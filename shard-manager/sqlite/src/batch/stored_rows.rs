@@ -25,8 +25,9 @@ pub(super) struct StoredRows<'t> {
 }
 
 impl StoredRows<'_> {
-    /// Returns the slots that accept no writes here at the time `now`, with the reason. The
-    /// database decides, inside the transaction that writes to them.
+    /// Returns those slots of the changes of which this shard accepts no writes at the time `now`,
+    /// with the reason. The states are read from the database inside the transaction that writes
+    /// the rows.
     pub(super) fn refused_slots(
         &mut self,
         groups: &[WriteGroup<'_>],
@@ -52,8 +53,9 @@ impl StoredRows<'_> {
         Ok(refused)
     }
 
-    /// Returns the columns of the row that a response contains; `None` if there is no such row. No
-    /// other writer can change the row meanwhile.
+    /// Returns the current row of a change, with the columns that a response contains; `None` if
+    /// there is no such row. The row cannot change before the batch ends, because the file has no
+    /// other writer.
     pub(super) fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
@@ -69,8 +71,8 @@ impl StoredRows<'_> {
         Ok(current)
     }
 
-    /// Inserts a row, and returns the number of new rows: 0 if `may_exist` is set and the row
-    /// exists.
+    /// Inserts a row and returns the number of inserted rows: 0 if the row already exists and
+    /// `may_exist` is set.
     pub(super) fn insert(
         &mut self,
         change: &RowWrite,
@@ -86,7 +88,7 @@ impl StoredRows<'_> {
         Statement { sql, binds: &binds, cached: true }.execute(self.connection)
     }
 
-    /// Updates the columns of a row that a change sets.
+    /// Updates those columns of a row that the change sets, its version and its time of change.
     pub(super) fn update(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
         let table = &change.table;
         let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
@@ -98,7 +100,7 @@ impl StoredRows<'_> {
         self.execute(&sql::update(table, &set), &binds)
     }
 
-    /// Removes a row.
+    /// Deletes the row of a change.
     pub(super) fn remove(&mut self, change: &RowWrite) -> QueryResult<()> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
@@ -110,7 +112,8 @@ impl StoredRows<'_> {
         statement.execute(self.connection).map(drop)
     }
 
-    /// Returns the record of an idempotency key, if there is one.
+    /// Returns the fingerprint and the result that are stored under an idempotency key, if there is
+    /// a record.
     pub(super) fn remembered(
         &mut self,
         change: &RowWrite,
@@ -128,9 +131,10 @@ impl StoredRows<'_> {
         Ok(found)
     }
 
-    /// Returns some of the records of idempotency keys that are too old, oldest first, each with
-    /// its slot and shard key; only of slots that accept writes now. Returns none if a newer record
-    /// must show that the clock is right, and there is no such record.
+    /// Returns slot, shard key and idempotency key of up to `most` expired records, oldest first.
+    /// Records of slots that are in a move or accept no writes now are left out. Returns none if
+    /// `expiry` demands a newer record as evidence that the clock is right, and there is no such
+    /// record.
     pub(super) fn old_records(
         &mut self,
         expiry: &IdempotencyExpiry,

@@ -28,7 +28,8 @@ pub(in super::super) struct InspectedCatalog {
 /// Reads a catalog.
 ///
 /// # Errors
-/// [`OpenError`] if the file is missing, is not a catalog of this program, or cannot be read.
+/// [`OpenError`] if the file is missing, cannot be read, or is not a catalog that this version of
+/// the program can read.
 pub(in super::super) fn inspect(path: &Path) -> Result<InspectedCatalog, OpenError> {
     let mut connection = open_read_only(path, &MIGRATIONS)?;
     let row: Option<ClusterRow> = dsl::tessera_cluster

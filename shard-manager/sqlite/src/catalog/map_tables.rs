@@ -1,6 +1,6 @@
 //! Map tables: the shards and the owners of slots in the catalog of an embedded cluster.
 //!
-//! **Invariant:** both tables and the epoch change in one transaction.
+//! **Invariant:** the tables of shards and owners change in the same transaction as the epoch.
 //! **Not here:** the rules of changes (`model::map_change`), the other settings of the cluster
 //! (`engine::cluster_spec`).
 
@@ -26,9 +26,9 @@ use super::PLACE;
 pub(in super::super) enum MapFault {
     /// The database reported an error.
     Database(DieselError),
-    /// The rows are not those of a map.
+    /// The stored rows do not form a valid map.
     Damaged(String),
-    /// The settings or the program do not fit the cluster.
+    /// The cluster cannot be used with these settings or by this program.
     Refused(OpenError),
 }
 
@@ -45,7 +45,7 @@ impl From<OpenError> for MapFault {
 }
 
 impl MapFault {
-    /// Converts the fault to the error of a catalog in this file.
+    /// Converts the fault to an error about the catalog in this file.
     pub(in super::super) fn of_file(self, path: &std::path::Path) -> OpenError {
         match self {
             Self::Database(error) => OpenError::file(path, error),
@@ -55,7 +55,7 @@ impl MapFault {
     }
 }
 
-/// Map of a catalog, with the rows of its shards.
+/// Shard map of a catalog, with the stored rows of its shards.
 pub(in super::super) struct StoredMap {
     /// The map.
     pub(in super::super) map: ShardMap,
@@ -63,8 +63,8 @@ pub(in super::super) struct StoredMap {
     pub(in super::super) shards: Vec<ShardRow>,
 }
 
-/// Reads the map of a catalog. If its own tables are still empty, the map comes from the columns of
-/// an earlier version.
+/// Reads the shard map of a catalog. A catalog of an earlier version has the map in columns of
+/// `tessera_cluster`, and its separate tables for it are still empty.
 pub(in super::super) fn read(
     connection: &mut SqliteConnection,
     row: &ClusterRow,
@@ -86,8 +86,8 @@ pub(in super::super) fn read(
     Ok(StoredMap { map, shards })
 }
 
-/// Stores the map of a new cluster or of an earlier version, whose slots have had their owners
-/// since the first epoch, in empty tables. Runs in the transaction of the caller.
+/// Fills the empty tables with the map of a new cluster or of an earlier version. In both cases all
+/// slots have had their owners since the first epoch. Must run in a transaction.
 pub(super) fn fill(connection: &mut SqliteConnection, stored: &StoredMap) -> QueryResult<()> {
     diesel::insert_into(tessera_shards::table).values(&stored.shards).execute(connection)?;
     let shards: Vec<u16> = stored.map.owners().map(|owner| owner.shard.0).collect();
@@ -100,8 +100,8 @@ pub(super) fn fill(connection: &mut SqliteConnection, stored: &StoredMap) -> Que
     diesel::update(tessera_cluster::table).set(own).execute(connection).map(drop)
 }
 
-/// Stores the groups of a map that its catalog lacks, with the owners of their slots and the epoch
-/// of the map. Runs in the transaction of the caller.
+/// Stores those table groups of the map `next` that the catalog does not have yet, with the owners
+/// of their slots, and the epoch of `next`. Must run in a transaction.
 pub(super) fn add_groups(
     connection: &mut SqliteConnection,
     (known, next): (&ShardMap, &ShardMap),
@@ -127,7 +127,7 @@ fn load_groups(connection: &mut SqliteConnection) -> QueryResult<Vec<GroupRow>> 
     tessera_groups::table.order(tessera_groups::number).load(connection)
 }
 
-/// Returns the groups whose slots may not be owned by their shards yet.
+/// Returns the groups whose slots may not yet be recorded as owned in the files of the shards.
 pub(super) fn unready_groups(connection: &mut SqliteConnection) -> QueryResult<Vec<GroupNumber>> {
     let unready = tessera_groups::table.filter(tessera_groups::ready.eq(0));
     let numbers: Vec<i64> = unready.select(tessera_groups::number).load(connection)?;
@@ -135,7 +135,7 @@ pub(super) fn unready_groups(connection: &mut SqliteConnection) -> QueryResult<V
     Ok(numbers.into_iter().filter_map(group).collect())
 }
 
-/// Records that each shard owns its slots of all groups.
+/// Records that the files of the shards now record the owned slots of all groups.
 pub(super) fn set_groups_ready(connection: &mut SqliteConnection) -> QueryResult<()> {
     let unready = tessera_groups::table.filter(tessera_groups::ready.eq(0));
     diesel::update(unready).set(tessera_groups::ready.eq(1)).execute(connection).map(drop)
@@ -145,8 +145,9 @@ fn load_shards(connection: &mut SqliteConnection) -> QueryResult<Vec<ShardRow>> 
     tessera_shards::table.order(tessera_shards::number).load(connection)
 }
 
-/// Returns the names of the shards of a catalog with any schema, which are in its column `shards`
-/// if they have no table of their own. Shards that are joining are left out.
+/// Returns the names of the shards of a catalog, whatever version its schema has. `column` is the
+/// value of its column `shards`: a list of names, or a marker that the names are in a table. Shards
+/// that are joining are left out.
 pub(in super::super) fn shard_names(
     connection: &mut SqliteConnection,
     column: &str,
@@ -179,10 +180,10 @@ fn out_of_range(table: &str) -> DieselError {
     DieselError::DeserializationError(format!("a number in {table} is out of range").into())
 }
 
-/// Changes the map in one transaction, if its epoch is the expected one.
+/// Changes the map in one transaction, if the map still has the expected epoch.
 ///
 /// # Errors
-/// [`MapChangeError`]; then nothing was changed.
+/// [`MapChangeError`]; the transaction is rolled back then.
 pub(in super::super) fn change(
     connection: &mut SqliteConnection,
     change: (&MapChange, u64),
@@ -199,8 +200,8 @@ pub(in super::super) fn change(
         .map_err(ChangeFault::error)
 }
 
-/// Checks that a shard that is to retire takes part in no move: without the shard, the move could
-/// neither continue nor end.
+/// Checks that a shard that is to be retired takes part in no open move, because that move could
+/// neither continue nor end without the shard.
 fn check_moves(
     connection: &mut SqliteConnection,
     map: &ShardMap,
@@ -216,7 +217,7 @@ fn check_moves(
     Err(ChangeFault::Change(MapChangeError::InMove { shard, move_name }))
 }
 
-/// Reason to roll a change back.
+/// Reason for rolling back a change of the map.
 enum ChangeFault {
     Map(MapFault),
     Change(MapChangeError),

@@ -1,6 +1,6 @@
-//! Snapshot: one copy of a shard's rows at one position.
+//! Snapshot: reads one copy of a shard's rows as of one position.
 //!
-//! **Not here:** comparing (`compare`).
+//! **Not here:** comparing the copies (`compare`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,17 +25,17 @@ pub(super) struct Snapshot {
     pub(super) position: Position,
 }
 
-/// Sum of some rows.
+/// Number of some rows, and the sum of their hashes.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
     rows: u64,
     sum: u128,
-    /// Bytes of the rows, including those that are left out.
+    /// Number of bytes of the rows, including rows that are left out of the sum.
     pub(super) bytes: u64,
 }
 
 impl Sum {
-    /// True if the rows are the same.
+    /// Returns true if both sums are of the same rows.
     pub(super) fn is_that_of(&self, other: &Self) -> bool {
         (self.rows, self.sum) == (other.rows, other.sum)
     }
@@ -62,8 +62,8 @@ impl Snapshot {
         entries.map_err(|error| unreadable(self.number, &error))
     }
 
-    /// Sums up rows until they reach `bytes_max`, and returns the key of the last one; `None` at
-    /// the end.
+    /// Adds up the hashes of rows until `bytes_max` bytes are read, and returns the key of the last
+    /// row; `None` at the end of the stretch.
     pub(super) fn sum(
         &mut self,
         stretch: &Stretch,
@@ -89,8 +89,8 @@ impl Snapshot {
         Ok((sum, last))
     }
 
-    /// Passes the hashes of each row's key and of all its columns to `each`, until that returns
-    /// false.
+    /// Calls `each` with the hash of each row's key and the hash of all its columns, until `each`
+    /// returns false.
     pub(super) fn rows(
         &mut self,
         stretch: &Stretch,
@@ -149,7 +149,7 @@ fn key_columns(table: &Table) -> impl Iterator<Item = usize> {
 fn key(row: &RowView<'_, '_>, table: &Table) -> Key {
     let value = |column: usize| {
         let value = match table.column(column).kind {
-            // A damaged text may not be UTF-8.
+            // A string in a damaged file may not be valid UTF-8.
             ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
                 row.blob(column, |text| Value::Text(String::from_utf8_lossy(text).into_owned()))
             }

@@ -1,12 +1,13 @@
 //! Bounded build: builds an index in a transaction that is rolled back after a time limit.
 //!
-//! diesel has no access to the progress handler of SQLite, which interrupts a statement. So this
-//! transaction runs on a connection of rusqlite, which uses the same copy of SQLite and its locks.
-//! SQLite calls the handler between the steps of a statement. Two of them may be long: the sort of
-//! all rows in memory, if there is no room for a file, and the commit.
+//! A statement is interrupted with SQLite's progress handler, to which diesel gives no access.
+//! Therefore this transaction runs on a connection of rusqlite, which uses the same copy of SQLite
+//! and its locks. SQLite calls the handler between the steps of a statement, but two steps may take
+//! long and cannot be interrupted: sorting all rows in memory, if there is no disk space for a
+//! temporary file, and the commit.
 //!
-//! **Invariant:** the index, the entry of the log and the counters are stored together or not at
-//! all; a build that is late before its commit stores nothing.
+//! **Invariant:** the index, the log entry and the counters are stored together or not at all; a
+//! build that exceeds its limit before the commit stores nothing.
 //! **Not here:** the contents of the entry (`ddl`), a build without a limit (`index_ddl`).
 
 use std::path::Path;
@@ -22,7 +23,7 @@ use super::create;
 use crate::connection::{SETTINGS, uri};
 use crate::sql;
 
-/// Steps of SQLite between two readings of the clock. A row takes about ten.
+/// Number of SQLite steps between two readings of the clock. Each row takes about ten steps.
 const STEPS_BETWEEN: i32 = 1_000;
 /// Page cache of 8 MiB, which is also the size of the pieces that are sorted in memory before they
 /// are merged in a file.
@@ -30,27 +31,27 @@ const CACHE: &str = "PRAGMA cache_size=-8192";
 
 /// Transaction that builds an index and logs it.
 pub(crate) struct BoundedBuild<'b> {
-    /// File of the primary, to which no other connection writes now.
+    /// File of the primary, to which no other connection writes during the build.
     pub(crate) file: &'b Path,
-    /// The index, which the file lacks.
+    /// Index to build, which does not exist in the file yet.
     pub(crate) index: &'b TableIndex,
-    /// True if there is room to sort the rows in a file.
+    /// True if there is enough disk space to sort the rows in a temporary file.
     pub(crate) sorts_in_file: bool,
-    /// Time after which the build is stopped; `None` if it may take any time.
+    /// Time at which the build is stopped; `None` if it has no limit.
     pub(crate) until: Option<Instant>,
-    /// Version counter of the file.
+    /// The shard's counter of row versions.
     pub(crate) version: i64,
-    /// Position of the entry in the log, and of the file after it.
+    /// Position of the log entry, which is also that of the file after the build.
     pub(crate) position: i64,
-    /// Time of the entry, and its bytes.
+    /// Time and contents of the log entry.
     pub(crate) entry: (&'b str, &'b [u8]),
 }
 
 impl BoundedBuild<'_> {
-    /// Executes the transaction. `before_commit` is called when only the commit is missing.
+    /// Executes the transaction. `before_commit` is called immediately before the commit.
     ///
     /// # Errors
-    /// [`DieselError::RollbackTransaction`] if the time was over before the commit.
+    /// [`DieselError::RollbackTransaction`] if the limit was exceeded before the commit.
     pub(crate) fn run(&self, before_commit: impl FnOnce()) -> QueryResult<()> {
         let uri = uri(self.file, "mode=rw");
         let uri =

@@ -1,13 +1,15 @@
-//! Sort place: memory or a temporary file, in which SQLite sorts the rows of a new index.
+//! Sort place: decides whether SQLite sorts the rows of a new index in memory or in a temporary
+//! file.
 //!
-//! Connections keep temporary data in memory, which suits requests. The rows of an index may need
-//! more memory than there is, so they are sorted in a temporary file, for which the page cache of
-//! the connection limits the memory. SQLite creates it in the first of these folders that it may
-//! write to: `SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`, `/usr/tmp`, `/tmp`, the working directory. The
-//! name of the file is removed at once, so that nothing is left after a crash.
+//! Connections normally keep temporary data in memory, which is best for requests. The rows of an
+//! index may need more memory than there is, so they are sorted in a temporary file, and the sort
+//! uses no more memory than the page cache of the connection. SQLite creates the file in the first
+//! of these folders to which it may write: `SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`, `/usr/tmp`,
+//! `/tmp`, the working directory. The name of the file is removed at once, so that nothing is left
+//! after a crash.
 //!
-//! **Invariant:** a folder that lacks room before the sort does not prevent an index: its rows are
-//! sorted in memory.
+//! **Invariant:** if the folder has too little free space before the sort, the index is still
+//! built, and its rows are sorted in memory.
 //! **Not here:** the index itself (`index_ddl`).
 
 use std::path::PathBuf;
@@ -19,26 +21,28 @@ use rustix::fs::{Access, access};
 use crate::connection::bytes_in_use;
 use crate::data_dir;
 
-/// Returns true if there is room to sort the rows of a connection's file in a file.
+/// Returns true if there is enough disk space to sort the rows of a connection's file in a
+/// temporary file.
 pub(crate) fn has_room(connection: &mut SqliteConnection) -> bool {
     let needed = bytes_in_use(connection).map(needed);
     needed.is_ok_and(|needed| free_bytes().is_some_and(|free| free >= needed))
 }
 
-/// Lets a connection sort in a file, if there is room for one. Returns true if it does.
+/// Makes a connection sort in a temporary file if there is enough disk space. Returns true if it
+/// will.
 pub(super) fn use_file(connection: &mut SqliteConnection) -> bool {
     has_room(connection) && connection.batch_execute("PRAGMA temp_store=FILE").is_ok()
 }
 
-/// Lets a connection sort in memory again.
+/// Makes a connection sort in memory again.
 pub(super) fn use_memory(connection: &mut SqliteConnection) {
     if let Err(error) = connection.batch_execute("PRAGMA temp_store=MEMORY") {
         tracing::warn!(%error, "a connection continues to keep temporary data in files");
     }
 }
 
-/// Returns the highest number of bytes that a sort of rows of a file takes: while it merges, it has
-/// the rows twice.
+/// Returns the maximum number of bytes that sorting the rows of a file takes: during a merge, the
+/// rows are stored twice.
 fn needed(file_bytes: u64) -> u64 {
     file_bytes.saturating_mul(2)
 }

@@ -1,4 +1,5 @@
-//! Digests of the rows of some slots, to compare a copy with its source.
+//! Digests: summarises the rows of each slot in a hash, so that a copy can be compared with its
+//! source.
 //!
 //! **Invariant:** rows of equal content have equal digests in every file.
 //! **Not here:** comparing them (`cluster`).
@@ -13,8 +14,8 @@ use crate::connection::{Statement, for_each_row};
 use crate::row_hash::row_hash;
 use crate::{moving_rows, sql};
 
-/// Computes the digests of all rows of some slots, by table and slot, and keeps the numbers of rows
-/// for the time when the slots change hands.
+/// Computes a digest for each table and each of these slots. Also stores the numbers of rows, which
+/// are needed when the slots change their owner (`move_counts`).
 pub(super) fn read(snapshot: &mut Snapshot<'_>, slots: &SlotSet) -> QueryResult<Vec<SlotDigest>> {
     let (position, mut digests) = (snapshot.position()?, Vec::new());
     for table in moving_rows::tables(snapshot.connection)? {

@@ -1,14 +1,15 @@
-//! Round: the changed rows since the last round and the next chunk of a copy, read in one snapshot.
+//! Round: reads one round of a copy in one snapshot: the rows that have changed since the last
+//! round, and the next chunk of rows that were not copied yet.
 //!
-//! Rows travel as lines of the change log. A changed key is sent as its removal, and as the row
-//! that it has in the snapshot, if there is one. Changes of keys beyond the cursor are sent as
-//! well: the chunk that reaches them replaces them.
+//! Rows are sent in the format of change log lines. For each changed key, a removal is sent, and
+//! the row that the key has in the snapshot, if there is one. Changed keys are sent even if the
+//! copy has not reached them yet: a later chunk then sends their rows again.
 //!
-//! If too many keys have changed for one round, or their rows are too large, the round ends with an
-//! entry of the log before the snapshot, and has neither a chunk nor digests.
+//! If too many keys have changed for one round, or their rows are too large, the round covers the
+//! log only up to an entry before the snapshot, and has neither a chunk nor digests.
 //!
-//! **Invariant:** once a round is stored, the copy has every change up to its mark of all rows up
-//! to its cursor; every later change is in a later round.
+//! **Invariant:** once a round is stored, the copy has all rows up to the round's cursor with all
+//! changes up to the round's mark, a position of the log; every later change is in a later round.
 //! **Not here:** storing a round (`move_change`).
 
 use std::collections::{BTreeMap, HashSet};
@@ -36,9 +37,10 @@ use crate::row_json::{push_object, value};
 use crate::stored_move::FEED_TIMELINE;
 use crate::{move_log, sql};
 
-/// Maximum number of changed keys of a round. Writes of the target wait while a round is stored.
+/// Number of changed keys at which a round is full. It is limited because writes on the target wait
+/// while a round is stored.
 const CHANGES_MAX: usize = 2_000;
-/// Bytes of changed rows that end a round.
+/// Number of bytes of changed rows at which a round is full.
 const CHANGED_BYTES_MAX: usize = 1 << 20;
 
 type RoundResult<T> = QueryResult<Result<T, RoundError>>;
@@ -68,7 +70,8 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
     } else {
         query.base_cursor.clone()
     };
-    // The digests are those of the snapshot, which the copy has only after all changes.
+    // The digests describe the snapshot, so they fit the copy only if this round brings it up to
+    // the snapshot.
     let has_all = read_to == position;
     let has_digests = query.wants_digests && has_all;
     let digests = has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
@@ -84,23 +87,23 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
     }))
 }
 
-/// Key that has changed.
+/// Key whose row has changed.
 struct ChangedKey {
-    /// First entry of the log in which it has changed.
+    /// Position of the first log entry in which the key has changed.
     position: u64,
-    /// Line that removes its row.
+    /// Log line that removes the row of the key.
     removal: Vec<u8>,
     table: String,
     slot: u16,
     key: String,
-    /// Values of the id columns; none if the table was dropped.
+    /// Values of the id columns; `None` if the table was dropped.
     id: Option<Vec<Value>>,
 }
 
 /// Round that is being read.
 struct RoundReading {
     slots: SlotSet,
-    /// All tables, by name.
+    /// All tables, sorted by name.
     tables: Vec<Table>,
     changed: Vec<ChangedKey>,
     rows: BTreeMap<String, RoundTable>,
@@ -120,8 +123,8 @@ impl RoundReading {
         })
     }
 
-    /// Finds the keys that were changed after a position of the log, until a round is full of them.
-    /// Returns the last position that was read, if that is not the last of all.
+    /// Finds the keys that were changed after a position of the log, until the round is full. If
+    /// the round is full, returns the last position that was read; otherwise returns `None`.
     fn find_changes(
         &mut self,
         snapshot: &mut Snapshot<'_>,
@@ -138,7 +141,8 @@ impl RoundReading {
                 let table = tables.iter().find(|table| table.name() == line.table);
                 let (removal, id) = match table {
                     Some(table) => removal(&line, table)?,
-                    // A table is dropped only without rows, so each of its rows was removed.
+                    // Only an empty table can be dropped, so the log also has the removal of this
+                    // row.
                     None if line.change != Change::Removed => continue,
                     None => ([*raw, b"\n"].concat(), None),
                 };
@@ -155,15 +159,16 @@ impl RoundReading {
         Ok(last)
     }
 
-    /// Reads the present rows of the changed keys, until the round is full: a row may be larger
-    /// now than it was when it changed. Returns the last position of which all keys were read, if
-    /// that is not the last of all.
+    /// Reads the current rows of the changed keys, until the round is full, which may be earlier
+    /// than expected because a row may be larger now than when it was logged. In that case returns
+    /// the last position of which all keys were read; otherwise returns `None`.
     fn read_changes(&mut self, snapshot: &mut Snapshot<'_>) -> QueryResult<Option<u64>> {
         let mut before = None;
         for index in 0..self.changed.len() {
             snapshot.check()?;
             let position = self.changed[index].position;
-            // An entry is read as a whole: a mark names entries.
+            // The keys of one entry are never split between rounds, because a mark is the position
+            // of an entry.
             if self.bytes >= CHANGED_BYTES_MAX && before.is_some_and(|before| before != position) {
                 self.changed.truncate(index);
                 return Ok(Some(position - 1));
@@ -174,7 +179,7 @@ impl RoundReading {
         Ok(None)
     }
 
-    /// Reads the present row of one changed key.
+    /// Reads the current row of one changed key.
     fn read_change(&mut self, snapshot: &mut Snapshot<'_>, index: usize) -> QueryResult<()> {
         let Self { tables, changed, rows, row_count, bytes, .. } = self;
         let ChangedKey { removal, table, slot, key, id, .. } = &changed[index];
@@ -197,7 +202,8 @@ impl RoundReading {
         })
     }
 
-    /// Adds the unique indexes of the tables that have rows, as of the snapshot.
+    /// Adds to each table of the round that has rows the unique indexes that the table has in the
+    /// snapshot.
     fn add_unique(&mut self, snapshot: &mut Snapshot<'_>) -> QueryResult<()> {
         if self.rows.values().all(|round| round.row_count == 0) {
             return Ok(());
@@ -252,14 +258,14 @@ impl RoundReading {
 
 /// Chunk that is being read.
 struct Chunk {
-    /// Rows and bytes that it may still take.
+    /// Number of rows and bytes that the chunk may still take.
     budget: RoundBudget,
     /// Key of the last row, once the chunk is full.
     last: Option<String>,
 }
 
 impl Chunk {
-    /// Reads rows of one slot of a table.
+    /// Reads rows of one slot of a table, until the chunk is full.
     fn read(
         &mut self,
         snapshot: &mut Snapshot<'_>,
@@ -301,7 +307,7 @@ fn round_table<'r>(rows: &'r mut BTreeMap<String, RoundTable>, table: &str) -> &
     rows.entry(table.to_owned()).or_insert_with(new)
 }
 
-/// Appends the line of a row whose answered columns come first.
+/// Appends the log line of a query row that begins with the columns that responses contain.
 fn push_row(
     lines: &mut Vec<u8>,
     (table, slot, key): (&Table, u16, &str),
@@ -315,14 +321,15 @@ fn push_row(
     Ok(())
 }
 
-/// Returns the id of a row whose answered columns come first.
+/// Returns the values of the id columns of a query row that begins with the columns that responses
+/// contain.
 fn id_of(row: &RowView<'_, '_>, table: &Table) -> Vec<Value> {
     let first = table.answered().start;
     let id = table.id().iter();
     id.map(|column| value(row, column - first, table.column(*column).kind)).collect()
 }
 
-/// Returns the values of the id of the row of a line.
+/// Returns the values of the id columns from a log line.
 pub(super) fn id_of_line(line: &Line<'_>, table: &Table) -> QueryResult<Vec<Value>> {
     let values = line.values(table)?;
     Ok(match line.change {
@@ -334,7 +341,7 @@ pub(super) fn id_of_line(line: &Line<'_>, table: &Table) -> QueryResult<Vec<Valu
     })
 }
 
-/// Returns the line that removes the row of a line, and the values of its id.
+/// Returns the log line that removes the row of the given line, and the values of its id columns.
 fn removal(line: &Line<'_>, table: &Table) -> QueryResult<(Vec<u8>, Option<Vec<Value>>)> {
     let id = id_of_line(line, table)?;
     let mut removal = Vec::new();

@@ -1,7 +1,8 @@
-//! Row hashes: keys and hashes of the rows of one slot, to find those in which a copy differs.
+//! Row hashes: reads keys and hashes of the rows of one slot, to find the rows in which a copy
+//! differs from its source.
 //!
 //! **Invariant:** a row has the same hash here and in the digest of its slot (`digests`).
-//! **Not here:** comparing them (`cluster`).
+//! **Not here:** comparing the hashes (`cluster`).
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,7 @@ use crate::row_hash::row_hash;
 use crate::row_json::value;
 use crate::{move_log, moving_rows, sql};
 
-/// Reads a page; one without rows if the file has no such table.
+/// Reads one page of row hashes; the page is empty if the file has no such table.
 pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RowHashQuery) -> QueryResult<RowHashes> {
     let mut hashes = RowHashes::default();
     let Some(table) = moving_rows::table(snapshot.connection, &query.table)? else {
@@ -51,7 +52,7 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RowHashQuery) -> QueryRe
     Ok(hashes)
 }
 
-/// Returns shard key and id of a key at which a page begins or ends.
+/// Returns the shard key and the id of the key at which a page begins or ends.
 fn bound(key: Option<&str>, table: &Table) -> QueryResult<Option<(String, Vec<Value>)>> {
     let Some(key) = key else { return Ok(None) };
     let key = CopyKey::parse(key)?;
@@ -59,8 +60,8 @@ fn bound(key: Option<&str>, table: &Table) -> QueryResult<Option<(String, Vec<Va
     Ok(Some((key.key, id)))
 }
 
-/// Returns the keys that clients have changed since the state of the copy; `None` if the log does
-/// not have all of these changes, or they are too many.
+/// Returns the keys that clients have changed since the state that the copy has; `None` if the log
+/// does not have all of these changes, or if there are too many.
 fn changed(
     snapshot: &mut Snapshot<'_>,
     table: &Table,

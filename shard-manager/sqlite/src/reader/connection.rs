@@ -1,7 +1,8 @@
 //! Connection: one read-only connection to the file of a node, and the reads on it.
 //!
-//! A read returns only rows of slots that the shard owns in the snapshot of the rows. It takes the
-//! owned slots from memory, or reads them from the file in its own snapshot (`owned_slots`).
+//! A read returns only rows of slots that the shard owns in the snapshot of the read. The owned
+//! slots are taken from memory if they are certain to match the snapshot, and otherwise read from
+//! the file in the same snapshot (`owned_slots`).
 //!
 //! **Invariant:** each read sees one snapshot of the file, and no row of a slot that was not owned
 //! in it.
@@ -39,11 +40,11 @@ use crate::statement_deadline::StatementDeadline;
 
 /// Initial capacity of the buffer for rows: most reads return few rows and never make it grow.
 const ROWS_BYTES: usize = 1_024;
-/// Each reader has a page cache of 2 MiB; the operating system caches the file for all of them.
-/// Sorting large rows spills to a temporary file instead of filling memory.
+/// Settings of each reader. The page cache is small (2 MiB), because the operating system caches
+/// the file for all readers. Large sorts use a temporary file instead of filling memory.
 const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA temp_store=FILE; PRAGMA query_only=ON";
 
-/// Rows that the shard owns.
+/// Result of a read, which contains only rows of slots that the shard owns.
 pub(super) struct OwnedRows {
     pub(super) rows: Rows,
     /// Slots whose rows a scan covers.
@@ -94,14 +95,15 @@ pub(super) struct Reader {
     statement_deadline: StatementDeadline,
     slot_filter: SlotFilter,
     source: ReaderSource,
-    /// The owned slots when they were last used.
+    /// The owned slots as they were at the last read.
     known: Option<KnownSlots>,
     /// True if the connection must not be used again.
     broken: bool,
 }
 
 impl Reader {
-    /// Sets the deadline of the next statement; `slow_rows` if one of its rows may take long.
+    /// Sets the deadline of the next statement. `slow_rows` is true if even a single row may take
+    /// long to evaluate.
     pub(super) fn set_deadline(&self, deadline: Instant, slow_rows: bool) {
         self.statement_deadline.set(deadline, slow_rows);
     }
@@ -111,9 +113,9 @@ impl Reader {
         self.connection.batch_execute("SELECT count(*) FROM sqlite_schema")
     }
 
-    /// Reads a page until no rows are left or it has more than `bytes_max`, and counts the rows if
-    /// the query requests that. Refuses a key whose slot the shard does not own, and leaves such
-    /// rows out of a scan.
+    /// Reads a page of rows, which ends early if it exceeds `bytes_max`, and counts the rows if the
+    /// query requests that. A read of one key is refused if the shard does not own the slot of the
+    /// key; a scan leaves out rows of slots that the shard does not own.
     pub(super) fn read(
         &mut self,
         query: &ReadQuery,
@@ -137,7 +139,7 @@ impl Reader {
         self.in_snapshot(|reader| reader.read_by_file(query, scope, bytes_max))
     }
 
-    /// Reads the slots and the rows in the present snapshot.
+    /// Reads the owned slots from the file, and then the rows, in the current snapshot.
     fn read_by_file(
         &mut self,
         query: &ReadQuery,
@@ -159,7 +161,7 @@ impl Reader {
 
     /// Runs several statements in one snapshot.
     fn in_snapshot<T>(&mut self, work: impl FnOnce(&mut Self) -> QueryResult<T>) -> QueryResult<T> {
-        // An error in between leaves the transaction open.
+        // If the work fails, the transaction stays open, so the connection must not be used again.
         self.broken = true;
         self.connection.batch_execute("BEGIN")?;
         let done = work(self);
@@ -168,8 +170,8 @@ impl Reader {
         done
     }
 
-    /// Reads a page, and counts the rows if the query requests that; the caller then provides one
-    /// snapshot. Leaves out rows of slots other than `owned`, if given.
+    /// Reads a page, and counts the rows if the query requests that. If it counts, both statements
+    /// must run in one snapshot. If `owned` is given, rows of all other slots are left out.
     fn rows(
         &mut self,
         query: &ReadQuery,
@@ -227,7 +229,8 @@ impl Reader {
     fn count(&mut self, query: &ReadQuery, covered: CoveredRows<'_>) -> QueryResult<u64> {
         let select = Select::count(query, covered);
         let (sql, binds) = match covered.scope {
-            // The writer counts all rows of a table that the shard owns.
+            // The writer keeps the number of all rows of the table that the shard owns, so no rows
+            // need to be counted.
             Scope::Shard if query.conditions.is_empty() => {
                 (sql::COUNTED, vec![Bind::Text(query.table.name())])
             }

@@ -1,4 +1,4 @@
-//! Places: the connections of one node, shared by the reads of several tenants.
+//! Places: permits for the connections of one node, which are divided fairly among several tenants.
 //!
 //! **Not here:** the turns of tenants (`engine::fair_places`), the connections (`reader`).
 
@@ -12,11 +12,11 @@ use model::query::ReadQuery;
 
 use super::{READERS_MAX, ReaderPool};
 
-/// Share of the time left that a read may wait for a connection: the rest is for the read, or for
-/// the error that no connection was free.
+/// Fraction of the time left until the deadline for which a read may wait for a connection. The
+/// rest is for the read itself, or for returning the error that no connection was free.
 pub(in super::super) const POOL_WAIT: f64 = 0.75;
 
-/// Places of the pools of one node, one for each connection.
+/// Permits for the pools of one node, one permit for each connection.
 #[derive(Clone)]
 pub(super) struct PoolPlaces {
     by_key: FairPlaces,
@@ -31,15 +31,15 @@ impl Default for PoolPlaces {
 }
 
 impl PoolPlaces {
-    /// Returns the number of reads that wait.
+    /// Returns the number of reads that are waiting for a permit.
     pub(super) fn waiting(&self) -> usize {
         self.by_key.waiting() + self.scans.waiting()
     }
 }
 
 impl ReaderPool {
-    /// Waits until the tenant may use a connection for this read, at most for a part of the time
-    /// left. Callers that are not distinguished need no permit and do not wait here.
+    /// Waits until the tenant may use a connection for this read, for at most `POOL_WAIT` of the
+    /// time left. Requests that are not assigned to a tenant need no permit and do not wait here.
     ///
     /// # Errors
     /// [`Error::PoolExhausted`] if no connection became free for the tenant.

@@ -1,26 +1,27 @@
 //! Delay: the position up to which a delayed replica applies the log.
 //!
-//! The age of an entry is measured from the moment at which the replica saw it committed, on a
-//! clock that never goes back. The time of day in the log may go back, so it decides nothing here.
+//! The age of an entry is measured with a monotonic clock, from the moment at which the replica
+//! first saw the entry committed. The timestamps in the log are not used, because the time of day
+//! may be set back.
 //!
-//! **Invariant:** the position never goes back, so that entries are applied in their order.
-//! **Not here:** the setting of the delay (`fault_injector`), the application of entries
-//! (`applier`).
+//! **Invariant:** the position never decreases, so that entries are applied in order.
+//! **Not here:** setting the delay (`fault_injector`), applying the entries (`applier`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Committed positions that a replica has seen, and the one that it may apply.
+/// Committed positions that a replica has seen, and the highest position that it may apply now.
 #[derive(Debug, Default)]
 pub(super) struct Delay {
-    /// Committed positions that are not due, oldest first, and when each was seen.
+    /// Committed positions that may not be applied yet, oldest first, each with the time at which
+    /// it was first seen.
     seen: VecDeque<(Instant, u64)>,
     due: u64,
 }
 
 impl Delay {
-    /// Records the position that is committed now, and returns the highest one that was committed
-    /// for at least `delay`.
+    /// Records the position that is committed now, and returns the highest position that was
+    /// already committed `delay` ago.
     pub(super) fn due(&mut self, now: Instant, committed: u64, delay: Duration) -> u64 {
         let newest = self.seen.back().map_or(self.due, |(_, position)| *position);
         if committed > newest {

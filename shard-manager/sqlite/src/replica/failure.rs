@@ -1,7 +1,8 @@
-//! Failure: the consequences of a failed round of work for a replica and its file.
+//! Failure: reacts to a failed attempt of a replica to open its file or to apply log entries.
 //!
-//! **Invariant:** a file is rebuilt only if it is missing, damaged or foreign, or if the log does
-//! not continue from its position. Another error may pass, and the file is opened again.
+//! **Invariant:** a file is rebuilt only if it is missing, damaged or foreign, or if the log no
+//! longer continues from its position. Any other error may be temporary, so the attempt is repeated
+//! with the same file.
 //! **Not here:** the pauses between two attempts (`pauses`).
 
 use std::path::Path;
@@ -14,9 +15,9 @@ use super::{Next, ReplicaThread};
 use crate::OpenError;
 use crate::applier::ApplyError;
 
-/// Messages of SQLite (sqlite3ErrStr) that are not about the contents of a file. They appear when
-/// the process has too many open files or lacks a right, when another process has the file open, or
-/// when memory or disk space is short.
+/// Error messages of SQLite (sqlite3ErrStr) that do not mean that a file is damaged. They appear
+/// when the process has too many open files or lacks a permission, when another process has the
+/// file open, or when there is too little memory or disk space.
 const PASSING: [&str; 6] = [
     "unable to open database file",
     "locked",
@@ -26,21 +27,21 @@ const PASSING: [&str; 6] = [
     "disk is full",
 ];
 
-/// Failure of one round of work.
+/// Failure of one attempt.
 pub(super) enum ReplicaFailure {
     Attach(OpenError),
     Apply(ApplyError),
 }
 
 impl ReplicaFailure {
-    /// Returns true if only disk space is missing, so that frequent retries cost little.
+    /// Returns true if the only cause is a full disk, in which case frequent retries cost little.
     fn is_of_room(&self) -> bool {
         matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
     }
 }
 
 impl ReplicaThread {
-    /// Logs a failure, and prepares the recovery after a pause.
+    /// Logs a failure, and prepares the next attempt, which begins after a pause.
     pub(super) fn fail(&mut self, failure: &ReplicaFailure) -> Next {
         let node = &self.spec.node;
         match failure {
@@ -78,7 +79,8 @@ impl ReplicaThread {
 }
 
 /// Returns true if an error shows that the file of a replica cannot be used again: it is missing,
-/// damaged or foreign. An error of another file shows nothing about it.
+/// damaged or foreign. An error of another file, such as the primary's, proves nothing about this
+/// file.
 pub(super) fn is_lost(error: &OpenError, file: &Path) -> bool {
     let is_of_file = |path: &str| path == file.display().to_string();
     match error {
@@ -96,7 +98,7 @@ pub(super) fn is_lost(error: &OpenError, file: &Path) -> bool {
     }
 }
 
-/// Returns true if a file is known to be missing or empty.
+/// Returns true if a file certainly does not exist or is empty.
 fn is_missing(file: &Path) -> bool {
     match std::fs::metadata(file) {
         Ok(found) => found.len() == 0,

@@ -1,6 +1,6 @@
-//! Node: a replica, as the cluster sees it.
+//! Node: implements the engine-independent interface of a replica for the cluster.
 //!
-//! **Not here:** its reads (`file_reader`), keeping it up to date (`replica`).
+//! **Not here:** reading from the replica (`file_reader`), keeping it up to date (`replica`).
 
 use std::sync::Arc;
 use std::time::Duration;

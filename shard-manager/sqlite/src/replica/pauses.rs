@@ -1,19 +1,19 @@
-//! Pauses between attempts to bring a replica back: each is twice as long as the one before, up to
-//! a limit.
+//! Pauses: the times between attempts to recover a replica. Each pause is twice as long as the one
+//! before, up to a limit.
 //!
 //! **Not here:** the attempts themselves (`replica`).
 
 use std::time::Duration;
 
-/// Pause after a first failure; it doubles with each further one.
+/// Pause after the first failure; it doubles with each further failure.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// Longest pause.
+/// Longest pause after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// Longest pause while only disk space is missing: an attempt costs little, and writes at `quorum`
-/// may wait for the replica.
+/// Longest pause if the only cause is a full disk. It is short because an attempt costs little, and
+/// writes at `quorum` may be waiting for the replica.
 const RETRY_ROOM_MAX: Duration = Duration::from_secs(1);
 
-/// Returns the pause after a failure, and the one after the next failure.
+/// Returns the pause after this failure, and the value of `retry` for the next failure.
 pub(super) fn pauses(retry: Duration, only_lacks_room: bool) -> (Duration, Duration) {
     let most = if only_lacks_room { RETRY_ROOM_MAX } else { RETRY_MAX };
     let pause = retry.min(most);

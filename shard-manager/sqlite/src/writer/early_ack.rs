@@ -15,10 +15,10 @@ use model::sabotage::{Mutation, is_due, is_on};
 use super::{Opened, SqliteWriter};
 use crate::batch::{Applied, Batch};
 
-/// Number of batches of which one is lost.
+/// Number of batches out of which one is lost.
 const LOST_EVERY: u64 = 64;
-/// Time for which an acknowledged batch stays open, in addition to that of its commit: that of a
-/// sync on a slow disk.
+/// Time for which an acknowledged batch stays uncommitted before its commit begins: about as long
+/// as a sync takes on a slow disk.
 const OPEN: Duration = Duration::from_millis(20);
 
 /// A batch that was acknowledged and is not committed yet.
@@ -28,7 +28,8 @@ pub(super) struct Owed {
 
 impl SqliteWriter {
     /// Returns the result of a batch that is not committed yet or never will be; `None` if the
-    /// batch must be committed first. A batch that cannot be applied takes the regular path.
+    /// batch must be committed first. A batch that cannot be applied is rolled back, so that the
+    /// regular path reports the failure.
     pub(super) fn pretend(&mut self, groups: &[WriteGroup<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
         let lost = is_due(Mutation::LostBatch, LOST_EVERY);

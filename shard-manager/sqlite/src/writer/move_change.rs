@@ -1,10 +1,11 @@
-//! Move change: a change of a move, as transactions of the writer.
+//! Move change: applies one change of a move's state to the shard, as transactions of the writer.
 //!
-//! The file has no other writer, and the writer applies one batch after another, so every write
-//! that was accepted before the change is visible to it, and every later one is checked against it.
+//! The file has no other writer, and the writer applies one batch after another, so the change sees
+//! every write that was accepted before it, and every later write is checked against the changed
+//! state.
 //!
-//! **Invariant:** writes wait for one change for little longer than for a batch: longer work is
-//! reported as busy, and continues when the change is sent again.
+//! **Invariant:** a change delays writes little longer than a batch does. Work that takes longer is
+//! cut short with the error `Busy`, and continues when the mover sends the same change again.
 //! **Not here:** the contents of a transaction (`move_change`).
 
 use std::time::{Duration, Instant};
@@ -24,10 +25,10 @@ use crate::connection::DbErrorKind;
 use crate::move_change::{self, MoveChanged};
 use crate::stored_move;
 
-/// Time after which the deletion of left-over rows lets writes pass.
+/// Longest time for which one change deletes left-over rows before it lets writes proceed.
 const DELETION_MAX: Duration = Duration::from_millis(20);
 
-/// Carries out the change of a move.
+/// Carries out one change of a move.
 pub(super) fn carry_out(
     writer: &mut SqliteWriter,
     change: &MoveChange,
@@ -44,8 +45,8 @@ pub(super) fn carry_out(
     }
 }
 
-/// Carries out one transaction, and returns the effect of the change; `None` if left-over rows
-/// were deleted first.
+/// Executes one transaction and returns the effect of the change; `None` if the transaction only
+/// deleted left-over rows, so that another attempt is needed.
 fn attempt(
     writer: &mut SqliteWriter,
     change: &MoveChange,
@@ -57,11 +58,11 @@ fn attempt(
         Ok(changed) => changed,
         Err(error) => {
             if let Some(refused) = refused {
-                // The writer aborted the transaction itself: nothing is in doubt.
+                // The writer itself aborted the transaction, so certainly nothing was stored.
                 writer.opened = Some(opened);
                 return Err(refused);
             }
-            // The connection is dropped: the next batch opens another.
+            // The connection is dropped, and the next batch opens a new one.
             let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
             let committing = state.committing;
             tracing::error!(shard = %writer.shard, %error, ?kind, committing, "a move could not be changed");
@@ -90,7 +91,7 @@ fn attempt(
     Ok(effect)
 }
 
-/// Keeps or releases entries of the log after a change.
+/// Retains or releases log entries for the move, as the change requires.
 fn follow_traces(
     writer: &SqliteWriter,
     connection: &mut SqliteConnection,
@@ -102,8 +103,9 @@ fn follow_traces(
         Some(MoveEffect::Changed(RowWork::TrimTraces(Mark::Entry(position)))) => {
             traces.advance(change.request.move_id(), *position);
         }
-        // If the log was trimmed although the move needs it, the mover begins another copy in its
-        // next term, and raises that term here before it reads the first round.
+        // A log above its size limit is trimmed even if a move needs it. The mover then begins a
+        // new copy in its next term, and sends that term to this shard before it reads the first
+        // round.
         Some(MoveEffect::Changed(work))
             if matches!(work, RowWork::BeginTraces | RowWork::EndTraces)
                 || matches!(change.request, MoveRequest::Raise { .. }) =>
@@ -116,8 +118,8 @@ fn follow_traces(
     Ok(())
 }
 
-/// Executes a transaction up to its commit. Sets `refused` if the transaction was aborted because
-/// the change is refused.
+/// Executes one transaction, including its commit. If the change is refused, the transaction is
+/// rolled back and `refused` is set to the reason.
 fn transact(
     writer: &SqliteWriter,
     connection: &mut SqliteConnection,
@@ -127,7 +129,8 @@ fn transact(
 ) -> Result<MoveChanged, DieselError> {
     connection.immediate_transaction(|connection| {
         if let MoveRequest::Store(..) = change.request {
-            // A copy appends all its rows to the log, also while no client writes.
+            // Each round of a copy appends its rows to the log, so the log must be trimmed here
+            // even if no client writes.
             let trimmed = state.trim(writer, connection);
             trimmed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
         }

@@ -1,10 +1,10 @@
 //! Schema change: a change of the tables or of an index, as a transaction of the writer.
 //!
-//! An index whose build must end in time is built on another connection, while that of the writer
-//! rests.
+//! An index whose build has a time limit is built on a second connection, while the writer's own
+//! connection is idle.
 //!
-//! **Invariant:** the replication state has the change before it is acknowledged, so that no read
-//! is sent to a replica that does not know the table.
+//! **Invariant:** the replication state records a change of the tables before the change is
+//! acknowledged, so that no read is sent to a replica that does not have the table yet.
 //! **Not here:** the contents of the transaction (`ddl`).
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::ddl::{self, Changed};
 use crate::declarations::unreadable;
 
 impl SqliteWriter {
-    /// Carries out a change of the tables and returns the position after it.
+    /// Carries out a change of a table or an index, and returns the shard's position after it.
     pub(super) fn alter(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
@@ -31,7 +31,7 @@ impl SqliteWriter {
                 let bounded = (index, *pause_max);
                 let built = build(self, &mut opened.connection, bounded, &mut state);
                 if is_late(&built) && !state.committing {
-                    // The writer stopped the build itself: nothing is in doubt.
+                    // The writer itself stopped the build, so certainly nothing was stored.
                     self.opened = Some(opened);
                     return Err(too_long(*pause_max));
                 }
@@ -59,7 +59,7 @@ impl SqliteWriter {
                 Ok(position)
             }
             Err(error) => {
-                // The connection is dropped: the next batch opens another.
+                // The connection is dropped, and the next batch opens a new one.
                 let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
                 let failure =
@@ -94,14 +94,14 @@ impl SqliteWriter {
     }
 }
 
-/// Builds an index on another connection to the file of a writer.
+/// Builds an index on a second connection to the writer's file.
 fn build(
     writer: &SqliteWriter,
     connection: &mut SqliteConnection,
     bounded: (&Arc<TableIndex>, Duration),
     state: &mut Attempt,
 ) -> Result<Changed, DieselError> {
-    // The file is opened by its name, which must still lead to it.
+    // The second connection opens the file by its path, which must still lead to the same file.
     writer.file_check.check().map_err(|error| unreadable(&error))?;
     ddl::build_and_log(connection, (&*writer.path, writer.counters), bounded, |position| {
         state.committing = true;
@@ -110,7 +110,7 @@ fn build(
     })
 }
 
-/// Returns true if a build was stopped after its limit.
+/// Returns true if a build was stopped because it exceeded its time limit.
 fn is_late(built: &Result<Changed, DieselError>) -> bool {
     matches!(built, Err(DieselError::RollbackTransaction))
 }

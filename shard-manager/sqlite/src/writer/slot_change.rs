@@ -1,10 +1,12 @@
 //! Slot change: a change of the slots that the shard owns, as a transaction of the writer.
 //!
-//! The file has no other writer, and the writer applies one batch after another, so every write
-//! that was accepted before the change is visible to it, and every later one is checked against it.
+//! The file has no other writer, and the writer applies one batch after another, so the change sees
+//! every write that was accepted before it, and every later write is checked against the changed
+//! slots.
 //!
-//! **Invariant:** reads that begin after the change was acknowledged see it; they read the slots
-//! from the file while the outcome of the change is unknown.
+//! **Invariant:** reads that begin after the change was acknowledged see the new slots. While the
+//! outcome of a change is unknown, reads query the slots in the file instead of using those in
+//! memory.
 //! **Not here:** the contents of the transaction (`slot_change`).
 
 use chrono::Utc;
@@ -19,7 +21,7 @@ use crate::connection::DbErrorKind;
 use crate::slot_change::{self, SlotsChanged};
 
 impl SqliteWriter {
-    /// Carries out a change of slots and returns the position after it.
+    /// Carries out a change of slots and returns the shard's position after it.
     pub(super) fn change_owned(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
         let mut opened = self.take_opened().map_err(failed)?;
         let (mut state, mut not_owned) = (Attempt::new(), None);
@@ -44,11 +46,11 @@ impl SqliteWriter {
             }
             Err(error) => {
                 if let Some(slots) = not_owned {
-                    // The writer aborted the transaction itself: nothing is in doubt.
+                    // The writer itself aborted the transaction, so certainly nothing was stored.
                     self.opened = Some(opened);
                     return Err(SlotChangeError::NotOwned { shard: self.shard.clone(), slots });
                 }
-                // The connection is dropped: the next batch opens another.
+                // The connection is dropped, and the next batch opens a new one.
                 let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
                 tracing::error!(shard = %self.shard, %error, ?kind, committing, "slots could not be changed");
@@ -58,8 +60,8 @@ impl SqliteWriter {
     }
 }
 
-/// Executes the transaction up to its commit. Sets `not_owned` if it was aborted because the shard
-/// does not own these slots.
+/// Executes the transaction, including its commit. If the shard lacks slots that the change
+/// requires it to own, the transaction is rolled back and `not_owned` is set to those slots.
 fn transact(
     writer: &SqliteWriter,
     connection: &mut SqliteConnection,

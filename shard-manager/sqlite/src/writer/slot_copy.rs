@@ -1,11 +1,12 @@
-//! Slot copy: copies the rows of slots that a shard takes over, out of the file of the other shard.
-//! Used only in test builds in which slots change their owner all the time.
+//! Slot copy: copies the rows of slots that a shard takes over from the file of the other shard. It
+//! is used only in test builds, in which slots constantly change their owner.
 //!
 //! The other shard no longer owns the slots, so their rows do not change there. The copied rows are
 //! not added to the change log, because the shards have no replicas.
 //!
 //! **Invariant:** rows of slots that the shard owns are neither removed nor replaced.
-//! **Not here:** the change of the slots (`slot_change`), its order (`cluster`).
+//! **Not here:** the change of the slots (`slot_change`), the order in which both shards change
+//! (`cluster`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ use crate::sql;
 
 const PRAGMAS: &str = "PRAGMA query_only=ON";
 
-/// Copies the rows of the slots that a change takes over, inside its transaction. Returns the
-/// counters, with a version that is at least the version of the other shard.
+/// Copies the rows of the slots that a change takes over, inside the transaction of that change.
+/// Returns the counters, with the version raised to at least that of the other shard.
 pub(super) fn copy_rows(
     connection: &mut SqliteConnection,
     (mut counters, own): (Counters, &Path),
@@ -61,7 +62,8 @@ pub(super) fn copy_rows(
     Ok(counters)
 }
 
-/// Returns the file of the other shard; `None` if there is none, or more than one.
+/// Returns the file of the other shard's primary; `None` if the folder does not have exactly one
+/// other primary file.
 fn other_primary(own: &Path) -> Option<PathBuf> {
     let files = fs::read_dir(own.parent()?).ok()?.filter_map(Result::ok);
     let is_primary = |path: &PathBuf| path.to_string_lossy().ends_with("-primary.db");
