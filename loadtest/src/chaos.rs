@@ -1,9 +1,9 @@
 //! Chaos: starts routers and their servers, and injects faults into them while the verifying
 //! workload runs.
 //!
-//! **Invariant:** two routers never use one directory at the same time: a router is started only
-//! after the process of the previous one has ended. A seed determines the faults and their order,
-//! whatever the router does; only their times vary.
+//! **Invariant:** two routers never use the same directory at the same time: a router is started
+//! only after the process that used its directory before has ended. A seed determines the faults
+//! and their order, whatever the router does; only their times vary.
 //! **Not here:** checking the responses during the faults (`checker`).
 
 mod cluster;
@@ -52,36 +52,37 @@ use crate::options::Load;
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 /// Pause between two requests to a router that is starting.
 const POLL: Duration = Duration::from_millis(10);
-/// Part of the seed of moves, so that the other faults are those of a run without moves.
+/// Bit that the seed of the moves has in addition, so that the other faults are the same as in a
+/// run without moves.
 const MOVES: u64 = 1 << 63;
-/// Part of the seed of joins and drains of shards.
+/// Bit that the seed of the joins and drains of shards has in addition.
 const GROWTH: u64 = 1 << 62;
-/// Flag of a router that carries out moves of slots without access control.
+/// Flag that makes a router without access control carry out moves of slots.
 const OPERATE: &str = "--operate";
 
-/// Programs that faults are injected into: the tester's own routers, and their cluster and cache,
-/// if they have them.
+/// Programs into which faults are injected: routers that the tester started, and their cluster and
+/// cache, if they have them.
 pub(crate) struct ChaosTargets {
-    /// Routers; the next fault of a router is injected into the first one.
+    /// Routers; the next router fault is injected into the first one in the queue.
     routers: VecDeque<RouterProcess>,
     urls: Vec<String>,
     cluster: Option<Cluster>,
     redis: Option<RedisProcess>,
-    /// Command for fences, if they are among the faults.
+    /// Command that makes writes to some slots wait, if fences are among the faults.
     fence: Option<FenceCommand>,
-    /// Moves of slots of the run, if there were any.
+    /// Summary of the moves of slots in the run, if there were any.
     move_summary: Option<MoveSummary>,
-    /// Joins and drains of shards in the run, if there were any.
+    /// Summary of the joins and drains of shards in the run, if there were any.
     growth_summary: Option<GrowthSummary>,
     kinds: Vec<FaultKind>,
 }
 
 impl ChaosTargets {
-    /// Starts routers, as the options say: one over a directory of its own, or some on a cluster by
-    /// way of proxies.
+    /// Starts routers as the options demand: one router with its own data directory, or several
+    /// that reach a cluster through proxies.
     ///
     /// # Errors
-    /// A program is not there, or the cluster is not suitable.
+    /// A program does not exist, or the cluster is not suitable.
     pub(crate) async fn start(options: &Load) -> anyhow::Result<Self> {
         let router = program(options.router.as_ref())?;
         let flags = options.router_options.as_deref().unwrap_or_default();
@@ -126,7 +127,8 @@ impl ChaosTargets {
         &self.urls
     }
 
-    /// Waits until the routers accept requests; `pools` has one for each, in their order.
+    /// Waits until the routers accept requests; `pools` contains one pool for each router, in the
+    /// same order.
     ///
     /// # Errors
     /// A router is not ready within [`LIVENESS`], or has ended.
@@ -152,7 +154,7 @@ impl ChaosTargets {
     /// Checks that the cluster allows the faults of the run. The router must be ready.
     ///
     /// # Errors
-    /// It does not, or the router does not respond.
+    /// The cluster does not allow them, or the router does not respond.
     pub(crate) async fn check(&self, pool: &Pool) -> anyhow::Result<()> {
         match self.kinds.iter().any(|kind| kind.is_of_moves()) {
             true => slot_moves::check_shards(pool).await,
@@ -160,12 +162,12 @@ impl ChaosTargets {
         }
     }
 
-    /// Returns how the moves of slots have ended, if they were among the faults.
+    /// Returns a summary of the moves of slots, if they were among the faults.
     pub(crate) fn move_summary(&self) -> Option<&MoveSummary> {
         self.move_summary.as_ref()
     }
 
-    /// Returns the joins and drains of shards, if they were among the faults.
+    /// Returns a summary of the joins and drains of shards, if they were among the faults.
     pub(crate) fn growth_summary(&self) -> Option<&GrowthSummary> {
         self.growth_summary.as_ref()
     }
@@ -226,7 +228,7 @@ impl ChaosTargets {
                 router.end().await?;
                 router.start()?;
             }
-            // These are not faults of a router.
+            // These faults are not injected into a router.
             Fault::Node { .. }
             | Fault::LostAnswers { .. }
             | Fault::Promote { .. }
@@ -239,7 +241,7 @@ impl ChaosTargets {
         Ok(())
     }
 
-    /// Injects a fault, and undoes it; returns further details for the record.
+    /// Injects a fault, and undoes it; returns further details for the history.
     async fn commit(&mut self, fault: Fault, pool: &Pool) -> anyhow::Result<Option<String>> {
         match fault {
             Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => {
@@ -306,10 +308,10 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
 pub(crate) struct Chaos {
     stop: watch::Sender<bool>,
     task: JoinHandle<anyhow::Result<ChaosTargets>>,
-    /// Task that moves slots, beside the other faults.
+    /// Task that moves slots while the other faults go on.
     moves: Option<JoinHandle<SlotMoves>>,
-    /// Task that adds and drains shards, beside the other faults, and those that read the shard
-    /// maps meanwhile.
+    /// Task that adds and drains shards while the other faults go on, and the tasks that read the
+    /// shard maps meanwhile.
     growth: Option<(JoinHandle<Growth>, MapWatch)>,
     recorder: Arc<Recorder>,
 }
@@ -351,7 +353,7 @@ impl Chaos {
         Self { stop, task: tokio::spawn(task), moves, growth, recorder }
     }
 
-    /// Stops after the last fault and the moves have ended.
+    /// Stops injecting faults, and waits until the last fault and the moves have ended.
     ///
     /// # Errors
     /// The router could not be started again; [`ClusterError`] if a node could not.
@@ -380,10 +382,10 @@ impl Chaos {
     }
 }
 
-/// Waits until a router accepts requests, and returns the length of the wait.
+/// Waits until a router accepts requests, and returns how long that took.
 ///
 /// # Errors
-/// It does not within `patience`.
+/// The router does not accept requests within `patience`.
 pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Duration> {
     let began = Instant::now();
     loop {

@@ -25,7 +25,7 @@ pub const EXIT_LOST: u8 = 3;
 /// Exit code: the file could not be checked. Clap uses the same number for wrong usage.
 const EXIT_UNUSABLE: u8 = 2;
 
-/// Bytes read at once: a line is some 250 bytes.
+/// Number of bytes read at once; a line has about 250 bytes.
 const BUFFER_BYTES: usize = 1 << 18;
 
 /// Judges a history written before: JSON lines, as loadtest/docs/history.md describes them.
@@ -53,7 +53,7 @@ impl CheckOptions {
                 } else {
                     report.text(&history)
                 };
-                // A reader that went away (`| head`) changes nothing about the verdict.
+                // If the reader of stdout is gone (as with `| head`), the verdict stays the same.
                 let _ = std::io::stdout().write_all(text.as_bytes());
                 ExitCode::from(match (report.passed(), report.lost) {
                     (true, 0) => EXIT_PASSED,

@@ -1,9 +1,9 @@
-//! Clients: the identities of a run. Without `--tenants` there is one; with it each tenant is one,
-//! with a credential and keys of its own.
+//! Clients: the identities with which a run sends requests. Without `--tenants` there is one
+//! client; with `--tenants` each tenant is a client with its own credential and keys.
 //!
-//! **Invariant:** a tenant sends its own credential only, and every answer to it is searched for
-//! rows of others.
-//! **Not here:** the creation of tenants (`tenants`), requests for rows of others (`probe`).
+//! **Invariant:** a tenant sends only its own credential, and every response to a tenant is
+//! searched for rows of other tenants.
+//! **Not here:** the creation of tenants (`tenants`), requests for rows of other tenants (`probe`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,19 +18,19 @@ use crate::response_check::Failure;
 
 /// Columns that may contain the shard key of a row, in all tables of the tester.
 const KEY_COLUMNS: [&str; 3] = ["user_id", "account", "key"];
-/// Code of the failure that a response has a row of another tenant.
+/// Code of the failure that a response contains a row of another tenant.
 const FOREIGN_ROW: &str = "foreign row";
 
 /// All clients of a run.
 pub(crate) struct Clients {
     /// Client with the credential of the run, which has all rights.
     owner: Arc<Client>,
-    /// Clients of the users: the tenants, or else the owner.
+    /// Clients of the users: the tenants, or only the owner in a run without tenants.
     of_users: Vec<Arc<Client>>,
 }
 
 impl Clients {
-    /// Returns the clients of a run without tenants: one.
+    /// Creates the clients of a run without tenants, which has only one.
     pub(crate) fn of_run(pools: Vec<Arc<Pool>>, names: Arc<Names>) -> Self {
         let owner = Arc::new(Client::new(pools, names));
         Self { of_users: vec![Arc::clone(&owner)], owner }
@@ -53,7 +53,7 @@ impl Clients {
     }
 }
 
-/// Identity that requests are sent with.
+/// Identity with which requests are sent.
 pub(crate) struct Client {
     pools: Vec<Arc<Pool>>,
     names: Arc<Names>,
@@ -62,13 +62,13 @@ pub(crate) struct Client {
     counts: ClientCounts,
 }
 
-/// Requests of a client, so far.
+/// Number of requests of a client so far, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct ClientCounts {
     pub(crate) requests: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) probes: AtomicU64,
-    /// Answers with a row of another tenant.
+    /// Number of responses that contained a row of another tenant.
     pub(crate) foreign_rows: AtomicU64,
 }
 
@@ -88,12 +88,12 @@ impl Client {
         self.pools.len()
     }
 
-    /// Returns the names, and so the keys, of the client.
+    /// Returns the names of the client's keys.
     pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }
 
-    /// Returns whether this is one of several tenants.
+    /// Returns true if the client is one of several tenants.
     pub(crate) fn is_tenant(&self) -> bool {
         self.names.tenant().is_some()
     }
@@ -124,12 +124,13 @@ impl Client {
         add(&self.counts.probes, operation == Operation::Probe);
     }
 
-    /// Returns the method and path of a request of a tenant, for [`Client::check`].
+    /// Returns the method and URI of a tenant's request, for [`Client::check`]; empty for a client
+    /// that is not a tenant.
     pub(crate) fn line(&self, asked: &HttpRequest) -> String {
         if self.is_tenant() { format!("{} {}", asked.method(), asked.uri()) } else { String::new() }
     }
 
-    /// Checks that an answer to a tenant has no row of another client.
+    /// Checks that a response to a tenant contains no row of another client.
     pub(crate) fn check(&self, line: &str, answer: &Answer) -> Result<(), Failure> {
         let Some(tenant) = self.names.tenant() else { return Ok(()) };
         if !(200..300).contains(&answer.status) {

@@ -1,7 +1,8 @@
 //! Counters: adds up the requests, response times and failures of all users.
 //!
 //! **Invariant:** the use of memory is bounded, whatever the responses contain.
-//! **Not here:** checking a response (`response_check`), computing rates and shares (`report`).
+//! **Not here:** checking a response (`response_check`), computing rates and percentages
+//! (`report`).
 
 mod failures;
 mod series;
@@ -33,13 +34,13 @@ pub(crate) enum Operation {
     Write,
     /// A read of one row by key.
     Read,
-    /// A new row.
+    /// An insert of a new row.
     Insert,
-    /// A page in key order, of all shards.
+    /// A read of a page in key order over all shards.
     Scan,
     /// A read and a conditional write of the same row.
     Modify,
-    /// Many rows at once.
+    /// A bulk write of many rows.
     Bulk,
     /// A write of a value by key.
     KvPut,
@@ -47,18 +48,18 @@ pub(crate) enum Operation {
     KvGet,
     /// A read of all shards.
     Scatter,
-    /// A row removed.
+    /// A delete of a row.
     Delete,
-    /// An acknowledged write sent again.
+    /// An acknowledged write that is sent again.
     Replay,
-    /// Several rows of one shard key, changed together.
+    /// A change of several rows of one shard key in one transaction.
     Transfer,
     /// A request of a tenant for rows of others.
     Probe,
 }
 
 impl Operation {
-    /// Returns its name in the report and in goose's metrics.
+    /// Returns the name of the operation in the report and in goose's metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -77,7 +78,7 @@ impl Operation {
         }
     }
 
-    /// The method that goose's metrics are grouped by.
+    /// Returns the HTTP method by which goose groups its metrics.
     pub(crate) fn method(self) -> &'static str {
         match self {
             Self::Write
@@ -122,7 +123,7 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) operation: Operation,
-    /// Time at which it should have begun; in the closed model, the time at which it began.
+    /// Time at which the operation was due; in the closed model, the time at which it began.
     pub(crate) intended: Instant,
     pub(crate) sent: Instant,
     pub(crate) ended: Instant,
@@ -131,17 +132,19 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Returns the time from when the operation should have begun to the last byte of the response.
+    /// Returns the time from the moment at which the operation was due to the last byte of the
+    /// response.
     pub(crate) fn response(&self) -> Duration {
         self.ended.saturating_duration_since(self.intended)
     }
 
-    /// Returns the time from when the operation was sent to the last byte of the response.
+    /// Returns the time from the moment at which the operation was sent to the last byte of the
+    /// response.
     fn service(&self) -> Duration {
         self.ended.saturating_duration_since(self.sent)
     }
 
-    /// Returns the delay between when it was due and when it was sent.
+    /// Returns how much later than due the operation was sent.
     fn lateness(&self) -> Duration {
         self.sent.saturating_duration_since(self.intended)
     }
@@ -152,14 +155,15 @@ impl Sample {
 pub(crate) struct Counts {
     started: Option<Instant>,
     last: Option<Instant>,
-    /// Response times, failed operations included.
+    /// Response times by operation, including failed operations.
     pub(crate) operations: BTreeMap<Operation, Times>,
-    /// Times of all operations, from when each was sent.
+    /// Times of all operations, each measured from the moment at which it was sent.
     pub(crate) service: Times,
-    /// Delays of all operations between when each was due and when it was sent.
+    /// Delays of all operations, each measured from the moment at which it was due to the moment at
+    /// which it was sent.
     pub(crate) lateness: Times,
     pub(crate) failed: u64,
-    /// Operations never sent, because too many were under way (open model).
+    /// Number of operations that were never sent, because too many were in progress (open model).
     pub(crate) dropped: u64,
     pub(crate) sources: BTreeMap<Source, Times>,
     pub(crate) failures: Failures,
@@ -201,7 +205,7 @@ impl Counts {
     }
 }
 
-/// Progress of a run.
+/// Progress of a run at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) requests: u64,
@@ -232,7 +236,7 @@ impl Counters {
         self.lock().add(sample);
     }
 
-    /// Counts operations that were due and are never sent.
+    /// Counts operations that were due but will never be sent.
     pub(crate) fn drop_due(&self, count: u64) {
         self.lock().dropped += count;
     }
@@ -253,8 +257,8 @@ impl Counters {
         self.lock().clone()
     }
 
-    /// Locks the counts. They stay usable if a user panics while it holds the lock, because each
-    /// change only adds to them.
+    /// Locks the counts. The counts stay usable if a user panics while holding the lock, because
+    /// each change only adds to them.
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

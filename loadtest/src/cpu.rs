@@ -1,21 +1,20 @@
 //! CPU: the CPU usage of the machine and of the load tester, from Linux's `/proc`.
 //!
-//! **Invariant:** where `/proc` cannot be read, the tester counts as idle, and the machine as fully
-//! idle.
+//! **Invariant:** if `/proc` cannot be read, the tester and the machine count as idle.
 
 use std::time::Instant;
 
-/// Ticks of `/proc` in a second, on every Linux that Rust runs on.
+/// Number of ticks of `/proc` per second, on every Linux that Rust runs on.
 const TICKS_PER_S: f64 = 100.0;
 
 /// CPU use over a span of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
-    /// Cores that the tester kept busy.
+    /// Average number of cores that the tester kept busy.
     pub(crate) own_cores: f64,
-    /// Cores of the machine.
+    /// Number of cores of the machine.
     pub(crate) cores: f64,
-    /// Idle share of all cores' time.
+    /// Fraction of the time of all cores that was idle.
     pub(crate) idle_share: f64,
 }
 
@@ -63,7 +62,8 @@ fn machine_ticks() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_whitespace().filter_map(|tick| tick.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; guests are part of user.
+    // The fields are: user nice system idle iowait irq softirq steal. The guest fields after them
+    // are part of user.
     Some((*ticks.get(3)? + ticks.get(4)?, ticks.iter().take(8).sum()))
 }
 

@@ -91,7 +91,7 @@ impl FaultKind {
         }
     }
 
-    /// Returns true if the fault is about moves of slots.
+    /// Returns true if the fault is a move of slots or its rollback.
     pub(crate) fn is_of_moves(self) -> bool {
         [Self::Move, Self::Rollback].contains(&self)
     }

@@ -1,22 +1,24 @@
-//! Growth summary: the shards that joined and were drained in a run, and the rebalances for it.
+//! Growth summary: the shards that joined and were drained in a run, and the rebalances that this
+//! required.
 //!
 //! **Not here:** the joins and drains themselves (`chaos`).
 
-/// Joins and drains of a run.
+/// Summary of the joins and drains of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct GrowthSummary {
-    /// Shards that have joined.
+    /// Number of shards that have joined.
     pub(crate) joined: usize,
-    /// Shards that have given their slots back and have retired.
+    /// Number of shards that have given their slots back and have retired.
     pub(crate) retired: usize,
-    /// Rebalances and drains that have ended as they should.
+    /// Number of rebalances and drains that have succeeded.
     pub(crate) done: usize,
-    /// Rebalances and drains that were cancelled.
+    /// Number of rebalances and drains that were cancelled.
     pub(crate) cancelled: usize,
-    /// Rebalances and drains that failed because a move failed or was rolled back, with reasons.
+    /// Descriptions of rebalances and drains that failed because a move failed or was rolled back,
+    /// with reasons.
     pub(crate) failed: Vec<String>,
-    /// Rebalances and drains that have not ended in time, and shards that have not joined or
-    /// retired.
+    /// Descriptions of rebalances and drains that have not ended in time, and of shards that have
+    /// not joined or retired.
     pub(crate) open: Vec<String>,
     /// Number of slots that were moved; a slot that moved twice counts twice.
     pub(crate) slots: u64,
@@ -25,7 +27,7 @@ pub(crate) struct GrowthSummary {
     /// Descriptions of the shard maps that did not contain each slot exactly once: the first ones
     /// of each router.
     pub(crate) broken_maps: Vec<String>,
-    /// Number of such maps that are not described.
+    /// Number of further such maps, which are not described.
     pub(crate) more_broken_maps: u64,
 }
 
@@ -41,7 +43,7 @@ impl GrowthSummary {
         )
     }
 
-    /// Returns a warning for each rebalance that has not ended as it should.
+    /// Returns a warning for each rebalance that failed or has not ended.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let failed = self.failed.iter().map(|failed| format!("a rebalance has failed: {failed}"));
         let open = self.open.iter().map(|open| format!("growth has not ended in time: {open}"));

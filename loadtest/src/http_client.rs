@@ -1,7 +1,7 @@
 //! HTTP client: sends HTTP/1.1 requests to a router, with or without TLS, like any other client.
 //!
-//! **Invariant:** a request is sent once: no retry, no redirect, no proxy. So the counted requests
-//! are those that were really sent.
+//! **Invariant:** a request is sent once, without retries, redirects or proxies, so the counted
+//! requests are those that were really sent.
 //! **Not here:** the contents of requests (`requests`), checking a response (`response_check`).
 
 mod connection;
@@ -23,17 +23,17 @@ use crate::response_check::{Failure, printable};
 
 /// Longest wait for the response of a readiness check; a router that takes longer counts as absent.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum number of bytes of a response. The longest one requested is a page of a scatter read; a
-/// longer one is an error.
+/// Maximum number of bytes of a response, which exceeds the longest page of a scatter read. A
+/// longer response is an error.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 const SHARD: HeaderName = HeaderName::from_static("x-shard");
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-/// Code of a failure to connect.
+/// Failure code: no connection to the router.
 const NOT_CONNECTED: &str = "not connected";
-/// Code of a failure to trust the router's certificate.
+/// Failure code: the router's certificate is not trusted.
 const CERTIFICATE_REFUSED: &str = "certificate refused";
 
 /// Complete request, whose URI is only a path and a query.
@@ -68,7 +68,7 @@ impl Answer {
     }
 }
 
-/// Checks that a router is reachable and ready. The error names a remedy.
+/// Checks that a router is reachable and ready; otherwise the error explains what to do.
 pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     let target = pool.target();
     let asked = match Request::get("/ready").body(http_body_util::Full::default()) {

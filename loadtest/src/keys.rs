@@ -5,7 +5,7 @@
 //! of the router distributes consecutive keys over all shards.
 //!
 //! **Invariant:** every drawn number is less than the number of keys that exist at that moment.
-//! **Not here:** the text of a key (`keyspace`), the request (`requests`).
+//! **Not here:** the spelling of a key (`keyspace`), the request (`requests`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +14,11 @@ use rand_distr::{Distribution, Zipf};
 
 use crate::random::Random;
 
-/// Percent of the draws that a hot set gets.
+/// Percentage of the draws that a hot set gets.
 const HOT_DRAWS_PERCENT: u32 = 90;
-/// Exponent of `latest`, as in YCSB.
+/// Exponent of the distribution `latest`, as in YCSB.
 const LATEST_EXPONENT: f64 = 0.99;
-/// The steepest Zipf: at 5, nineteen of twenty draws are the first key.
+/// Maximum exponent of a Zipf distribution: at 5, the first key gets nineteen of twenty draws.
 const EXPONENT_MAX: f64 = 5.0;
 
 /// Distribution of draws over the keys.
@@ -26,11 +26,11 @@ const EXPONENT_MAX: f64 = 5.0;
 pub(crate) enum Dist {
     /// All keys are equally likely.
     Uniform,
-    /// Key n is as likely as 1 / (n + 1)^θ.
+    /// The probability of key n is proportional to 1 / (n + 1)^θ.
     Zipf(f64),
     /// The given percentage of the keys gets 90 % of the draws.
     Hot(f64),
-    /// Zipf counted from the newest key.
+    /// Zipf distribution in which the newest key is the most likely.
     Latest,
 }
 

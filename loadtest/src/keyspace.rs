@@ -1,5 +1,5 @@
-//! Keyspace: the text of the keys of a run, which is valid in the cluster's keyspace and differs
-//! from the keys of all other clients.
+//! Keyspace: spells the keys of a run so that they are valid in the cluster's keyspace (its rule
+//! for distributing keys) and differ from the keys of all other clients.
 //!
 //! | Keyspace | A key of run `v1x` |
 //! |---|---|
@@ -10,12 +10,12 @@
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
 //! | list and range by a column | as for hash; users have a partition by their key ([`Names::partition`]) |
 //!
-//! The integers between two split points are too few for a key to contain the number of its run.
+//! There are too few integers between two split points for a key to contain the number of its run.
 //! Such a key is an integer of the range with leading zeros, and keys also differ in the number of
 //! zeros. Each run starts at a different place in the range, and uses at most a quarter of its
 //! keys. The keys of two concurrent runs may still be the same. A table that is shared with other
-//! clients therefore gets no such keys ([`Names::marked`]): the rows of a run are found there by
-//! the run in the key.
+//! clients therefore gets no such keys ([`Names::marked`]), because the rows of a run are found
+//! there by the run's name in the key.
 //!
 //! With tenants, the key `loadtest-v1x-17` is `loadtest-v1x-t3~17` for the tenant with number 3.
 //!
@@ -36,14 +36,14 @@ use integer_range::IntegerRange;
 use partitions::UserPartitions;
 pub(crate) use tenant::TenantKeys;
 
-/// Servers that users of a matrix are spread over.
+/// Number of servers over which the users of a matrix keyspace are spread.
 const SERVERS: u32 = 256;
 /// First digits of integer keys, after the sign. No other program writes integers in this form.
 const ZEROS: &str = "0000001";
 /// Number of digits of an integer key after [`ZEROS`]: run, kind and two numbers. With the leading
 /// 1, the integer has 38 digits, the most that always fit in 128 bits.
 const DIGITS: usize = 16 + 1 + 10 + 10;
-/// Divisor of a run's number in an integer key: the remainder has few digits.
+/// Divisor of a run's number; only the remainder is part of an integer key.
 const RUNS: u64 = 10_000_000_000_000_000;
 
 /// Maximum number of sessions whose rows are in ranges between split points.
@@ -67,9 +67,9 @@ struct ShardMap {
 /// Form that a cluster's keyspace requires of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
-    /// Text that begins with one of these prefixes.
+    /// Any string that begins with one of these prefixes.
     Behind(Vec<String>),
-    /// Text that ends in the number of its slot.
+    /// A string that ends in the number of its slot.
     Modulo,
     /// Integers, with the ranges between split points that contain enough of them.
     Integers(Vec<IntegerRange>),
@@ -102,7 +102,7 @@ pub(crate) struct Names {
     number: u64,
     /// Tenant to which the keys are restricted, if any.
     tenant: Option<u32>,
-    /// Partitions of users, if a column determines their location.
+    /// Partitions of users, if a column determines the shard of a user.
     partitions: Option<UserPartitions>,
 }
 
@@ -113,7 +113,7 @@ impl Names {
     /// The tester cannot spell keys for the cluster's keyspace.
     pub(crate) fn of_new_run(shard_map: &[u8]) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Two testers started in the same microsecond differ by their process.
+        // Two testers that start in the same microsecond have different process ids.
         let number = (now.as_micros() as u64).wrapping_mul(1 << 12) ^ u64::from(std::process::id());
         Self::of_run(shard_map, number)
     }
@@ -194,7 +194,7 @@ impl Names {
         }
     }
 
-    /// Returns a text that all [`Names::marked`] keys of this run contain, and no others.
+    /// Returns a string that all [`Names::marked`] keys of this run contain, and no other keys.
     pub(crate) fn mark(&self) -> String {
         match &self.shape {
             Shape::Behind(_) | Shape::Modulo | Shape::Matrix => format!("loadtest-{}-", self.run),
@@ -202,8 +202,8 @@ impl Names {
         }
     }
 
-    /// Returns a text that the [`Names::marked`] keys of all runs contain; others may contain it
-    /// too.
+    /// Returns a string that the [`Names::marked`] keys of all runs contain; other keys may contain
+    /// it too.
     pub(crate) fn mark_of_any(&self) -> &'static str {
         match &self.shape {
             Shape::Behind(_) | Shape::Modulo | Shape::Matrix => "loadtest-v",
@@ -249,8 +249,8 @@ fn slot(number: u32) -> u32 {
 }
 
 impl ShardMap {
-    /// Returns the texts of a list in the parameters: the split points, or the names of the
-    /// partitions. Each partition is listed as a pair of its name and its share.
+    /// Returns the strings of a list in the keyspace's parameters: the split points, or the names
+    /// of the partitions. Each partition is listed as a pair of its name and its share.
     fn texts(&self, member: &str) -> Vec<&str> {
         let list = self.parameters[member].as_array();
         let items = list.map(Vec::as_slice).unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Load: users that each send one request after the other (closed model), or requests at a fixed
-//! rate that does not depend on the responses (open model).
+//! Load: puts a router under load, either by users that each send one request after the other
+//! (closed model), or by requests at a fixed rate that does not depend on the responses (open
+//! model).
 //!
 //! The framework goose starts and ends the users, applies its thresholds and writes its reports.
 //! Requests are sent over the load tester's own connections (`http_client`), and each is counted
@@ -28,9 +29,9 @@ pub(crate) use plan::Plan;
 use crate::counters::{Operation, Sample};
 use crate::options::Options;
 
-/// Result of goose's own rules.
+/// Result of the conditions that goose checks.
 pub(crate) struct Attacked {
-    /// Rules of `--threshold` that failed, in goose's words.
+    /// Conditions of `--threshold` that were not met, in goose's words.
     pub(crate) thresholds_failed: Vec<String>,
 }
 
@@ -53,15 +54,16 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
         silence_goose();
     }
     let mut goose = options.goose.clone();
-    // Our own report replaces its text; its files are written as usual.
+    // The tester's report replaces goose's text; goose's report files are written as usual.
     goose.no_print_metrics = true;
     if options.load.open_rate().is_some() {
-        // One user sends for all.
+        // In the open model, one user of goose sends all requests.
         goose.users = Some(1);
         goose.increase_rate = Some("10".to_owned());
     }
     let attack = GooseAttack::initialize_with_config(goose)
-        // Goose would build a client with a TLS store for each user, which is not used.
+        // Goose would otherwise create an HTTP client with a certificate store for each user, which
+        // is not used.
         .and_then(|attack| {
             attack.set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())
         })
@@ -80,15 +82,15 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
     }
 }
 
-/// Returns the flag of an option that goose names in an error, as `configuration.report_file` in
-/// backquotes or as the flag. The message of the error itself names no option.
+/// Returns the flag of an option that an error of goose names. Goose spells it as the flag, or as
+/// `configuration.report_file` in backquotes; the message of the error does not name the option.
 fn flag_of(option: &str) -> String {
     let option = option.trim_matches('`');
     let member = option.strip_prefix("configuration.");
     member.map_or_else(|| option.to_owned(), |member| format!("--{}", member.replace('_', "-")))
 }
 
-/// Counts an operation with goose as well.
+/// Adds an operation to goose's metrics too.
 pub(crate) async fn report_to_goose(
     user: &mut GooseUser,
     operation: Operation,
@@ -122,6 +124,6 @@ fn silence_goose() {
         fn log(&self, _: &log::Record<'_>) {}
         fn flush(&self) {}
     }
-    // It fails only when a logger is set already, and then goose cannot set its own either.
+    // This fails only if a logger is set already, and then goose cannot set its own logger either.
     let _ = log::set_logger(&Silence);
 }

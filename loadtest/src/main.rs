@@ -71,7 +71,7 @@ const EXIT_PASSED: u8 = 0;
 /// Exit code: a request was not answered as promised, a threshold failed, or no request was made.
 const EXIT_FAILED: u8 = 1;
 /// Exit code: nothing was tested (wrong usage, or no router), or a report could not be written.
-/// Clap uses the same number.
+/// Clap uses the same number for wrong usage.
 const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]
@@ -109,8 +109,8 @@ async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
         ended = &mut work => return ended,
         signal = signals.next() => signal,
     };
-    // A run that is aborted half-way ends the router that it started. Without a router of its own
-    // it ends as after Ctrl-C, and removes its rows.
+    // A run with its own router is aborted, which ends that router. Any other run ends as after
+    // Ctrl-C, and removes its rows.
     if options.load.chaos {
         anyhow::bail!(
             "ended by {signal}{}",
@@ -172,7 +172,7 @@ async fn report(options: &Options) -> anyhow::Result<u8> {
     let mut report = run(options).await?;
     report.comparison = files.compare(&report);
     let text = if options.load.json { report.json() } else { report.text() };
-    // A reader that went away (`| head`) changes nothing about the verdict.
+    // If the reader of stdout is gone (as with `| head`), the verdict stays the same.
     let _ = std::io::stdout().write_all(text.as_bytes());
     files.write(&report)?;
     Ok(match report.passed {
@@ -218,7 +218,7 @@ async fn run_with(options: &Options, clients: &Clients) -> anyhow::Result<Report
     Ok(report)
 }
 
-/// Writes all keys and runs users with the mix.
+/// Writes all keys, and runs the users with the chosen mix of operations.
 async fn run_mix(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
     let counters = Arc::new(Counters::default());
     let plan = Arc::new(Plan::new(options, clients, Arc::clone(&counters))?);

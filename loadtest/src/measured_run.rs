@@ -16,7 +16,7 @@ use crate::report::Ran;
 /// Runs a scenario to its end.
 ///
 /// # Errors
-/// Goose cannot run it.
+/// Goose cannot run the scenario.
 pub(crate) async fn run(
     options: &Options,
     scenario: Scenario,

@@ -1,5 +1,5 @@
-//! Mix: the operations of the users and the share of each. The letters name the core workloads of
-//! YCSB.
+//! Mix: the operations of the users, and the share of each operation. Mixes named by a letter are
+//! the core workloads of YCSB.
 //!
 //! **Not here:** making the request of an operation (`requests`).
 
@@ -73,7 +73,7 @@ impl Mix {
         }
     }
 
-    /// Returns whether `--writes` has an effect.
+    /// Returns true if `--writes` has an effect on the mix.
     pub(crate) fn has_writes_share(self) -> bool {
         matches!(self, Self::Default | Self::Hotkey)
     }

@@ -2,30 +2,32 @@
 //!
 //! **Not here:** the moves themselves (`chaos`).
 
-/// Words in the reason that the router gives for a move whose copy differs from its source.
+/// Part of the reason that the router gives if a move failed because its copy differs from its
+/// source.
 const DIFFERS: &str = "differs from its source";
 
-/// Moves of a run.
+/// Summary of the moves of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MoveSummary {
     pub(crate) begun: usize,
     pub(crate) done: usize,
     pub(crate) rolled_back: usize,
     pub(crate) cancelled: usize,
-    /// Moves that have failed, with their reasons.
+    /// Descriptions of the moves that have failed, with their reasons.
     pub(crate) failed: Vec<String>,
-    /// Moves that have not ended in time.
+    /// Descriptions of the moves that have not ended in time.
     pub(crate) open: Vec<String>,
     /// Number of distinct slots that have moved, including those that were rolled back.
     pub(crate) slots: usize,
     /// Number of rows copied; a row that was copied again counts again.
     pub(crate) rows: u64,
-    /// Longest time for which writes of slots had to wait, as the movers have measured it.
+    /// Longest time for which a move made the writes to its slots wait, as the moves have measured
+    /// it.
     pub(crate) longest_hold_ms: f64,
-    /// Longest time for which a row has waited for its slot at the first router, also behind a
-    /// fence.
+    /// Longest time for which a row has waited for its slot at the first router, because of a move
+    /// or a fence.
     pub(crate) longest_wait_ms: f64,
-    /// Number of operations in phases in which all operations were on rows of slots that moved.
+    /// Number of operations in those phases in which all operations were on rows of moving slots.
     pub(crate) focused: u64,
 }
 

@@ -1,10 +1,10 @@
 //! Moving slots: the slots in which the workload has rows, and those slots that move at present.
 //!
-//! While slots move, a share of the operations is on their rows: the rows of the workload are
-//! spread over all slots, so that a move of a few slots would rarely meet them.
+//! While slots move, a share of the operations is directed to rows in these slots. Without this,
+//! few operations would concern them, because the rows of the workload are spread over all slots.
 //!
-//! **Invariant:** while no slot moves, no random number is drawn for it, so a seed repeats the same
-//! operations.
+//! **Invariant:** while no slot moves, no random number is drawn for this choice, so the same seed
+//! results in the same operations.
 //! **Not here:** the moves (`chaos`), the operations (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::random::Random;
 
-/// Maximum number of rows of a slot that are remembered.
+/// Maximum number of rows that are remembered for each slot.
 const ROWS_OF_SLOT: usize = 4;
-/// Number of operations on single rows, while slots move, from the end of one phase to the end of
-/// the next.
+/// Number of operations on single rows, while slots move, from the end of one phase (of
+/// concentrated load on moving slots) to the end of the next.
 const PHASE_EVERY: u64 = 1_000;
 /// Number of operations in a phase, all of which are on rows of slots that move.
 const PHASE: u64 = 250;
@@ -26,12 +26,13 @@ pub(crate) struct MovingSlots(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Some rows of each slot; none if only other rows of the workload are in it.
+    /// Some rows of each slot; none if the slot contains only rows that [`MovingSlots::draw`] does
+    /// not return.
     rows: BTreeMap<u16, Vec<String>>,
     moving: Vec<u16>,
-    /// Operations on single rows while slots moved.
+    /// Number of operations on single rows while slots moved.
     drawn: u64,
-    /// Operations of `drawn` that were in phases.
+    /// Number of those operations of `drawn` that were in phases.
     focused: u64,
 }
 
@@ -60,7 +61,8 @@ impl MovingSlots {
         self.lock().moving = moving.iter().copied().collect();
     }
 
-    /// Returns the number of operations in phases in which all are on rows of slots that move.
+    /// Returns the number of operations in those phases in which all operations are on rows of
+    /// moving slots.
     pub(crate) fn focused(&self) -> u64 {
         self.lock().focused
     }
@@ -84,7 +86,7 @@ impl MovingSlots {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Each change is one call, so that the values are intact even if the lock is poisoned.
+        // Each change is a single call, so the values are intact even if the lock is poisoned.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,20 +31,20 @@ use crate::scenario;
 
 /// Maximum number of tenants. Each has connections of its own.
 const TENANTS_MAX: i64 = 64;
-/// Maximum number of concurrent users. Above this, the ports and files of one machine are measured,
-/// not the router.
+/// Maximum number of concurrent users. With more, a run would measure the limits on ports and files
+/// of one machine and not the router.
 const USERS_MAX: usize = 1_000;
-/// Maximum number of keys. More than a run of an hour can write on one machine.
+/// Maximum number of keys, which is more than a run of an hour can write on one machine.
 const KEYS_MAX: i64 = 10_000_000;
 /// Maximum number of requests under way in the open model: each has a connection.
 const IN_FLIGHT_MAX: i64 = 10_000;
-/// Slowest rate of a run with `--verify`: a step under way sends several requests before the run
-/// can end.
+/// Slowest rate of a run with `--verify`. A run can end only after each step in progress has sent
+/// its several requests.
 const VERIFIED_RATE_MIN: f64 = 1.0;
 /// Default time after which a request without a response has failed: twice the router's own
 /// deadline of 5 s.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest time that histograms distinguish.
+/// Longest timeout, which is the longest time that histograms can distinguish.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 const USERS: usize = 20;
 const RUN_TIME: &str = "15s";
@@ -329,7 +329,7 @@ impl Options {
         if !self.planned {
             let users = *goose.users.get_or_insert(USERS);
             if goose.increase_time.is_none() && goose.increase_rate.is_none() {
-                // All of them within the first tenth of a second.
+                // All users start within the first tenth of a second.
                 goose.increase_rate = Some((users * 10).to_string());
             }
             if goose.run_time.is_none() && goose.iterations.is_none() {

@@ -1,4 +1,4 @@
-//! Probe: requests of a tenant for rows of another tenant, which must not return any.
+//! Probe: requests of a tenant for rows of another tenant. No such request may return a row.
 //!
 //! **Not here:** the search for rows of other tenants in every answer (`clients`).
 
@@ -12,9 +12,9 @@ use crate::requests;
 use crate::response_check::{self, Failure};
 use crate::tables::{KV, columns};
 
-/// Share of the requests of a tenant that are probes, in percent.
+/// Percentage of a tenant's requests that are probes.
 const PERCENT: u32 = 10;
-/// Rows of a read without a key.
+/// Maximum number of rows of a read without a key.
 const ROWS: u32 = 50;
 
 /// Kind of a probe.
@@ -38,7 +38,7 @@ struct Rows {
 impl Probe {
     const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Filter, Self::Unkeyed];
 
-    /// Draws whether the next request is a probe.
+    /// Returns true if the next request is to be a probe, by chance.
     pub(crate) fn is_due(random: &mut Random) -> bool {
         random.below(100) < PERCENT
     }
@@ -71,7 +71,7 @@ impl Probe {
         }
     }
 
-    /// Checks that the answer refuses, or has no row of another tenant.
+    /// Checks that the response is a refusal, or contains no row of another tenant.
     pub(crate) fn judge(self, answer: &Answer) -> Result<(), Failure> {
         let (status, body) = (answer.status, &answer.body[..]);
         match (self, status) {
@@ -91,7 +91,7 @@ impl Probe {
                     Err(Failure::new(Some(status), "unreadable answer", &detail))
                 }
             },
-            // Each row was compared with the keys of the tenant already.
+            // `clients` has already compared each row with the keys of the tenant.
             (Self::Unkeyed, 200) => Ok(()),
             _ => response_check::of_write(status, body),
         }

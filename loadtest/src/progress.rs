@@ -12,9 +12,9 @@ use tokio::time::{Instant, interval_at};
 
 use crate::counters::{Counters, Standing};
 
-/// A terminal's line is rewritten this often.
+/// Time after which the line on a terminal is replaced.
 const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
-/// A file gets a new line this often.
+/// Time after which a new line is written if stderr is not a terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(5);
 
 /// Task that prints the progress, until it is stopped.
@@ -30,7 +30,7 @@ impl Progress {
         Self { task: tokio::spawn(print(counters, terminal)), terminal }
     }
 
-    /// Stops, and leaves a clean line behind.
+    /// Stops printing, and clears the current line of a terminal.
     pub(crate) fn stop(self) {
         self.task.abort();
         if self.terminal {
@@ -57,7 +57,8 @@ async fn print(counters: Arc<Counters>, terminal: bool) {
     }
 }
 
-/// Returns the line after this many seconds; a p99 that is not measured yet is a dash.
+/// Returns the progress line after this many seconds; a dash replaces a p99 that is not measured
+/// yet.
 fn line(seconds: u64, rate: u64, standing: Standing) -> String {
     let Standing { requests, failed, dropped, p99_ms } = standing;
     let p99 = p99_ms.map_or_else(|| "-".to_owned(), |p99_ms| format!("{p99_ms:.1} ms"));

@@ -1,6 +1,7 @@
 //! Random: a small, repeatable stream of pseudo-random numbers (SplitMix64).
 //!
-//! **Invariant:** the same seed and user give the same numbers, on every machine and version.
+//! **Invariant:** the same seed and user result in the same numbers, on every machine and in every
+//! version.
 //! **Not here:** random numbers that must be hard to guess, uneven distributions (`keys`).
 
 use std::convert::Infallible;

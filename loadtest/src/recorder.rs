@@ -1,8 +1,8 @@
-//! Recorder: collects a history from many tasks without a common lock on every operation.
+//! Recorder: collects a history from many tasks without locking shared state for every operation.
 //!
-//! Each session collects its operations by itself and hands them over in chunks. Looking up the
-//! name of a key takes a lock for reading, and adding a new name takes it for writing, so callers
-//! should name keys outside of the measured time.
+//! Each session collects its own operations and hands them over in chunks. Looking up the name of a
+//! key takes a read lock, and adding a new name takes a write lock, so a sender should call
+//! [`Recorder::key`] outside of the measured time.
 //!
 //! **Invariant:** all operations in a [`SessionLog`] are in the history once the log has been
 //! dropped.
@@ -18,7 +18,8 @@ use checker::history::{
     Value, request_id,
 };
 
-/// Number of operations that a session collects before it hands them over, under one lock.
+/// Number of operations that a session collects before it takes the lock of the history and hands
+/// them over.
 const CHUNK: usize = 256;
 
 /// Collects the history of one run.
@@ -54,9 +55,9 @@ impl Recorder {
         moment.saturating_duration_since(self.started).as_nanos() as u64
     }
 
-    /// Returns the key of a name, `table/…`; a new name gets a new key.
+    /// Returns the key with a name such as `table/…`; a new name gets a new key.
     pub fn key(&self, name: &str) -> Key {
-        // No change of `Names` panics half way, so that the names are intact even if the lock is
+        // No change of `Names` can panic half-way, so the names are intact even if the lock is
         // poisoned.
         if let Some(key) = self.names.read().unwrap_or_else(PoisonError::into_inner).find(name) {
             return key;
@@ -92,7 +93,7 @@ impl Recorder {
         self.lock().ledgers.push(ledger);
     }
 
-    /// Records a page of a walk.
+    /// Records a page of a walk (an iteration over a table by cursor).
     pub fn page(&self, page: Page) {
         self.lock().pages.push(page);
     }
@@ -119,14 +120,14 @@ impl Recorder {
     }
 }
 
-/// Operations of one session. It belongs to one task, and hands over the remaining operations when
-/// it is dropped.
+/// Operations of one session. A log belongs to one task, and hands over its remaining operations
+/// when it is dropped.
 #[derive(Debug)]
 pub struct SessionLog {
     number: u32,
     drawn: u32,
     buffer: Vec<Operation>,
-    /// Nodes seen so far, a dozen at most, so that a known node needs no lock.
+    /// Nodes seen so far, about a dozen at most. Looking up a node here needs no lock.
     nodes: Vec<(String, Role, u16, NodeId)>,
     recorder: Arc<Recorder>,
 }
@@ -137,7 +138,7 @@ impl SessionLog {
         self.number
     }
 
-    /// Draws the next number of the session, for a request or for a value.
+    /// Returns the session's next unused number, for a request or for a value.
     pub fn draw(&mut self) -> u32 {
         self.drawn += 1;
         self.drawn
@@ -153,7 +154,7 @@ impl SessionLog {
         request_id(&self.recorder.run, self.number, request)
     }
 
-    /// Returns the recorder of the run, which has its clock, keys and records.
+    /// Returns the recorder of the run, which has the run's clock, keys and records.
     pub fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
     }

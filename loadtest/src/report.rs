@@ -26,18 +26,18 @@ use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
 
-/// A run that is shorter than its run time by more than this was interrupted; less is normal,
-/// because users do not all end at the same moment.
+/// A run that is shorter than the requested run time by more than this many seconds was
+/// interrupted. A smaller difference is normal, because users do not all end at the same moment.
 const STOPPED_EARLY_S: f64 = 1.0;
-/// If one request in a hundred was sent later than this after it was due, the tester itself was too
-/// slow.
+/// If one request in a hundred was sent more than this many milliseconds after it was due, the
+/// tester itself was too slow.
 const LATE_P99_MS: f64 = 20.0;
-/// If a machine is idle for less than this share, and the tester takes more than [`OWN_SHARE`] of
-/// it, the tester limits the measured rate too.
+/// If less than this fraction of the machine's CPU time was idle, and the tester used more than the
+/// fraction [`OWN_SHARE`], the tester itself limits the measured rate too.
 const IDLE_SHARE: f64 = 0.05;
 const OWN_SHARE: f64 = 0.25;
 
-/// The whole result of a run.
+/// Complete result of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Version of the report's format; reports of other versions have other members.
@@ -48,25 +48,25 @@ pub(crate) struct Report {
     /// Options of the load, for comparisons.
     #[serde(rename = "asked")]
     pub(crate) options: BTreeMap<String, String>,
-    /// End of the run: RFC 3339, UTC.
+    /// Time at which the run ended, as RFC 3339 in UTC.
     pub(crate) ended_at: String,
     pub(crate) hosts: Vec<String>,
     pub(crate) mix: String,
     pub(crate) seed: u64,
     /// `closed` or `open`.
     pub(crate) model: String,
-    /// Target of requests per second in the open model; with `--verify`, the maximum.
+    /// Requested number of requests per second in the open model; with `--verify`, the maximum.
     pub(crate) target_per_s: Option<f64>,
     pub(crate) elapsed_s: f64,
     pub(crate) stopped_early: bool,
     pub(crate) requests: u64,
     pub(crate) requests_per_s: f64,
     pub(crate) failed: u64,
-    /// Operations that were due and never sent, because too many were under way.
+    /// Number of operations that were due but never sent, because too many were in progress.
     pub(crate) dropped: u64,
-    /// Times of all operations, from when each should have begun.
+    /// Times of all operations, each measured from the moment at which it was due.
     pub(crate) response_ms: Latency,
-    /// Times of all operations, from when each was sent.
+    /// Times of all operations, each measured from the moment at which it was sent.
     pub(crate) service_ms: Latency,
     pub(crate) operations: Vec<Load>,
     pub(crate) shards: Vec<Share>,
@@ -75,7 +75,7 @@ pub(crate) struct Report {
     pub(crate) failures: Vec<FailureLine>,
     pub(crate) thresholds_failed: Vec<String>,
     pub(crate) warnings: Vec<String>,
-    /// Cores the tester kept busy.
+    /// Average number of cores that the tester kept busy.
     pub(crate) own_cores: f64,
     pub(crate) series: Vec<Second>,
     /// Faults injected during the run.
@@ -95,7 +95,7 @@ pub(crate) struct Report {
 /// Fault injected on purpose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Fault {
-    /// Seconds after the first user's start.
+    /// Time of the fault, in seconds after the first user started.
     pub(crate) at_s: f64,
     pub(crate) what: String,
 }
@@ -111,7 +111,7 @@ pub(crate) struct Verified {
     /// that level allows.
     #[serde(default)]
     pub(crate) lost: u64,
-    /// The earliest of these, with their records.
+    /// The earliest of these losses, with their records.
     #[serde(default)]
     pub(crate) losses: Vec<Finding>,
     /// Longest gap without success for each shard and level, and other remarks.
@@ -125,7 +125,7 @@ pub(crate) struct Checked {
     pub(crate) violations: u64,
 }
 
-/// Violated guarantee, with the lines that show it.
+/// Violated guarantee, with the records that prove it as lines of text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) check: String,
@@ -133,7 +133,7 @@ pub(crate) struct Finding {
     pub(crate) lines: Vec<String>,
 }
 
-/// Requests of one kind of operation.
+/// Numbers of the requests of one kind of operation.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) name: String,
@@ -143,8 +143,8 @@ pub(crate) struct Load {
     pub(crate) latency_ms: Latency,
 }
 
-/// Quantiles of the times to the last byte of the response, in milliseconds, failed requests
-/// included.
+/// Quantiles of the times until the last byte of the response, in milliseconds, including failed
+/// requests.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
@@ -155,7 +155,7 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
-/// Responses of one shard, of one role, or with one state of the cache.
+/// Numbers of the responses of one shard, of one role, or with one state of the cache.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Share {
     pub(crate) name: String,
@@ -181,7 +181,7 @@ pub(crate) struct Second {
     pub(crate) failed: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// Operations by class of response time; class n ends at 0.1 ms times 2^(n/2).
+    /// Number of operations in each class of response times; class n ends at 0.1 ms times 2^(n/2).
     pub(crate) classes: Vec<u32>,
 }
 
@@ -191,9 +191,9 @@ pub(crate) struct TenantLine {
     pub(crate) tenant: String,
     pub(crate) requests: u64,
     pub(crate) failed: u64,
-    /// Requests for rows of others.
+    /// Number of requests for rows of other tenants.
     pub(crate) probes: u64,
-    /// Answers with a row of another tenant.
+    /// Number of responses that contained a row of another tenant.
     pub(crate) foreign_rows: u64,
 }
 
@@ -213,7 +213,7 @@ impl TenantLine {
     }
 }
 
-/// Results of a run beside its counters.
+/// Results of a run that are not in its counters.
 pub(crate) struct Ran {
     pub(crate) thresholds_failed: Vec<String>,
     pub(crate) cpu: Cpu,
@@ -273,7 +273,7 @@ impl Report {
             comparison: None,
             passed: false,
         };
-        // With injected faults, errors are expected; then only violated guarantees count.
+        // If faults are injected, errors are expected, and only violated guarantees count.
         let answered = counts.failed == 0 || options.load.chaos;
         report.passed = requests > 0
             && answered
@@ -284,20 +284,20 @@ impl Report {
         report
     }
 
-    /// Adds the requests of each tenant. A run in which a tenant got a row of another one has not
-    /// passed.
+    /// Adds the requests of each tenant. A run in which a tenant received a row of another tenant
+    /// has not passed.
     pub(crate) fn add_tenants(&mut self, clients: &Clients) {
         let tenants = clients.of_users().iter();
         self.tenants = tenants.filter_map(|client| TenantLine::of(client)).collect();
         self.passed &= self.foreign_rows() == 0;
     }
 
-    /// Returns true if requests were sent whatever the responses.
+    /// Returns true if requests were sent at a fixed rate, whatever the responses (open model).
     fn is_open(&self) -> bool {
         self.model == "open"
     }
 
-    /// Returns the number of answers with a row of another tenant.
+    /// Returns the number of responses that contained a row of another tenant.
     fn foreign_rows(&self) -> u64 {
         self.tenants.iter().map(|line| line.foreign_rows).sum()
     }

@@ -15,22 +15,23 @@ use crate::keyspace::Names;
 use crate::response_check::Failure;
 use crate::tables::{PARTITION_KEY, USERS};
 
-/// Rows of a bulk write.
+/// Number of rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;
 /// Maximum number of rows of a read by key.
 const READ_LIMIT: u32 = 10;
-/// Rows of a scan's page.
+/// Maximum number of rows of a page of a scan.
 const SCAN_LIMIT: u32 = 50;
-/// Rows of a scatter read.
+/// Maximum number of rows of a scatter read.
 const SCATTER_LIMIT: u32 = 100;
-/// Partitions of the users, as in the sample data.
+/// Values of the users' partition column, the same as in the sample data.
 const PARTITIONS: [&str; 5] = ["A", "B", "C", "D", "E"];
 
 const SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 
-/// Session token of a router's response. A user sends it back, so that it reads its own writes.
+/// Session token from a router's response. A user sends it with later requests, so that it reads
+/// its own writes.
 pub(crate) type SessionToken = HeaderValue;
 
 #[derive(Serialize)]
@@ -54,13 +55,13 @@ struct User<'a> {
     run: &'a str,
 }
 
-/// Returns the partition of a user of the mix.
+/// Returns the value of the partition column for a user that a mix writes.
 fn partition<'n>(names: &'n Names, key: u32, id: &str) -> &'n str {
     names.partition(id).unwrap_or(PARTITIONS[key as usize % PARTITIONS.len()])
 }
 
-/// Returns the columns of a user of the verifying workload, with its partition if that determines
-/// its location.
+/// Returns the columns of a user, and adds its partition if the partition determines the shard of
+/// the row.
 pub(crate) fn placed(names: &Names, id: &str, mut columns: serde_json::Value) -> serde_json::Value {
     if let Some(partition) = names.partition(id) {
         columns[PARTITION_KEY] = partition.into();
@@ -100,7 +101,7 @@ pub(crate) fn read(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     keyed(get(&format!("/api/read?table={USERS}&limit={READ_LIMIT}"))?, &names.plain(key))
 }
 
-/// Reads a page of users of all shards in the order of their ids, from a key on.
+/// Reads a page of users from all shards in the order of their ids, beginning at a key.
 pub(crate) fn scan(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     let id = names.plain(key);
     get(&format!("/api/read?table={USERS}&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
@@ -127,7 +128,7 @@ pub(crate) fn kv_put(names: &Names, key: u32, value: &str) -> Result<HttpRequest
     json(Method::PUT, &format!("/api/kv/{}", names.plain(key)), &value)
 }
 
-/// Reads a key's value.
+/// Reads the value of a key.
 pub(crate) fn kv_get(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     get(&format!("/api/kv/{}", names.plain(key)))
 }
@@ -158,18 +159,18 @@ pub(crate) fn plain(
     asked
 }
 
-/// Returns a read of one shard key.
+/// Returns a GET request with a shard key.
 pub(crate) fn keyed_get(path: &'static str, key: &str) -> HttpRequest {
     plain(Method::GET, path, Bytes::new(), Some(key))
 }
 
-/// Returns a text as the value of a header; `None` if it contains characters that a header cannot
-/// contain, which no name of the tester does.
+/// Converts a string to the value of a header; `None` if it contains characters that a header
+/// cannot contain. No name of the tester contains such characters.
 pub(crate) fn id_header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-/// Returns a read of a path that is not a constant.
+/// Returns a GET request for a path that is not a constant.
 pub(crate) fn get(path: &str) -> Result<HttpRequest, Failure> {
     Request::get(path).body(Full::default()).map_err(|error| unsendable(&error))
 }

@@ -1,14 +1,14 @@
-//! Response check: compares a response with the documented behaviour of the router. A pure function
-//! of the bytes of the response.
+//! Response check: compares a response with the documented behaviour of the router. The result
+//! depends only on the status and the bytes of the response.
 //!
-//! **Invariant:** no response causes a panic, and the text of a [`Failure`] is short and safe to
-//! print.
+//! **Invariant:** no response causes a panic, and the strings of a [`Failure`] are short and safe
+//! to print.
 //! **Not here:** the request, state that is kept between requests (`load`, `verify`).
 
 use serde::Deserialize;
 
-/// Maximum number of characters kept of a server's text, which is printed once per group, on one
-/// line.
+/// Maximum number of characters that are kept of a server's message, which is printed on one line
+/// for each group of failures.
 const TEXT_CHARS_MAX: usize = 120;
 
 /// Reason why a request counts as failed.
@@ -16,20 +16,20 @@ const TEXT_CHARS_MAX: usize = 120;
 pub(crate) struct Failure {
     /// The HTTP status, if there was an answer.
     pub(crate) status: Option<u16>,
-    /// Code that failures are grouped by: the router's, or a text of the tester.
+    /// Code by which failures are grouped: the router's error code, or a string of the tester.
     pub(crate) code: String,
-    /// One example, for people.
+    /// Message of one example, for people.
     pub(crate) detail: String,
 }
 
 impl Failure {
-    /// Creates a failure, with texts made safe to print.
+    /// Creates a failure, and makes its strings safe to print.
     pub(crate) fn new(status: Option<u16>, code: &str, detail: &str) -> Self {
         Self { status, code: printable(code), detail: printable(detail) }
     }
 }
 
-/// Part of a problem body (RFC 9457 and `code`) that is shown.
+/// Part of a problem body (RFC 9457 with the member `code`) that reports show.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -50,7 +50,7 @@ struct Row {
     version: Option<u64>,
 }
 
-/// Part of a response to a bulk write that is shown.
+/// Part of a response to a bulk write that reports show.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct PartlyStored {
@@ -123,7 +123,7 @@ pub(crate) fn version_of(body: &[u8]) -> Option<u64> {
 }
 
 /// Checks a read by key: 200 with rows of that key only; with `acknowledged`, a write of this key
-/// was answered well before, so its row must be among them.
+/// was acknowledged before, so its row must be among them.
 pub(crate) fn of_read(
     status: u16,
     body: &[u8],
@@ -151,7 +151,8 @@ fn rows(status: u16, body: &[u8]) -> Result<Rows, Failure> {
     })
 }
 
-/// Returns the failure of a refusal, with the code and text of the problem body if there is one.
+/// Returns the failure for a refusal, with the code and message of the problem body if there is
+/// one.
 fn refused(status: u16, body: &[u8]) -> Failure {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     problem.failure(status)

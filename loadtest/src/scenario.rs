@@ -15,7 +15,7 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-/// Longest file read: a scenario is a screenful.
+/// Maximum number of bytes of a scenario file; scenarios are short.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 macro_rules! scenarios {

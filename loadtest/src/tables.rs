@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// Table of users.
 pub(crate) const USERS: &str = "loadtest_users";
-/// Column of the partition of a user.
+/// Column of users that contains their partition.
 pub(crate) const PARTITION_KEY: &str = "partition_key";
 /// Table of accounts, and of transfers between them.
 pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";

@@ -1,10 +1,11 @@
 //! Tenants: creates the role and the keys of a run with `--tenants`, and removes them.
 //!
-//! The key of the run creates a role that is bound to the keys of a tenant, and a key for each
-//! tenant. Each of these keys expires by itself a day after the run, in case the process is killed.
+//! With the API key of the run, the tester creates a role that restricts access to the rows of one
+//! tenant, and an API key for each tenant. Each of these API keys expires by itself a day after the
+//! run, in case the process is killed.
 //!
-//! **Invariant:** no key of a tenant is printed or written to a file.
-//! **Not here:** the requests of tenants (`load`, `verify`), the search for rows of others
+//! **Invariant:** no API key of a tenant is printed or written to a file.
+//! **Not here:** the requests of tenants (`load`, `verify`), the search for rows of other tenants
 //! (`clients`).
 
 use std::sync::Arc;
@@ -25,21 +26,21 @@ use crate::own_rows::{self, OwnRows, send};
 use crate::requests;
 use crate::response_check::Failure;
 
-/// Beginning of the name of the role of a run.
+/// Beginning of the name of a role that a run creates.
 const ROLE_PREFIX: &str = "loadtest_v";
-/// Time for which a key is valid beyond the run time.
+/// Time after the end of the run for which an API key is still valid.
 const LIFE_BEYOND: TimeDelta = TimeDelta::days(1);
-/// Longest time until all routers know the keys.
+/// Longest wait until all routers know the API keys.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 /// Pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Role and keys of a run.
+/// Role and API keys of a run.
 pub(crate) struct Tenants {
     pool: Arc<Pool>,
     role: String,
     has_role: bool,
-    /// Ids of the keys.
+    /// Ids of the API keys.
     ids: Vec<String>,
     clients: Vec<Arc<Client>>,
 }
@@ -68,8 +69,8 @@ struct RoleList {
 }
 
 impl Tenants {
-    /// Creates the role and the keys, and waits until all routers know them. Removes everything
-    /// again if that fails.
+    /// Creates the role and the API keys, and waits until all routers know them. If this fails,
+    /// everything that was created is removed again.
     ///
     /// # Errors
     /// A router has no access control, or the key of the run lacks a right.
@@ -152,7 +153,7 @@ impl Tenants {
         Clients::of_run(pools, Arc::clone(own.names())).with_tenants(self.clients.clone())
     }
 
-    /// Revokes the keys and removes the role, as far as possible, and reports what is left.
+    /// Revokes the API keys and removes the role. What could not be removed is reported.
     pub(crate) async fn remove(&self) {
         for id in &self.ids {
             if let Err(error) = revoke(&self.pool, id).await {
@@ -198,8 +199,8 @@ fn without_body(method: Method, path: &str) -> Result<HttpRequest, Failure> {
     Ok(asked)
 }
 
-/// Revokes the keys and removes the roles that runs have left behind, including those of runs under
-/// way.
+/// Revokes the API keys and removes the roles that runs have left behind, including those of runs
+/// in progress.
 ///
 /// # Errors
 /// The router does not answer, or the key of this run lacks a right.

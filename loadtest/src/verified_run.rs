@@ -26,7 +26,7 @@ use crate::verify::Verification;
 
 /// Name of the check whose violations are not visible in a history.
 const LIVENESS: &str = "liveness";
-/// Name of the check that the router makes itself.
+/// Name of the check of the moves of slots, which the router itself performs.
 const MOVES: &str = "moves";
 /// Name of the check of the shard maps that were read while shards joined and were drained.
 const MAP: &str = "map";
@@ -82,7 +82,8 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Runs the load; returns its report, and the targets unless one could not be started again.
+/// Runs the load while faults are injected. Returns the report, and the targets unless one of them
+/// could not be started again.
 async fn break_meanwhile(
     options: &Options,
     targets: ChaosTargets,
@@ -142,7 +143,8 @@ async fn break_meanwhile(
     Ok((report, targets))
 }
 
-/// Waits until everything works, and reads all rows; returns the milliseconds that the wait took.
+/// Waits until everything works again, and then reads all rows. Returns the duration of the wait in
+/// milliseconds.
 async fn wait_until_working(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<u128> {
     let began = Instant::now();
     match tokio::time::timeout(chaos::LIVENESS, alive(pool, verification)).await {
@@ -204,8 +206,8 @@ impl Verified {
         self.findings.push(finding);
     }
 
-    /// Adds the moves of slots. A copy that differs from its source is a broken promise, although
-    /// the slots have stayed where they were.
+    /// Adds the results of the moves of slots. A copy that differs from its source is a violation,
+    /// although the move failed and the slots stayed where they were.
     fn add_moves(&mut self, moves: &MoveSummary) {
         self.notes.insert(0, moves.describe());
         for differing in moves.differing() {
@@ -214,8 +216,8 @@ impl Verified {
         }
     }
 
-    /// Adds the joins and drains of shards. A map without a slot, or with one twice, is a broken
-    /// promise.
+    /// Adds the results of the joins and drains of shards. A shard map that lacks a slot, or
+    /// contains one twice, is a violation.
     fn add_growth(&mut self, growth: &GrowthSummary) {
         self.notes.insert(0, growth.describe());
         let more = growth.more_broken_maps;

@@ -2,8 +2,9 @@
 //!
 //! Sessions write unique values to rows with unique names, read them at every consistency level and
 //! with every guarantee that the API offers, repeat acknowledged writes, transfer money between
-//! rows of one shard key, delete rows and insert them again, and walk by cursor over rows that stay
-//! as they are. All requests and responses are recorded; after the run all rows are read once more.
+//! rows of one shard key, delete rows and insert them again, and walk (iterate by cursor) over rows
+//! that never change. All requests and responses are recorded; after the run all rows are read once
+//! more.
 //!
 //! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); `checker` explains
 //! why checking is cheap if the response of every write contains a version.
@@ -43,13 +44,13 @@ use crate::keys::{Dist, KeyChooser};
 use crate::moving_slots::MovingSlots;
 use crate::options::Options;
 
-/// Rows that all sessions use often.
+/// Number of rows that all sessions use often.
 const HOT_ROWS: u32 = 64;
-/// Rows that sessions use less often.
+/// Number of rows that sessions use less often.
 const COLD_ROWS: u32 = 100_000;
-/// Exponent of the distribution of rows, hot and cold together: row 0 is the hottest.
+/// Exponent of the Zipf distribution over all rows, hot and cold. Row 0 is used most often.
 const SKEW: f64 = 1.1;
-/// Shard keys with accounts.
+/// Number of banks: shard keys whose rows are accounts, a counter and a ledger.
 const BANKS: u32 = 8;
 /// Number of accounts of a bank.
 const ACCOUNTS: u32 = 4;
@@ -58,21 +59,21 @@ const DEPOSIT: i64 = 1_000;
 /// Pause of a session after an outcome that stayed unknown, so that a router that is down is not
 /// flooded with requests.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Longest wait of a session for its next step under a maximum rate, so that goose can end it
-/// meanwhile.
+/// Longest wait of a session for its next step if the rate is limited. Goose can end the session
+/// after each wait.
 const STEP_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// State that all sessions of a run share.
 pub(crate) struct Verification {
     recorder: Arc<Recorder>,
     counters: Arc<Counters>,
-    /// Client that reads everything at the end of the run.
+    /// Client that reads all rows at the end of the run.
     owner: Arc<VerifyingClient>,
-    /// Clients of the sessions, which take turns.
+    /// Clients of the sessions, assigned to the sessions in turn.
     clients: Vec<Arc<VerifyingClient>>,
     chooser: KeyChooser,
     seed: u64,
-    /// The level of all writes, if they have one.
+    /// Consistency level of all writes, if `--level` names one.
     level: Option<Level>,
     fixed: FixedRows,
     moving: Arc<MovingSlots>,
@@ -96,11 +97,11 @@ impl VerifyingClient {
     }
 }
 
-/// Transfers within one bank.
+/// Counts of the transfers within one bank.
 #[derive(Debug, Default)]
 struct Transfers {
     acknowledged: AtomicU64,
-    /// Transfers that were sent, without those that were rejected.
+    /// Number of transfers that were sent, without those that were rejected.
     attempted: AtomicU64,
 }
 
@@ -116,7 +117,8 @@ impl Verification {
         let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
         let header = Header { bank: Some(bank), ..Header::new(owner.names.run(), started, hosts) };
-        // Goose would count a step without a request as an iteration.
+        // With a number of iterations there is no such limit, because goose would count a step
+        // without a request as an iteration.
         let step_wait_max =
             options.goose.iterations.map_or(STEP_WAIT_MAX, |_iterations| Duration::MAX);
         let pacer = options.load.rate.map(|rate| Arc::new(Pacer::new(rate, step_wait_max)));
@@ -139,12 +141,12 @@ impl Verification {
     /// Opens the banks, and writes the rows that stay as they are.
     ///
     /// # Errors
-    /// No router accepts them in time.
+    /// No router accepts the writes in time.
     pub(crate) async fn open_banks(self: &Arc<Self>) -> anyhow::Result<()> {
         for client in &self.clients {
             let mut session = Session::of(Arc::clone(self), Arc::clone(client), usize::MAX);
             bank::open(&mut session).await?;
-            // With tenants there are no such rows, because each tenant would need its own.
+            // In a run with tenants there are no such rows, because each tenant would need its own.
             if !client.client.is_tenant() {
                 fixed_rows::write(&mut session).await?;
                 session.log.flush();
@@ -167,7 +169,7 @@ impl Verification {
             .register_transaction(transaction!(leave).set_name("leave").set_on_stop()))
     }
 
-    /// Reads everything once more.
+    /// Reads all rows once more.
     ///
     /// # Errors
     /// The routers no longer respond.
@@ -212,7 +214,7 @@ impl Verification {
         Ok(())
     }
 
-    /// Returns the slots with rows of the run, and those that move at present.
+    /// Returns the slots that contain rows of the run, and those that are moving.
     pub(crate) fn moving(&self) -> &Arc<MovingSlots> {
         &self.moving
     }

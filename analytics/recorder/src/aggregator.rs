@@ -23,7 +23,7 @@ use crate::shard_labels::ShardLabels;
 use crate::slot_load::SlotLoads;
 use crate::totals::Totals;
 
-/// Reading end of a worker's queues.
+/// Reading ends of a worker's two queues, for entries and for details.
 #[derive(Debug)]
 pub(crate) struct QueueReader {
     pub(crate) entries: Consumer<Entry>,
@@ -42,14 +42,14 @@ pub(crate) struct Aggregator {
 pub(crate) struct Aggregates {
     shards: Arc<ShardLabels>,
     history: Arc<History>,
-    /// The running second, since 1970 UTC.
+    /// Second that is running, counted since 1970 UTC.
     running: u64,
     current: CurrentSecond,
     /// Frames of the finished seconds in the running ten seconds, then of the finished tens in the
     /// running minute.
     seconds: Vec<Arc<Frame>>,
     tens: Vec<Arc<Frame>>,
-    /// Keys of the running ten seconds.
+    /// Counts of the keys that were requested in the running ten seconds.
     hot: HotKeys,
     pub(crate) recent: Arc<RecentWrites>,
     pub(crate) slots: SlotLoads,
@@ -117,7 +117,7 @@ impl Aggregator {
             + self.aggregates.slots.bytes()
     }
 
-    /// Passes the counts of the running second so far to the history.
+    /// Copies the counts of the running second so far to the history.
     pub(crate) fn show_open(&self) {
         let aggregates = &self.aggregates;
         let frame = aggregates.current.frame(aggregates.running);
@@ -129,7 +129,7 @@ impl Aggregator {
 }
 
 impl Aggregates {
-    /// The running second, since 1970 UTC.
+    /// Second that is running, counted since 1970 UTC.
     pub(crate) fn running(&self) -> u64 {
         self.running
     }
@@ -174,7 +174,8 @@ impl Aggregates {
         self.totals.exemplify(detail);
     }
 
-    /// Ends the running second and begins second `next`; there was no request between them.
+    /// Closes the running second and begins second `next`; there was no request in the seconds
+    /// between them.
     fn close(&mut self, next: u64) {
         assert!(next > self.running, "time goes forward");
         if let Some(frame) = self.current.frame(self.running).map(Arc::new) {
@@ -205,7 +206,8 @@ impl Aggregates {
         merged(step, self.running / step.seconds() * step.seconds(), frames)
     }
 
-    /// Returns the most requested keys of the running ten seconds whose text is known.
+    /// Returns the most requested keys of the running ten seconds, without those whose text is not
+    /// known.
     fn hot_counts(&self) -> Vec<HotCount> {
         let named = self.hot.ranked().filter_map(|counter| {
             Some(HotCount {

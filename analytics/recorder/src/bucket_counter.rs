@@ -1,12 +1,12 @@
 //! Bucket counter: counts of values in a few fixed buckets, since the start.
 //!
 //! Prometheus reads this form. It is coarser than the histograms of `histogram` but is never reset,
-//! so that rates can be taken over any time. Each bucket keeps the trace of one request as an
-//! example.
+//! so that rates can be computed over any period. Each bucket keeps the trace id of one request as
+//! an example.
 //!
-//! **Not here:** names and texts (`openmetrics`).
+//! **Not here:** the names and the text of the metrics (`openmetrics`).
 
-/// The trace of one request, as an example of its bucket.
+/// Trace id and value of one request, as an example of its bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Example {
     pub(crate) trace: [u8; 16],
@@ -18,12 +18,12 @@ pub(crate) struct Example {
 /// Counts of values by bucket, and the sum of the values.
 #[derive(Clone, Debug)]
 pub(crate) struct BucketCounter {
-    /// Upper bounds, in increasing order; a bound belongs to its bucket.
+    /// Upper bounds of the buckets, inclusive and in increasing order.
     bounds: &'static [u32],
-    /// Counts by bucket: one more than there are bounds.
+    /// Count of each bucket; the last bucket has no upper bound.
     counts: Box<[u64]>,
     sum: u64,
-    /// Examples by bucket; empty until the first one.
+    /// Example of each bucket; the list is empty until there is a first example.
     examples: Vec<Option<Example>>,
 }
 

@@ -1,10 +1,10 @@
 //! Clock: unix time that never runs backwards.
 //!
 //! The clock of the system is read once, at the start, and monotonic time is added to it. So no
-//! time step occurs twice in a ring, even if the clock of the machine is changed.
+//! interval occurs twice in a ring of the history, even if the clock of the machine is changed.
 //!
-//! **Not here:** the times of errors. They are read from the system's clock, because people compare
-//! them with other logs.
+//! **Not here:** the times of errors. Those are read from the system's clock, because people
+//! compare them with other logs.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,13 +16,13 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that begins at the time of the system.
+    /// Creates a clock that begins at the current time of the system.
     pub(crate) fn start() -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::at(unix.as_millis() as u64)
     }
 
-    /// A clock that shows `started_ms` now.
+    /// Creates a clock whose current time is `started_ms`.
     pub(crate) fn at(started_ms: u64) -> Self {
         Self { started: Instant::now(), started_ms }
     }

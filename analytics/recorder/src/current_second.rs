@@ -1,8 +1,8 @@
 //! Current second: the counts of the second that is running.
 //!
-//! A cell holds the counts of one label (route, operation, shard, role, outcome). A label gets its
-//! cell when it is first used and keeps it; a label that is not used in a second costs nothing in
-//! that second.
+//! A cell holds the counts of one label (route, operation, shard, role, outcome). A label gets a
+//! cell when it is first used and keeps the cell; in a second in which the label is not used, it
+//! costs nothing.
 //!
 //! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; later labels are counted
 //! without their route and role.
@@ -19,15 +19,17 @@ use crate::merge::merged;
 use crate::sample::{Operation, Outcome, Role};
 use crate::shard_labels::{ShardLabels, index_of, place_of};
 
-/// Maximum number of labels with cells of their own: 256 shards with 16 kinds of requests each.
+/// Maximum number of labels with cells of their own, which is enough for 256 shards with 16 kinds
+/// of requests each.
 pub(crate) const CELLS_MAX: usize = 4_096;
-/// Maximum number of pages of all histograms: 16 MiB.
+/// Maximum number of pages of all histograms, which take 16 MiB.
 pub(crate) const PAGES_MAX: usize = 32_768;
-/// Maximum number of pages that one entry can add: for its cell and its three parts.
+/// Maximum number of pages that one entry can add: one for its cell, and one for each of its three
+/// parts.
 const PAGES_EACH: usize = 4;
-/// Number of roles, including none, times outcomes.
+/// Number of combinations of a role (or none) and an outcome.
 const KINDS: usize = 4 * 3;
-/// Marks a label without a cell in the index.
+/// Value in the index that marks a label without a cell.
 const NONE: u16 = u16::MAX;
 /// Route of requests for none of the given routes, and of folded labels.
 pub(crate) const OTHER: &str = "(other)";
@@ -42,7 +44,8 @@ pub(crate) struct CurrentSecond {
     /// that have requests.
     index: Vec<u16>,
     cells: Vec<RunningCell>,
-    /// Parts of requests of several shards or none, and then of each shard.
+    /// Parts of the time of requests, first those of requests of several shards or none, then those
+    /// of each shard.
     parts: Vec<RunningParts>,
     fanout: Fanout,
     pages: usize,
@@ -205,8 +208,8 @@ impl CurrentSecond {
         (usize::from(self.shape.routes) + 1) * 2 * KINDS
     }
 
-    /// Makes room for this number of places, the first of which is for requests of several shards
-    /// or none.
+    /// Enlarges the index and the parts for this number of shards; the first counts as the shard of
+    /// requests of several shards or none.
     #[cold]
     fn grow(&mut self, shards: usize) {
         self.parts.resize_with(shards, RunningParts::default);

@@ -12,11 +12,11 @@ use crate::metrics::{Heatmap, Named, Series, ShardSeries};
 use crate::packed::Buckets;
 use crate::window::Window;
 
-/// Maximum number of points of a curve: as many as a chart can show.
+/// Maximum number of points of a curve, which is as many as a chart can show.
 pub(crate) const POINTS_MAX: u64 = 180;
-/// Maximum number of shards with curves of their own: the busiest.
+/// Maximum number of shards with their own curves, which are the busiest shards.
 pub(crate) const SHARDS_MAX: usize = 32;
-/// Lengths of points, in s.
+/// Possible lengths of a point's interval, in s.
 const STEPS: [u64; 14] = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200];
 /// Upper bounds of the heatmap's buckets in µs.
 const HEAT_BOUNDS: [u32; 16] = [
@@ -45,11 +45,11 @@ pub(crate) struct Curves {
     heat_buckets: [usize; HEAT_BOUNDS.len()],
     /// True for each point with requests, because a low rate may be rounded to 0.
     has_requests: Vec<bool>,
-    /// Seconds of each point in which requests were counted.
+    /// Number of seconds of each point in which requests were counted.
     counted_seconds: Vec<f64>,
 }
 
-/// Requests of one point, of all shards or of one.
+/// Sums of the requests of one point, for all shards or for one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PointSum {
     pub(crate) reads: u64,
@@ -75,7 +75,8 @@ impl Grid {
         Self { step, first, points: ((last - first) / step + 1) as usize, end }
     }
 
-    /// Returns the point of an interval that begins at `start`; none if it lies outside the window.
+    /// Returns the index of the point for an interval that begins at `start`; `None` if the
+    /// interval lies outside the window.
     pub(crate) fn point(&self, start: u64) -> Option<usize> {
         let inside = start >= self.first && start < self.end;
         inside.then(|| ((start - self.first) / self.step) as usize)
@@ -91,9 +92,9 @@ impl Grid {
         (start + self.step).min(self.end.max(start + 1))
     }
 
-    /// Returns the seconds of a point in which requests were counted, or all if that is unknown.
-    /// The rates of a point are computed over these seconds, because a router may have started
-    /// within the point.
+    /// Returns the number of seconds of a point in which requests were counted, or of all its
+    /// seconds if that is unknown. The rates of a point are computed over these seconds, because a
+    /// router may have started within the point.
     fn counted_seconds(&self, point: usize, counted: Option<&CountedTimes>) -> f64 {
         let (start, end) = (self.starts(point), self.ends(point));
         let seconds = counted.and_then(|counted| counted.seconds_within(start, end));
@@ -102,7 +103,7 @@ impl Grid {
 }
 
 impl Curves {
-    /// Curves without requests; `counted` holds the times in which any recorder counted.
+    /// Creates curves without requests; `counted` holds the times in which any recorder counted.
     pub(crate) fn new(grid: Grid, counted: Option<&CountedTimes>, shards: usize) -> Self {
         let zeros = || vec![0.0; grid.points];
         let shard = ShardSeries { rps: zeros(), p50: zeros(), p99: zeros() };
@@ -183,7 +184,7 @@ impl Curves {
 }
 
 impl Series {
-    /// Keeps the points for which `stays` is true.
+    /// Keeps only the points for which `stays` is true.
     fn only(self, stays: &[bool]) -> Self {
         if stays.iter().all(|stays| *stays) {
             return self;

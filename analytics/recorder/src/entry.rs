@@ -1,7 +1,7 @@
 //! Entry: a sample in a worker's queue, packed into 40 bytes without pointers.
 //!
-//! A few samples have a [`Detail`] as well: the text of the key and the trace, which are too long
-//! to be queued for every request.
+//! A few samples have a [`Detail`] as well: the text of the key and the trace id, which are too
+//! long to be queued for every request.
 //!
 //! **Not here:** the queues (`worker`), the sums (`current_second`).
 
@@ -9,11 +9,12 @@ use crate::histogram::{counted_micros, part_micros};
 use crate::sample::{Labels, Operation, Outcome, Role, Sample};
 use crate::shard_labels::{NO_SHARD, ShardLabels};
 
-/// Longest key that is remembered, in bytes; requests for a longer one are counted without it.
+/// Maximum length of a key whose text is kept, in bytes; a request with a longer key is counted
+/// without that text.
 pub(crate) const KEY_BYTES_MAX: usize = 256;
-/// Entries of a queue: 160 KiB.
+/// Maximum number of entries in a queue, which take 160 KiB.
 pub(crate) const ENTRIES_MAX: usize = 4_096;
-/// Details of a queue: 80 KiB.
+/// Maximum number of details in a queue, which take 80 KiB.
 pub(crate) const DETAILS_MAX: usize = 256;
 /// Slot number of a request that has no slot.
 const NO_SLOT: u16 = u16::MAX;
@@ -45,7 +46,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Packs a sample; `shape` holds the numbers of labels, and `shards` the names of shards.
+    /// Packs a sample; `shape` holds the number of routes and slots, and `shards` the names of the
+    /// shards.
     pub(crate) fn of(
         sample: &Sample<'_>,
         hash: u64,
@@ -69,7 +71,7 @@ impl Entry {
         }
     }
 
-    /// Returns the slot of the key, if it exists.
+    /// Returns the slot of the key, if there is one.
     pub(crate) fn slot(&self) -> Option<u16> {
         (self.slot != NO_SLOT).then_some(self.slot)
     }
@@ -101,7 +103,7 @@ impl Shape {
     }
 }
 
-/// Key and trace of a request, for a few requests beside their entries.
+/// Key and trace id of a request. Only a few requests have a detail in addition to their entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Detail {
     pub(crate) entry: Entry,

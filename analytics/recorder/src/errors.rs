@@ -15,15 +15,16 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
-/// Longest message kept, in characters: a sentence, not a stack.
+/// Maximum length of a message, in characters: enough for a sentence, but not for a stack trace.
 const MESSAGE_CHARS_MAX: usize = 300;
-/// Longest id or shard name kept, in characters: clients choose some of them.
+/// Maximum length of an id or shard name, in characters. It is limited because clients choose some
+/// of them.
 const ID_CHARS_MAX: usize = 128;
 /// Maximum number of pairs of code and shard that are counted.
 const COUNTS_MAX: usize = 2_048;
 /// Label that replaces a code or a shard in the counts when there are too many of them.
 const OTHER: &str = "(other)";
-/// The last ms that RFC 3339 can write: the year has four digits.
+/// Last millisecond that RFC 3339 can represent, because its years have four digits.
 const TIME_MAX_MS: u64 = 253_402_300_799_999;
 
 /// One request that was refused or failed.
@@ -133,7 +134,7 @@ pub enum FilterError {
     /// `since` is not a time.
     #[error("since must be a time like 2026-11-21T10:00:00Z, or milliseconds since 1970")]
     Since,
-    /// `limit` is given, and `count` too.
+    /// Both `limit` and `count` are given.
     #[error("limit and count are the same; give one")]
     Twice,
     /// `grouped` is not a boolean.
@@ -141,7 +142,7 @@ pub enum FilterError {
     Grouped,
 }
 
-/// The newest failures, at most 10,000. Share it by reference or `Arc`.
+/// Log of the newest failures, at most 10,000. Threads share the log by reference or `Arc`.
 #[derive(Debug, Default)]
 pub struct ErrorLog {
     ring: Mutex<Ring>,
@@ -149,7 +150,7 @@ pub struct ErrorLog {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// Oldest first. A query copies the `Arc`s under the lock, not the texts.
+    /// Oldest first. A query copies only the `Arc`s under the lock, not the events.
     events: VecDeque<Arc<ErrorEvent>>,
     bytes: usize,
     total: u64,
@@ -163,18 +164,18 @@ pub(crate) type ErrorKind = (Cow<'static, str>, Option<String>);
 impl ErrorLog {
     /// Maximum number of events that are kept.
     pub const KEPT_MAX: usize = 10_000;
-    /// Maximum number of bytes of the events that are kept: with long texts of multi-byte
+    /// Maximum number of bytes of the events that are kept. If strings are long and have multi-byte
     /// characters, the log holds fewer than [`ErrorLog::KEPT_MAX`] events.
     pub const BYTES_MAX: usize = 8 << 20;
     /// Maximum number of events in one response.
     pub const LIMIT_MAX: usize = 1_000;
 
-    /// An empty log.
+    /// Creates an empty log.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds an event from any thread; texts that are too long are cut.
+    /// Adds an event, from any thread; strings that are too long are cut.
     pub fn push(&self, mut event: ErrorEvent) {
         event.code = bounded_label(event.code);
         event.route = bounded_label(event.route);
@@ -203,7 +204,8 @@ impl ErrorLog {
         self.ring().bytes
     }
 
-    /// Returns the number of errors since the start by code and shard, kept or not.
+    /// Returns the number of errors since the start by code and shard, including errors that are no
+    /// longer kept.
     pub(crate) fn counts(&self) -> Vec<(ErrorKind, u64)> {
         let counts = self.ring().counts.clone();
         let mut counts: Vec<_> = counts.into_iter().collect();
@@ -211,14 +213,14 @@ impl ErrorLog {
         counts
     }
 
-    /// Returns the number of events since the start, kept or not.
+    /// Returns the number of events since the start, including events that are no longer kept.
     pub fn total(&self) -> u64 {
         self.ring().total
     }
 
-    /// Returns kept events after number `seq`, oldest first, at most `limit`, and the number of the
-    /// last of them, with which the next query continues. The first event has number 1, so 0
-    /// returns all.
+    /// Returns at most `limit` kept events after number `seq`, oldest first, and the number of the
+    /// last event returned, with which the next query continues. The first event has number 1, so
+    /// `seq` 0 returns events from the oldest on.
     pub fn events_after(&self, seq: u64, limit: usize) -> (Vec<Arc<ErrorEvent>>, u64) {
         let ring = self.ring();
         let oldest = ring.total - ring.events.len() as u64;
@@ -274,7 +276,8 @@ impl Ring {
             (Cow::Borrowed(OTHER), None),
         ];
         let known = kinds.iter().position(|kind| self.counts.contains_key(kind));
-        // Counts by code alone may double the number of entries, so that codes stay distinct.
+        // Entries by code alone may double the number of entries, so that different codes are still
+        // counted separately.
         let code_full = self.counts.len() >= 2 * COUNTS_MAX;
         let place = known.unwrap_or(if code_full { 2 } else { usize::from(full) });
         let [exact, of_code, other] = kinds;
@@ -322,7 +325,7 @@ fn bounded(mut text: String, chars_max: usize) -> String {
     text
 }
 
-/// Cuts an owned text; a constant is short and stays as it is.
+/// Cuts an owned string; a constant is short enough and is not changed.
 fn bounded_label(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(text),

@@ -1,7 +1,7 @@
-//! Example lines: adds exemplars (traces of single requests) to the bucket lines of a metrics text.
+//! Example lines: adds exemplars (trace ids of single requests) to the bucket lines of the metrics.
 //!
-//! `prometheus-client` writes exemplars only for histograms that it has counted itself. So it
-//! writes its text to an `ExampleLines`, which adds the exemplars in the order of the buckets.
+//! `prometheus-client` writes exemplars only for histograms that it has counted itself. Its output
+//! is therefore written to an `ExampleLines`, which adds the exemplars in the order of the buckets.
 //!
 //! **Not here:** all other lines of the text (`openmetrics`).
 
@@ -9,11 +9,11 @@ use std::fmt;
 
 use crate::bucket_counter::Example;
 
-/// A text that is being written.
+/// Text of the metrics while it is being written.
 #[derive(Debug)]
 pub(crate) struct ExampleLines {
     text: String,
-    /// Start of the line that is being written.
+    /// Index in the text at which the current line begins.
     line: usize,
     /// Text with which every bucket line begins.
     bucket: &'static str,

@@ -23,17 +23,17 @@ use crate::window_sums::{PartSum, RouteSum, ShardSum, WindowSums};
 
 /// Maximum number of keys in a response.
 pub(crate) const HOT_KEYS_MAX: usize = 20;
-/// Least time for a rate, in ms: a query right after the start must not return an absurd rate.
+/// Minimum time over which a rate is computed, in ms.
 const MEASURED_MIN_MS: u64 = 1;
-/// The last ms that RFC 3339 can write: the year has four digits.
+/// Last millisecond that RFC 3339 can represent, because its years have four digits.
 const TIME_MAX_MS: u64 = 253_402_300_799_999;
 
 /// Returns the metrics of the window of `query` that ends at `at_ms` (ms since 1970 UTC), of all
 /// `histories` together.
 ///
-/// `now` determines the shards and their order, and is part of the response. The caller must merge
-/// the states of several routers into it. This takes milliseconds: call it where blocking is
-/// allowed.
+/// `now` determines the shards and their order, and is part of the response. With several routers,
+/// the calling function must merge their states into `now`. The computation takes milliseconds, so
+/// it must be called where blocking is allowed.
 pub fn figures(
     histories: &[&History],
     query: &MetricsQuery,
@@ -283,7 +283,7 @@ fn skew(counts: impl Iterator<Item = u64> + Clone) -> f64 {
     if sum == 0 { 0.0 } else { rounded(largest as f64 * f64::from(number) / sum as f64, 1e3) }
 }
 
-/// Converts whole µs to ms: 420 µs is 0.42.
+/// Converts whole µs to ms: 420 µs becomes 0.42.
 fn ms(micros: u64) -> f64 {
     micros as f64 / 1e3
 }

@@ -1,8 +1,9 @@
 //! Frame: the counts of one finished interval of a second, ten seconds or a minute. A frame never
 //! changes.
 //!
-//! Rings hold frames, the store keeps them, and services fetch them from routers. Labels are texts,
-//! so that frames of several routers can be added up; histograms travel as HDR V2 in base64.
+//! The rings of the history hold frames, the store keeps them over restarts, and services fetch
+//! them from routers. Labels are strings, so that frames of several routers can be added up;
+//! histograms are sent in the HDR V2 format as base64.
 //!
 //! **Invariant:** `start` is a multiple of the interval's length; a label occurs in a frame once.
 //! **Not here:** the end of an interval (`aggregator`), the time for which a frame is kept
@@ -49,7 +50,7 @@ impl Step {
         }
     }
 
-    /// Returns the index in lists with one entry for each step.
+    /// Returns the index of the step in lists with one entry for each step.
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::Second => 0,
@@ -59,7 +60,7 @@ impl Step {
     }
 }
 
-/// A number that is not the length of the intervals of a ring.
+/// Error for a number that is not the length of a ring's intervals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("step must be 1, 10 or 60 (seconds); got {0}")]
 pub struct StepError(u64);
@@ -87,9 +88,9 @@ pub struct Frame {
     pub start: u64,
     /// Counts and latencies, by label; labels that were not used are left out.
     pub cells: Vec<Cell>,
-    /// Parts of the time by shard; the last may be those of requests of several shards or none.
+    /// Parts of the time by shard; the last element may be for requests of several shards or none.
     pub parts: Vec<Parts>,
-    /// Shards contacted by requests that contacted any.
+    /// Numbers of shards that requests contacted.
     #[serde(default)]
     pub fanout: Fanout,
     /// The most requested keys. Of the frames of a second, only that of the running second has any:
@@ -132,9 +133,9 @@ pub struct Cell {
 pub struct Parts {
     /// The shard; `None` for requests of several shards or none.
     pub shard: Option<Arc<str>>,
-    /// Waiting for a lane or a connection.
+    /// Time spent waiting in the shard's lane (its queue of writes) or for a connection.
     pub queue: PartTimes,
-    /// Inside the database.
+    /// Time inside the database.
     pub database: PartTimes,
     /// Time outside of queues and the database.
     pub rest: PartTimes,
@@ -154,9 +155,9 @@ pub struct PartTimes {
 /// Numbers of shards that requests contacted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fanout {
-    /// Requests that contacted any shard.
+    /// Number of requests that contacted at least one shard.
     pub requests: u64,
-    /// Sum of the shards that they contacted.
+    /// Sum of the numbers of shards that these requests contacted.
     pub shards: u64,
     /// Largest number of shards that one request contacted.
     pub max: u16,
@@ -171,18 +172,18 @@ pub struct HotCount {
     pub shard: Option<Arc<str>>,
     /// Slot of the key, if known.
     pub slot: Option<u16>,
-    /// Upper limit of the requests; the lower limit is this minus `error`.
+    /// Maximum number of requests for the key; the minimum is this number minus `error`.
     pub requests: u64,
-    /// Requests among these that may have been for other keys.
+    /// Number of these requests that may have been for other keys.
     pub error: u64,
-    /// Reads that were certainly for this key.
+    /// Number of reads that were certainly for this key.
     pub reads: u64,
-    /// Writes that were certainly for this key.
+    /// Number of writes that were certainly for this key.
     pub writes: u64,
 }
 
 impl Frame {
-    /// A frame without requests.
+    /// Creates a frame without requests.
     pub(crate) fn empty(step: Step, start: u64) -> Self {
         let (cells, parts, hot) = (Vec::new(), Vec::new(), Vec::new());
         Self { step, start, cells, parts, fanout: Fanout::default(), hot }
@@ -198,7 +199,7 @@ impl Frame {
         self.cells.iter().map(|cell| cell.total).sum()
     }
 
-    /// Returns the bytes that the frame takes, without labels, which frames share.
+    /// Returns the number of bytes that the frame takes, without its labels, which frames share.
     pub fn bytes(&self) -> usize {
         let cells: usize = self.cells.iter().map(|cell| cell.latencies.size_bytes()).sum();
         let parts =

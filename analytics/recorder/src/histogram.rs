@@ -1,10 +1,10 @@
 //! Histogram: counts of latencies by size. Histograms can be merged, and return quantiles.
 //!
-//! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408
-//! of them. [`Packed`] is the form in which a histogram is kept once nothing is added to it.
+//! The 17,408 buckets are those of an HDR histogram with three significant digits from 1 µs to 60
+//! s. [`Packed`] is the form in which a histogram is kept once nothing is added to it.
 //!
-//! **Invariant:** merging packed histograms gives the quantiles of one histogram of all values:
-//! exactly if all have three significant digits, otherwise within 0.5 %.
+//! **Invariant:** the quantiles of merged packed histograms are those of one histogram of all
+//! values: exactly if all have three significant digits, otherwise within 0.5 %.
 //! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles, which would be
 //! wrong; the interval that the latencies belong to.
 
@@ -15,8 +15,8 @@ use std::time::Duration;
 use crate::packed::{Buckets, Packed};
 use paged_counts::PagedCounts;
 
-/// Slowest latency that is distinguished, in µs: 60 s is the longest deadline that a client may
-/// set.
+/// Longest latency that is distinguished from longer ones, in µs: 60 s is the longest deadline that
+/// a client may set.
 pub(crate) const MICROS_MAX: u32 = 60_000_000;
 
 /// Converts a latency to whole µs: 1 to 60,000,000.
@@ -29,7 +29,8 @@ pub(crate) fn part_micros(elapsed: Duration) -> u32 {
     u32::try_from(elapsed.as_micros()).map_or(MICROS_MAX, |micros| micros.min(MICROS_MAX))
 }
 
-/// Latencies from 0 to 60 s in whole µs (slower counts as 60 s), three significant digits.
+/// Counts of latencies from 0 to 60 s in whole µs, with three significant digits. Longer latencies
+/// count as 60 s.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyHistogram {
     pub(crate) counts: PagedCounts,
@@ -37,7 +38,7 @@ pub struct LatencyHistogram {
 }
 
 impl LatencyHistogram {
-    /// An empty histogram.
+    /// Creates an empty histogram.
     pub fn new() -> Self {
         Self::default()
     }
@@ -64,8 +65,8 @@ impl LatencyHistogram {
         self.total
     }
 
-    /// Returns the latency that the share `quantile` (0.0 to 1.0) of all did not exceed: the upper
-    /// edge of its bucket. Zero without latencies.
+    /// Returns the latency that the fraction `quantile` (0.0 to 1.0) of all latencies did not
+    /// exceed, as the upper edge of its bucket; zero if there are no latencies.
     pub fn quantile(&self, quantile: f64) -> Duration {
         let [micros] = self.quantiles([quantile]);
         Duration::from_micros(micros)
@@ -90,7 +91,7 @@ impl LatencyHistogram {
         found
     }
 
-    /// Returns the slowest latency, to three digits. Zero without latencies.
+    /// Returns the longest latency, with three digits; zero if there are no latencies.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.max_micros())
     }
@@ -107,8 +108,8 @@ impl LatencyHistogram {
         }
     }
 
-    /// Adds the counts of a packed histogram. Counts of two digits are added in the middle of their
-    /// bucket.
+    /// Adds the counts of a packed histogram. Counts with two digits are added in the middle of
+    /// their bucket.
     pub fn absorb(&mut self, packed: &Packed) {
         packed.each(|bucket, count| {
             self.add(bucket, count);
@@ -133,7 +134,8 @@ impl LatencyHistogram {
     }
 }
 
-/// Returns the upper edge of a bucket in µs, at most 60 s: the last bucket lies above that.
+/// Returns the upper edge of a bucket in µs. It is limited to 60 s, which the edge of the last
+/// bucket exceeds.
 fn upper_edge(bucket: usize) -> u64 {
     let (first, width) = Buckets::FINE.bounds(bucket);
     (first + width - 1).min(u64::from(MICROS_MAX))

@@ -3,8 +3,8 @@
 //!
 //! **Invariant:** a ring holds no more intervals than [`Step::intervals_kept`] and no more bytes
 //! than its budget; the oldest are removed first. An interval occurs in a ring once.
-//! **Invariant:** a time without requests differs from a time without a recorder, also over
-//! restarts.
+//! **Invariant:** a period without requests can be distinguished from a period in which no recorder
+//! ran, even over restarts.
 //! **Not here:** making frames (`aggregator`), choosing those of a window (`window_frames`), adding
 //! them up (`figures`).
 
@@ -21,13 +21,14 @@ use crate::frame::{CellLabel, Frame, Step};
 use crate::measured_intervals::MeasuredIntervals;
 use crate::merge::merged;
 
-/// Maximum number of bytes of each ring, the ring of seconds first: 112 MiB together.
+/// Maximum number of bytes of each ring, the ring of seconds first; together they take up to 112
+/// MiB.
 pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 
 /// Maximum number of labels of received frames that are shared; beyond that, sharing starts afresh.
 const LABELS_MAX: usize = 65_536;
 
-/// The rings of one recorder. Share it by reference or `Arc`.
+/// Rings of one recorder. Threads share a history by reference or `Arc`.
 #[derive(Debug)]
 pub struct History {
     rings: Mutex<Rings>,
@@ -37,18 +38,19 @@ pub struct History {
 struct Rings {
     /// Rings by step.
     rings: [Ring; 3],
-    /// Start of the known time, in ms since 1970 UTC; `u64::MAX` until something is known.
+    /// Start of the time whose requests are known, in ms since 1970 UTC; `u64::MAX` until any are
+    /// known.
     since_ms: u64,
     /// Times in which other recorders counted: recorders that have ended or run elsewhere.
     counted: MeasuredIntervals,
-    /// Time in s since which the recorder of this process has counted.
+    /// Time at which the recorder of this process started to count, in s.
     counting_since: Option<u64>,
-    /// Counts of the running second at the last query, with the keys of the running ten seconds.
+    /// Counts of the running second as of the last query, with the keys of the running ten seconds.
     open: Option<Arc<Frame>>,
     /// Labels of received frames, shared by all of them.
     labels: HashSet<Arc<CellLabel>>,
     /// Earliest second from which frames were removed because a clock was wrong; `None` once the
-    /// store has removed them, too.
+    /// store has removed these frames too.
     forgotten: Option<u64>,
 }
 
@@ -59,11 +61,11 @@ struct Ring {
     /// Oldest first; intervals without requests have no frame.
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
-    /// Start of the time in s from which every interval is known.
+    /// Time from which every interval is known, in s.
     since: u64,
-    /// End of the time in s in which every interval is finished.
+    /// Time up to which every interval is finished, in s.
     until: u64,
-    /// Number of frames that were removed for lack of room, before they were too old.
+    /// Number of frames that were removed because of the memory limit, before they were too old.
     dropped: u64,
     /// Counts of the running interval from before a restart.
     resumed: Option<Arc<Frame>>,
@@ -96,12 +98,13 @@ impl Default for History {
 }
 
 impl History {
-    /// An empty history, to which frames can be added.
+    /// Creates an empty history, to which frames can be added.
     pub fn new() -> Self {
         Self::with_budgets(BUDGETS)
     }
 
-    /// An empty history with other limits for the bytes of each ring, the ring of seconds first.
+    /// Creates an empty history with other limits for the bytes of each ring, the ring of seconds
+    /// first.
     pub fn with_budgets(budgets: [usize; 3]) -> Self {
         let ring = |step: Step| Ring {
             step,
@@ -167,7 +170,8 @@ impl History {
         rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
     }
 
-    /// Adds a finished frame from elsewhere, unless the ring has or had a frame of its interval.
+    /// Adds a finished frame of another process or of the store, unless the ring has or had a frame
+    /// of the same interval.
     pub fn absorb(&self, mut frame: Frame) {
         let mut rings = self.rings();
         if rings.labels.len() > LABELS_MAX {
@@ -196,8 +200,8 @@ impl History {
         }
     }
 
-    /// Returns finished frames of a ring that begin after `after` (in s since 1970 UTC), oldest
-    /// first, at most `limit`.
+    /// Returns at most `limit` finished frames of a ring that begin after `after` (in s since 1970
+    /// UTC), oldest first.
     pub fn frames_after(&self, step: Step, after: u64, limit: usize) -> Vec<Arc<Frame>> {
         let rings = self.rings();
         let frames = &rings.rings[step.index()].frames;
@@ -205,7 +209,7 @@ impl History {
         frames.iter().skip(first).take(limit).cloned().collect()
     }
 
-    /// Returns the bytes that the frames take.
+    /// Returns the number of bytes that the frames take.
     pub fn bytes(&self) -> usize {
         self.rings().rings.iter().map(|ring| ring.bytes).sum()
     }
@@ -247,7 +251,8 @@ pub(crate) fn take_forgotten(history: &History) -> Option<u64> {
 impl Rings {
     fn know_since(&mut self, ms: u64) {
         self.since_ms = self.since_ms.min(ms);
-        // A ring that has lost frames does not know their intervals, however long a recorder ran.
+        // A ring that has removed frames does not know the requests of their intervals, however
+        // long a recorder ran.
         for ring in self.rings.iter_mut().filter(|ring| ring.dropped == 0) {
             ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
         }
@@ -333,7 +338,7 @@ impl Ring {
         newest.saturating_sub(kept).max(full)
     }
 
-    /// Removes frames that are too old or for which there is no room.
+    /// Removes frames that are too old or that exceed the memory limit.
     fn trim(&mut self) {
         let oldest = self.dropped_before();
         while let Some(first) = self.frames.front() {

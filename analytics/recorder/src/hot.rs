@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Number of counters: a key with more than 1/512 of the requests certainly has one.
+/// Number of counters. A key with more than 1/512 of the requests certainly has a counter.
 pub(crate) const COUNTERS: usize = 512;
 /// Marks the end of a linked list.
 const END: u16 = u16::MAX;
@@ -170,7 +170,7 @@ impl HotKeys {
         place
     }
 
-    /// Increments a counter and moves it to the rank of its new count.
+    /// Increments a counter, and moves the counter to the rank of its new count.
     fn raise(&mut self, place: u16) {
         let (rank, count) = {
             let counter = &mut self.counters[usize::from(place)];

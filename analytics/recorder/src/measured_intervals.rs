@@ -1,5 +1,5 @@
 //! Measured intervals: the intervals in which a recorder ran. Between them nothing was measured,
-//! which differs from having no requests.
+//! which does not mean that there were no requests.
 //!
 //! **Invariant:** the intervals are in order, none is empty, no two touch, and there are at most
 //! [`MeasuredIntervals::MAX`].
@@ -10,7 +10,8 @@
 pub struct MeasuredIntervals(Vec<(u64, u64)>);
 
 impl MeasuredIntervals {
-    /// Maximum number of intervals: with more restarts within a week, the oldest two are merged.
+    /// Maximum number of intervals. With more restarts within a week, the two oldest intervals are
+    /// merged.
     pub const MAX: usize = 256;
 
     /// Adds an interval, which may overlap others and need not be the latest.

@@ -4,8 +4,8 @@
 //! conventions where they exist, and those of Prometheus for the process (`process_`); other names
 //! begin with `tessera_`.
 //!
-//! **Invariant:** no label holds a key, an id or a client; label sets are bounded by routes,
-//! statuses, shards, nodes and codes.
+//! **Invariant:** no label holds a key, an id or a client; the number of label sets is bounded by
+//! the numbers of routes, statuses, shards, nodes and codes.
 //! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
 mod backup_families;
@@ -37,7 +37,7 @@ pub use self::memory_families::MemoryNow;
 /// Value of the header `Content-Type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Bucket lines to which examples are added.
+/// Beginning of the bucket lines to which examples are added.
 const REQUEST_BUCKETS: &str = "http_server_request_duration_seconds_bucket";
 /// Label value of requests of several shards or none, and of requests without a role.
 const NO_SHARD: &str = "(none)";
@@ -78,9 +78,10 @@ pub struct AuditNow {
     pub dropped: u64,
 }
 
-/// Returns the text of `GET /metrics`: counts since the start, also those of memory limits, and the
-/// current state of the cluster, of access control, if it is not off, and of backups, if the router
-/// makes any. This drains the queues: call it where blocking is allowed.
+/// Returns the text of `GET /metrics`: counts since the start, including those of memory limits,
+/// and the current state of the cluster, of access control (unless it is off), and of backups (if
+/// the router makes any). This function drains the queues, so it must be called where blocking is
+/// allowed.
 pub fn openmetrics(
     recorder: &Recorder,
     errors: &ErrorLog,

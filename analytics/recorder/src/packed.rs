@@ -1,4 +1,4 @@
-//! Packed: a histogram to which nothing is added any more, in the HDR V2 encoding, which holds only
+//! Packed: a histogram to which nothing more is added, in the HDR V2 encoding, which contains only
 //! used buckets.
 //!
 //! In memory a packed histogram consists of the counts only. In the serialized form a header that
@@ -52,16 +52,16 @@ impl Buckets {
     }
 }
 
-/// Maximum number of bytes of base64 that are read: more than the longest histogram of three digits
-/// has.
+/// Maximum number of bytes of base64 that are read. The longest histogram with three digits has
+/// fewer.
 const TEXT_MAX: usize = 256 << 10;
 /// First bytes of an HDR V2 histogram.
 const COOKIE: u32 = 0x1c84_9313;
 const HEADER: usize = 40;
-/// Maximum number of bytes of one count: seven bits a byte, the ninth has eight.
+/// Maximum number of bytes of one count: each byte has seven bits of it, and the ninth has eight.
 const COUNT_BYTES_MAX: usize = 9;
 
-/// A packed histogram, to which nothing is added any more.
+/// Packed histogram, to which nothing more is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     buckets: Buckets,
@@ -125,7 +125,8 @@ impl Packed {
         Self { buckets, counts: counts.into() }
     }
 
-    /// Calls `take` with each used bucket, converted to one of three digits, and its count.
+    /// Calls `take` with each used bucket, converted to a bucket of three digits, and with its
+    /// count.
     pub(crate) fn each(&self, mut take: impl FnMut(usize, u64)) {
         let mut rest = &*self.counts;
         let mut bucket = 0;

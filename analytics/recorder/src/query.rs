@@ -57,7 +57,7 @@ impl Operation {
     }
 }
 
-/// Error for a text that is not an operation. The message lists the operations.
+/// Error for a string that is not an operation. The message lists the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("operation must be read or write")]
 pub struct OperationError;

@@ -1,6 +1,6 @@
-//! Recent writes: the keys of the latest writes. Requests of one key are included if they are
-//! recorded with the text of their key. Rows of bulk writes are collected for a second, by shard:
-//! then a few of their keys are listed, each for an equal part of the rows.
+//! Recent writes: the keys of the latest writes. A request for one key is included if it was
+//! recorded with the text of the key. The rows of bulk writes are collected for a second, by shard.
+//! Then a few of their keys are listed, each of which stands for an equal part of the rows.
 //!
 //! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a greater number than those
 //! before. At most [`WRITES_MAX`] keys of bulk writes are collected.
@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::entry::{Detail, KEY_BYTES_MAX};
 use crate::sample::{Operation, Outcome};
 
-/// Number of writes that are kept: more than a reader can follow in a second.
+/// Maximum number of writes that are kept, which is more than a person can follow in a second.
 pub const WRITES_MAX: usize = 128;
-/// Number of keys that are listed of rows that a shard has stored in bulk writes within a second.
+/// Maximum number of keys that are listed for the rows that one shard has stored in bulk writes
+/// within a second.
 pub const BULK_KEYS_MAX: usize = 4;
-/// Number of shards whose rows of bulk writes are collected at once.
+/// Maximum number of shards whose rows of bulk writes are collected at the same time.
 const BULK_SHARDS_MAX: usize = WRITES_MAX / BULK_KEYS_MAX;
 
 /// A successful write of one key, or a key of bulk writes that stands for some of their rows.
@@ -29,7 +30,7 @@ pub struct RecentWrite {
     pub second: u64,
     /// The shard key.
     pub key: Arc<str>,
-    /// Shard that has stored it.
+    /// Shard that has stored the write.
     pub shard: Option<Arc<str>>,
     /// Slot of the key.
     pub slot: Option<u16>,
@@ -42,7 +43,7 @@ pub struct RecentWrite {
 pub struct SampledRows<'k> {
     /// Number of the shard.
     pub shard: u16,
-    /// Number of the rows.
+    /// Number of rows.
     pub rows: u64,
     /// Some of their keys with the slots, at most one for each row; the first [`BULK_KEYS_MAX`] are
     /// used. Without a key the rows are not listed.
@@ -81,7 +82,7 @@ impl RecentWrites {
         self.list().keep(RecentWrite { number: 0, second, key, shard, slot, rows: 1 });
     }
 
-    /// Collects rows that a shard of this name has stored in a bulk write.
+    /// Collects rows that the shard with this name has stored in a bulk write.
     pub(crate) fn collect(&self, second: u64, shard: Option<Arc<str>>, stored: &SampledRows<'_>) {
         if stored.keys.is_empty() {
             return;
@@ -136,7 +137,7 @@ impl WriteList {
             for (at, (key, slot)) in (0..).zip(keys) {
                 let rows = rows / parts + u64::from(at < rows % parts);
                 let (shard, slot) = (shard.clone(), Some(slot));
-                // There may be more keys than rows.
+                // If there are more keys than rows, some keys stand for no row.
                 if rows > 0 {
                     self.keep(RecentWrite { number: 0, second, key, shard, slot, rows });
                 }

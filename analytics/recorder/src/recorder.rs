@@ -30,7 +30,7 @@ use crate::totals::Totals;
 use crate::window::Window;
 use crate::worker::Worker;
 
-/// Counts data requests. Share it by reference or `Arc`.
+/// Counts data requests. Threads share a recorder by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
     /// Names of the shards; names of shards that join later are added.
@@ -95,10 +95,9 @@ impl Recorder {
     }
 
     /// Returns the history up to this moment, with every request that was recorded before. This
-    /// drains the queues: call it where blocking is allowed.
+    /// method drains the queues, so it must be called where blocking is allowed.
     pub fn history(&self) -> &Arc<History> {
-        // Without a thread, only the caller of [`Recorder::settle_at`] decides how far time
-        // advances.
+        // Without a thread, time advances only by calls of [`Recorder::settle_at`].
         self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
     }
 
@@ -143,7 +142,7 @@ impl Recorder {
         aggregator.aggregates().slots.sums(aggregator.aggregates().running(), minutes)
     }
 
-    /// Returns the bytes that the recorder takes, including its history: the README states their
+    /// Returns the number of bytes that the recorder and its history take. The README states the
     /// limit.
     pub fn bytes(&self) -> usize {
         self.state.aggregator().bytes() + self.state.history().bytes()
@@ -168,7 +167,7 @@ pub struct BusyKey {
     pub key: String,
     /// Slot of the key; `None` if unknown.
     pub slot: Option<u16>,
-    /// Least number of requests for the key: the part of the count that may belong to other keys
+    /// Minimum number of requests for the key: the part of the count that may belong to other keys
     /// is subtracted.
     pub requests: u64,
 }
@@ -205,7 +204,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.state.end();
         if let Some(drainer) = self.drainer.take() {
-            // The thread panics only where this one would.
+            // The thread panics only in cases in which this thread would panic too.
             let _ = drainer.join();
         }
     }

@@ -1,7 +1,7 @@
 //! Recorder state: the state shared by a recorder, its thread and its workers.
 //!
 //! **Invariant:** the lock of the aggregator is taken by the draining thread, by queries, and by a
-//! worker whose queue is full. A worker whose queue has room records requests without it.
+//! worker whose queue is full. A worker whose queue has room records requests without this lock.
 //! **Not here:** filling and draining the queues (`worker`, `recorder`), adding up (`aggregator`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,7 +82,7 @@ impl RecorderState {
         self.wake();
     }
 
-    /// Drains the queues until the recorder ends: the recorder's thread runs this.
+    /// Drains the queues until the recorder ends. The recorder's thread runs this method.
     pub(crate) fn drain_until_end(&self) {
         // The cell is set only here, once.
         let _ = self.drainer.set(thread::current());

@@ -1,6 +1,6 @@
 //! Sample: one data request, as the router reports it once the response is known.
 //!
-//! **Invariant:** a sample is plain borrowed data, so that making a sample allocates nothing.
+//! **Invariant:** a sample is plain borrowed data, so that creating a sample allocates nothing.
 //! **Not here:** the table and the client of a request, which are not recorded; keeping keys
 //! (`hot`, a bounded number of them).
 
@@ -107,7 +107,7 @@ impl Labels {
     pub const ROUTES_MAX: usize = 32;
     /// Maximum number of shards.
     pub const SHARDS_MAX: usize = 1_024;
-    /// Maximum number of slots: their numbers take 16 bits, and one number means none.
+    /// Maximum number of slots: slot numbers have 16 bits, and one of them means no slot.
     pub const SLOTS_MAX: usize = 65_535;
 }
 
@@ -129,15 +129,15 @@ pub struct Sample<'k> {
     pub status: u16,
     /// Number of shards contacted: 0 if the request was refused before, 1 for a request by key.
     pub fanout: u16,
-    /// Time from the arrival of the request to its response. Counted in whole µs, 1 µs to 60 s,
-    /// like the next two.
+    /// Time from the arrival of the request to its response. This time and the next two are counted
+    /// in whole µs, up to 60 s.
     pub elapsed: Duration,
-    /// Time spent waiting for a lane or a connection.
+    /// Time spent waiting in the shard's lane (its queue of writes) or for a connection.
     pub queue: Duration,
     /// Time inside the database. The rest is `elapsed` minus `queue` and `database`.
     pub database: Duration,
     /// Shard key, if there is one.
     pub key: Option<&'k str>,
-    /// Trace of the request, if it has one.
+    /// Trace id of the request, if it has one.
     pub trace: Option<[u8; 16]>,
 }

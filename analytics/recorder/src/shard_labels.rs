@@ -1,8 +1,8 @@
 //! Shard labels: the names of the shards in samples, by number. Shards join while requests are
 //! recorded.
 //!
-//! **Invariant:** a number keeps its name for ever; shards of one name, of which at most one serves
-//! requests, are counted together.
+//! **Invariant:** a number keeps its name forever; shards with the same name, of which at most one
+//! serves requests, are counted together.
 //! **Not here:** the shards of a response (`figures`), which are those of the cluster's state and
 //! of the frames.
 
@@ -32,7 +32,7 @@ pub(crate) fn index_of(place: usize) -> Option<u16> {
 #[derive(Debug)]
 pub struct ShardLabels {
     labels: Box<[OnceLock<ShardLabel>]>,
-    /// Held while a name is added.
+    /// Lock that is held while a name is added.
     turn: Mutex<()>,
 }
 

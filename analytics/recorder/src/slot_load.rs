@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** there are at most [`MINUTES_MAX`] tables of finished minutes and one of the
 //! running minute, 8 bytes per slot each; a minute without requests has none.
-//! **Not here:** keys; `hot` knows the busiest.
+//! **Not here:** keys; `hot` counts the most requested keys.
 
 use std::collections::VecDeque;
 
@@ -15,16 +15,16 @@ use crate::sample::Operation;
 /// Maximum number of finished minutes.
 pub(crate) const MINUTES_MAX: u64 = 15;
 
-/// Requests of one slot of the keyspace.
+/// Numbers of requests for one slot of the keyspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotLoad {
-    /// Reads.
+    /// Number of reads.
     pub reads: u64,
-    /// Writes.
+    /// Number of writes.
     pub writes: u64,
 }
 
-/// Requests of each slot in each of the last minutes.
+/// Numbers of requests for each slot in each of the last minutes.
 #[derive(Debug)]
 pub(crate) struct SlotLoads {
     slots: usize,
@@ -34,9 +34,9 @@ pub(crate) struct SlotLoads {
 
 #[derive(Debug)]
 struct Minute {
-    /// Minutes since 1970 UTC.
+    /// Number of the minute, counted since 1970 UTC.
     minute: u64,
-    /// Reads and writes by slot.
+    /// Numbers of reads and writes of each slot.
     counts: Box<[(u32, u32)]>,
 }
 

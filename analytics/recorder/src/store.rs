@@ -94,7 +94,7 @@ struct NextRows<'s> {
     most: i64,
 }
 
-/// New name of a source of stored rows.
+/// New name for the source of stored rows.
 struct SourceRename {
     from: String,
     to: String,

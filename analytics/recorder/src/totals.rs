@@ -23,7 +23,7 @@ const DATABASE_BOUNDS: &[u32] = &[
 ];
 /// Upper bounds of the number of contacted shards.
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
-/// Maximum number of statuses of one route; further ones count as [`STATUS_OTHER`].
+/// Maximum number of statuses of one route; further statuses are counted as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
 /// Status under which those beyond [`STATUSES_MAX`] are counted together.
 pub(crate) const STATUS_OTHER: u16 = 0;
@@ -86,7 +86,7 @@ impl Totals {
         self.http(&detail.entry).exemplify(Example { trace, value: elapsed, at: second });
     }
 
-    /// Returns the durations of requests in µs by route (index), operation and status.
+    /// Returns the durations of requests, in µs, by route (as an index), operation and status.
     pub(crate) fn requests(
         &self,
     ) -> impl Iterator<Item = (usize, Operation, u16, &BucketCounter)> + '_ {

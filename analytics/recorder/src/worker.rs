@@ -21,9 +21,10 @@ use crate::sample::Sample;
 
 /// Number of entries after which a worker checks whether its queue is half full.
 const LOOK_EVERY: u32 = ENTRIES_MAX as u32 / 4;
-/// Least time between two details, in ms: a thousand per second are enough to find hot keys.
+/// Minimum time between two details, in ms. A thousand details per second are enough to find hot
+/// keys.
 const DETAIL_EVERY_MS: u64 = 1;
-/// Requests that take this long always get a detail.
+/// Duration from which on a request always gets a detail.
 const SLOW: Duration = Duration::from_millis(100);
 
 /// Records the requests of one thread.
@@ -38,7 +39,7 @@ pub struct Worker {
 struct Own {
     entries: Producer<Entry>,
     details: Producer<Detail>,
-    /// Entries until the next check of the queue.
+    /// Number of entries until the next check of the queue.
     look_in: u32,
     /// Latest time of an entry, in ms since 1970 UTC.
     latest_ms: u64,
@@ -106,7 +107,7 @@ impl Worker {
 
     #[cold]
     fn empty(&self, own: &mut Own, entry: Entry) {
-        // This empties the worker's own queue: a drain leaves only entries of later seconds, and
+        // This drain empties the worker's own queue: it leaves only entries of later seconds, and
         // `latest_ms` is the latest time in this queue.
         self.state.drain(own.latest_ms);
         let pushed = own.entries.push(entry);
@@ -115,8 +116,8 @@ impl Worker {
 
     #[cold]
     fn empty_details(&self, own: &mut Own, detail: Detail) {
-        // Otherwise the recorder's thread, which sleeps for up to a second after a time without
-        // requests, would get only the first details of a burst.
+        // Without this drain, the recorder's thread, which sleeps for up to a second after a period
+        // without requests, would get only the first details of a burst.
         self.state.drain(own.latest_ms);
         let pushed = own.details.push(detail);
         assert!(pushed.is_ok(), "a drained queue has room");

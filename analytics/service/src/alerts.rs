@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Maximum number of resolved alerts that are kept.
 pub const RECENT_MAX: usize = 100;
-/// Maximum number of subjects of one rule: more than there can be shards or routers.
+/// Maximum number of subjects of one rule, which exceeds the possible number of shards or routers.
 pub const SUBJECTS_MAX: usize = 512;
 
 /// Subject of a value: a shard, a router, or everything that a rule covers.
@@ -47,7 +47,7 @@ pub struct Notice {
     pub subject: Subject,
     /// Value at that moment.
     pub value: Option<f64>,
-    /// Start of the bad values, in s.
+    /// Time of the first bad value, in s.
     pub since: u64,
     /// Time at which the alert started to fire.
     pub fired_at: u64,
@@ -106,7 +106,7 @@ impl Alerts {
             };
             notices.push(notice);
         }
-        // Quiet states are removed: their subjects may no longer exist.
+        // Quiet states are removed, because their subjects may no longer exist.
         self.alert_states.retain(|_, alert_state| alert_state.phase != Phase::Quiet);
         for notice in notices.iter().filter(|notice| notice.resolved_at.is_some()) {
             self.recent.push_front(notice.clone());

@@ -10,32 +10,33 @@
 
 use recorder::Step;
 
-/// Longest interval of a frame, in ms.
+/// Unit of offsets, in ms: the longest interval of a frame.
 const UNIT_MS: i64 = Step::Minute.seconds() as i64 * 1_000;
 
-/// Difference by which a router's clock is ahead of this machine's: whole minutes, negative if it
-/// is behind.
+/// Time by which a router's clock is ahead of this machine's, in whole minutes; negative if the
+/// router's clock is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClockOffset {
     ms: i64,
 }
 
 impl ClockOffset {
-    /// Compares a router's clock with ours at the same moment, both in ms since 1970.
+    /// Compares a router's clock with this machine's at the same moment, both in ms since 1970.
     pub(crate) fn between(theirs: u64, ours: u64) -> Self {
         let ms = i128::from(theirs) - i128::from(ours);
         let units = (ms + i128::from(UNIT_MS / 2)).div_euclid(i128::from(UNIT_MS));
         let ms = i64::try_from(units * i128::from(UNIT_MS));
-        // A clock outside this range is ignored: its figures are refused earlier.
+        // A clock outside this range is ignored here, because the router's response is refused
+        // earlier.
         Self { ms: ms.unwrap_or_default() }
     }
 
-    /// Converts a time of the router to ours; in ms since 1970.
+    /// Converts a time of the router's clock to this machine's; both in ms since 1970.
     pub(crate) fn ours(self, ms: u64) -> u64 {
         ms.saturating_add_signed(self.ms.saturating_neg())
     }
 
-    /// Converts a time of the router to ours; in s since 1970.
+    /// Converts a time of the router's clock to this machine's; both in s since 1970.
     pub(crate) fn ours_s(self, seconds: u64) -> u64 {
         seconds.saturating_add_signed((self.ms / 1_000).saturating_neg())
     }

@@ -30,11 +30,12 @@ use web_kit::http_client::{HttpClient, printable};
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest pause between two requests to an unreachable router.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Longest time for one response.
+/// Longest wait for one response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest response: a router ends a response after about 4 MiB.
+/// Maximum number of bytes of a response. A router ends a response after about 4 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Maximum number of responses in a row from a router that has more: seven days take a few dozen.
+/// Maximum number of requests in a row to a router that has more frames. Frames of seven days
+/// require a few dozen.
 const CATCH_UP_MAX: usize = 200;
 /// Maximum deviation of a router's clock from the last offset, in ms, before the offset is
 /// determined again. Smaller deviations may come from delayed responses.
@@ -70,10 +71,11 @@ impl From<String> for CollectError {
 /// Collects from a router; ends when it is unreachable and no longer listed.
 pub(crate) async fn collect(member: Arc<Member>, collecting: Collecting) {
     if let Some(history_writer) = &collecting.history_writer {
-        // Stored frames need not be requested.
+        // The stored history is read first, because stored frames need not be requested from the
+        // router.
         let (done, loaded) = oneshot::channel();
         history_writer.keep(&*member.name, member.history.clone(), move || {
-            // After a timeout the receiver is gone, which is fine.
+            // After a timeout the receiver is gone, which does no harm.
             let _ = done.send(());
         });
         let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
@@ -109,7 +111,7 @@ struct RouterPoller {
     /// Start of the last fetched frame, by step, by the clock of the router.
     after: [u64; 3],
     errors_after: u64,
-    /// Start of the router process whose errors `errors_after` numbers.
+    /// Start of the router process to whose errors `errors_after` refers.
     started: String,
     /// Offset of the router's clock, and the start of the router for which it was found.
     clock_offset: ClockOffset,
@@ -117,8 +119,8 @@ struct RouterPoller {
 }
 
 impl RouterPoller {
-    /// Creates the state for a router, which may have been collected from before: errors that its
-    /// present process has reported already are not requested again.
+    /// Creates the state for a router. If frames were collected from this router before, errors
+    /// that its current process has already reported are not requested again.
     fn new(member: Arc<Member>, collecting: Collecting) -> Self {
         let client = HttpClient::new(member.target.clone(), collecting.tls.as_ref());
         let seen = member.seen();
@@ -161,7 +163,7 @@ impl RouterPoller {
                 .unwrap_or_else(|| "its clock agrees with the clock of this machine".to_owned());
             tracing::warn!(router = %self.member.name, "{warning}");
         }
-        // Frames reported by a clock that was ahead would hide the following ones.
+        // Frames that were reported by a clock that was ahead would hide later frames.
         let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
         self.member.history.forget_from(next);
         let before = self.after;
@@ -196,7 +198,8 @@ impl RouterPoller {
         if answer.status != 200 {
             return Err(self.refusal(answer.status, &answer.body).await);
         }
-        // Parsing megabytes takes tens of milliseconds: it must not block a thread of the runtime.
+        // Parsing megabytes takes tens of milliseconds, which must not block a thread of the
+        // runtime.
         let response =
             tokio::task::spawn_blocking(move || FrameResponse::parse(&answer.body)).await;
         let response = response.map_err(|error| error.to_string())??;
@@ -222,7 +225,8 @@ impl RouterPoller {
         Ok(more)
     }
 
-    /// Adds a response to the history; its errors only if they are those that were requested.
+    /// Adds a response to the history, and its errors to the log if they are those that were
+    /// requested.
     fn take(&mut self, mut response: FrameResponse, with_errors: bool) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             *after = response.last(step).map_or(*after, |last| last.max(*after));
@@ -231,14 +235,16 @@ impl RouterPoller {
         let clock_offset = self.clock_offset;
         let at_ms = clock_offset.ours(response.at_ms);
         let started_ms = of_rfc3339(&response.started).map(|ms| clock_offset.ours(ms));
-        // Frames of shorter intervals first, because longer ones may be made from them.
+        // Frames of shorter intervals are added first, because longer ones may be computed from
+        // them.
         response.frames.sort_by_key(|frame| frame.step);
         for mut frame in response.frames {
             frame.start = clock_offset.ours_s(frame.start);
             history.absorb(whole(frame, history, started_ms));
         }
         if let Some(started_ms) = started_ms.filter(|_| !response.more) {
-            // All that the router still holds is here: times without frames had no requests.
+            // All frames that the router still holds are here, so intervals without frames had no
+            // requests.
             history.know_between(started_ms, at_ms);
             let counted = response.counted.into_iter();
             history.know_counted(
@@ -328,7 +334,7 @@ fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
         return frame;
     }
     if frame.step == Step::TenSeconds {
-        // Seconds hold no keys.
+        // Frames of a second contain no keys.
         sum.hot = frame.hot;
     }
     sum

@@ -29,7 +29,7 @@ use web_kit::settings::{self, ConfigFile, Layer, Origin, Settings, Shown, within
 
 pub use web_kit::settings::ConfigError;
 
-/// Names of all settings, as at the top of the configuration file.
+/// Names of all settings, as they are spelled at the top of the configuration file.
 const NAMES: [&str; 11] = [
     "bind",
     "routers",
@@ -47,7 +47,7 @@ const NAMES: [&str; 11] = [
 const PREFIX: &str = "TESSERA_ANALYTICS_";
 /// Configuration file that is read by default, if it exists.
 const FILE: &str = "analytics.toml";
-/// Maximum number of HTTP workers: few people look at the dashboard.
+/// Maximum number of HTTP workers. Few people use the dashboard at the same time.
 const WORKERS_MAX: usize = 64;
 const WORKERS_DEFAULT: usize = 2;
 
@@ -136,11 +136,11 @@ pub struct Config {
     pub routers: Vec<RouterSource>,
     /// File or database that keeps history, if any.
     pub store: Option<StoreAddress>,
-    /// HTTP worker threads.
+    /// Number of HTTP worker threads.
     pub workers: usize,
     /// Least severe messages to log.
     pub log: tracing::Level,
-    /// True if a proxy in front ends TLS.
+    /// True if a proxy in front of the service ends TLS.
     pub behind_tls: bool,
     /// True if other machines may reach the service without access control.
     pub insecure: bool,
@@ -200,8 +200,8 @@ impl Config {
         })
     }
 
-    /// Refuses an address that other machines can reach, unless that is explicitly allowed, or keys
-    /// protect the service and TLS protects the keys.
+    /// Refuses an address that other machines can reach, unless this is explicitly allowed, or API
+    /// keys protect the service and TLS protects the keys.
     ///
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
@@ -235,7 +235,7 @@ impl Flags {
     }
 }
 
-/// Returns the settings of the environment: `TESSERA_ANALYTICS_BIND` is `bind`.
+/// Returns the settings in the environment, where `TESSERA_ANALYTICS_BIND` stands for `bind`.
 fn environment() -> Result<Layer, ConfigError> {
     let mut values = BTreeMap::new();
     for (name, value) in std::env::vars_os() {

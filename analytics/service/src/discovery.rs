@@ -4,9 +4,9 @@
 //! name that stands for several routers, such as a headless service of Kubernetes, is resolved
 //! every [`LOOK_EVERY`].
 //!
-//! A router with an IPv4 and an IPv6 address would count twice, so the routers of a name are those
-//! at its addresses of one family: IPv4, unless only routers at IPv6 addresses answer. The family
-//! stays while a router answers there, or has answered and is still listed.
+//! A router with an IPv4 and an IPv6 address would be counted twice, so the routers of a name are
+//! those at its addresses of one family: IPv4, unless only routers at IPv6 addresses answer. The
+//! family stays while a router answers there, or has answered and is still listed.
 //!
 //! **Invariant:** if routers at addresses of both families answer, those at IPv6 addresses are
 //! dropped at the next resolution, even if it fails.
@@ -29,10 +29,10 @@ use web_kit::http_client::Target;
 
 /// Time between two resolutions of a name.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Number of routers that a name is assumed to have until it is resolved; the memory for histories
-/// is divided by it.
+/// Number of routers that a name is assumed to stand for until it is resolved. The memory for
+/// histories is divided among this many routers.
 const ADDRESSES_USUAL: usize = 8;
-/// Longest time for resolving a name.
+/// Longest wait for the resolution of a name.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// Routers of a name at its addresses of one family.
@@ -122,7 +122,7 @@ impl Discovery {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
-        // Known routers stay, because a failing name server must not remove them.
+        // Known routers are kept, because a failing name server must not remove them.
         let listed = self.found.iter().filter(|(member, _)| member.is_listed());
         let listed: BTreeSet<IpAddr> =
             listed.filter_map(|(member, _)| address_of(member, name)).collect();
@@ -132,7 +132,7 @@ impl Discovery {
         }
     }
 
-    /// Returns what is known of the routers of a name at its addresses of one family.
+    /// Returns the state of the routers of a name at its addresses of one family.
     fn family(
         &self,
         name: &Target,
@@ -198,7 +198,8 @@ impl Discovery {
             match self.found.iter_mut().find(|(member, _)| member.target == target) {
                 None => self.add(target.label(), target),
                 Some((member, task)) if task.is_finished() => {
-                    // Its task ended while the router was gone; now its address is listed again.
+                    // The router's task ended while the router was gone. Its address is listed
+                    // again, so a new task is started.
                     *task =
                         tokio::spawn(collector::follow(member.clone(), self.collecting.clone()));
                 }

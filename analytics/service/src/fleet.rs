@@ -20,11 +20,12 @@ use web_kit::http_client::Target;
 /// exists.
 pub(crate) const ROUTERS_MAX: usize = 64;
 
-/// Highest number of routers whose histories each have the full memory. More routers share the
-/// memory of this many.
+/// Maximum number of routers whose histories each get the full amount of memory. More routers share
+/// the total amount of this many.
 const UNDIVIDED: usize = 4;
 
-/// Time for which a router that is gone stays: the longest time for which its history is kept.
+/// Time for which a router that no longer exists stays in the fleet: the longest time for which its
+/// history is kept.
 const GONE_MAX: Duration =
     Duration::from_secs(Step::Minute.seconds() * Step::Minute.intervals_kept());
 
@@ -58,13 +59,13 @@ pub(crate) struct RouterStatus {
     pub is_up: bool,
     /// True if the router responds, but refuses the key of the service or needs one.
     pub is_unauthorized: bool,
-    /// Time of its last response, in ms since 1970 by the clock of this machine.
+    /// Time of the router's last response, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
     /// Clock of the router at that time, without the offset in whole minutes.
     pub clock_ms: u64,
-    /// Warning about its clock.
+    /// Warning about the router's clock, if it is wrong.
     pub clock: Option<String>,
-    /// Start of the router, as it reports it.
+    /// Start of the router, as the router reports it.
     pub started: String,
     /// Number of the last error that was fetched from the router since that start.
     pub errors_after: u64,
@@ -134,7 +135,7 @@ impl Fleet {
         self.members.store(Arc::new(members));
     }
 
-    /// Removes the routers that have been gone for [`GONE_MAX`], and whose history has nothing of
+    /// Removes the routers that have been gone for [`GONE_MAX`] and whose history has no frames of
     /// that time. `unix_s` is the present time, in s since 1970. Only the thread that adds may call
     /// this.
     pub(crate) fn remove_gone(&self, now: Instant, unix_s: u64) {
@@ -186,7 +187,7 @@ impl Member {
 
     /// Returns the state of the router.
     pub(crate) fn seen(&self) -> MutexGuard<'_, RouterStatus> {
-        // Each change assigns plain values, so the state is valid even after a panic.
+        // Each change only assigns plain values, so the state is valid even after a panic.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -28,7 +28,7 @@ const CLOCKS_APART_MS: u64 = 5_000;
 pub(crate) struct FleetQuery {
     /// Filter and window of the requests.
     pub query: MetricsQuery,
-    /// Only this router.
+    /// Router to which the query is restricted, if any.
     pub router: Option<String>,
 }
 
@@ -102,9 +102,9 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
     now
 }
 
-/// Returns the end of the time for which all routers have reported, by their clocks: missing
-/// figures would distort rates. A router whose clock is far behind the median is ignored. Without
-/// any report, the clock of this machine is used.
+/// Returns the end of the time for which all routers have reported, by their clocks, because
+/// missing reports would distort rates. A router whose clock is far behind the median is ignored.
+/// Without any report, the clock of this machine is used.
 fn time_of(clocks: &mut [u64]) -> u64 {
     clocks.sort_unstable();
     let Some(&middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return unix_ms() };
@@ -112,7 +112,8 @@ fn time_of(clocks: &mut [u64]) -> u64 {
     close.unwrap_or(middle)
 }
 
-/// Returns the response to a query; call it where blocking is allowed.
+/// Returns the response to a query. This may take long, so it must be called where blocking is
+/// allowed.
 pub(crate) fn answer(fleet: &Fleet, query: &FleetQuery) -> MetricsAnswer {
     let figures = FleetSnapshot::of(fleet, query.router.as_deref()).figures(&query.query);
     let routers = fleet.members().iter().map(|member| member.view()).collect();
@@ -171,7 +172,7 @@ fn singles(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry
         errors.map(move |error| RouterError { error, router: router.clone() }).collect::<Vec<_>>()
     };
     let mut errors: Vec<RouterError> = members.iter().flat_map(of).collect();
-    // The sort is stable: errors of one router stay in their order.
+    // The sort is stable, so that errors of one router stay in their order.
     errors.sort_by_key(|error| std::cmp::Reverse(error.error.at_ms));
     errors.truncate(filter.limit);
     errors.into_iter().map(ErrorEntry::Single).collect()

@@ -20,11 +20,11 @@ use crate::problem::{Code, Problem};
 use web_kit::http_client::{ClientResponse, HttpClient};
 
 const PROBLEM: &str = "application/problem+json";
-/// Longest time for one router.
+/// Longest wait for the response of one router.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest response that is forwarded.
+/// Maximum number of bytes of a response that is forwarded.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Longest query string that is forwarded.
+/// Maximum number of bytes of a query string that is forwarded.
 const QUERY_MAX: usize = 8 << 10;
 /// Maximum number of routers that are tried, one after the other, until one responds.
 const TRIES_MAX: usize = 3;

@@ -14,15 +14,16 @@ use recorder::ErrorEvent;
 use recorder::MeasuredIntervals;
 use recorder::{Cell, Frame, Parts, Step};
 
-/// Maximum number of labels of a frame: every route, shard, role and outcome of a large cluster.
+/// Maximum number of labels of a frame, which is enough for every route, shard, role and outcome of
+/// a large cluster.
 const CELLS_MAX: usize = 65_536;
-/// Maximum number of shards of a cluster, and nodes of a shard.
+/// Maximum number of shards of a cluster, and of nodes of a shard.
 const SHARDS_MAX: usize = 1_024;
 const NODES_MAX: usize = 64;
 const RANGES_MAX: usize = 16_384;
 /// Maximum number of keys of a frame.
 const HOT_MAX: usize = 1_024;
-/// Longest text of a label.
+/// Maximum length of a string in a label.
 const TEXT_MAX: usize = 512;
 /// Maximum number of requests of one label in one interval, and maximum sum of their durations in
 /// µs: a million times the possible number.
@@ -31,9 +32,9 @@ const MICROS_MAX: u64 = 1 << 42;
 /// Largest difference of a counted second from the router's clock, in s.
 const PAST_MAX_S: u64 = 8 * 86_400;
 pub(crate) const FUTURE_MAX_S: u64 = 5;
-/// Last ms of the year 9999, the last that RFC 3339 can write.
+/// Last millisecond of the year 9999, which is the last that RFC 3339 can represent.
 const CLOCK_MAX_MS: u64 = 253_402_300_799_999;
-/// Largest count since the start of a router.
+/// Maximum of a count since the start of a router.
 const SINCE_START_MAX: u64 = 1 << 53;
 
 /// A router's response with its new frames.
@@ -61,10 +62,10 @@ pub(crate) struct FrameResponse {
 }
 
 impl FrameResponse {
-    /// Parses a response; the error states why it cannot be used.
+    /// Parses a response; the error states why the response cannot be used.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
         let response: Self = serde_json::from_slice(body).map_err(|error| {
-            // The position only: the text itself may be anything.
+            // The error contains only the position, because the text itself may be anything.
             format!("its answer cannot be read (line {}, column {})", error.line(), error.column())
         })?;
         match response.fault() {

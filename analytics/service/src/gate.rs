@@ -35,7 +35,7 @@ use web_kit::bearer::{self, CHALLENGE, EXPIRED, INVALID};
 
 use crate::problem::{Code, Problem};
 
-/// Number of random bytes that a gate needs.
+/// Number of random bytes that are needed to create a gate.
 pub(crate) const RANDOM_LEN: usize = 80;
 /// Path of the login.
 pub(crate) const LOGIN: &str = "/api/session";
@@ -45,16 +45,16 @@ const AGAIN: &str = "log in again: POST /api/session";
 /// Access control of the service.
 pub(crate) struct AccessGate {
     current: ArcSwap<Authenticator>,
-    /// Secret of sessions, which end with the process.
+    /// Secret of the browser sessions, which are therefore valid only until the process ends.
     sessions: SessionSecret,
     failures: FailureLimiter,
     /// Rate limit of the verification of signatures.
     checks: RateCell,
     /// Keys of issuers that are fetched.
     remote_keys: RemoteKeys,
-    /// Held while keys, roles or issuers are replaced.
+    /// Lock that is held while keys, roles or issuers are replaced.
     replacing: Mutex<()>,
-    /// True if browsers reach the service by TLS.
+    /// True if browsers reach the service over TLS.
     is_tls: bool,
     began: Instant,
 }
@@ -129,7 +129,7 @@ impl AccessGate {
     /// Decides whether a request is served. `path` is decoded, as it is for routing.
     ///
     /// # Errors
-    /// Fails with the problem that is the response.
+    /// Fails with the problem that becomes the response.
     pub(crate) fn admit(
         &self,
         path: &str,
@@ -208,8 +208,8 @@ impl AccessGate {
         let values = headers.get_all(COOKIE).map(HeaderValue::as_bytes);
         match cookie::find(values, self.is_tls) {
             Ok(text) => text.map(|text| Credentials::Session(text.into())),
-            // An empty text is never a valid session, so a request with several session cookies is
-            // refused like one with a forged cookie.
+            // An empty string is never a valid session, so a request with several session cookies
+            // is refused like a request with a forged cookie.
             Err(_) => Some(Credentials::Session("".into())),
         }
     }

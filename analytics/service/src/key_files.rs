@@ -1,8 +1,8 @@
 //! Key files: reads keys, roles and the keys of issuers from the files that the settings name, and
 //! reads them again when they change.
 //!
-//! **Invariant:** all files are good, or none is used: the last good content stays in force, and
-//! the log states the reason, once for each reason.
+//! **Invariant:** new content is used only if all files are valid. Otherwise the last valid content
+//! stays in force, and the reason is logged once.
 //! **Not here:** the formats (`access`), the decision about requests (`gate`), keys of issuers that
 //! are fetched (`issuers`).
 
@@ -26,7 +26,7 @@ use crate::gate::{AccessGate, RANDOM_LEN, unix_now};
 
 /// Interval between two checks of the files.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// Maximum number of bytes of a file: a full list of keys fits.
+/// Maximum number of bytes of a file, which is enough for the longest list of keys.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Name of the list of issuers in the configuration file.

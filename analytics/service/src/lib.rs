@@ -55,12 +55,12 @@ use web_kit::cross_origin::{Exposure, Transport};
 use web_kit::end_signals::EndSignals;
 use web_kit::event_stream::Hub;
 
-/// Threads that collect: they mostly wait.
+/// Number of threads that collect frames; they mostly wait for responses.
 const COLLECTORS: usize = 2;
-/// Maximum number of threads that merge histograms and parse responses: this bounds the number of
-/// large responses in memory.
+/// Maximum number of threads that merge histograms and parse responses, which also limits the
+/// number of large responses in memory.
 const BUSY_MAX: usize = 8;
-/// Longest time for tasks that still run when everything else has ended.
+/// Longest wait for tasks that still run when everything else has ended.
 const END_MAX: Duration = Duration::from_secs(1);
 
 /// Reason why the service cannot start, or has ended unexpectedly.
@@ -134,7 +134,7 @@ async fn serve(
     Ok(())
 }
 
-/// Starts the tasks that run beside the server.
+/// Starts the tasks that run in addition to the server.
 fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, ServiceError> {
     let _within = runtime.enter();
     let routers = config.routers.iter().map(|router| match &router.address {

@@ -1,7 +1,8 @@
 //! Merged state: combines the states of the cluster that several routers report into one.
 //!
-//! Values that each router has for itself (connections, lanes, requests in progress) are added up.
-//! For shards and nodes, the worst report counts: a shard that one router cannot reach is down.
+//! Values that each router has for itself (connections, writes that wait in lanes, requests in
+//! progress) are added up. For shards and nodes, the worst report counts: a shard that one router
+//! cannot reach is down.
 //!
 //! **Not here:** counts over time, which are merged exactly from histograms.
 
@@ -26,7 +27,7 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     views.iter().for_each(|view| add_cache(&mut whole.cache, &view.cache));
     whole.parked = ParkedNow::default();
     views.iter().for_each(|view| add_parked(&mut whole.parked, &view.parked));
-    // One router carries out the moves, and the others report none.
+    // Only one router carries out the moves; the others report none.
     let moves = views.iter().map(|view| &view.moves).max_by_key(|moves| moves.len());
     whole.moves = moves.cloned().unwrap_or_default();
     whole.moved = MoveTotalsNow::default();
@@ -84,7 +85,7 @@ fn add_parked(sum: &mut ParkedNow, parked: &ParkedNow) {
             None => sum.waits.push(*count),
         }
     }
-    // Routers of another version may have other lengths.
+    // Routers of another version may have other bounds of the buckets.
     sum.waits.sort_by_key(|count| count.up_to_ms.unwrap_or(u32::MAX));
 }
 

@@ -1,5 +1,5 @@
-//! Middleware: gives each request its id, refuses cross-origin requests and those without a right,
-//! and turns problems into responses.
+//! Middleware: gives each request an id, refuses cross-origin requests and requests without the
+//! required rights, and turns problems into responses.
 //!
 //! **Invariant:** every response has `x-request-id`, cannot be framed, and is an HTML page only
 //! with a content security policy; every refused request gets a problem as its response. Routers
@@ -27,7 +27,7 @@ use web_kit::head_response::without_stream;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Policy for browsers of a response that is not a page.
 const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-/// Longest id that a client may choose.
+/// Maximum length of an id that a client may choose.
 const ID_MAX: usize = 128;
 
 /// Handles a request on its way in and its response on the way out.

@@ -11,9 +11,9 @@ use recorder::MetricsQuery;
 use recorder::Operation;
 use recorder::Window;
 
-/// Longest query string, in bytes.
+/// Maximum length of a query string, in bytes.
 const LEN_MAX: usize = 8 << 10;
-/// Longest text of a parameter that a problem repeats.
+/// Maximum length of a parameter's text that a problem repeats.
 const SHOWN_MAX: usize = 40;
 /// Parameters of a query for metrics.
 const OF_FIGURES: [&str; 6] = ["window", "timeRange", "shard", "route", "operation", "router"];

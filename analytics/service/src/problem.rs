@@ -13,7 +13,7 @@ use serde::Serialize;
 use recorder::FilterError;
 
 web_kit::problem_codes! {
-    /// Code of a problem; it means the same at a router.
+    /// Code of a problem; routers use the same codes with the same meanings.
     pub(crate) enum Code;
 
     TSR001 503 true  "Backend unreachable" "No router answered. /api/analytics/metrics lists the routers and why they are not reachable.";
@@ -74,12 +74,12 @@ pub(crate) struct ProblemBody<'p> {
 }
 
 impl Problem {
-    /// A problem of this code; `detail` describes the occurrence.
+    /// Creates a problem with this code; `detail` describes the occurrence.
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), hint: None, headers: Vec::new() }
     }
 
-    /// A problem with a parameter.
+    /// Creates the problem for an error in a parameter.
     pub(crate) fn parameter(error: impl fmt::Display) -> Self {
         Self::new(Code::TSR100, error.to_string())
     }
@@ -97,7 +97,7 @@ impl Problem {
         self.header(ALLOW, methods.to_owned())
     }
 
-    /// Adds a header to the response. A value that no header can have is left out.
+    /// Adds a header to the response. A value that is not allowed in a header is ignored.
     #[must_use]
     pub(crate) fn header(mut self, name: HeaderName, value: String) -> Self {
         self.headers.push((name, value));

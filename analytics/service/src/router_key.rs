@@ -28,7 +28,7 @@ impl RouterKey {
     /// Reads the key of a file, if there is one.
     ///
     /// # Errors
-    /// The reason why the file cannot be used.
+    /// Fails with the reason why the file cannot be used.
     pub(crate) fn open(path: Option<PathBuf>) -> Result<Self, String> {
         let Some(path) = path else { return Ok(Self::default()) };
         let value = ArcSwap::from_pointee(read(&path)?);
@@ -48,7 +48,8 @@ impl RouterKey {
         }
     }
 
-    /// Reads the file again after a router has refused the key: it may have been rotated. Blocks.
+    /// Reads the file again after a router has refused the key, because the key may have been
+    /// rotated. This blocks.
     pub(crate) fn reload(&self) {
         let Some(file) = &self.0 else { return };
         match read(&file.path) {

@@ -50,7 +50,7 @@ impl RuleEvaluator {
         if self.alerts().rules().is_empty() {
             return;
         }
-        // Times must never go back, even if the clock does.
+        // Times must never go back, even if the system's clock is set back.
         let (began, base) = (Instant::now(), unix_ms() / 1_000);
         let mut beat = interval(EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -58,7 +58,8 @@ impl RuleEvaluator {
             beat.tick().await;
             let evaluator = self.clone();
             let at = base + began.elapsed().as_secs();
-            // Adding up histograms takes milliseconds.
+            // Adding up histograms takes milliseconds, which must not block a thread of the
+            // runtime.
             let looked = tokio::task::spawn_blocking(move || evaluator.evaluate(at)).await;
             if looked.is_err() {
                 tracing::error!("the rules could not be evaluated");
@@ -91,7 +92,7 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
         let mut add = |subject, value| readings.push(Reading { rule: place, subject, value });
         if rule.kind == Kind::RouterDown {
             let members = fleet.members();
-            // Routers that are no longer listed do not count.
+            // Routers that are no longer listed are ignored.
             let listed = members.iter().filter(|member| member.is_listed());
             for member in listed.filter(|member| router.is_none_or(|name| member.name == name)) {
                 let subject = Subject { router: Some(member.name.clone()), shard: None };
@@ -134,8 +135,7 @@ fn down(is_up: bool) -> Option<f64> {
     Some(if is_up { 0.0 } else { 1.0 })
 }
 
-/// Returns the value of a kind that has a window. Without requests nothing is slow, wrong or
-/// uneven.
+/// Returns the value of a kind that has a window. Without requests the value is good.
 fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
     match kind {
         Kind::P99 => Some(figures.latency_ms.p99),

@@ -4,8 +4,8 @@
 //! Routers publish their own counts under other names, so that a scraper may read both the routers
 //! and the service without counting anything twice.
 //!
-//! **Invariant:** no label holds a key, an id or a client: the number of series depends only on the
-//! numbers of routers, rules and webhooks.
+//! **Invariant:** no label holds a key, an id or a client, so the number of series depends only on
+//! the numbers of routers, rules and webhooks.
 //! **Not here:** HTTP.
 
 use std::fmt;
@@ -52,7 +52,7 @@ pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(now));
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a String cannot fail.
     let _ = text::encode(&mut text, &registry);
     text
 }
@@ -77,7 +77,7 @@ struct Now {
     routers: Vec<RouterNow>,
     figures: Metrics,
     rules: Vec<(String, u64, u64)>,
-    /// Delivered, dropped and waiting messages, by name of the webhook.
+    /// Numbers of delivered, dropped and waiting messages, by name of the webhook.
     webhooks: Vec<(String, [u64; 3])>,
     store: Option<HistoryWriterState>,
     viewers: usize,

@@ -16,18 +16,18 @@ use crate::app::App;
 use crate::middleware::handle;
 use crate::routes;
 
-/// Longest time for running requests when the service ends.
+/// Longest wait for running requests when the service ends.
 const SHUTDOWN_SECONDS: u64 = 10;
 /// Longest time for which an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Longest time for receiving the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// Longest time for which a client may accept no data: the kernel then ends the connection.
+/// Longest time for which a client may accept no data. After that the kernel ends the connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of connections of one worker.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Serves `app` on `listener`. The caller binds, so that a test can use port 0.
+/// Serves `app` on `listener`. The calling function binds the port, so that a test can use port 0.
 ///
 /// # Errors
 /// Returns errors of the listener.

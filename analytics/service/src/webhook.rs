@@ -28,14 +28,15 @@ use web_kit::http_client::HttpClient;
 
 /// Maximum number of messages in the queue of one webhook.
 pub(crate) const WAITING_MAX: usize = 256;
-/// Longest time for one response.
+/// Longest wait for one response.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest response; only its status is used.
+/// Maximum number of bytes of a response, of which only the status is used.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Pauses between attempts grow from the first to the second of these.
+/// Shortest pause between two attempts, from which the pauses grow to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Attempts for one message, over about twenty minutes: an older alert is of no use.
+/// Maximum number of attempts for one message, which take about twenty minutes. An older alert is
+/// of no use.
 const ATTEMPTS_MAX: u32 = 25;
 
 /// Body of a message, as JSON.

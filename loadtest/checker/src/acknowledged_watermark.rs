@@ -1,14 +1,15 @@
 //! Acknowledged watermark: the highest version of a row that had been acknowledged before a given
 //! moment.
 //!
-//! **Invariant:** only changes count that were acknowledged as stored and have a known version.
+//! **Invariant:** only changes that were acknowledged as stored and have a known version are
+//! included.
 //! **Not here:** versions that reads have returned. Later reads must not fall behind those either,
 //! which C3 and C4 check.
 
 use crate::row::Row;
 use crate::version_bound::{LowWatermark, VersionBound};
 
-/// Ends of acknowledged changes of one row, each with the highest mark so far.
+/// End times of the acknowledged changes of one row, in order, each with the highest mark so far.
 pub(crate) struct AcknowledgedWatermark(Vec<(u64, LowWatermark)>);
 
 impl AcknowledgedWatermark {

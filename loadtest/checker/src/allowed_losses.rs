@@ -1,12 +1,12 @@
-//! Allowed losses: changes that a promotion may cost at level `one`, which are not violations.
+//! Allowed losses: a promotion may lose changes made at level `one`, which is not a violation.
 //!
 //! A write at `one` is acknowledged when the primary has stored it. If another node is promoted,
-//! such a write may be lost, even if a read has returned it before. So a contradiction is a loss
-//! and no violation if it appears after a promotion and involves a change at `one` from before that
-//! promotion. A change that only its primary is known to have, because no replica has confirmed it
-//! ([`Outcome::Committed`]), is one at `one`, whatever level was requested. Every other
-//! contradiction is a violation; above all, every change that was done at `quorum` or `all` must be
-//! kept.
+//! such a write may be lost, even if a read has returned it before. So a contradiction counts as a
+//! loss, not as a violation, if it appears after a promotion and involves a change at `one` from
+//! before that promotion. A change that only its primary is known to have, because no replica has
+//! confirmed it ([`Outcome::Committed`]), counts as a change at `one`, whatever level was
+//! requested. Every other contradiction is a violation; above all, every change that was done at
+//! `quorum` or `all` must be kept.
 //!
 //! **Invariant:** without a promotion, or without changes at `one`, every contradiction is a
 //! violation; losses are always counted.
@@ -23,18 +23,18 @@ use crate::history::{
 };
 use crate::violation::{Check, Evidence, Violation};
 
-/// First words of a recorded promotion, and of its end.
+/// Prefixes of the descriptions of two recorded faults: a promotion, and the end of one.
 const BEGUN: &str = "promotion";
 const OVER: &str = "over: promotion";
 
-/// Changes that a promotion may have cost, in a history with promotions.
+/// Changes that a promotion may have lost, in a history with promotions.
 #[derive(Debug)]
 pub(crate) struct AllowedLosses<'h> {
     history: &'h OperationHistory,
     /// Start of the first promotion.
     since: u64,
-    /// Changes at `one`, not refused, that began before the last promotion was over, and were not
-    /// read at the end, or were executed again.
+    /// Changes at `one` that were not refused and began before the last promotion was over. A
+    /// change that a read at the end returned is not among them, unless it was executed again.
     may_be_gone: HashSet<(Key, Value)>,
     /// True if there was any such change at `one`, even if it was read at the end.
     is_any_at_one: bool,
@@ -43,7 +43,7 @@ pub(crate) struct AllowedLosses<'h> {
 }
 
 impl<'h> AllowedLosses<'h> {
-    /// Collects the changes that a promotion may have cost; `None` for a history without a
+    /// Collects the changes that a promotion may have lost; `None` for a history without a
     /// promotion.
     pub(crate) fn of(history: &'h OperationHistory) -> Option<Self> {
         let at = |word| {
@@ -51,14 +51,15 @@ impl<'h> AllowedLosses<'h> {
             faults.filter(move |fault| fault.what.starts_with(word)).map(|fault| fault.at)
         };
         let since = at(BEGUN).min()?;
-        // A promotion that never ended may also cost changes that come after it.
+        // A promotion that never ended may also lose changes that come after its start.
         let is_over = at(BEGUN).count() == at(OVER).count();
         let until = if is_over { at(OVER).max().unwrap_or(NEVER) } else { NEVER };
         let mut may_be_gone = HashSet::new();
         let mut kept: HashMap<_, Vec<_>> = HashMap::new();
         for one in history.operations.iter().filter(|one| one.changes()) {
             if one.level == Level::One || one.outcome == Outcome::Committed {
-                // This includes a change without a response: a read may have found it before.
+                // This includes a change without a response: a read may have returned it before the
+                // promotion.
                 if one.start < until && one.outcome != Outcome::Rejected {
                     may_be_gone.insert((one.key, one.value));
                 }
@@ -68,7 +69,7 @@ impl<'h> AllowedLosses<'h> {
         }
         let is_any_at_one = !may_be_gone.is_empty();
         let again = executed_again(history, &may_be_gone);
-        // A change that is read at the end is not gone, unless a repetition has brought it back.
+        // A change that is read at the end is not gone, unless it was lost and then executed again.
         for read in history.operations.iter().filter(|one| one.last && one.is_answered_read()) {
             let change = (read.key, read.value);
             if !again.contains(&change) {
@@ -84,7 +85,8 @@ impl<'h> AllowedLosses<'h> {
             return false;
         }
         match violation.check {
-            // A promotion cannot cause a value that was never sent, or half of a transaction.
+            // A promotion cannot make a read return a value that was never sent, or half of a
+            // transaction.
             Check::Corruption | Check::Bank => false,
             Check::FinalState => self.has_gone(violation) && !self.lacks_kept(violation),
             Check::Ledger if violation.key.is_none() => self.lacks_entries(violation),
@@ -107,12 +109,12 @@ impl<'h> AllowedLosses<'h> {
         indices.into_iter().map(move |index| &history.operations[index as usize])
     }
 
-    /// Returns whether a change that may be gone takes part, or a read of such a change.
+    /// Returns true if the evidence contains a change that may be gone, or a read of such a change.
     fn has_gone(&self, violation: &Violation) -> bool {
         self.operations(violation).any(|one| self.may_be_gone.contains(&(one.key, one.value)))
     }
 
-    /// Returns whether the last read of a row also lacks a change acknowledged at a higher level.
+    /// Returns true if the last read of a row also lacks a change acknowledged at a higher level.
     fn lacks_kept(&self, violation: &Violation) -> bool {
         let Some(read) = self.operations(violation).filter(|one| one.last).last() else {
             return false;
@@ -130,7 +132,7 @@ impl<'h> AllowedLosses<'h> {
         earlier().any(|one| one.kind == Kind::Write && Some(one.version) > deleted)
     }
 
-    /// Returns whether a ledger lacks entries made at `one` and is otherwise correct.
+    /// Returns true if a ledger lacks entries made at `one` and is otherwise correct.
     fn lacks_entries(&self, violation: &Violation) -> bool {
         let ledgers = violation.evidence.iter().filter_map(|evidence| match evidence {
             Evidence::Ledger(index) => self.history.ledgers.get(*index as usize),
@@ -142,8 +144,8 @@ impl<'h> AllowedLosses<'h> {
     }
 }
 
-/// Returns those of some changes that are known at several versions: they were lost, sent again
-/// with their idempotency key, and executed again.
+/// Returns those of `changes` that are known at several versions: they were lost, sent again with
+/// their idempotency key, and executed again.
 fn executed_again(
     history: &OperationHistory,
     changes: &HashSet<(Key, Value)>,

@@ -8,7 +8,7 @@ use crate::allowed_losses::AllowedLosses;
 use crate::history::OperationHistory;
 use crate::violation::{Check, Violation};
 
-/// Maximum number of violations of each check that are reported, and of losses: more would reveal
+/// Maximum number of violations that are reported for each check, and of losses; more would reveal
 /// nothing new.
 pub const REPORTED_MAX: usize = 10;
 
@@ -18,7 +18,7 @@ pub(crate) struct Findings<'h> {
     /// Violations of each check in order of time, at most [`REPORTED_MAX`] of each.
     violations: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
-    /// Changes whose loss is not a violation, if there was a promotion.
+    /// Changes whose loss is not a violation; `None` without a promotion.
     allowed: Option<AllowedLosses<'h>>,
     losses: Vec<Violation>,
     lost: u64,

@@ -2,9 +2,9 @@
 //! whole.
 //!
 //! An [`Operation`] is one write, delete or read of one row. There are also a few [records] about
-//! many rows at once: the sum of a bank, its ledger, pages of the final iteration, injected faults.
-//! The load tester's recorder collects both while many tasks run; [`lines`] writes them to a file
-//! and reads them again.
+//! many rows at once: the sum of a bank's accounts, a bank's ledger, a page of a walk over a whole
+//! table, or an injected fault. The load tester's recorder collects both while many tasks run;
+//! [`lines`] writes them to a file and reads them again.
 //!
 //! **Invariant:** the names of all keys and nodes that a record refers to are in the same history;
 //! times are nanoseconds since the start of the history, on one monotonic clock.
@@ -22,23 +22,23 @@ pub use self::nodes::{Node, NodeId, Nodes, Role};
 pub use self::operation::{Kind, Level, NEVER, Operation, Outcome, Value};
 pub use self::records::{Fault, Ledger, Page, Total};
 
-/// Version of the format of a history's lines that this program writes and reads.
+/// Version of the file format of a history; this program writes and reads only this version.
 pub const FORMAT: u32 = 1;
 
-/// Description of a run, before its first record.
+/// Description of a run, which precedes the first record in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The run's name; request ids begin with it.
     pub run: String,
-    /// Wall-clock time at 0 of the history's clock: RFC 3339, UTC.
+    /// Wall-clock time at which the history's clock was 0, as RFC 3339 in UTC.
     pub started: String,
     /// Routers of the run, such as `http://127.0.0.1:3000`.
     pub hosts: Vec<String>,
-    /// Constants of every bank; `None` for a run without banks.
+    /// Sum and size of every bank; `None` for a run without banks.
     pub bank: Option<BankConstants>,
 }
 
-/// Numbers that no transfer may change.
+/// Numbers that no transfer between the accounts of a bank may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BankConstants {
     /// The sum over all accounts of one bank.
@@ -59,7 +59,7 @@ impl Header {
 pub struct OperationHistory {
     /// Description of the run.
     pub header: Header,
-    /// The names of keys.
+    /// Names of the keys, each with its number.
     pub keys: Names,
     /// Nodes that answered.
     pub nodes: Nodes,

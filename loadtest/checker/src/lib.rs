@@ -19,12 +19,12 @@
 //! A doubtful case is not a violation: where the outcome of an unanswered request is unknown, a
 //! check assumes the outcome that contradicts nothing. Changes that a promotion may lose at level
 //! `one` are counted separately (`allowed_losses`). The documentation of each check lists the
-//! violations that it therefore cannot detect. The rows of a run must be new, because a value
-//! written before the run counts as a value that was never sent.
+//! violations that it therefore cannot detect. No row of a run may exist before the run, because a
+//! value written earlier counts as a value that was never sent.
 //!
 //! **Invariant:** checking takes time O(n log n) in the number of records, and about 30 bytes of
 //! memory per operation in addition to the history.
-//! **Not here:** recording a history (the load tester), opening files, any network.
+//! **Not here:** recording a history (the load tester), opening files, network access.
 
 #![forbid(unsafe_code)]
 
@@ -54,7 +54,7 @@ use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
 use crate::history::{OperationHistory, Outcome};
 
-/// Checks a history against all promises.
+/// Checks whether a history keeps all promises.
 pub fn check(history: &OperationHistory) -> Report {
     let mut found = Findings::new(history);
     let mut rows_not_read_back = 0;

@@ -18,7 +18,7 @@ use crate::version_bound::OperationIndex;
 /// The indices of a history's operations in order of key, then start.
 pub(crate) struct ByKey {
     order: Vec<u32>,
-    /// Start of each key in `order`; one more than there are keys.
+    /// Index in `order` at which the operations of each key begin, and then the length of `order`.
     bounds: Vec<u32>,
 }
 
@@ -61,11 +61,11 @@ pub(crate) struct Row<'a> {
     pub(crate) key: Key,
     /// Indices into the history's operations.
     pub(crate) indices: &'a [u32],
-    /// Version that each operation stands for; 0 if it is unknown.
+    /// Version that each operation wrote or read; 0 if it is unknown.
     pub(crate) versions: Vec<u64>,
-    /// Change whose value each read or replay has.
+    /// Change that sent the value of each read or replay.
     owners: Vec<Option<OperationIndex>>,
-    /// Deletes that may explain an absent row.
+    /// Deletes that may be the reason why a read found no row.
     pub(crate) deletes: Deletes,
 }
 
@@ -78,27 +78,28 @@ impl<'a> Row<'a> {
         row
     }
 
-    /// Returns the operation at a place.
+    /// Returns the operation with this index.
     pub(crate) fn at(&self, place: OperationIndex) -> &'a Operation {
         &self.history.operations[self.indices[place as usize] as usize]
     }
 
-    /// Returns the version that an operation stands for, if it is known.
+    /// Returns the version that an operation wrote or read, if it is known.
     pub(crate) fn version(&self, place: OperationIndex) -> Option<u64> {
         Some(self.versions[place as usize]).filter(|&version| version != 0)
     }
 
-    /// Returns the write or delete whose value a read or replay has.
+    /// Returns the write or delete that sent the value of a read or replay.
     pub(crate) fn owner(&self, place: OperationIndex) -> Option<OperationIndex> {
         self.owners[place as usize]
     }
 
-    /// Returns every operation with its place.
+    /// Returns every operation with its index.
     pub(crate) fn operations(&self) -> impl Iterator<Item = (OperationIndex, &'a Operation)> + '_ {
         (0..self.indices.len() as OperationIndex).map(|place| (place, self.at(place)))
     }
 
-    /// Returns the history's indices of some operations, for a violation.
+    /// Returns the indices of these operations in the history, each once, as evidence of a
+    /// violation.
     pub(crate) fn evidence(&self, places: impl IntoIterator<Item = OperationIndex>) -> Vec<u32> {
         let mut places: Vec<OperationIndex> = places.into_iter().collect();
         places.sort_unstable();
@@ -107,8 +108,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Returns the change whose value each read and replay has, found in one sorted list of the values
-/// sent.
+/// Returns, for each read and replay, the change that sent its value. One sorted list of all values
+/// sent serves the searches.
 fn owners(history: &OperationHistory, indices: &[u32]) -> Vec<Option<OperationIndex>> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let mut sent: Vec<(Value, OperationIndex)> = (0..indices.len())
@@ -126,8 +127,8 @@ fn owners(history: &OperationHistory, indices: &[u32]) -> Vec<Option<OperationIn
     (0..indices.len()).map(|place| owner(at(place))).collect()
 }
 
-/// Returns the version of each operation: from its response, from a read of its value, or from the
-/// write that it read.
+/// Returns the version of each operation: from its response, from a read that returned its value,
+/// or, for a read, from the write whose value it returned.
 fn versions(
     history: &OperationHistory,
     indices: &[u32],
@@ -135,8 +136,8 @@ fn versions(
 ) -> Vec<u64> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let version_of = |operation: &Operation| match operation.outcome {
-        // The version in the response for an absent row, or in a refusal, is not one that this
-        // operation stands for.
+        // A response for an absent row, or a refusal, may contain a version, but the operation
+        // neither wrote nor read that version.
         _ if operation.is_absent_read() => 0,
         Outcome::Ok | Outcome::Committed | Outcome::Unknown => operation.version,
         Outcome::Rejected => 0,

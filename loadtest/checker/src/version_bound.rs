@@ -1,9 +1,9 @@
 //! Version bound: a point in the order of a row's changes, either at a version or between two
 //! versions.
 //!
-//! A write of unknown version also has its place between other changes. So versions are doubled to
-//! make room: an even mark is a version, and the odd mark above it is any point between that
-//! version and the next.
+//! Such a point is called a mark. A change of unknown version also has a place between other
+//! changes. To make room for it, marks are doubled versions: an even mark is a version, and the odd
+//! mark above it stands for any point between that version and the next.
 //!
 //! **Invariant:** marks compare like the points that they stand for, except that all points of one
 //! odd mark are equal.
@@ -12,7 +12,8 @@
 /// Index of an operation among the operations of its row, which are in order of their start.
 pub(crate) type OperationIndex = u32;
 
-/// Place in the order of one row's versions (a mark). The default is before the first write.
+/// A mark: a point in the order of one row's versions. The default is the point before the first
+/// write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct VersionBound(u64);
 
@@ -70,7 +71,7 @@ pub(crate) enum IntervalEdge {
     Ended(u32),
 }
 
-/// Bit of a tagged interval number that marks an end.
+/// Bit that is added to the number of an interval to denote the end of the interval.
 const END: u32 = 1 << 31;
 
 /// Returns the beginnings and ends of intervals in order of time; at equal times beginnings come

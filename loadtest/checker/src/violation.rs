@@ -9,23 +9,23 @@ use crate::row::Row;
 /// One check of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
-    /// C1: one write, one version.
+    /// C1: a change happens once, at a version of its own.
     Identity,
-    /// C2: what is read was written.
+    /// C2: a value that is read was sent to that row.
     Corruption,
-    /// C3: one order for each row.
+    /// C3: each row is linearizable.
     Linearizable,
-    /// C4: a session sees what it has seen and written.
+    /// C4: a session reads its own writes, and never an older state than before.
     Sessions,
     /// C5: a bounded read is no older than its bound.
     Bounded,
-    /// C6: at the end everything acknowledged has been kept.
+    /// C6: at the end each row has its last acknowledged change, or a later one.
     FinalState,
-    /// C7: exactly the rows that were written are there.
+    /// C7: a table has exactly the rows that were written.
     Sets,
     /// C8: transfers change no total.
     Bank,
-    /// C9: counters are right, and conditional writes hold.
+    /// C9: counters count every transfer, and conditional writes hold.
     Ledger,
 }
 
@@ -81,7 +81,7 @@ impl Check {
 /// A promise that was broken, and the records that show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Check that found it.
+    /// Check that found the violation.
     pub check: Check,
     /// Promise that was broken.
     pub promise: &'static str,
@@ -91,11 +91,11 @@ pub struct Violation {
     pub key: Option<Key>,
     /// The records that contradict each other, earliest first.
     pub evidence: Vec<Evidence>,
-    /// Start of the operation or record that revealed it, in nanoseconds.
+    /// Start of the operation or record that revealed the violation, in nanoseconds.
     pub at: u64,
 }
 
-/// A record of the history, by its index there.
+/// A record of the history, identified by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// Index in `operations`.
@@ -109,14 +109,14 @@ pub enum Evidence {
 }
 
 impl Violation {
-    /// Creates a violation that operations of one row show; its check and time are filled in when
-    /// it is counted.
+    /// Creates a violation with operations of one row as evidence. Its check and time are set
+    /// later, when the violation is counted.
     pub(crate) fn of_row(row: &Row<'_>, operations: Vec<u32>) -> Self {
         let evidence = operations.into_iter().map(Evidence::Operation).collect();
         Self { key: Some(row.key), ..Self::of(evidence) }
     }
 
-    /// Creates a violation that other records show.
+    /// Creates a violation with any records as evidence.
     pub(crate) fn of(evidence: Vec<Evidence>) -> Self {
         let what = String::new();
         Self { check: Check::Identity, promise: "", what, key: None, evidence, at: 0 }

@@ -1,6 +1,7 @@
-//! Violation report: the few records that contradict each other, for people and as JSON.
+//! Violation report: formats a report, and the records that contradict each other, as text and
+//! JSON.
 //!
-//! **Invariant:** each record is one line; control characters in recorded texts are removed, so
+//! **Invariant:** each record is one line; control characters in recorded strings are removed, so
 //! that they cannot affect the terminal.
 //! **Not here:** finding violations (the checks).
 
@@ -70,7 +71,7 @@ impl Report {
         text
     }
 
-    /// Returns C10 as text: a line for reads and one for changes at each level.
+    /// Returns the result of C10 as text: for each level, one line for reads and one for changes.
     pub fn availability_lines(&self) -> Vec<String> {
         self.availability.summaries().iter().map(summary_text).collect()
     }
@@ -106,7 +107,8 @@ impl Report {
 }
 
 impl Violation {
-    /// Returns lines for the violation, for the promise, and for each record.
+    /// Returns the text of the violation: one line for the violation, one for the promise, and one
+    /// for each record.
     pub fn lines(&self, history: &OperationHistory) -> Vec<String> {
         let key = self.key.map_or(String::new(), |key| format!(" {}:", history.keys.name(key)));
         let mut lines = vec![
@@ -150,7 +152,8 @@ pub fn lost_text(lost: u64) -> String {
     )
 }
 
-/// Adds a line without control characters, because foreign texts could affect a terminal by them.
+/// Appends a line without its control characters, because recorded strings could use them to affect
+/// a terminal.
 fn line(text: &mut String, reported: &str) {
     text.extend(reported.chars().filter(|letter| *letter == '\n' || !letter.is_control()));
     text.push('\n');
@@ -274,7 +277,7 @@ fn evidence_json(history: &OperationHistory, evidence: Evidence) -> Json {
     };
     let id = crate::history::request_id(&history.header.run, session, request);
     let mut record = record;
-    // A line is always an object.
+    // The line of a record is always a JSON object.
     record["request_id"] = Json::String(id);
     record
 }

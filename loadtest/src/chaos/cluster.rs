@@ -20,15 +20,16 @@ use super::schedule::FaultAction;
 use super::urls::{endpoints, rewritten};
 use crate::fault_kind::FaultKind;
 
-/// Fewest nodes of a shard that keep a majority while one is down.
+/// Minimum number of nodes of a shard: with fewer, one node that is down would leave no majority.
 const NODES_MIN: usize = 3;
-/// Number of attempts to mend the nodes if this program is ended during a fault.
+/// Maximum number of attempts to repair the nodes if this program is ended during a fault.
 const MENDS_MAX: u32 = 20;
 const MEND_PAUSE: Duration = Duration::from_millis(250);
-/// The variables for a router, in the directory of the cluster.
+/// Name of the file in the cluster's directory that contains the environment variables for a
+/// router.
 const ENVIRONMENT: &str = "tessera.env";
 
-/// Failure to inject or undo a fault of the cluster, which proves nothing about the router.
+/// Failure to inject or undo a fault in the cluster. It proves nothing about the router.
 #[derive(Debug)]
 pub(crate) struct ClusterError(String);
 
@@ -60,14 +61,14 @@ pub(super) struct Cluster {
     is_broken: bool,
 }
 
-/// Program that made the cluster, and the cluster's directory.
+/// Program that created the cluster (`shard-manager`), and the cluster's directory.
 #[derive(Clone)]
 struct Commands {
     program: PathBuf,
     dir: PathBuf,
 }
 
-/// Status of the cluster, as far as it is needed here.
+/// Part of the cluster's status that is needed here.
 #[derive(Deserialize)]
 struct Shown {
     nodes: Vec<Node>,
@@ -82,7 +83,7 @@ struct Node {
 }
 
 impl Node {
-    /// `shard1` of `shard1-replica2`.
+    /// Returns the name of the node's shard, such as `shard1` for the node `shard1-replica2`.
     fn shard(&self) -> &str {
         self.node.split('-').next().unwrap_or_default()
     }
@@ -95,8 +96,9 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // The program ends only after this, because a frozen server would stay frozen. This is
-            // retried, as a command that has begun may still have to end.
+            // A server that is frozen would stay frozen after the end of this program, so the nodes
+            // are repaired first. The attempt is repeated, because a command that is still running
+            // may have to end first.
             for _ in 0..MENDS_MAX {
                 if self.commands.mend().is_ok() {
                     return;
@@ -108,10 +110,10 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Opens a cluster that is up, and puts a proxy in front of each node.
+    /// Opens a running cluster, and puts a proxy in front of each node.
     ///
     /// # Errors
-    /// It is not up, or too small for these faults.
+    /// The cluster is not running, or is too small for these faults.
     pub(super) async fn open(
         program: PathBuf,
         dir: &Path,
@@ -169,12 +171,13 @@ impl Cluster {
         Ok(Self { commands, names, proxies, shards, environment, servers, is_broken: false })
     }
 
-    /// The variables for a router, by way of the proxies.
+    /// Returns the environment variables for a router, which reaches the servers through the
+    /// proxies.
     pub(super) fn environment(&self) -> &[(String, String)] {
         &self.environment
     }
 
-    /// The servers of each shard, with user and password.
+    /// Returns the servers of each shard, with user and password.
     pub(super) fn servers(&self) -> Vec<ShardServers> {
         self.servers.clone()
     }
@@ -209,7 +212,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Loses responses of the primary of a shard, and returns their number in words.
+    /// Makes responses of a shard's primary get lost, and returns their number in words.
     pub(super) async fn lose_answers(
         &mut self,
         shard: usize,
@@ -226,7 +229,8 @@ impl Cluster {
     }
 
     /// Stops or freezes the primary of a shard, promotes the best replica after half of `lasts`,
-    /// and lets the old primary rejoin at the end; returns a sentence with the names of both.
+    /// and lets the old primary rejoin at the end. Returns a sentence with the names of both
+    /// primaries.
     pub(super) async fn promote(
         &mut self,
         shard: usize,
@@ -246,7 +250,8 @@ impl Cluster {
         Ok(format!("{new} took over from {old}, which follows it"))
     }
 
-    /// Makes all nodes run and follow again, whatever faults they have had.
+    /// Repairs all nodes, whatever faults they have had: they run, and replicas follow their
+    /// primary.
     pub(super) async fn mend(&mut self) -> anyhow::Result<()> {
         for proxy in &self.proxies {
             proxy.set(ProxyState::Open);
@@ -306,8 +311,7 @@ impl Commands {
     }
 
     fn nodes(&self) -> anyhow::Result<Vec<Node>> {
-        // The exit code is an error unless all nodes run; the output is a JSON document in any
-        // case.
+        // The command fails unless all nodes run, but its output is a JSON document in any case.
         let ended = self.call(&["status"])?;
         let shown: Result<Shown, _> = serde_json::from_slice(&ended.stdout);
         let said = || ClusterError(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
@@ -323,7 +327,7 @@ impl Commands {
             match (node.is_primary(), &*node.state) {
                 (true, "running") => {}
                 (true, _) => self.run(&["start", &node.node]).map(drop)?,
-                // For a node that follows already, this only checks it.
+                // For a node that follows its primary already, the command only checks this.
                 (false, _) => self.run(&["rejoin", &node.node]).map(drop)?,
             }
         }
@@ -331,7 +335,7 @@ impl Commands {
     }
 }
 
-/// Returns the servers of each shard, with the user and password of the variables.
+/// Returns the servers of each shard, with the user and password from the environment variables.
 fn servers(
     shards: &[String],
     nodes: &[Node],

@@ -1,4 +1,5 @@
-//! Fence: makes writes to some slots wait, by the command `shard-manager slots fence`.
+//! Fence: makes writes to some slots wait for a while, with the command `shard-manager slots
+//! fence`.
 //!
 //! **Not here:** the choice of the slots (`schedule`).
 
@@ -12,25 +13,25 @@ use super::cluster::ClusterError;
 use super::operator_requests::metric;
 use crate::http_client::Pool;
 
-/// Counter of rows that have waited for a slot, in the router's metrics.
+/// Metric of the router that counts the rows that have waited for a slot.
 const WAITED: &str = "tessera_parked_refusals_total{result=\"waited\"} ";
 
-/// Command that fences slots of one cluster.
+/// Command that fences slots of one cluster: writes to these slots wait until the fence ends.
 pub(super) struct FenceCommand {
     program: PathBuf,
-    /// Variables that name the servers of the shards; none for files.
+    /// Environment variables that name the servers of the shards; empty if the shards are files.
     servers: Vec<(String, String)>,
     data_dir: PathBuf,
 }
 
 impl FenceCommand {
     /// Creates the command for the cluster of a router: for the servers that the variables name, or
-    /// for its data directory if there are none.
+    /// for the router's data directory if there are no variables.
     pub(super) fn new(program: PathBuf, servers: Vec<(String, String)>, data_dir: PathBuf) -> Self {
         Self { program, servers, data_dir }
     }
 
-    /// Fences slots, and waits until their fence has ended. Returns the number of rows that have
+    /// Fences slots, and waits until the fence has ended. Returns the number of rows that have
     /// waited, or the reason why the slots were not fenced.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
-//! Growth: lets new shards join and take their share, and drains them again, over the routers' HTTP
-//! interface, while other faults go on. A request that a router does not answer is sent to the next
-//! one.
+//! Growth: lets new shards join and take their share of the slots, and drains them (moves their
+//! slots back), over the routers' HTTP interface, while other faults go on. A request that a router
+//! does not answer is sent to the next one.
 //!
 //! **Invariant:** there is at most one new shard at a time, and a run adds at most [`JOINS_MAX`].
 //! A new shard has retired only if all routers agree that it has.
@@ -26,8 +26,8 @@ use crate::growth_summary::GrowthSummary;
 
 /// Maximum number of new shards in a run.
 const JOINS_MAX: usize = 32;
-/// Weight of the shards that were there before, so that a new one takes one to three
-/// hundred slots.
+/// Weight of the shards that existed before, chosen so that a new shard takes one to three hundred
+/// slots.
 const OLD_WEIGHT: u32 = 48;
 /// Longest wait until a shard has joined or a rebalance has begun: the router may be down, and
 /// replicas must follow.
@@ -53,7 +53,7 @@ struct Listed {
     rebalances: Vec<Rebalance>,
 }
 
-/// Rebalance as the router shows it.
+/// Rebalance as the router returns it.
 #[derive(Clone, Deserialize)]
 struct Rebalance {
     id: String,
@@ -79,7 +79,7 @@ pub(super) struct Growth {
     databases: Option<NewDatabases>,
     /// True if new shards are drained during the run.
     drains: bool,
-    /// New shard that has not retired.
+    /// Name of the new shard, as long as it has not retired.
     newcomer: Option<String>,
     summary: GrowthSummary,
 }
@@ -97,7 +97,7 @@ impl Growth {
         mut stopped: watch::Receiver<bool>,
     ) -> Self {
         while let Some(fault) = schedule.due(&mut stopped).await {
-            // The schedule draws joins and drains only.
+            // This schedule contains only joins and drains.
             let Fault::Grow { action } = fault else { continue };
             let is_possible = match action {
                 GrowAction::Join(_) => self.newcomer.is_none() && self.summary.joined < JOINS_MAX,
@@ -132,7 +132,8 @@ impl Growth {
         if let Some(databases) = &mut self.databases {
             shard["url"] = json!(databases.make(number).await?);
         }
-        // A request that was cut off may have been carried out in part: the same one completes it.
+        // A request that was interrupted may have been carried out in part. Sending the same
+        // request again completes it.
         let began = Instant::now();
         loop {
             let last = match self.routers.change((Method::POST, "/api/shards"), &shard).await {
@@ -153,7 +154,7 @@ impl Growth {
         Ok(format!("{name} of weight {}, {followed}", plan.weight))
     }
 
-    /// Empties the new shard, which retires. Returns the outcome in words.
+    /// Moves all slots away from the new shard, which then retires. Returns the outcome in words.
     async fn drain(
         &mut self,
         cancelled: Option<Duration>,
@@ -172,7 +173,7 @@ impl Growth {
         Ok(format!("{name}, {followed}"))
     }
 
-    /// Gives the old shards a weight that makes a new one take few slots.
+    /// Gives the old shards such a weight that a new shard takes few slots.
     async fn weigh_old_shards(&self) -> anyhow::Result<()> {
         let listed: Shards = self.routers.get("/api/shards").await?;
         for old in listed.shards.iter().filter(|shard| shard.state == "serving") {
@@ -203,7 +204,7 @@ impl Growth {
                 Ok(answer) => refusal(&answer),
                 Err(error) => format!("{error:#}"),
             };
-            // The rebalance has begun if only the response was lost.
+            // If only the response was lost, the rebalance has begun.
             if let Ok(Some(open)) = self.open().await {
                 break open.id;
             }
@@ -216,7 +217,7 @@ impl Growth {
         while began.elapsed() < END_MAX && !*stopped.borrow() {
             if order.is_some_and(|at| at <= Instant::now()) {
                 let path = format!("/api/rebalance/{id}/cancel");
-                // The router may be down, or the rebalance over.
+                // The order fails if the router is down or the rebalance is over.
                 let ordered = self.routers.change((Method::POST, &path), &json!({})).await;
                 order = order.filter(|_| ordered.is_err());
             }
@@ -228,7 +229,7 @@ impl Growth {
         Ok(format!("{id} goes on"))
     }
 
-    /// Returns the rebalance that has not ended.
+    /// Returns the rebalance that has not ended, if there is one.
     async fn open(&self) -> anyhow::Result<Option<Rebalance>> {
         let listed: Listed = self.routers.get("/api/rebalance").await?;
         Ok(listed.rebalances.into_iter().find(|listed| listed.ended_at.is_none()))
@@ -247,7 +248,7 @@ impl Growth {
         Some(format!("{}, {} slots", shown.state, shown.slots_moved))
     }
 
-    /// Counts the new shard if it has retired. It owns no slots then.
+    /// Counts the new shard if it has retired. A retired shard owns no slots.
     async fn note_retired(&mut self, name: &str) -> anyhow::Result<()> {
         if self.is_there(name).await? {
             return Ok(());
@@ -265,7 +266,8 @@ impl Growth {
     }
 
     /// Returns true if a shard has not retired. Waits until all routers agree, because each of them
-    /// reads a new shard map at a different time; as long as they do not, it has not retired.
+    /// reads a new shard map at a different time; until they agree, the shard does not count as
+    /// retired.
     async fn is_there(&self, name: &str) -> anyhow::Result<bool> {
         let is_it = |shard: &Shard| shard.shard == name && shard.state != "retired";
         let began = Instant::now();
@@ -287,7 +289,7 @@ impl Growth {
         }
     }
 
-    /// Adds the shard maps that a router has shown during the run.
+    /// Adds the shard maps that a router has returned during the run to the summary.
     pub(super) fn add_maps(&mut self, seen: SeenMaps) {
         let SeenMaps { router, count, broken, more_broken } = seen;
         if count == 0 {

@@ -2,7 +2,7 @@
 //! joins until the last one has retired.
 //!
 //! **Invariant:** each router is read by a task of its own, so that a router that does not respond
-//! delays no other one; the last map is read after the end was ordered.
+//! delays no other one; the last map of a router is read after the watch was ordered to end.
 //! **Not here:** the rule that a map obeys (`operator_requests`).
 
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use tokio::task::JoinHandle;
 use super::operator_requests::{ShardMap, get};
 use crate::http_client::Pool;
 
-/// Pause between two maps of a router.
+/// Pause between two reads of a router's map.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Number of broken maps of a router that are described; the others are counted.
+/// Maximum number of broken maps of a router that are described; the others are only counted.
 const DESCRIBED_MAX: usize = 20;
 
-/// Shard maps that one router has shown.
+/// Shard maps that one router has returned.
 #[derive(Debug)]
 pub(super) struct SeenMaps {
     /// Address of the router.
     pub(super) router: String,
-    /// Number of maps.
+    /// Number of maps read.
     pub(super) count: u64,
     /// Descriptions of the first maps that did not contain each slot exactly once, at most
     /// [`DESCRIBED_MAX`].
     pub(super) broken: Vec<String>,
-    /// Number of these maps that are not described.
+    /// Number of further broken maps, which are not described.
     pub(super) more_broken: u64,
 }
 
@@ -67,7 +67,7 @@ impl MapWatch {
         Self { end, tasks }
     }
 
-    /// Reads a last map of each router, and returns what all of them have shown.
+    /// Reads a last map of each router, and returns the results for all routers.
     ///
     /// # Errors
     /// A task has failed.
@@ -82,11 +82,11 @@ impl MapWatch {
     }
 }
 
-/// Reads the maps of a router until the end. A router that is down shows none.
+/// Reads the maps of a router until the end. While the router is down, no map is read.
 async fn look(pool: Arc<Pool>, mut ended: watch::Receiver<bool>) -> SeenMaps {
     let mut seen = SeenMaps::new(pool.target().to_string());
     loop {
-        // The end has also come if the run has failed, and the sender is gone.
+        // If the run has failed, the sender is gone; this also ends the watch.
         let is_last = ended.has_changed().is_err() || *ended.borrow();
         if let Ok(map) = get::<ShardMap>(&pool, "/api/shard-map").await {
             seen.note(map.fault());

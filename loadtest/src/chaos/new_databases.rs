@@ -18,9 +18,9 @@ const PREFIX: &str = "loadtest_shard";
 pub(super) struct ShardServers {
     /// User and password, as in a URL.
     pub(super) credentials: String,
-    /// Hosts with ports, behind the proxies.
+    /// Hosts and ports of the proxies in front of the nodes.
     pub(super) hosts: Vec<String>,
-    /// Hosts with ports, without proxies.
+    /// Hosts and ports of the nodes themselves.
     pub(super) direct: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl NewDatabases {
         Self { servers, made: Vec::new() }
     }
 
-    /// Makes an empty database on the servers of a shard, and returns its URL without user and
+    /// Creates an empty database on the servers of a shard, and returns its URL without user and
     /// password.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl NewDatabases {
         Ok(format!("postgres://{}/{name}", servers.hosts.join(",")))
     }
 
-    /// Drops all databases; their shards have retired.
+    /// Drops all databases of the run, whose shards must have retired.
     ///
     /// # Errors
     /// No primary responds.
@@ -68,7 +68,7 @@ impl NewDatabases {
     }
 }
 
-/// Runs SQL on the primary, and returns the number of rows.
+/// Runs an SQL statement on the primary, and returns the number of rows of its result.
 async fn ask(servers: &ShardServers, sql: &str) -> anyhow::Result<usize> {
     let url = format!(
         "postgres://{}@{}/postgres?target_session_attrs=read-write&connect_timeout=5",
@@ -80,7 +80,7 @@ async fn ask(servers: &ShardServers, sql: &str) -> anyhow::Result<usize> {
     let connection = tokio::spawn(connection);
     let answered = client.simple_query(sql).await;
     drop(client);
-    // The session has ended, even if closing it returned an error.
+    // An error on closing the session is ignored, because the session has ended anyway.
     let _ = connection.await;
     let rows = answered.with_context(|| sql.to_owned())?;
     let is_row = |message: &&tokio_postgres::SimpleQueryMessage| {

@@ -1,8 +1,8 @@
 //! Operator requests: sends an operator's HTTP requests to the router, for moves, shards,
 //! rebalances, and the shard map.
 //!
-//! **Invariant:** a router gets a request once, and the wait for its response is at most
-//! [`PATIENCE`].
+//! **Invariant:** a request is sent to each router at most once, and the wait for a response is at
+//! most [`PATIENCE`].
 //! **Not here:** the requests of the workload (`requests`).
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use crate::requests;
 
 /// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// Pause after no router was ready.
+/// Pause before the next attempt if a router was not ready.
 const POLL: Duration = Duration::from_millis(10);
 
 /// Owners of all slots: first and last slot of each range, and the name of its shard.
@@ -52,8 +52,8 @@ impl ShardMap {
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
 
-/// Returns the value of a metric of a router, which follows this beginning of its line; `None` if
-/// the router does not respond, or does not have it.
+/// Returns the value of a router's metric, identified by the beginning of its line up to the value;
+/// `None` if the router does not respond or has no such metric.
 pub(super) async fn metric(pool: &Pool, line: &str) -> Option<f64> {
     let asked = Request::get("/metrics").body(Full::<Bytes>::default()).ok()?;
     let answer = pool.send(asked, PATIENCE).await.ok()?;
@@ -61,19 +61,21 @@ pub(super) async fn metric(pool: &Pool, line: &str) -> Option<f64> {
     text.lines().find_map(|text| text.strip_prefix(line)?.trim().parse().ok())
 }
 
-/// Routers of one cluster: a request goes to the router that responded last, and to the next one
-/// if there is no response.
+/// Routers of one cluster. A request goes to the router that responded last, and, if that one does
+/// not respond, to the next.
 ///
-/// So a change may be carried out twice: only changes are sent for which this makes no difference.
+/// A change may therefore be carried out twice, so only changes for which this makes no difference
+/// are sent.
 pub(super) struct Routers {
     /// One pool for each router.
     pools: Vec<Arc<Pool>>,
-    /// Number of times that a router has not responded: it determines the router that is used.
+    /// Number of times that a router has not responded, which determines the router that is used
+    /// next.
     turns: AtomicUsize,
 }
 
 impl Routers {
-    /// Returns the routers of these pools, of which there is at least one.
+    /// Creates the routers for these pools, of which there must be at least one.
     pub(super) fn new(pools: Vec<Arc<Pool>>) -> Self {
         Self { pools, turns: AtomicUsize::new(0) }
     }
@@ -91,10 +93,10 @@ impl Routers {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until one of the routers accepts requests, and uses it.
+    /// Waits until one of the routers accepts requests; the next request goes to that router.
     ///
     /// # Errors
-    /// None does within `patience`.
+    /// No router accepts requests within `patience`.
     pub(super) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
@@ -114,7 +116,7 @@ impl Routers {
     /// Sends a read, and returns the parsed response of the first router that answers it.
     ///
     /// # Errors
-    /// No router answers it: the error of the last one.
+    /// No router answers the request; the error is that of the last router.
     pub(super) async fn get<A: for<'a> Deserialize<'a>>(&self, path: &str) -> anyhow::Result<A> {
         for _ in 1..self.pools.len() {
             if let Ok(answer) = get(self.current(), path).await {
@@ -132,7 +134,7 @@ impl Routers {
     /// Sends a change, and returns the first response, whatever its status.
     ///
     /// # Errors
-    /// No router responds: the error of the last one.
+    /// No router responds; the error is that of the last router.
     pub(super) async fn change(
         &self,
         (method, path): (Method, &str),
@@ -173,7 +175,7 @@ pub(super) async fn change(
     answer.map_err(|failure| anyhow::anyhow!(failure.detail))
 }
 
-/// Returns status, code and reason of a refusal.
+/// Returns the status, the code and the reason of a refusal, as text.
 pub(super) fn refusal(answer: &Answer) -> String {
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |member: &str| problem[member].as_str().unwrap_or_default().to_owned();

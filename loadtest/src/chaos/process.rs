@@ -1,5 +1,5 @@
-//! Process: a router as a child process of the load tester, with a data directory of its own or
-//! with servers.
+//! Process: a router as a child process of the load tester. Its shards are files in its own data
+//! directory, or databases on servers.
 //!
 //! **Invariant:** signals are sent only to a child that has not been waited for, so that its
 //! process id cannot belong to another process.
@@ -19,20 +19,21 @@ use tokio::net::TcpSocket;
 
 /// Longest wait for an orderly shutdown, during which the router drains for some seconds.
 const END_PATIENCE: Duration = Duration::from_secs(30);
-/// Pause between two looks for the end of the process.
+/// Pause between two checks whether the process has ended.
 const POLL: Duration = Duration::from_millis(5);
 
 pub(crate) struct RouterProcess {
     program: PathBuf,
     flags: Vec<String>,
-    /// Variables that name its servers; none for a router over its own directory.
+    /// Environment variables that name the router's servers; empty for a router with its own data
+    /// directory.
     servers: Vec<(String, String)>,
-    /// The address of its cache, if it has one.
+    /// URL of the router's cache, if it has one.
     cache: Option<String>,
     address: SocketAddr,
-    /// Reserves the port while no router runs: the system gives it to no other program that
-    /// requests any free port. The router can still listen on it, because both sockets reuse
-    /// addresses.
+    /// Socket that reserves the port while no router runs: the system does not give the port to
+    /// another program that requests any free port. The router can still listen on it, because both
+    /// sockets reuse addresses.
     _port: TcpSocket,
     dir: Option<TempDir>,
     path: PathBuf,
@@ -40,8 +41,8 @@ pub(crate) struct RouterProcess {
 }
 
 impl RouterProcess {
-    /// Starts a router on a free port: on the servers that the variables name, or over a new
-    /// directory if there are none.
+    /// Starts a router on a free port, with the servers that the variables name, or with a new data
+    /// directory if there are no variables.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -92,11 +93,11 @@ impl RouterProcess {
         if self.servers.is_empty() {
             command.arg("--data-dir").arg(self.data_dir());
         }
-        // A Redis that the environment names may belong to others, and must not be used.
+        // A Redis named in the environment may belong to others and must not be used.
         remove_cache(&mut command, std::env::vars_os().map(|(name, _)| name));
         if let Some(url) = &self.cache {
-            // The cache serves as many reads as possible, so that its errors are found. A flag of
-            // the router can override this.
+            // The cache serves as many reads as possible, so that its errors are found. An option
+            // of the router can override this setting.
             command.env("REDIS_URL", url).env("TESSERA_CACHE_MIN_USES", "1");
         }
         let child = command
@@ -139,7 +140,7 @@ impl RouterProcess {
         }
     }
 
-    /// Returns the status of a router that has ended by itself.
+    /// Returns the exit status of the router if it has ended by itself.
     pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let ended = child.try_wait()?;
@@ -173,7 +174,7 @@ impl RouterProcess {
     }
 }
 
-/// Removes those of these variables that set the cache of a router.
+/// Removes those variables from the environment that set the cache of a router.
 fn remove_cache(command: &mut Command, names: impl IntoIterator<Item = OsString>) {
     for name in names {
         let text = name.to_string_lossy();

@@ -22,9 +22,9 @@ use tokio::task::JoinHandle;
 
 use self::frames::Frames;
 
-/// Bytes read at once.
+/// Maximum number of bytes read at once.
 const CHUNK: usize = 1 << 16;
-/// Time for a server to end a statement whose response is lost.
+/// Longest wait until a server ends a statement whose response is lost.
 const END_MAX: Duration = Duration::from_millis(500);
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -40,8 +40,8 @@ pub(super) enum ProxyState {
     HalfOpen,
     /// All bytes are forwarded, with this delay in each direction.
     Slow(Duration),
-    /// Responses to stored writes are lost together with their connections, as many as `lose` was
-    /// called with.
+    /// Responses to stored writes are lost, and their connections are closed, as often as the call
+    /// of `lose` demanded.
     Lossy,
 }
 
@@ -78,18 +78,18 @@ impl Proxy {
         self.port
     }
 
-    /// Changes the state, also of open connections.
+    /// Changes the state, which also affects open connections.
     pub(super) fn set(&self, state: ProxyState) {
         self.state.send_replace(state);
     }
 
-    /// Loses the answers to the next writes.
+    /// Loses the responses to the next `count` writes.
     pub(super) fn lose(&self, count: u32) {
         self.to_lose.store(count, Ordering::Relaxed);
         self.set(ProxyState::Lossy);
     }
 
-    /// Returns the number of answers that are still to be lost.
+    /// Returns the number of responses that are still to be lost.
     pub(super) fn left_to_lose(&self) -> u32 {
         self.to_lose.load(Ordering::Relaxed)
     }
@@ -206,8 +206,8 @@ async fn answer(
         if count == 0 {
             return Ok(());
         }
-        // The stream is parsed from its beginning, because messages cannot be found from its
-        // middle.
+        // The stream is parsed from its beginning, because message boundaries cannot be found from
+        // the middle of the stream.
         let reported = frames.read(&chunk[..count]);
         let is_lossy = *state.borrow() == ProxyState::Lossy;
         if reported.stored && is_lossy && take_one(&to_lose) {
@@ -219,8 +219,8 @@ async fn answer(
                 }
                 io::Result::Ok(())
             };
-            // The server ends the statement that it has begun; then the connection is closed on
-            // both sides.
+            // The server first ends the statement that it has begun; then the connection is closed
+            // on both sides.
             let _ = tokio::time::timeout(END_MAX, ended).await;
             return Ok(());
         }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The program, as every package names it.
+/// Name of the program, which is the same in every package.
 const PROGRAM: &str = "redis-server";
 /// Longest wait for the start, and for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ impl RedisProcess {
     /// The program does not exist, or does not respond.
     pub(super) async fn new(program: Option<&Path>) -> anyhow::Result<Self> {
         let program = program.map_or_else(|| PathBuf::from(PROGRAM), Path::to_owned);
-        // The port must be the same after each start, so it is looked for here.
+        // The port must be the same after each start, so a free one is chosen here.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut redis = Self { program, address, child: None };
         redis.start().await?;
@@ -77,7 +77,7 @@ impl RedisProcess {
         Ok(())
     }
 
-    /// Deletes all entries.
+    /// Deletes all entries of the cache.
     pub(super) async fn empty(&self) -> anyhow::Result<()> {
         self.ask("FLUSHALL").await
     }
@@ -97,7 +97,7 @@ impl RedisProcess {
         Ok(())
     }
 
-    /// Sends a command, and waits for its reply of one line.
+    /// Sends a command, and waits for the reply, which is one line.
     async fn ask(&self, command: &str) -> anyhow::Result<()> {
         let asked = async {
             let mut stream = TcpStream::connect(self.address).await?;

@@ -7,45 +7,46 @@ use tokio::sync::watch;
 use crate::fault_kind::FaultKind;
 use crate::random::Random;
 
-/// Pause between faults, in milliseconds.
+/// Shortest and longest pause between two faults, in milliseconds.
 const PAUSE_MS: (u32, u32) = (500, 2_500);
-/// Time between a kill and the next start, in milliseconds: from none to long enough for clients to
-/// give up.
+/// Shortest and longest time between a kill and the next start, in milliseconds; the longest is
+/// enough for clients to give up.
 const DOWN_MS: (u32, u32) = (0, 1_500);
-/// Length of a freeze, in milliseconds: sometimes longer than clients wait for a response.
+/// Shortest and longest duration of a freeze, in milliseconds; the longest exceeds the time for
+/// which clients wait for a response.
 const FROZEN_MS: (u32, u32) = (50, 4_500);
-/// Delay of bytes on a slow connection, in milliseconds.
+/// Shortest and longest delay of bytes on a slow connection, in milliseconds.
 const SLOW_MS: (u32, u32) = (5, 200);
-/// Number of slots that are fenced together: up to half of all.
+/// Minimum and maximum number of slots that are fenced together.
 const FENCED: (u32, u32) = (1, SLOTS / 2);
-/// Factor by which pauses before moves and growth are shorter than those before other faults,
-/// beside which they run.
+/// Divisor of the pauses before moves, joins and drains, which therefore come sooner than the other
+/// faults, at the same time as which they run.
 const MOVES_SOONER: u32 = 4;
-/// Number of slots that move together.
+/// Minimum and maximum number of slots that move together.
 const MOVED: (u32, u32) = (16, 64);
 /// Time for which the source of a move is kept, in seconds.
 const KEPT_S: (u32, u32) = (0, 6);
-/// One of this many moves or rebalances is cancelled.
+/// On average, one of this many moves or rebalances is cancelled.
 const CANCELLED_EVERY: u32 = 5;
 /// Time after which a move is cancelled, in milliseconds.
 const CANCELLED_MS: (u32, u32) = (0, 400);
-/// Weight of a shard that joins; the others have 48.
+/// Minimum and maximum weight of a shard that joins; the other shards have weight 48.
 const NEW_WEIGHT: (u32, u32) = (1, 2);
 /// Time after which a rebalance is cancelled, in milliseconds.
 const GROWTH_CANCELLED_MS: (u32, u32) = (0, 1_500);
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
-/// Number of responses that are lost in succession.
+/// Minimum and maximum number of responses that are lost in succession.
 const LOST: (u32, u32) = (1, 8);
 
 /// Fault of the router, of a node or of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// SIGKILL, and a new start after a while.
+    /// The router is killed (SIGKILL), and started again after `down`.
     Kill { down: Duration },
-    /// SIGSTOP, and SIGCONT after a while.
+    /// The router is frozen (SIGSTOP), and continued (SIGCONT) after `lasts`.
     Freeze { lasts: Duration },
-    /// SIGTERM, and a new start once it has ended.
+    /// The router is ended (SIGTERM), and started again once its process has ended.
     Restart,
     /// One node is faulty for a while.
     Node { node: usize, action: FaultAction, lasts: Duration },
@@ -53,17 +54,17 @@ pub(super) enum Fault {
     LostAnswers { shard: usize, count: u32, lasts: Duration },
     /// The primary of a shard is stopped or frozen for a while; halfway a replica is promoted.
     Promote { shard: usize, gone: FaultAction, lasts: Duration },
-    /// Writes of neighbouring slots wait for a while.
+    /// Writes to consecutive slots wait until their fence ends.
     Fence { first: u32, last: u32, lasts: Duration },
-    /// Slots move or move back, beside the other faults.
+    /// Slots move or move back, while the other faults go on.
     Move { action: MoveAction },
-    /// A shard joins or is drained, beside the other faults.
+    /// A shard joins or is drained, while the other faults go on.
     Grow { action: GrowAction },
     /// The cache is emptied, frozen or killed.
     Redis { action: RedisAction },
 }
 
-/// Fault of slots.
+/// Beginning or rollback of a move of slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MoveAction {
     /// Slots move to another shard.
@@ -72,7 +73,7 @@ pub(super) enum MoveAction {
     RollBack { seed: u32 },
 }
 
-/// Move that is to begin, as a seed determines it.
+/// Parameters of a move that is to begin, drawn from the seed of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MovePlan {
     /// Seed of the choice of shards and slots.
@@ -85,7 +86,7 @@ pub(super) struct MovePlan {
     pub(super) cancelled: Option<Duration>,
 }
 
-/// Join or drain of a shard.
+/// Growth action: a shard joins or is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrowAction {
     /// A new shard joins and takes its share.
@@ -94,7 +95,7 @@ pub(super) enum GrowAction {
     Drain(GrowthPlan),
 }
 
-/// Rebalance that is to begin, as a seed determines it.
+/// Parameters of a rebalance that is to begin, drawn from the seed of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GrowthPlan {
     /// Weight of the new shard.
@@ -180,7 +181,7 @@ impl FaultAction {
     }
 }
 
-/// Endless sequence of faults that a seed determines.
+/// Endless sequence of faults, which a seed determines.
 #[derive(Debug)]
 pub(super) struct Schedule {
     random: Random,

@@ -24,16 +24,17 @@ use crate::move_summary::MoveSummary;
 use crate::moving_slots::MovingSlots;
 use crate::random::Random;
 
-/// Moves under way at a time, beside those whose source is only kept.
+/// Maximum number of moves in progress at a time, not counting finished moves whose source is still
+/// kept.
 const OPEN_MAX: usize = 4;
-/// Longest wait for a move that can be rolled back.
+/// Longest wait until there is a move that can be rolled back.
 const KEPT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the ends of all moves after the last fault.
 const END_MAX: Duration = Duration::from_secs(60);
 /// Pause between two polls of the moves.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Longest wait of rows for their slots, in the router's metrics.
+/// Metric of the router: the longest time for which rows have waited for their slots.
 const LONGEST_WAIT: &str = "tessera_parked_longest_seconds ";
 
 #[derive(Deserialize)]
@@ -41,7 +42,7 @@ struct Listed {
     moves: Vec<SlotMove>,
 }
 
-/// Move as the router shows it.
+/// Move as the router returns it.
 #[derive(Clone, Deserialize)]
 pub(super) struct SlotMove {
     id: String,
@@ -52,7 +53,7 @@ pub(super) struct SlotMove {
     rows: u64,
     longest_hold_ms: f64,
     reason: Option<String>,
-    /// Rebalance that has begun it.
+    /// Id of the rebalance that began the move, if one did.
     rebalance: Option<String>,
     actions: Vec<String>,
 }
@@ -73,16 +74,17 @@ impl SlotMove {
 pub(super) struct SlotMoves {
     pool: Arc<Pool>,
     moving: Arc<MovingSlots>,
-    /// Moves that have begun during the run, without those of rebalances.
+    /// Ids of the moves that have begun during the run, without those of rebalances.
     begun: BTreeSet<String>,
-    /// Moves of `begun` that have ended, kept here because a router lists only the last ones.
+    /// Moves of `begun` that have ended. They are kept here because a router lists only the most
+    /// recent ones.
     ended: BTreeMap<String, SlotMove>,
-    /// Longest wait of rows for their slots at the first router, in seconds. A router that is
-    /// killed forgets its own.
+    /// Longest time for which rows have waited for their slots at the first router, in seconds. It
+    /// is kept here because a router that is killed loses its own value.
     longest_wait: f64,
 }
 
-/// Returns an error if slots cannot move because there is one shard only.
+/// Checks that there are at least two shards, so that slots can move.
 ///
 /// # Errors
 /// There is only one shard, or the router does not respond.
@@ -111,7 +113,7 @@ impl SlotMoves {
         mut stopped: watch::Receiver<bool>,
     ) -> Self {
         while let Some(fault) = schedule.due(&mut stopped).await {
-            // The schedule draws moves only.
+            // This schedule contains only moves and rollbacks.
             let Fault::Move { action } = fault else { continue };
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);
@@ -160,7 +162,8 @@ impl SlotMoves {
         Ok(format!("{reported}, {}", cancelled.unwrap_or_else(|error| format!("{error:#}"))))
     }
 
-    /// Rolls a move back as soon as one can be. Returns the outcome in words.
+    /// Rolls a move back as soon as there is one that can be rolled back. Returns the outcome in
+    /// words.
     async fn roll_back(&mut self, seed: u32) -> String {
         match self.try_roll_back(seed).await {
             Ok(outcome) => outcome,
@@ -188,7 +191,8 @@ impl SlotMoves {
         }
     }
 
-    /// Ends the time for which sources are kept, waits until no move is under way, and sums up.
+    /// Ends the time for which moves keep their sources, waits until no move is in progress, and
+    /// returns a summary.
     pub(super) async fn finish(&mut self) -> MoveSummary {
         let began = Instant::now();
         let mut left = Ok(Vec::new());
@@ -245,7 +249,7 @@ impl SlotMoves {
         Ok(listed.moves)
     }
 
-    /// Records the longest wait of rows, as the first router has counted it.
+    /// Records the longest time for which rows have waited, as the first router has measured it.
     async fn note_wait(&mut self) {
         let wait = metric(&self.pool, LONGEST_WAIT).await;
         self.longest_wait = self.longest_wait.max(wait.unwrap_or_default());
@@ -288,7 +292,7 @@ fn count(summary: &mut MoveSummary, shown: &SlotMove) {
         "rolled_back" => summary.rolled_back += 1,
         "cancelled" => summary.cancelled += 1,
         "failed" => summary.failed.push(shown.describe()),
-        // Moves under way are listed already.
+        // Moves in progress are in the summary's list of open moves already.
         _ => {}
     }
 }
@@ -327,7 +331,7 @@ fn choose<'m>(
     Some((from, to, slots))
 }
 
-/// Returns slots as text: `0-63,70`.
+/// Returns slots as text, such as `0-63,70`.
 fn ranges(slots: &BTreeSet<u16>) -> String {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for &slot in slots {

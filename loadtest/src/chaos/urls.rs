@@ -9,7 +9,7 @@ enum UrlPart<'t> {
     Endpoint { host: &'t str, port: u16 },
 }
 
-/// Returns the hosts and ports that URLs name, each as often as it is named.
+/// Returns the host and port of each URL, in order and with repetitions.
 pub(super) fn endpoints(text: &str) -> Vec<(String, u16)> {
     let endpoint = |part| match part {
         UrlPart::Endpoint { host, port } => Some((host.to_owned(), port)),

@@ -11,7 +11,7 @@ use crate::response_check::Failure;
 /// Maximum number of groups of failures.
 const GROUPS_MAX: usize = 64;
 
-/// Failures are in one group if all of these are equal.
+/// Key of a group of failures: two failures are in the same group if all of these fields are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FailureGroup {
     pub(crate) operation: Operation,
@@ -19,7 +19,7 @@ pub(crate) struct FailureGroup {
     pub(crate) code: String,
 }
 
-/// Number of failures, and the text of the first one.
+/// Number of failures of a group, and the message of the first one.
 #[derive(Clone, Debug)]
 pub(crate) struct FailureCount {
     pub(crate) count: u64,

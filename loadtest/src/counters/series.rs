@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-/// Maximum number of seconds: a day. A second takes 164 bytes.
+/// Maximum number of seconds, which is a day. Each takes 164 bytes of memory.
 const SECONDS_MAX: u64 = 86_400;
-/// Classes of response times: two for each doubling, from 0.1 ms to 100 s.
+/// Number of classes of response times: two for each doubling, from 0.1 ms to 100 s.
 const BUCKETS: usize = 40;
 /// End of the first class, in microseconds.
 const FIRST_US: f64 = 100.0;
-/// Classes for each doubling of the time.
+/// Number of classes for each doubling of the time.
 const PER_DOUBLING: f64 = 2.0;
 
 #[derive(Clone, Debug, Default)]
@@ -19,11 +19,11 @@ pub(crate) struct Series {
     seconds: Vec<Second>,
 }
 
-/// One second.
+/// Counts of one second.
 #[derive(Clone, Debug)]
 pub(crate) struct Second {
     pub(crate) failed: u32,
-    /// Number of operations by class of response time; class n ends at 0.1 ms times 2^(n/2).
+    /// Number of operations in each class of response times; class n ends at 0.1 ms times 2^(n/2).
     pub(crate) buckets: [u32; BUCKETS],
 }
 
@@ -77,8 +77,8 @@ impl Series {
         &self.seconds
     }
 
-    /// Returns the p99 of the second before the one that is still filling; `None` if there is no
-    /// such second, or if nothing ended in it.
+    /// Returns the p99 of the last complete second; `None` if there is no such second, or if no
+    /// operation ended in it.
     pub(super) fn last_whole_p99_ms(&self) -> Option<f64> {
         let whole = self.seconds.len().checked_sub(2).and_then(|index| self.seconds.get(index));
         whole.filter(|second| second.requests() > 0).map(|second| second.quantile_ms(0.99))

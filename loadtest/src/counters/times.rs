@@ -7,9 +7,10 @@ use hdrhistogram::Histogram;
 /// Longest time that is distinguished from longer ones, in microseconds: the maximum of
 /// `--timeout`.
 const TIME_US_MAX: u64 = 600_000_000;
-/// Digits kept of a time: 0.1 % is finer than two runs ever agree.
+/// Number of significant digits of a time. The precision of 0.1 % is finer than the difference
+/// between any two runs.
 const DIGITS: u8 = 3;
-/// Digits kept if there are many histograms.
+/// Number of significant digits of a time if there are many histograms.
 const DIGITS_COARSE: u8 = 2;
 
 /// Times of operations, failed ones included.

@@ -14,7 +14,7 @@ use super::trust::{Trust, refusal};
 use super::{ANSWER_BYTES_MAX, Answer, CERTIFICATE_REFUSED, HttpRequest, NOT_CONNECTED, broken};
 use crate::response_check::Failure;
 
-/// Connection to a router, which is closed when this is dropped.
+/// Connection to a router. Dropping this value closes the connection.
 pub(super) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
@@ -35,12 +35,13 @@ impl Connection {
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::new(None, NOT_CONNECTED, &error.to_string()))?;
-        // Its errors are returned to the request that waits for a response.
+        // Errors of the driver are also returned to the request that waits for a response, so they
+        // are ignored here.
         tokio::spawn(async move { drop(driver.await) });
         Ok(Self(sender))
     }
 
-    /// Returns whether a request can be sent: the other side may have closed the connection
+    /// Returns true if a request can be sent, and false if the other side has closed the connection
     /// meanwhile.
     pub(super) async fn is_ready(&mut self) -> bool {
         self.0.ready().await.is_ok()
@@ -65,8 +66,8 @@ impl Connection {
     }
 }
 
-/// Describes an error: "Connection refused" without the error's number, and for a certificate the
-/// remedy, which is longer than other details.
+/// Describes an error of a connection, such as "Connection refused", without its error number. For
+/// a refused certificate the description is longer and contains the remedy.
 fn reason(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Failure::new(None, NOT_CONNECTED, "Connection refused");

@@ -51,7 +51,7 @@ impl Pool {
         targets.iter().map(new).collect()
     }
 
-    /// Returns whether requests have a credential.
+    /// Returns true if requests are sent with a credential.
     pub(crate) fn has_credential(&self) -> bool {
         self.bearer.is_some()
     }

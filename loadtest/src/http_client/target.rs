@@ -7,7 +7,7 @@ use std::str::FromStr;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 
-/// Scheme, host and port of a router, nothing else.
+/// Scheme, host and port of a router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     host: String,
@@ -18,7 +18,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Returns whether the host is this machine.
+    /// Returns true if the host is this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -29,7 +29,7 @@ impl Target {
         &self.host
     }
 
-    /// Returns whether requests go over TLS.
+    /// Returns true if requests are sent over TLS.
     pub(super) fn is_secure(&self) -> bool {
         self.is_secure
     }
@@ -57,7 +57,7 @@ impl FromStr for Target {
         let name = HeaderValue::from_str(authority.as_str())
             .map_err(|error| format!("{error}; {wanted}"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        // An invalid port must not become the port of the scheme.
+        // An invalid port must not be replaced by the default port of the scheme.
         let given = authority.as_str().get(authority.host().len()..).unwrap_or_default();
         let port = match given.strip_prefix(':') {
             None => Some(if is_secure { 443 } else { 80 }),

@@ -16,21 +16,22 @@ use tokio_rustls::client::TlsStream;
 
 use crate::response_check::printable;
 
-/// Remedy for a certificate that was made for an authority.
+/// Remedy for a certificate that was created for a certificate authority.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      by default, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
 
-/// Name of the TLS library's error for such a certificate, which has no text.
+/// Name of the TLS library's error for such a certificate. The error has no message of its own.
 const AUTHORITY_VARIANT: &str = "CaUsedAsEndEntity";
 /// Remedy for a certificate of an unknown issuer.
 const PIN: &str = "name the file that holds it, or its issuer's, by the variable SSL_CERT_FILE";
 /// Remedy for a certificate that proves nothing, even if its issuer is trusted.
 const RENEW: &str = "give the router one that is valid for the host in --host";
 
-/// TLS to a host: its name is sent, and its certificate must be for that name.
+/// TLS connections to one host, whose name is sent and whose certificate must be valid for that
+/// name.
 pub(super) struct Trust {
     connector: TlsConnector,
     name: ServerName<'static>,
@@ -63,7 +64,8 @@ impl Trust {
     }
 }
 
-/// Explains why a router's certificate was refused and what helps; `None` for any other error.
+/// Explains why a router's certificate was refused and how to solve this; `None` for any other
+/// error.
 pub(super) fn refusal(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let rustls::Error::InvalidCertificate(problem) = cause else { return None };

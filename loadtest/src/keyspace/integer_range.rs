@@ -7,11 +7,12 @@
 //! **Not here:** the index of a key, and keys before the first and after the last split point
 //! (`keyspace`).
 
-/// Fewest digits of a key in a range between split points: more than other keys of integers have.
+/// Minimum number of digits of a key in a range between split points. Other integer keys have fewer
+/// digits.
 const DIGITS_MIN: usize = 46;
 /// Number of lengths that such a key may have.
 const LENGTHS: u64 = 128;
-/// One run uses at most the keys of such a range divided by this.
+/// Divisor of the number of keys of a range: the result is the maximum number of keys of one run.
 const OF_A_RUN: u64 = 4;
 /// Number of purposes of a key.
 pub(super) const KINDS: u64 = 5;
@@ -20,7 +21,7 @@ pub(super) const KINDS: u64 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IntegerRange {
     from: i128,
-    /// Number of keys that can lie in it.
+    /// Number of keys that can lie in the range.
     keys: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::tables::{PARTITION_KEY, TRANSACTIONS, USERS, declaration};
 pub(super) struct UserPartitions(Vec<String>);
 
 impl UserPartitions {
-    /// Returns the partitions of a cluster; `None` if keys alone determine the location of users.
+    /// Returns the partitions of a cluster; `None` if keys alone determine the shard of a user.
     ///
     /// # Errors
     /// The rows of the load tester have no partition in the cluster's column.
@@ -40,7 +40,7 @@ impl UserPartitions {
 
 impl Names {
     /// Returns the partition of the user of this key, always the same; `None` if keys alone
-    /// determine the location of users.
+    /// determine the shard of a user.
     pub(crate) fn partition(&self, key: &str) -> Option<&str> {
         let UserPartitions(names) = self.partitions.as_ref()?;
         // FNV-1a.

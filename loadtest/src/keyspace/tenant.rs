@@ -7,7 +7,7 @@ use anyhow::ensure;
 
 use super::{Names, Shape};
 
-/// Maximum number of tenants of an API key, and so of prefixes of a tenant's keys.
+/// Maximum number of tenants of an API key, which limits the number of prefixes of a tenant's keys.
 const TENANTS_MAX: usize = 16;
 
 /// Keys of one tenant of a run.
@@ -44,7 +44,7 @@ impl Names {
         self.tenant.map(|_| TenantKeys(self))
     }
 
-    /// Returns the beginning of a key's text.
+    /// Returns the beginning of each key of these names.
     pub(super) fn lead(&self) -> String {
         let run = &self.run;
         match self.tenant {
@@ -58,8 +58,8 @@ impl TenantKeys<'_> {
     /// Character between a tenant and the rest of a key.
     pub(crate) const SEPARATOR: char = '~';
 
-    /// Returns the texts with which the keys of this tenant begin, without the separator: one for
-    /// each part of the keyspace.
+    /// Returns the prefixes of this tenant's keys, without the separator: one for each part of the
+    /// keyspace.
     pub(crate) fn beginnings(self) -> Vec<String> {
         let lead = self.0.lead();
         let tenant = lead.trim_end_matches(Self::SEPARATOR);
@@ -80,7 +80,8 @@ impl TenantKeys<'_> {
         self.beginnings().iter().any(begins)
     }
 
-    /// Returns the beginning of a key of another tenant of this run that a text contains.
+    /// Searches a text for a key of another tenant of this run, and returns the beginning of that
+    /// key.
     pub(crate) fn foreign_in(self, text: &str) -> Option<&str> {
         let (own, any) = (self.0.lead(), format!("loadtest-{}-t", self.0.run));
         text.match_indices(&any).find_map(|(at, _)| {

@@ -1,4 +1,4 @@
-//! Closed model: a user waits for its response before it sends the next request.
+//! Closed model: a user waits for the response to a request before it sends the next one.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ const NO_ANSWER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the scenario of each user.
 ///
-/// One transaction draws what to do. Goose's weights would give all users the same fixed order, in
-/// step with each other.
+/// A single transaction of goose draws the next operation. With one transaction per operation and
+/// goose's weights, all users would send the same fixed sequence in step with each other.
 pub(super) fn scenario(plan: Arc<Plan>) -> anyhow::Result<Scenario> {
     let enter = Transaction::new(Arc::new(move |user| {
         let virtual_user = VirtualUser::new(Arc::clone(&plan), user.weighted_users_index);
@@ -49,8 +49,7 @@ async fn step(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// Waits until `--throttle-requests` lets one more through; a run that ends lets everything
-/// through.
+/// Waits until `--throttle-requests` allows another request. At the end of a run, there is no wait.
 async fn throttle(user: &GooseUser) {
     if let Some(throttle) = user.throttle.as_ref().filter(|_| user.is_throttled) {
         let _ = throttle.send_async(true).await;

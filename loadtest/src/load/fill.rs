@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::requests::{self, SESSION_TOKEN};
 use crate::response_check;
 
-/// Rows of one request.
+/// Number of rows of one request.
 const ROWS: u32 = 1_000;
 /// Longest wait for a response: long enough for a request on the slowest disk.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,15 +1,15 @@
 //! Open model: requests are sent at a fixed rate, which does not depend on the responses.
 //!
-//! Request number n is due at `start + n / rate`, and its latency counts from then. So if a router
-//! stalls for a second, every request that was due in that second counts as slow. In the closed
-//! model the users would have waited, and the result would show only one slow request per user
-//! ("coordinated omission": Tene, "How NOT to Measure Latency", 2013; open and closed: Schroeder,
-//! Wierman and Harchol-Balter, NSDI 2006).
+//! Request number n is due at `start + n / rate`, and its latency is measured from that moment. So
+//! if a router stalls for a second, every request that was due in that second counts as slow. In
+//! the closed model the users would have waited, and the result would show only one slow request
+//! per user ("coordinated omission": Tene, "How NOT to Measure Latency", 2013; open and closed:
+//! Schroeder, Wierman and Harchol-Balter, NSDI 2006).
 //!
 //! **Invariant:** a request that is due is sent, or is counted as dropped because too many requests
 //! are in progress.
-//! **Not here:** sessions. The requests are independent of each other; only rows that were written
-//! before the run must be found.
+//! **Not here:** sessions. The requests are independent of each other, so only rows that were
+//! written before the run must be found.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use super::plan::Plan;
 use super::report_to_goose;
 use crate::random::Random;
 
-/// Time that goose's only user sends before goose may end it.
+/// Time for which goose's only user sends requests before goose may end the user.
 const TURN: Duration = Duration::from_millis(50);
 
 /// Returns the scenario of goose's only user: send the requests that are due, and report the
@@ -54,7 +54,7 @@ struct Sender {
     rate: f64,
     in_flight_max: u32,
     start: Instant,
-    /// Requests that were due so far.
+    /// Number of requests that were due so far.
     due: u64,
     in_flight: u32,
     done: UnboundedReceiver<OperationResult>,
@@ -63,7 +63,7 @@ struct Sender {
 
 impl Sender {
     fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
-        // The channel is bounded by the number of requests under way.
+        // The number of messages in the channel is limited by the number of requests in progress.
         let (results, done) = mpsc::unbounded_channel();
         let start = Instant::now();
         plan.counters.start(start);
@@ -127,7 +127,8 @@ async fn turn(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// Waits for the requests that are still under way, each of which ends by its own timeout.
+/// Waits for the requests that are still in progress, each of which ends at its own timeout at the
+/// latest.
 async fn finish(user: &mut GooseUser) -> TransactionResult {
     let sender = sender(user)?;
     let mut sender = sender.lock().await;

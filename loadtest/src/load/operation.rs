@@ -10,13 +10,13 @@ use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
 use crate::response_check::{self, Failure};
 
-/// Knowledge of a user before a request.
+/// State that a user has before a request, against which the response is checked.
 #[derive(Clone)]
 pub(super) struct Known {
     /// Keys and credential of the user.
     pub(super) client: Arc<Client>,
     pub(super) token: Option<SessionToken>,
-    /// True if the row must exist, because its write was acknowledged.
+    /// True if the row must exist, because a write of it was acknowledged.
     pub(super) acknowledged: bool,
     /// Longest wait for a response.
     pub(super) patience: Duration,
@@ -29,7 +29,7 @@ pub(super) struct OperationResult {
     pub(super) token: Option<SessionToken>,
 }
 
-/// Does one step that was due at `intended`.
+/// Performs one step that was due at `intended`.
 pub(super) async fn perform(
     pool: &Pool,
     step: &Step,
@@ -63,7 +63,7 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
             let keys: Vec<u32> = step.more.iter().copied().chain([step.key]).collect();
             requests::bulk(names, &keys, &step.value)
         }
-        // The value names its key, by which a value of another tenant is recognised.
+        // The value contains its key, so that a value of another tenant can be recognised.
         Operation::KvPut if known.client.is_tenant() => {
             let value = format!("{} {}", names.plain(step.key), step.value);
             requests::kv_put(names, step.key, &value)
@@ -84,8 +84,8 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
     send(pool, asked?, known).await
 }
 
-/// Reads a row, and writes it if it has not changed meanwhile; a row that is not there is simply
-/// written.
+/// Reads a row, and writes it if it has not changed meanwhile; a row that does not exist is written
+/// without a condition.
 async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
     let names = known.client.names();
     let read = send(pool, requests::read(names, step.key)?, known).await?;

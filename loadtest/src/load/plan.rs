@@ -24,15 +24,15 @@ pub(crate) struct Plan {
     pub(super) patience: Duration,
     /// Number of keys at the start.
     pub(super) keys_filled: u32,
-    /// True if all of these keys were written before the run.
+    /// True if these keys were all written before the run.
     pub(super) filled: bool,
-    /// Number of keys, which inserts increase.
+    /// Current number of keys, which inserts increase.
     keys: AtomicU32,
     mix: Mix,
     writes: u32,
     chooser: KeyChooser,
     value_size: ValueSize,
-    /// Text that values are cut from.
+    /// Text from which values are cut.
     text: String,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Step {
     /// Further keys of a bulk write.
     pub(super) more: Vec<u32>,
     pub(super) value: String,
-    /// Further part of a probe.
+    /// Additional data of a probe; `None` for other operations.
     pub(super) probe: Option<ProbeStep>,
 }
 
@@ -134,7 +134,8 @@ impl Plan {
         self.chooser.next(random, self.keys.load(Ordering::Relaxed))
     }
 
-    /// Returns further keys for a bulk write, which must not contain a key twice.
+    /// Returns the further keys of a bulk write, all different, because a bulk write must not
+    /// contain a key twice.
     fn draw_different(&self, random: &mut Random, first: u32) -> Vec<u32> {
         let keys = self.keys.load(Ordering::Relaxed);
         // The keys are consecutive, because a skewed distribution would draw the same ones again

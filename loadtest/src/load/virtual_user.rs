@@ -15,8 +15,8 @@ pub(super) struct VirtualUser {
     pub(super) number: usize,
     random: Random,
     token: Option<SessionToken>,
-    /// Keys written with success, beyond those that all users know. A mix deletes no rows, so each
-    /// must be found again.
+    /// Keys that this user has written successfully, except those that were written before the run.
+    /// A mix deletes no rows, so reads must find these keys.
     written: HashSet<u32>,
 }
 

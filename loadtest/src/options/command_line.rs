@@ -1,6 +1,8 @@
-//! Command line: the options of goose as they work here, beside those of the load tester.
+//! Command line: the options of the load tester, together with the options of goose as they work
+//! here.
 //!
-//! **Invariant:** an option of goose without effect is refused, and the help does not list it.
+//! **Invariant:** an option of goose that has no effect here is refused, and the help does not list
+//! it.
 //! **Not here:** the limits of values (`options`).
 
 use checker::history::Level;
@@ -13,7 +15,7 @@ use super::{Options, PATIENCE, PATIENCE_MAX, RUN_TIME, USERS};
 const HOST: &str = "http://127.0.0.1:3000";
 const HOST_VARIABLE: &str = "TESSERA_LOADTEST_HOST";
 
-/// Options of goose without effect: id, spelling, and the reason.
+/// Options of goose that have no effect here: id, spelling, and reason.
 const WITHOUT_EFFECT: [(&str, &str, &str); 5] = [
     (
         "accept_invalid_certs",
@@ -86,7 +88,7 @@ pub(super) fn command() -> Command {
         .fold(command, |command, (id, ..)| command.mut_arg(id, |arg| arg.hide(true)))
 }
 
-/// Returns the sentence that refuses an option without effect, if one was given.
+/// Returns the error message for an option that has no effect here, if one was given.
 pub(super) fn without_effect(matches: &ArgMatches) -> Option<String> {
     let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let (_, option, why) = WITHOUT_EFFECT.iter().find(|(id, ..)| given(id))?;

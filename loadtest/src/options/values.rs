@@ -8,7 +8,7 @@ use std::time::Duration;
 const VALUE_BYTES_MAX: u32 = 1 << 20;
 /// Slowest rate: one request in a quarter of an hour.
 const RATE_MIN: f64 = 0.001;
-/// Fastest rate. Far above what one process sends.
+/// Fastest rate, which is far above the rate that one process can reach.
 const RATE_MAX: f64 = 1e6;
 
 /// Sizes of values, in bytes.
@@ -37,7 +37,7 @@ impl std::str::FromStr for ValueSize {
     }
 }
 
-/// Returns the rate that a text names.
+/// Parses a rate.
 pub(super) fn parse_rate(raw: &str) -> Result<f64, String> {
     match raw.parse::<f64>() {
         Ok(rate) if (RATE_MIN..=RATE_MAX).contains(&rate) => Ok(rate),

@@ -1,9 +1,9 @@
 //! Compare: the differences between a run and an earlier one, as better, worse, or noise.
 //!
-//! A change counts when it is more than its bound. The base of all bounds is
-//! [`LEAST_NOISE_PERCENT`], or three times the uncertainty of the difference of the two rates if
-//! that is greater; the uncertainty is the standard error computed from the per-second rates. The
-//! bounds are:
+//! A change counts as better or worse if it exceeds its bound; a smaller one is noise. The base of
+//! all bounds is [`LEAST_NOISE_PERCENT`], or three times the uncertainty of the difference of the
+//! two rates if that is greater; the uncertainty is the standard error computed from the per-second
+//! rates. The bounds are:
 //!
 //! - rate: the base, or three times √(1/n + 1/m) if that is greater, because chance matters more
 //!   with few requests;
@@ -25,14 +25,14 @@ use crate::response_check::printable;
 
 pub(super) use text::write;
 
-/// Difference between two runs of the same load on a quiet machine, in percent.
+/// Usual difference between two runs of the same load on an otherwise idle machine, in percent.
 const LEAST_NOISE_PERCENT: f64 = 5.0;
-/// Number of standard errors that a change must exceed: at two, about one of the twenty numbers of
-/// a comparison would do so by chance.
+/// Number of standard errors that a change must exceed. With two, about one of the twenty numbers
+/// of a comparison would exceed it by chance.
 const UNCERTAINTIES: f64 = 3.0;
-/// Fewest requests beyond a quantile: with fewer, it is a matter of chance.
+/// Minimum number of requests beyond a quantile; with fewer, the quantile is a matter of chance.
 const BEYOND_LEAST: f64 = 10.0;
-/// Fewest whole seconds of a run that can be compared.
+/// Minimum number of whole seconds of a run that can be compared.
 const SECONDS_LEAST: usize = 5;
 /// Name of the metrics of all operations.
 const ALL: &str = "all";
@@ -53,15 +53,15 @@ pub(crate) struct Comparison {
     pub(crate) metrics: Vec<Metric>,
 }
 
-/// One number of both runs.
+/// One number, with its values in both runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Metric {
-    /// `all`, or an operation.
+    /// `all`, or the name of an operation.
     pub(crate) of: String,
     pub(crate) measure: Measure,
     pub(crate) before: f64,
     pub(crate) now: f64,
-    /// `None` if the earlier number was zero.
+    /// Change in percent; `None` if the earlier number was zero.
     pub(crate) change_percent: Option<f64>,
     pub(crate) bound_percent: f64,
     pub(crate) outcome: Outcome,
@@ -88,12 +88,13 @@ pub(crate) enum Outcome {
     Worse,
     /// Within the bound.
     Same,
-    /// Too few requests to say.
+    /// Too few requests for a judgement.
     TooFew,
 }
 
 impl Measure {
-    /// Latencies, with the share that lies beyond each and how much wider its bound is.
+    /// Latency quantiles, each with the fraction of the requests beyond it and the factor by which
+    /// its bound exceeds the base.
     const LATENCIES: [(Self, f64, f64); 4] = [
         (Self::P50Ms, 0.5, 1.0),
         (Self::P90Ms, 0.1, 1.0),
@@ -148,7 +149,7 @@ impl Outcome {
     }
 }
 
-/// Numbers of one run: of all its operations, or of one.
+/// Numbers of one run, for all its operations or for one.
 struct Side<'a> {
     requests: u64,
     rate: f64,
@@ -295,7 +296,7 @@ fn change_percent(before: f64, now: f64) -> Option<f64> {
     change.is_finite().then_some(change)
 }
 
-/// Returns the difference of two counts that chance alone explains.
+/// Returns the difference between two counts, in percent, that chance alone can explain.
 fn chance_percent(a: u64, b: u64) -> f64 {
     let part = |count: u64| 1.0 / count.max(1) as f64;
     UNCERTAINTIES * (part(a) + part(b)).sqrt() * 100.0
@@ -307,7 +308,7 @@ fn noise_percent(before: &Report, now: &Report) -> f64 {
     (UNCERTAINTIES * both * 100.0).max(LEAST_NOISE_PERCENT)
 }
 
-/// Returns the standard error of the mean of the per-second rates, as a part of that mean.
+/// Returns the standard error of the mean of the per-second rates, as a fraction of that mean.
 fn rate_uncertainty(report: &Report) -> f64 {
     let rates: Vec<_> = whole_seconds(report).map(|second| second.requests as f64).collect();
     let count = rates.len() as f64;
@@ -317,7 +318,7 @@ fn rate_uncertainty(report: &Report) -> f64 {
     if part.is_finite() { part } else { 0.0 }
 }
 
-/// Returns all seconds but the last, which was cut short.
+/// Returns all seconds except the last, which is incomplete.
 fn whole_seconds(report: &Report) -> impl Iterator<Item = &super::Second> {
     report.series.iter().take(report.series.len().saturating_sub(1))
 }

@@ -17,7 +17,7 @@ use super::Report;
 use super::compare::Comparison;
 use crate::options::Load;
 
-/// Longest report read. A run of a day has some 10 MB.
+/// Maximum number of bytes of a report that is read. The report of a run of a day has about 10 MB.
 const REPORT_BYTES_MAX: u64 = 64 << 20;
 /// Permissions of a new file, before the umask.
 const MODE: u32 = 0o666;
@@ -78,9 +78,9 @@ impl Draft {
     fn new(path: &Path) -> anyhow::Result<Self> {
         let place = match std::fs::canonicalize(path) {
             Ok(place) => {
-                // Replacing a device or a directory would do harm.
+                // A device or a directory must not be replaced.
                 ensure!(place.is_file(), "cannot be written: not a file");
-                // A read-only file is not meant to be replaced.
+                // A read-only file must not be replaced.
                 File::options().write(true).open(&place).context("cannot be written")?;
                 place
             }

@@ -11,9 +11,9 @@ use super::{
 
 /// Maximum number of characters in a line of shares.
 const LINE_CHARS: usize = 100;
-/// Maximum number of shares of one kind in the text; the JSON has all.
+/// Maximum number of shares of one kind in the text; the JSON report contains all of them.
 const SHARES_MAX: usize = 32;
-/// Maximum number of tenants in the text; the JSON has all.
+/// Maximum number of tenants in the text; the JSON report contains all of them.
 const TENANTS_MAX: usize = 16;
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {

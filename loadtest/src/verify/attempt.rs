@@ -1,7 +1,8 @@
-//! Attempt: sends one request repeatedly until its outcome is known or can no longer become known.
+//! Attempt: sends one request, and repeats it until its outcome is known or can no longer become
+//! known.
 //!
-//! **Invariant:** a request is repeated only with the same idempotency key, or if it changes
-//! nothing. After an attempt without a response, a later refusal does not prove that nothing was
+//! **Invariant:** a request is repeated only if it changes nothing or has the same idempotency key
+//! again. After an attempt without a response, a later refusal does not prove that nothing was
 //! stored.
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::tables::USERS;
 const ATTEMPTS_MAX: u8 = 6;
 /// Pause before the second attempt; it doubles before each further one.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// Longest wait for a response. Longer than the deadline in the request.
+/// Longest wait for a response, which is longer than the deadline in the request.
 const PATIENCE: Duration = Duration::from_secs(4);
 const DEADLINE_MS: HeaderValue = HeaderValue::from_static("3000");
 
@@ -32,7 +33,7 @@ const MAX_STALENESS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// An operation as goose and the counters count it.
+/// Completed operation, for goose and for the counters.
 pub(super) struct Done {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
@@ -49,7 +50,7 @@ pub(super) struct Attempted {
     pub(super) done: Done,
 }
 
-/// Part of a problem that has the outcome of a write.
+/// Part of a problem body that contains the outcome of a write.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ProblemOutcome {
@@ -60,7 +61,8 @@ struct ProblemOutcome {
 /// number of attempts and the outcome.
 ///
 /// With `other` the request goes to another router than the session's own, if there is one. Each
-/// attempt waits for its turn; the operation begins when it is sent first.
+/// attempt waits for its turn in the run's rate; the operation begins when its first attempt is
+/// sent.
 pub(super) async fn send(
     session: &mut Session,
     mut asked: HttpRequest,
@@ -120,7 +122,7 @@ pub(super) async fn send(
     Attempted { outcome, may_have_happened, answer, done: Done { sample, status } }
 }
 
-/// Sends a request for a register of another tenant.
+/// Sends a request for a register (a row with one value) of another tenant.
 pub(super) async fn probe(session: &mut Session) -> Done {
     let clients = &session.of.clients;
     let others = clients.iter().filter(|client| !Arc::ptr_eq(client, &session.client));
@@ -189,8 +191,9 @@ fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
     }
 }
 
-/// Checks a response of the verifying workload, whose history is checked later. Its writes have no
-/// condition, so only a delete may find that the row is in another state: it may be gone already.
+/// Checks a response of the verifying workload; its content is checked later with the history.
+/// Writes have no condition here, so only a delete may be refused because of the row's state: the
+/// row may be gone already.
 fn check_response(operation: Counted, status: u16, body: &[u8]) -> Result<(), Failure> {
     match operation {
         Counted::Write | Counted::Replay => response_check::of_write(status, body),

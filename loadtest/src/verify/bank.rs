@@ -26,10 +26,10 @@ use crate::tables::TRANSACTIONS;
 
 /// Maximum number of attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
-/// Number of reads of a bank as soon as it is open. With eight banks they practically always reach
-/// each of three nodes.
+/// Number of reads of a bank directly after it was opened. With eight banks, these reads reach each
+/// of three nodes almost certainly.
 const OPENING_READS: u32 = 8;
-/// Longest wait until all nodes show a bank; then the run starts anyway.
+/// Longest wait until all nodes return a new bank; after that the run starts anyway.
 const SHOWN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
@@ -79,8 +79,8 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
         open_one(session, &bank).await?;
         note_slot(&of, &bank).await;
         if is_embedded {
-            // Any node may answer these reads: a node without the bank is found now, while it lags,
-            // or never.
+            // Any node may answer these reads. A node that lacks the bank can be detected only now,
+            // before it catches up.
             for _ in 0..OPENING_READS {
                 look(session, &bank, Level::One, false).await;
             }
@@ -92,7 +92,7 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Remembers the slot of a bank, if slots move: banks are in few of them.
+/// Remembers the slot of a bank, if slots move in this run; only few slots contain a bank.
 async fn note_slot(of: &Verification, bank: &str) {
     let asked = requests::get(&format!("/api/route?key={bank}")).ok().filter(|_| of.has_moves);
     let Some(asked) = asked else { return };
@@ -103,8 +103,8 @@ async fn note_slot(of: &Verification, bank: &str) {
     }
 }
 
-/// Returns true if rows are in files of the router: then a write at level `all` is immediately
-/// visible on all nodes.
+/// Returns true if the shards are files of the router, so that a write at level `all` is
+/// immediately visible on all nodes.
 async fn is_embedded(of: &Verification) -> bool {
     let Ok(asked) = requests::get("/api/health") else { return false };
     let answer = of.owner.client.pool(0).send(asked, SHOWN_MAX).await;
@@ -113,8 +113,8 @@ async fn is_embedded(of: &Verification) -> bool {
     answer.is_ok_and(|answer| is_embedded(&answer.body))
 }
 
-/// Waits until reads show a bank, whichever node answers. A row that is on the disks of all servers
-/// may be shown by some a moment later, which breaks no promise.
+/// Waits until reads return a bank, whichever node answers. A server that has stored a row on its
+/// disk may make it visible a moment later, which violates no guarantee.
 async fn await_shown(of: &Verification, bank: &str) {
     let began = Instant::now();
     let mut shown = 0;
@@ -130,7 +130,8 @@ async fn await_shown(of: &Verification, bank: &str) {
     }
 }
 
-/// Opens a bank on every node: a read without a token must never find one that is not open yet.
+/// Opens a bank on every node, because a read without a token must never find a bank that is not
+/// open yet.
 async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
     let mut text = String::new();
     for _ in 0..OPENINGS_MAX {
@@ -233,7 +234,7 @@ async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (
 fn accounts_of(bank: &str) -> HttpRequest {
     let path = format!("/api/read?table={TRANSACTIONS}&tx_id=like.{bank}-a*&limit=100");
     let mut asked = requests::keyed_get("/", bank);
-    // The tester's names need no escape in a path.
+    // The tester's names need no escaping in a path.
     if let Ok(path) = path.parse() {
         *asked.uri_mut() = path;
     }

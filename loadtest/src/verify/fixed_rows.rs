@@ -1,5 +1,5 @@
-//! Fixed rows: rows that are written before the run and never again, so that a walk over them by
-//! cursor must meet each of them once, whatever happens meanwhile.
+//! Fixed rows: rows that are written before the run and never again, so that a walk over them (an
+//! iteration by cursor) must return each of them once, whatever happens meanwhile.
 //!
 //! **Invariant:** each walk is a session of its own, so a walk that is broken off is not mistaken
 //! for the beginning of the next one.
@@ -19,20 +19,21 @@ use crate::counters::Operation as Counted;
 use crate::requests::{self, IDEMPOTENCY_KEY, SessionToken};
 use crate::tables::USERS;
 
-/// Value of the column `email` of these rows. Other rows of the run have another one.
+/// Value of the column `email` in these rows. Other rows of the run have another value there.
 pub(super) const EMAIL: &str = "fixed";
-/// Table of their names in the history: walks over them contain no other rows of the table.
+/// Table name of these rows in the history. It differs from the real table's name, because walks
+/// over these rows return no other rows of the table.
 pub(super) const NAME: &str = "loadtest_users-fixed";
-/// Number of the rows.
+/// Number of fixed rows.
 const ROWS: u32 = 200;
-/// Rows of a page: few, so that slots change owners between the pages of a walk.
+/// Number of rows of a page. It is small, so that slots change owners between the pages of a walk.
 const PAGE: u32 = 30;
-/// Session in the keys of the rows. Others are numbered from 1.
+/// Session number in the keys of these rows. Real sessions are numbered from 1.
 const KEYS: u32 = 0;
-/// Number of attempts to write the rows.
+/// Maximum number of attempts to write the rows.
 const OPENINGS_MAX: u32 = 5;
 
-/// Fixed rows of a run: the session token of their write, once they are written.
+/// Fixed rows of a run; the value is the session token of their write, once they are written.
 #[derive(Debug, Default)]
 pub(super) struct FixedRows(OnceLock<SessionToken>);
 
@@ -57,7 +58,7 @@ struct Row {
 /// Writes the rows on every node.
 ///
 /// # Errors
-/// No router accepts them.
+/// No router accepts the rows.
 pub(super) async fn write(session: &mut Session) -> anyhow::Result<()> {
     let mut text = String::new();
     for _ in 0..OPENINGS_MAX {
@@ -104,8 +105,8 @@ async fn write_once(session: &mut Session) -> Attempted {
     sent
 }
 
-/// Walks over the rows by cursor: by strong reads, or with the token of their writes from any
-/// nodes. A request that fails ends the walk.
+/// Walks over the rows by cursor, either with strong reads, or with reads from any node and the
+/// token of the rows' write. A request that fails ends the walk.
 pub(super) async fn walk(session: &mut Session) -> Vec<Done> {
     let Some(token) = session.of.fixed.0.get().cloned() else { return Vec::new() };
     let router = session.random.below(u32::MAX) as usize;

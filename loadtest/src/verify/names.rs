@@ -22,7 +22,7 @@ impl RowNames {
         self.0.run()
     }
 
-    /// Returns the columns of a user, with the partition if a column determines the location of
+    /// Returns the columns of a user, and adds its partition if a column determines the shard of
     /// users.
     pub(super) fn placed(&self, id: &str, columns: serde_json::Value) -> serde_json::Value {
         requests::placed(&self.0, id, columns)

@@ -1,12 +1,12 @@
 //! Pacer: limits the requests of all sessions of a run together to a rate (`--rate`).
 //!
-//! Every request is due at a time of one schedule, whichever session sends it and to whichever
-//! router, and sessions take the times of the schedule in turn. A session still waits for each
-//! response, so the rate is a maximum. A request counts from when it is sent, not from when it was
-//! due.
+//! All sessions share one schedule of times, for all routers. Every request takes the next time of
+//! the schedule, at which it is due, and sessions take turns. A session still waits for each
+//! response, so the rate is a maximum. The time of a request is measured from the moment at which
+//! it is sent, not from the moment at which it was due.
 //!
-//! **Invariant:** in any t seconds at most `rate * (t + CATCH_UP) + 1` requests are sent, also
-//! after a router was down.
+//! **Invariant:** in any period of t seconds at most `rate * (t + CATCH_UP) + 1` requests are sent,
+//! even after a router was down.
 //! **Not here:** a rate that does not depend on the responses (`load::open`).
 
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Longest time by which requests may be behind the schedule and are still sent at once. It covers
-/// the inexact wake-ups of a busy machine; times that were missed by more are left out.
+/// Maximum delay after which a request is still sent at once to catch up with the schedule. It
+/// covers the inexact timers of a busy machine. Times of the schedule that were missed by more are
+/// skipped.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// Schedule that all sessions of a run share.
@@ -31,15 +32,15 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    /// Creates a schedule of `rate` requests per second, which is at least one. A session waits up
-    /// to `step_wait_max` for its next step.
+    /// Creates a schedule of `rate` requests per second; `rate` must be at least one. A session
+    /// waits up to `step_wait_max` for its next step.
     pub(super) fn new(rate: f64, step_wait_max: Duration) -> Self {
         let interval = Duration::from_secs_f64(rate.recip());
         Self { interval, step_wait_max, next: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until a request is due that no other session sends. Dropping the future leaves that
-    /// time to another session.
+    /// Waits for the next time of the schedule, and takes it. If the future is dropped, another
+    /// session can take this time.
     async fn wait(&self) {
         // The lock is fair, so sessions take turns.
         let mut next = self.next.lock().await;
@@ -52,7 +53,8 @@ impl Pacer {
     }
 }
 
-/// Returns when the next request is due, without the times that were missed by too much.
+/// Returns the time at which the next request is due, and skips times that were missed by more than
+/// [`CATCH_UP`].
 fn due(next: Instant, now: Instant) -> Instant {
     now.checked_sub(CATCH_UP).map_or(next, |earliest| next.max(earliest))
 }
@@ -61,7 +63,7 @@ fn due(next: Instant, now: Instant) -> Instant {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     pacer: Option<Arc<Pacer>>,
-    /// True if the next request is due already.
+    /// True if the session has already waited for the time of its next request.
     is_due: bool,
 }
 
@@ -71,8 +73,8 @@ impl Turns {
         Self { pacer, is_due: false }
     }
 
-    /// Waits for the first request of a step. Returns false if it does not become due for long, so
-    /// that a run can end meanwhile.
+    /// Waits until the first request of a step is due. Returns false if that takes too long, so
+    /// that the run can end meanwhile.
     pub(super) async fn begin_step(&mut self) -> bool {
         if self.is_due {
             return true;
@@ -92,7 +94,7 @@ impl Turns {
         }
     }
 
-    /// Returns turns for a session that sends the next requests in place of this one.
+    /// Returns the turns for another session, which sends the next requests in place of this one.
     pub(super) fn hand_over(&mut self) -> Self {
         Self { pacer: self.pacer.clone(), is_due: std::mem::take(&mut self.is_due) }
     }

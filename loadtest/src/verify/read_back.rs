@@ -15,9 +15,9 @@ use crate::counters::Operation as Counted;
 use crate::requests;
 use crate::tables::{TRANSACTIONS, USERS};
 
-/// Rows of a page.
+/// Maximum number of rows of a page.
 const PAGE: usize = 1_000;
-/// Maximum number of requests for a page before a router counts as gone.
+/// Maximum number of requests for one page; after that, the router counts as unreachable.
 const ATTEMPTS_MAX: u32 = 20;
 
 #[derive(Deserialize)]
@@ -26,11 +26,11 @@ struct Rows {
     next_cursor: Option<String>,
 }
 
-/// Rows that a walk meets.
+/// Description of a walk: the table, and the rows that it covers.
 #[derive(Clone, Copy)]
 struct Walked {
     table: &'static str,
-    /// Table of their names in the history.
+    /// Table name of the rows in the history.
     name: &'static str,
     id: &'static str,
     value: &'static str,
@@ -109,7 +109,7 @@ async fn walk(session: &mut Session, walked: Walked) -> anyhow::Result<HashMap<K
             complete,
         });
         match rows.next_cursor {
-            // A cursor that does not advance would be followed forever.
+            // A cursor that does not advance would lead to an endless loop.
             Some(_) if met.len() == before => bail!("a page of {table} has no further rows"),
             Some(next) => cursor = format!("&cursor={next}"),
             None => return Ok(met),

@@ -12,8 +12,8 @@ use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
 
-/// Share of the operations on registers, in percent, that use registers in moving slots while slots
-/// move.
+/// Percentage of the operations on registers (rows with one value) that, while slots move, use
+/// registers in moving slots.
 const MOVING_PERCENT: u32 = 40;
 
 /// Write that the router has acknowledged as stored.
@@ -31,16 +31,16 @@ pub(super) struct Session {
     pub(super) log: SessionLog,
     pub(super) random: Random,
     pub(super) token: Option<SessionToken>,
-    /// Index of its usual router.
+    /// Index of the session's usual router.
     home: usize,
-    /// The last acknowledged write, to be sent again or read back.
+    /// Last acknowledged write, which a later step may send again or read.
     pub(super) last: Option<Acknowledged>,
-    /// Turns of its requests, if the run has a maximum rate.
+    /// Turns of the session's requests in the schedule, if the run has a maximum rate.
     pub(super) turns: Turns,
 }
 
 impl Session {
-    /// Creates the session of a user, whose requests the rate of the run limits.
+    /// Creates the session of a user. The maximum rate of the run limits its requests.
     pub(super) fn new(of: Arc<Verification>, number: usize) -> Self {
         let count = of.clients.len();
         let client = Arc::clone(&of.clients[number % count]);
@@ -56,15 +56,16 @@ impl Session {
         Self { of, client, log, random, token: None, home: number, last: None, turns }
     }
 
-    /// Returns its router, and the router's number among the hosts; with `other` another one, if
-    /// there is one.
+    /// Returns the session's router, or another one with `other` (if there is another), and the
+    /// number of that router among the hosts.
     pub(super) fn router(&self, other: bool) -> (u16, Arc<Pool>) {
         let client = &self.client.client;
         let index = (self.home.wrapping_add(usize::from(other))) % client.routers();
         (index as u16, Arc::clone(client.pool(index)))
     }
 
-    /// Returns a record of the next request, as far as it is known before it is sent.
+    /// Returns the history's record of the next request, with the fields that are known before it
+    /// is sent.
     pub(super) fn operation(&mut self, kind: Kind, name: &str) -> Operation {
         let key = self.of.recorder.key(name);
         let request = self.log.draw();
@@ -84,13 +85,13 @@ impl Session {
         }
     }
 
-    /// Draws true with this share, in percent.
+    /// Returns true with this probability in percent.
     pub(super) fn percent(&mut self, share: u32) -> bool {
         self.random.below(100) < share
     }
 
-    /// Returns a level for a write: the one of `--level`, else mostly `one`, because the others
-    /// wait.
+    /// Returns a level for a write: that of `--level`, or else mostly `one`, because writes at the
+    /// other levels wait for replicas.
     pub(super) fn write_level(&mut self) -> Level {
         if let Some(level) = self.of.level {
             return level;
@@ -102,7 +103,8 @@ impl Session {
         }
     }
 
-    /// Returns a random register: often a hot one and, while slots move, often one in these slots.
+    /// Returns a random register: often a hot one, and while slots move often one in the moving
+    /// slots.
     pub(super) fn register(&mut self) -> String {
         if let Some(row) = self.of.moving.draw(&mut self.random, MOVING_PERCENT) {
             return row;

@@ -30,9 +30,9 @@ use crate::probe::Probe;
 /// Staleness that a bounded read allows, in milliseconds.
 const BOUND_MS: u32 = 500;
 
-/// Walks by cursor among 1000 steps.
+/// Number of walks by cursor among 1000 steps.
 const WALKS: u32 = 5;
-/// Walks by cursor among 1000 steps of a run in which slots move.
+/// Number of walks by cursor among 1000 steps of a run in which slots move.
 const WALKS_WITH_MOVES: u32 = 30;
 
 /// Performs one step of the session, and returns the requests sent for it.

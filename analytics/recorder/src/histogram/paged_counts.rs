@@ -13,14 +13,14 @@ const _: () = assert!(PAGE == u64::BITS as usize, "each bucket of a page has its
 /// Counts by bucket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PagedCounts {
-    /// Pages up to the highest bucket that was counted.
+    /// Pages up to that of the highest bucket that was used; `None` for a page that was never used.
     pages: Vec<Option<Box<Page>>>,
 }
 
-/// Adjacent buckets. Few of them are used in one second, and packing reads only those.
+/// Page of adjacent buckets. Few buckets are used in one second, and packing reads only those.
 #[derive(Clone, Debug)]
 struct Page {
-    /// A bit for each used bucket.
+    /// Bits of the buckets of the page, set for each used bucket.
     touched: u64,
     counts: [u64; PAGE],
 }

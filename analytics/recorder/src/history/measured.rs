@@ -1,18 +1,19 @@
 //! Measured time: the intervals in which the recorders of one or several histories ran.
 //!
-//! **Invariant:** an interval that no recorder measured differs from an interval without requests.
+//! **Invariant:** an interval that no recorder measured can be distinguished from an interval
+//! without requests.
 //! **Not here:** the frames (`history`).
 
 use super::{History, WindowFrames};
 use crate::frame::Step;
 use crate::measured_intervals::MeasuredIntervals;
 
-/// Times in which recorders counted, of one history.
+/// Times in which the recorders of one history counted.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
-    /// Start of the known time, in s.
+    /// Start of the time whose requests are known, in s.
     pub(super) since: u64,
-    /// End in s of the time whose frames were removed for lack of room.
+    /// End of the time whose frames were removed because of the memory limit, in s.
     pub(super) lost: u64,
     pub(super) counted: MeasuredIntervals,
     pub(super) counting_since: Option<u64>,
@@ -45,8 +46,9 @@ impl Measured {
         }
     }
 
-    /// Returns the times in s in which any of these counted, up to `at_ms`; `None` if no recorder
-    /// has reported when it counted. Times of frames outside all reported times are included.
+    /// Returns the times, in s, in which any of these recorders counted, up to `at_ms`; `None` if
+    /// no recorder has reported when it counted. Times of frames outside all reported times are
+    /// included.
     pub(crate) fn counted_times(
         all: &[Self],
         window_frames: &WindowFrames,

@@ -10,15 +10,15 @@ use super::{History, Rings};
 use crate::frame::{Frame, Step};
 use crate::window::Window;
 
-/// Windows up to this long, in ms, are read from seconds.
+/// Maximum length of a window that is read from frames of a second, in ms.
 const BY_SECONDS_MAX: u64 = 900_000;
-/// Windows up to this long, in ms, are read from intervals of ten seconds.
+/// Maximum length of a window that is read from frames of ten seconds, in ms.
 const BY_TENS_MAX: u64 = 6 * 3_600_000;
 
 /// Frames of a window.
 #[derive(Debug, Default)]
 pub(crate) struct WindowFrames {
-    /// Oldest first; the last may be of an interval that is still running.
+    /// Frames, oldest first; the interval of the last one may still be running.
     pub(crate) frames: Vec<Arc<Frame>>,
     /// Start of the first interval, in ms since 1970 UTC.
     pub(crate) from_ms: u64,

@@ -26,7 +26,7 @@ impl Scrape {
         let help = "Rows that a shard has refused for their slots.";
         families.counters("tessera_parked_refusals", help, ends)?;
         if parked.waits.is_empty() {
-            // A histogram without buckets would lack that of all rows.
+            // Without any bucket, the histogram would lack the mandatory last bucket for all rows.
             return Ok(());
         }
         let help = "Time that rows waited because their slots were fenced or moving.";

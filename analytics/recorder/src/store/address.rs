@@ -28,18 +28,19 @@ pub struct PostgresAddress {
     config: Config,
     /// True if the connection is encrypted and the certificate checked.
     pub(super) verifies_certificate: bool,
-    /// File of the trusted authorities; without it, those of the system are trusted.
+    /// File with the trusted certificate authorities; without it, those of the system are trusted.
     pub(super) authorities: Option<PathBuf>,
     password_file: Option<PathBuf>,
 }
 
-/// Reason why a text is not an address. The text is not repeated: it may contain a password.
+/// Reason why a string is not an address. The error does not repeat the string, because it may
+/// contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreAddressError {
-    /// The text is neither a file nor a PostgreSQL address nor `none`.
+    /// The string is neither a file nor a PostgreSQL address nor `none`.
     #[error("must be a file, postgres://user@host:5432/database, or none")]
     Form,
-    /// The text is not a valid PostgreSQL address.
+    /// The string is not a valid PostgreSQL address.
     #[error(
         "must be postgres://user:password@host:5432/database: write @ as %40, / as %2F, ? as %3F and % as %25 in a \
          user name or password, and no parameters but sslmode, sslrootcert, password_file and those of the driver"
@@ -124,8 +125,8 @@ impl FromStr for PostgresAddress {
 }
 
 impl PostgresAddress {
-    /// Returns the configuration for the driver. The password file is read each time: it may have
-    /// changed.
+    /// Returns the configuration for the driver. The password file is read each time, because it
+    /// may have changed.
     pub(super) fn config(&self) -> Result<Config, String> {
         let mut config = self.config.clone();
         if let Some(path) = &self.password_file {

@@ -18,9 +18,9 @@ use crate::frame::Step;
 use crate::history::History;
 use crate::measured_intervals::MeasuredIntervals;
 
-/// Time after which the coverage is written again although there were no requests.
+/// Time after which the coverage is written again even if there were no requests.
 const EVERY: Duration = Duration::from_secs(60);
-/// Rows read at once.
+/// Maximum number of rows read at once.
 const PAGE: i64 = 100;
 
 /// Returns the source under which the measured intervals of a source are stored.
@@ -39,7 +39,7 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
-    /// Creates the coverage of a source. No router can have the name of its row.
+    /// Creates the coverage of a source. Its row has a source name that no router can have.
     pub(super) fn of(source: &str) -> Self {
         Self { source: row_source(source), written: None, last: 0 }
     }

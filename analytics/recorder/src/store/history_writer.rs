@@ -23,7 +23,7 @@ use super::{NextRows, SourceRename, Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
 use crate::history::{History, take_forgotten};
 
-/// Time between two writes: a crash loses the frames that finished since the last one, and the
+/// Time between two writes. A crash loses the frames that finished since the last write, and the
 /// running second.
 pub const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// Longest time for which [`HistoryWriter::close`] waits for the last frames to be written.
@@ -32,7 +32,7 @@ pub const CLOSE_MAX: Duration = Duration::from_secs(3);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Maximum number of frames of one transaction, which keeps it below a second and a few megabytes.
 const BATCH_MAX: usize = 200;
-/// Rows read at once when stored history is read.
+/// Maximum number of rows that are read at once when stored history is read.
 const PAGE: i64 = 100;
 /// Time between two searches for old frames of sources that no longer exist.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
@@ -46,16 +46,16 @@ pub struct HistoryWriter {
 /// State of a history writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryWriterState {
-    /// Failed attempts at the store since the start.
+    /// Number of failed attempts to use the store since the start.
     pub store_errors: u64,
     /// True if the last attempt failed.
     pub is_unavailable: bool,
-    /// Frames written since the start.
+    /// Number of frames written since the start.
     pub written: u64,
-    /// Frames read from the store since the start.
+    /// Number of frames read from the store since the start.
     pub loaded: u64,
-    /// Stored frames that were ignored: they are damaged, have the format of another version, or
-    /// start in the future.
+    /// Number of stored frames that were ignored because they are damaged, have the format of
+    /// another version, or start in the future.
     pub unreadable: u64,
 }
 
@@ -154,7 +154,7 @@ impl HistoryWriter {
     }
 
     fn command(&self, source: Source) {
-        // A thread that has ended needs no command.
+        // An error means that the thread has ended, which then needs no command.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
     }
 
@@ -209,8 +209,8 @@ struct WriterThread {
 
 struct Source {
     name: String,
-    /// Source whose stored history this one gets if it has none itself; `None` once that has been
-    /// checked.
+    /// Source whose stored history this source takes over if it has none itself; `None` once that
+    /// has been checked.
     earlier: Option<String>,
     history: Arc<History>,
     /// True if this process finishes the frames of the source; false if they come from elsewhere.
@@ -222,7 +222,7 @@ struct Source {
     kept: Option<[RingIndex; 3]>,
     /// Measured intervals in the store.
     coverage: Coverage,
-    /// True if others held the history before its frames were read for the last write.
+    /// True if other owners held the history before its frames were read for the last write.
     is_held: bool,
 }
 
@@ -321,7 +321,7 @@ impl WriterThread {
                 .write(store, &self.state, may_end)
                 .map_err(|cause| format!("{}: {cause}", self.address))?;
         }
-        // All of a history that only this thread holds is stored, and it gets no new frames.
+        // A history that only this thread holds gets no new frames, and all its frames are stored.
         self.sources.retain(|source| source.is_held);
         if self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             for step in Step::ALL {
@@ -381,7 +381,8 @@ impl Source {
         let indexes = self.kept.get_or_insert_default();
         self.coverage.recall(store, indexes, &self.history, now)?;
         let mut roll_up = RollUp::default();
-        // The longest first: stored long frames must be there before any is made from shorter ones.
+        // The longest intervals are read first, because their stored frames must be known before
+        // frames of such intervals are computed from shorter ones.
         for step in Step::ALL.into_iter().rev() {
             let mut after = now.saturating_sub(ring_s(step)) as i64;
             loop {
@@ -410,7 +411,7 @@ impl Source {
     }
 
     /// Writes the frames that finished since the last write, and removes the oldest. Frames that
-    /// the history has forgotten are removed first: later ones start before them.
+    /// the history has forgotten are removed first, because new frames may start before them.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
         let forgotten = take_forgotten(&self.history);

@@ -27,16 +27,16 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 
 /// Longest time for connecting.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Longest time for one transaction, and for all migrations: longer than the server's limit for a
-/// statement, so that the server reports the cause.
+/// Longest time for one transaction, and for all migrations. It is longer than [`STATEMENT_MAX`],
+/// so that the server reports the cause first.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
 /// Limit of the server for one statement.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 
-/// Advisory lock that allows one program at a time to migrate.
+/// Statement that takes the advisory lock under which only one program at a time migrates.
 const LOCK: &str = "SELECT pg_advisory_lock(1950, 5)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock(1950, 5)";
-/// Advisory lock of [`LOCK`], held until the end of the transaction.
+/// Statement that takes the same advisory lock as [`LOCK`], until the end of the transaction.
 const TRANSACTION_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 5)";
 
 /// A connection, and the thread that drives it.
@@ -54,7 +54,8 @@ impl PostgresStore {
         match runtime.block_on(open_connection(address)) {
             Ok(connection) => Ok(Self { connection, runtime }),
             Err(error) => {
-                // A thread that waits for the server ends with its connection, which ends now.
+                // A thread that still waits for the server ends together with its connection, which
+                // is closed now.
                 runtime.shutdown_background();
                 Err(error)
             }

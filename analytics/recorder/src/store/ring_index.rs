@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::row::Row;
 use crate::frame::Step;
 
-/// Stored frames of a step of a source: the bytes of each frame, by its start.
+/// Stored frames of one step of a source: the size of each frame in bytes, by its start.
 #[derive(Default)]
 pub(super) struct RingIndex {
     frames: BTreeMap<u64, u64>,
@@ -39,8 +39,8 @@ impl RingIndex {
         self.frames.is_empty()
     }
 
-    /// Returns the time from which frames stay when these rows are added: frames that start earlier
-    /// are too old, or there is no room for them.
+    /// Returns the time from which frames are kept when these rows are added. Frames that start
+    /// earlier are too old or exceed the size limit.
     pub(super) fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
         let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
         let mut first = newest.saturating_sub(ring_s(step));
@@ -73,7 +73,7 @@ impl RingIndex {
 }
 
 /// Returns the maximum number of bytes that the frames of one step of a source may have. A typical
-/// cluster needs a tenth of it.
+/// cluster needs a tenth of this limit.
 const fn bytes_max(step: Step) -> u64 {
     match step {
         Step::Second => 32 << 20,

@@ -14,11 +14,11 @@ use serde::de::DeserializeOwned;
 
 use super::schema::tessera_history;
 
-/// Format of the frames that this program writes. A change that older programs could not read, or
-/// would misread, takes the next number.
+/// Format of the frames that this program writes. A change that older programs cannot read, or
+/// would misread, requires the next number.
 pub(super) const SHAPE: i32 = 1;
-/// Longest frame that is read, decompressed: a damaged row must not exhaust the memory of the
-/// process.
+/// Maximum number of bytes of a decompressed frame that is read, so that a damaged row cannot
+/// exhaust the memory of the process.
 const FRAME_BYTES_MAX: u64 = 16 << 20;
 
 /// A row of the store.

@@ -64,7 +64,8 @@ impl SqliteStore {
         if owner != APPLICATION_ID && tables > 0 {
             return Err(StoreError::Foreign { place: path.display().to_string() });
         }
-        // A loss of power may lose a few seconds of figures: commits are not synced.
+        // Commits are not synced to disk, so a power failure may lose the last few seconds of
+        // metrics.
         connection
             .batch_execute(&format!(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;

@@ -7,8 +7,8 @@
 //!    └───────────────┘                          └─┘
 //! ```
 //!
-//! **Invariant:** no clock is read here: the time is an argument, and if that time goes back, it is
-//! treated as unchanged.
+//! **Invariant:** no clock is read here. The time is an argument; a time earlier than the one
+//! before is treated as unchanged.
 //! **Not here:** sending notices (`webhook`).
 
 use super::rule::Limits;
@@ -35,7 +35,7 @@ pub enum Phase {
     },
 }
 
-/// A change that webhooks are notified of.
+/// Change of an alert, about which webhooks are notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The alert fires now.

@@ -148,8 +148,8 @@ pub struct Rule {
     pub limits: Limits,
     /// Window of the measured value, for kinds that have one.
     pub window: Window,
-    /// Only this shard.
+    /// Shard to which the rule is restricted, if any.
     pub shard: Option<String>,
-    /// Only the values of this router.
+    /// Router to whose values the rule is restricted, if any.
     pub router: Option<String>,
 }

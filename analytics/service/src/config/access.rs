@@ -1,7 +1,7 @@
 //! Access: the settings of access control, and the key that is sent to routers.
 //!
-//! **Invariant:** no secret is read here, so none can be shown. The key is accepted only if it does
-//! not travel in the clear to any router.
+//! **Invariant:** no secret is read here, so none can be shown. The key for routers is accepted
+//! only if it is not sent unencrypted over a network to any router.
 //! **Not here:** the files that these settings name (`key_files`, `router_key`), the section of an
 //! issuer (`issuers`).
 
@@ -29,7 +29,7 @@ pub struct AccessConfig {
     pub keys_file: Option<PathBuf>,
     /// File with the roles, if there is one.
     pub roles_file: Option<PathBuf>,
-    /// Systems whose tokens are accepted.
+    /// Token issuers whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
     /// File with the key that is sent to routers, if there is one.
     pub router_key_file: Option<PathBuf>,
@@ -79,7 +79,7 @@ fn issuers(settings: &mut Settings<'_>, file: &File) -> Result<Vec<IssuerConfig>
     Ok(issuers)
 }
 
-/// Refuses a router to which a key would travel in the clear.
+/// Refuses a router to which the key would be sent unencrypted over a network.
 fn check_router(router: &RouterSource) -> Result<(), ConfigError> {
     let (RouterAddress::One(target) | RouterAddress::EachAddress(target)) = &router.address;
     if may_carry_key(target) {
@@ -90,7 +90,7 @@ fn check_router(router: &RouterSource) -> Result<(), ConfigError> {
     )))
 }
 
-/// Returns true if a key does not travel in the clear to this server.
+/// Returns true if a key is not sent unencrypted over a network to this server.
 pub fn may_carry_key(target: &Target) -> bool {
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     let is_here = match target.address {
@@ -100,7 +100,7 @@ pub fn may_carry_key(target: &Target) -> bool {
     target.is_secure || is_here
 }
 
-/// Refuses an address that others can reach if their keys would travel in the clear.
+/// Refuses an address that other machines can reach if their keys would be sent unencrypted.
 pub(super) fn check_transport(bind: SocketAddr, behind_tls: bool) -> Result<(), ConfigError> {
     if behind_tls || bind.ip().to_canonical().is_loopback() {
         return Ok(());

@@ -18,15 +18,16 @@ use recorder::Window;
 use web_kit::http_client::{Target, parse_url};
 use web_kit::settings::Settings;
 
-/// Longest name of a rule or a webhook, and of a shard.
+/// Maximum length of the name of a rule, a webhook or a shard.
 const NAME_MAX: usize = 64;
-/// Longest `for` or `clear_for` of a rule, in s: a day.
+/// Longest `for` or `clear_for` of a rule, in s, which is a day.
 const WAIT_S_MAX: u64 = 86_400;
 /// Default of `for` and `clear_for`, in s.
 const FOR_S: u64 = 30;
 /// Default of `for` and `clear_for` for kinds whose value is 0 or 1, in s.
 const DOWN_FOR_S: u64 = 10;
-/// Windows that a rule may have. Frames of longer windows cannot be added up once a second.
+/// Windows that a rule may have. Adding up the frames of longer windows once a second would take
+/// too long.
 const WINDOWS: [&str; 4] = ["1m", "5m", "15m", "1h"];
 /// Maximum number of bytes that are read from a file with a secret.
 const SECRET_BYTES_MAX: u64 = 8 << 10;

@@ -1,6 +1,7 @@
 //! Router list: the routers to collect from, by URL or by the addresses of a name.
 //!
-//! **Invariant:** no two routers have the same name or address: requests would count twice.
+//! **Invariant:** no two routers have the same name or address, because requests would then be
+//! counted twice.
 //! **Not here:** resolving names (`discovery`).
 
 use std::fmt;
@@ -12,7 +13,7 @@ use web_kit::settings::Settings;
 
 /// Maximum number of routers in the list.
 const ROUTERS_MAX: usize = 64;
-/// Longest name of a router.
+/// Maximum length of a router's name.
 const NAME_MAX: usize = 64;
 const DEFAULT: &str = "http://127.0.0.1:3000";
 const DNS: &str = "dns+";

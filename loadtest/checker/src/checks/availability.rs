@@ -12,14 +12,14 @@ use crate::history::{Level, NEVER, NodeId, Operation, OperationHistory, Outcome}
 /// Availability of each shard at each level, for reads and for changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Availability {
-    /// Groups in order of shard; of a shard, changes come before reads, each in order of level.
+    /// Groups ordered by shard, then with changes before reads, then by level.
     pub groups: Vec<OperationGroup>,
 }
 
-/// Operations of one kind, at one level, of one shard.
+/// Results of the operations of one kind, at one level, on one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationGroup {
-    /// The shard; empty if no response ever named it.
+    /// Name of the shard; empty for keys whose shard no response named.
     pub shard: String,
     /// True for reads, false for changes.
     pub reads: bool,
@@ -31,7 +31,7 @@ pub struct OperationGroup {
     pub gap: Option<Gap>,
 }
 
-/// A time in which nothing succeeded.
+/// Period in which no operation of a group succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// End of the success before the gap.
@@ -50,13 +50,13 @@ impl Gap {
 /// Number of operations by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// Done at the requested level.
+    /// Number of operations done at the requested level.
     pub ok: u64,
-    /// Stored at a lower level than requested.
+    /// Number of writes stored at a lower level than requested.
     pub committed: u64,
-    /// Refused.
+    /// Number of operations refused.
     pub rejected: u64,
-    /// The outcome is unknown.
+    /// Number of operations whose outcome is unknown.
     pub unknown: u64,
 }
 
@@ -85,7 +85,7 @@ impl Outcomes {
         self.ok + self.committed + self.rejected + self.unknown
     }
 
-    /// Returns the share of unknown outcomes; 0 without operations.
+    /// Returns the fraction of operations whose outcome is unknown; 0 if there are no operations.
     pub fn unknown_ratio(&self) -> f64 {
         self.unknown as f64 / self.total().max(1) as f64
     }
@@ -164,8 +164,8 @@ fn changes(one: &Operation) -> bool {
     one.changes() || one.kind == crate::history::Kind::Replay
 }
 
-/// Returns a node that answered for each key. A key that moved has had two; either one is
-/// sufficient.
+/// Returns, for each key, a node that answered requests for it. A key that moved has had two
+/// shards; a node of either is sufficient.
 fn answering(history: &OperationHistory) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
     let has_shard = |one: &&Operation| !shard_of(history, one.node).is_empty();

@@ -2,7 +2,8 @@
 //! acknowledged at least that many milliseconds before the read began.
 //!
 //! All times are from the clock of the history. The server measures from the arrival of the
-//! request, which is later than the recorded start, so no correct server is accused.
+//! request, which is later than the recorded start, so the check reports no violation of a correct
+//! server.
 //!
 //! **Invariant:** only answered reads with a bound are checked.
 //! **Not here:** reads without a bound; level `one` promises them nothing.

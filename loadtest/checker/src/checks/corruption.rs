@@ -1,6 +1,7 @@
 //! C2, corruption: a read returns a value that a client sent to the row and that was not rejected.
 //!
-//! **Invariant:** linear in the operations of a row, after one sort.
+//! **Invariant:** apart from one sort, a check takes time linear in the number of operations of a
+//! row.
 //! **Not here:** a value that is read at two versions, which is a change that was applied twice
 //! (`identity`).
 
@@ -46,8 +47,8 @@ fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
 /// Returns the violation of a read of a value that no write sent to this row.
 fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     let value = row.at(place).value;
-    // This searches the whole history, but only for violations that are reported, or, after a
-    // promotion, for all.
+    // This searches the whole history. It is done only for violations that are reported, but in a
+    // history with a promotion it is done for every violation.
     let elsewhere = |one: &Operation| one.value == value && one.changes();
     let mut evidence = row.evidence([place]);
     let what = match row.history.operations.iter().position(elsewhere) {
@@ -62,7 +63,8 @@ fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     Violation { promise, what, ..Violation::of_row(row, evidence) }
 }
 
-/// Finds two values at one version. Two writes with one version are a case of C1.
+/// Finds versions at which two different values were seen. Two writes with one version are a case
+/// of C1.
 fn one_value_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let reported = |one: &Operation| {
         one.version != 0

@@ -1,6 +1,7 @@
 //! C1, identity: an acknowledged change happened once, at one version that no other change has.
 //!
-//! **Invariant:** linear in the operations of a row, after one sort.
+//! **Invariant:** apart from one sort, a check takes time linear in the number of operations of a
+//! row.
 //! **Not here:** values that were never sent (`corruption`).
 //!
 //! Not detected: a change applied twice whose second version was never read.
@@ -32,7 +33,8 @@ fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
     }
 }
 
-/// Finds changes that are known at two versions: by their response, by reads, by a replay.
+/// Finds changes for which two versions are known: from their response, from reads, or from a
+/// replay.
 fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
     // First known version of each change, and the operation that revealed it.
     let mut known: Vec<Option<(u64, OperationIndex)>> = vec![None; row.indices.len()];

@@ -9,8 +9,8 @@
 //! **Invariant:** of all conditional writes based on the same version, at most one is acknowledged.
 //! **Not here:** conditional writes that were refused. A refusal is always allowed.
 //!
-//! Not detected: a change in between whose version stayed unknown, unless it was based on the
-//! same version.
+//! Not detected: a change between the two versions whose own version stayed unknown, unless it was
+//! based on the same version.
 
 use crate::findings::Findings;
 use crate::history::{Ledger, OperationHistory};

@@ -33,10 +33,11 @@
 //!   operations that ended before the read began. The read gets the lowest version, L or above, of
 //!   a delete sent before the read ended (or the time before the first write, if that is L). *The
 //!   lowest is right:* suppose some linearization places absent reads elsewhere. By induction in
-//!   order of ends, our place is never above its place: our L is not above its L, because the reads
-//!   that determine L ended earlier and were placed no higher; and its place is among those that
-//!   ours was chosen from. Every condition demands that the mark of an operation that ended is not
-//!   above a later one, so it holds for our places too. If no delete qualifies, there is no
+//!   order of ends, our place is never above the place in that linearization: our L is not above
+//!   its L, because the reads that determine L ended earlier and were placed no higher; and our
+//!   place is the lowest of several, of which the place in the linearization is one. Every
+//!   condition of the theorem demands that an operation that has ended is not placed above a later
+//!   one, so the conditions hold for our places too. If no delete qualifies, there is no
 //!   linearization.
 //! * **Absent reads explained by a delete of unknown version.** They are placed just above L, which
 //!   by the same induction is no higher than in any linearization.
@@ -101,7 +102,8 @@ fn settled(one: &Operation) -> u64 {
     if one.changes() && !one.is_acknowledged() { NEVER } else { one.end }
 }
 
-/// Returns the lowest place of an operation; `None` for an absent read without explanation.
+/// Returns the lowest mark that an operation can have; `None` for a read that found no row although
+/// no delete can be the reason.
 fn mark_of(row: &Row<'_>, place: OperationIndex, began: LowWatermark) -> Option<VersionBound> {
     let one = row.at(place);
     match row.version(place) {

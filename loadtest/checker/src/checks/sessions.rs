@@ -2,9 +2,9 @@
 //! one that it has seen before.
 //!
 //! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
-//! follow reads. Only operations count that were sent with the session's token and whose response's
-//! token the session kept. An operation without an answer does not constrain operations that were
-//! sent before its answer came.
+//! follow reads. Only operations that were sent with the session's token, and for which the session
+//! kept the token of the response, are checked. An operation does not constrain operations that
+//! were sent before its response came.
 //!
 //! **Invariant:** an operation is checked only against responses that its session received before
 //! the operation was sent.
@@ -25,7 +25,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     let binds = |one: &Operation| one.token && (one.is_answered_read() || one.is_acknowledged());
     let mut places: Vec<OperationIndex> =
         row.operations().filter(|(_, one)| binds(one)).map(|(place, _)| place).collect();
-    // Stable, so that operations of a session stay in order of their start.
+    // The sort is stable, so that the operations of a session stay in order of their start.
     places.sort_by_key(|&place| row.at(place).session);
     for session in places.chunk_by(|&one, &other| row.at(one).session == row.at(other).session) {
         if session.len() > 1 {
@@ -52,7 +52,7 @@ fn check_session(row: &Row<'_>, session: &[OperationIndex], found: &mut Findings
     }
 }
 
-/// Returns the place of the operation in the order, if that place is allowed.
+/// Returns the mark of the operation, or adds a violation if this mark is not allowed.
 fn judge(
     row: &Row<'_>,
     place: OperationIndex,
@@ -65,8 +65,8 @@ fn judge(
         None if one.is_absent_read() => {
             row.deletes.explain(before.mark, one.end).map(|(mark, _)| mark)
         }
-        // A row of a bulk write is above all that its session knew; a read of unknown version may
-        // be anywhere.
+        // A change of unknown version (a row of a bulk write) is placed above everything that its
+        // session knew; a read of unknown version may be anywhere.
         None => return one.changes().then(|| before.mark.after()),
     };
     let fits = |mark: VersionBound| mark > before.mark || mark == before.mark && !one.changes();

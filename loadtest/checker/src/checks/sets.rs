@@ -58,7 +58,7 @@ impl<'a> Walks<'a> {
         Self(tables)
     }
 
-    /// Returns true if some complete walk over the row's table did not return it.
+    /// Returns true if some complete walk over the row's table did not return the row.
     pub(crate) fn has_missed(&self, row: &Row<'_>) -> bool {
         let missed = |walk: &Walk| walk.complete.is_some() && !walk.met.contains_key(&row.key);
         self.over(row).any(missed)
@@ -160,7 +160,7 @@ fn surely_present(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
         return None;
     }
     let deleted = row.deletes.newest().map_or(0, |(version, _)| version);
-    // Without any delete it does not matter at which version the write was.
+    // Without any delete, the version of the write does not matter.
     let after =
         |place: OperationIndex| deleted == 0 || row.version(place).is_some_and(|one| one > deleted);
     let mut writes = row.operations().filter(|(_, one)| one.kind == Kind::Write);

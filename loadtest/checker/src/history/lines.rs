@@ -1,11 +1,11 @@
 //! Lines: a history as JSON, one record a line, as `docs/history.md` describes it.
 //!
-//! Writing and reading both stream: only one line at a time is in memory. A line contains the full
-//! names of its key and node, so that any line can be understood alone, and leaves out members that
-//! have their default value.
+//! Writing and reading both stream: only one line at a time is in memory. Each line contains the
+//! full names of its key and node, so that it can be understood without the others. Members that
+//! have their default value are left out.
 //!
-//! **Invariant:** a history that is written and read again is unchanged; reading any other text
-//! returns an error that names the line.
+//! **Invariant:** a history that is written and read again is unchanged; reading any other input
+//! returns an error with the number of the line.
 //! **Not here:** the meaning of the records (`operation`, `records`).
 
 mod line;
@@ -57,13 +57,14 @@ pub(crate) fn ledger_json(history: &OperationHistory, ledger: &Ledger) -> Json {
     object(&Line::of_ledger(history, ledger))
 }
 
-/// Returns a page as the JSON object of its line, without its rows, which may be a thousand.
+/// Returns a page as the JSON object of its line, without its keys, because there may be a
+/// thousand.
 pub(crate) fn page_json(history: &OperationHistory, page: &Page) -> Json {
     object(&Line { keys: None, ..Line::of_page(history, page) })
 }
 
 fn object(line: &Line<'_>) -> Json {
-    // Texts and numbers can always be converted to JSON.
+    // Strings and numbers can always be converted to JSON.
     serde_json::to_value(line).unwrap_or_default()
 }
 

@@ -1,25 +1,25 @@
-//! Names: stores each distinct text once, and gives it a small number.
+//! Names: stores each distinct name of a key once, and assigns a small number to it.
 //!
 //! **Invariant:** a name has one number, which never changes; numbers are consecutive from 0.
 //! **Not here:** locks (the load tester's `recorder` has one).
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Number of a row's name.
+/// Number that stands for the name of a row's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u32);
 
-/// Content of a slot of the table that contains no number.
+/// Content of an unused entry of the hash table.
 const FREE: u32 = u32::MAX;
 
-/// All names in one text, which are found by a hash table of numbers with open addressing: a name
-/// takes its bytes and 16 to 24 more.
+/// All names, stored one after another in one string. A hash table with open addressing finds the
+/// number of a name. Each name takes 16 to 24 bytes in addition to its own.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     text: String,
     /// End of each name in `text`.
     ends: Vec<usize>,
-    /// Numbers by hash, at most half full.
+    /// Hash table of the numbers of names, at most half full.
     table: Vec<u32>,
     hasher: RandomState,
 }
@@ -69,7 +69,8 @@ impl Names {
         self.ends.is_empty()
     }
 
-    /// Returns the slot of `name` in the table, or the free slot for it; `None` without a table.
+    /// Returns the hash table's entry for `name`, or the free entry where it belongs; `None` if the
+    /// table is still empty.
     fn slot(&self, name: &str) -> Option<usize> {
         let mask = self.table.len().checked_sub(1)?;
         let mut slot = self.hasher.hash_one(name) as usize & mask;

@@ -22,7 +22,7 @@ pub struct Node {
     pub shard: String,
     /// Role that the header `x-served-by` names.
     pub role: Role,
-    /// Index of the requested host among the header's hosts.
+    /// Index of the router that was asked, among `hosts` of the history's header.
     pub host: u16,
 }
 
@@ -32,11 +32,11 @@ pub struct Node {
 pub enum Role {
     /// The shard's primary.
     Primary,
-    /// One of its replicas.
+    /// A replica of the shard.
     Replica,
     /// The router's cache.
     Cache,
-    /// Unknown: the response had no header `x-served-by`, or another value in it.
+    /// Unknown: the response's header `x-served-by` was absent or had another value.
     Unknown,
 }
 
@@ -69,13 +69,12 @@ impl fmt::Display for Node {
     }
 }
 
-/// All nodes of a history: a few dozen, so a list is sufficient.
+/// All nodes of a history: there are a few dozen, so a linear search is fast enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// Returns the number of a node, and adds it if it is new; 0 if there are more nodes than
-    /// numbers.
+    /// Returns the number of a node, which is added if it is new; 0 if no 16-bit number is left.
     pub fn intern(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
         let known = |node: &Node| node.shard == shard && node.role == role && node.host == host;
         let index = self.0.iter().position(known).unwrap_or_else(|| {

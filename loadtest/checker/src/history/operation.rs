@@ -1,9 +1,9 @@
 //! Operation: one write, delete or read of one row, from the first byte of the request to the end
 //! of the response.
 //!
-//! **Invariant:** an [`Operation`] has at most 64 bytes, so a million fits in 64 MB.
-//! **Not here:** the consequences of an operation for others (the checks), the names of keys and
-//! nodes (`names`, `nodes`).
+//! **Invariant:** an [`Operation`] has at most 64 bytes, so a million operations fit in 64 MB.
+//! **Not here:** deciding whether operations contradict each other (the checks), the names of keys
+//! and nodes (`names`, `nodes`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,19 +15,20 @@ pub const NEVER: u64 = u64::MAX;
 
 /// Request about one row, and its response.
 ///
-/// A bulk of twenty rows is twenty operations with one `request`. Sends of one write with the same
-/// idempotency key are one operation, from the first send to the answer that settled it: an
-/// attempt without an answer followed by a refusal is [`Outcome::Unknown`], because the first
-/// attempt may still arrive.
+/// A bulk write of twenty rows is recorded as twenty operations with the same `request`. A write
+/// that is sent several times with the same idempotency key is one operation, from the first
+/// attempt to the response that settled its outcome. If an attempt without a response is followed
+/// by a refusal, the outcome is [`Outcome::Unknown`], because the first attempt may still reach the
+/// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// The row.
+    /// Key of the row.
     pub key: Key,
-    /// Session that sent the request, from 1.
+    /// Number of the session that sent the request, counted from 1.
     pub session: u32,
     /// Time at which the first byte was sent.
     pub start: u64,
-    /// Time of the response, or at which the session gave up; [`NEVER`] without either.
+    /// Time at which the response came or the session gave up; [`NEVER`] if neither happened.
     pub end: u64,
     /// Value of the operation. Write: the value sent. Delete: a value that is never sent and
     /// identifies the delete. Read: the value returned, or [`Value::NONE`] if the row was absent.
@@ -43,7 +44,7 @@ pub struct Operation {
     pub bound_ms: u32,
     /// Node that answered.
     pub node: NodeId,
-    /// Number of times it was sent; 255 stands for more.
+    /// Number of times that the request was sent; 255 stands for 255 or more.
     pub attempts: u8,
     /// Kind of the operation.
     pub kind: Kind,
@@ -51,8 +52,8 @@ pub struct Operation {
     pub level: Level,
     /// Outcome of the operation.
     pub outcome: Outcome,
-    /// True if it belongs to the order of its session: it was sent with the session's token (once
-    /// there was one), and the session kept the token of the response.
+    /// True if the guarantees of its session apply to the operation: it was sent with the session's
+    /// token (if the session had one by then), and the session kept the token of the response.
     pub token: bool,
     /// True for a read after the last write of the run.
     pub last: bool,
@@ -61,8 +62,8 @@ pub struct Operation {
 const _: () = assert!(size_of::<Operation>() <= 64, "a million operations are 64 MB");
 
 impl Operation {
-    /// Creates a plain operation at level `one` that was sent once and succeeded, from which tests
-    /// and recorders start.
+    /// Creates an operation at level `one` that was sent once and succeeded; tests and recorders
+    /// then set the fields that differ.
     #[inline]
     pub fn new(kind: Kind, key: Key, session: u32, request: u32) -> Self {
         Self {
@@ -85,28 +86,28 @@ impl Operation {
         }
     }
 
-    /// Returns true if it is a write or a delete.
+    /// Returns true if the operation is a write or a delete.
     #[inline]
     pub fn changes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Delete)
     }
 
-    /// Returns whether it is a change that was acknowledged as stored.
+    /// Returns true if the operation is a change that was acknowledged as stored.
     pub fn is_acknowledged(&self) -> bool {
         self.changes() && matches!(self.outcome, Outcome::Ok | Outcome::Committed)
     }
 
-    /// Returns whether it is a read that was answered.
+    /// Returns true if the operation is a read that was answered.
     pub fn is_answered_read(&self) -> bool {
         self.kind == Kind::Read && self.outcome == Outcome::Ok
     }
 
-    /// Returns whether it is a read that found no row.
+    /// Returns true if the operation is a read that found no row.
     pub fn is_absent_read(&self) -> bool {
         self.is_answered_read() && self.value == Value::NONE
     }
 
-    /// Returns true if it is a read that must be linearizable.
+    /// Returns true if the operation is a read that must be linearizable.
     pub fn is_strong_read(&self) -> bool {
         self.is_answered_read() && (self.level != Level::One || self.last)
     }
@@ -117,9 +118,9 @@ impl Operation {
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Kind {
-    /// The row was to have this value: insert, update or upsert.
+    /// The request was to give the row this value: insert, update or upsert.
     Write,
-    /// The row was to be absent.
+    /// The request was to delete the row.
     Delete,
     /// The row was read.
     Read,
@@ -134,11 +135,12 @@ pub enum Kind {
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Level {
-    /// Writes: the primary. Reads: any replica, no older than token and bound allow.
+    /// Writes: acknowledged by the primary. Reads: from any replica whose state is no older than
+    /// the session's token and the staleness bound allow.
     One,
-    /// Writes: a majority. Reads: linearizable.
+    /// Writes: acknowledged by a majority. Reads: linearizable.
     Quorum,
-    /// Writes: every node. Reads: the primary, linearizable.
+    /// Writes: acknowledged by every node. Reads: from the primary, linearizable.
     All,
 }
 
@@ -149,7 +151,7 @@ pub enum Level {
 pub enum Outcome {
     /// Done at the requested level.
     Ok,
-    /// A write is stored, at a lower level than requested (`"outcome":"committed"`, TSR205).
+    /// The write is stored, but at a lower level than requested (`"outcome":"committed"`, TSR205).
     Committed,
     /// The change or read did not happen, as the response says.
     Rejected,
@@ -196,14 +198,14 @@ impl Outcome {
     }
 }
 
-/// Value that is unique among all attempted writes of a run: `session:number` on the wire.
+/// Value that is unique among all attempted writes of a run, sent as `session:number`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value(u64);
 
 impl Value {
     /// No value: the row is absent.
     pub const NONE: Self = Self(0);
-    /// Value that no run writes.
+    /// Value that stands for any content of a row that no run writes.
     pub const FOREIGN: Self = Self(u64::MAX);
 
     /// Returns the value with this number within its session. Sessions are numbered from 1.
@@ -213,8 +215,8 @@ impl Value {
         Self(u64::from(session) << 32 | u64::from(number))
     }
 
-    /// Returns the value of a row as read from a response: any other text is [`Value::FOREIGN`],
-    /// which no check takes for a value of this run.
+    /// Parses the value of a row in a response. A string that is not a value becomes
+    /// [`Value::FOREIGN`], which no check mistakes for a value of this run.
     pub fn from_wire(text: &str) -> Self {
         text.parse().unwrap_or(Self::FOREIGN)
     }
@@ -254,7 +256,7 @@ impl Value {
     }
 }
 
-/// Error of a text that is not a `session:number`.
+/// Error for a string that is not of the form `session:number`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadValue;
 

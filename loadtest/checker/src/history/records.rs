@@ -30,8 +30,8 @@ pub struct Total {
     pub accounts: u32,
 }
 
-/// State of a bank after the run. Each transfer raises its counter and inserts a row in one
-/// transaction.
+/// State of a bank after the run. Each transfer increments the bank's counter and inserts a row
+/// into its ledger in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// The bank's name.
@@ -56,11 +56,13 @@ pub struct Ledger {
     pub attempted: u64,
 }
 
-/// One page of a walk over a whole table by cursor, after the run or while no row of the table
-/// changes. Rows of other runs are left out; keys are named as those of operations, `table/…`.
+/// One page of a walk: an iteration over a whole table by cursor, after the run or while no row of
+/// the table changes. Rows of other runs are left out; keys have the same names as in operations,
+/// `table/…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Table of the walk. It contains every key whose name begins with this and a slash.
+    /// Name of the table. The table contains every key whose name begins with this name and a
+    /// slash.
     pub table: String,
     /// Session that sent the request.
     pub session: u32,
@@ -70,7 +72,7 @@ pub struct Page {
     pub start: u64,
     /// Time of the response.
     pub end: u64,
-    /// Rows of the page, in order.
+    /// Keys of the rows of the page, in their order.
     pub keys: Vec<Key>,
     /// True on the last page of the walk, which has no further cursor.
     pub complete: bool,

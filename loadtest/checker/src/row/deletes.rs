@@ -1,8 +1,9 @@
 //! Deletes: finds the delete that may explain why a read found no row.
 //!
 //! A read that finds no row has no version. The read saw the state before the first write, or after
-//! some delete. [`Deletes::explain`] chooses the lowest mark that is possible; why the lowest is
-//! the right choice is proven in `linearizable`.
+//! some delete. [`Deletes::explain`] chooses the lowest mark (point in the order of changes, see
+//! `version_bound`) that is possible; `linearizable` contains the proof that the lowest is the
+//! right choice.
 //!
 //! **Invariant:** the chosen mark is never higher than the state that a correct server has read.
 //! **Not here:** the lower bound of the mark, which each check determines for itself.
@@ -20,10 +21,11 @@ use crate::version_bound::{OperationIndex, VersionBound};
 pub(crate) struct Deletes {
     /// Version, start and place of each delete with a known version, in order of version.
     known: Vec<(u64, u64, OperationIndex)>,
-    /// The earliest start in each subtree over `known`; the root is 1, leaves begin at the middle.
+    /// Binary tree over `known` with the earliest start of each subtree; the root has index 1, and
+    /// the leaves are the second half.
     earliest: Vec<u64>,
-    /// Start of each delete of unknown version, and the highest mark below which it or an earlier
-    /// one of these happened.
+    /// Start of each delete of unknown version, in order, with the highest ceiling of this delete
+    /// and those before it. The ceiling of a delete is the mark below which it happened.
     free: Vec<(u64, VersionBound)>,
 }
 
@@ -43,8 +45,8 @@ impl Deletes {
             }
         }
         known.sort_unstable();
-        // Starts are in order already. As each has the highest ceiling so far, the last one that
-        // had begun decides for all of them.
+        // The deletes are in order of start already. Each one stores the highest ceiling so far, so
+        // a lookup needs only the last delete that had begun.
         let mut highest = VersionBound::default();
         for (_, ceiling) in &mut free {
             highest = highest.max(*ceiling);
@@ -117,7 +119,8 @@ impl Deletes {
     }
 }
 
-/// Returns the lowest mark of a change at each place or later, and one more for the end.
+/// Returns, for each index, the lowest mark of the changes at this index or later, and the highest
+/// mark for the index after the last.
 fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
     let mut lowest = vec![VersionBound::HIGHEST; row.indices.len() + 1];
     for place in (0..row.indices.len()).rev() {
@@ -130,8 +133,8 @@ fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
     lowest
 }
 
-/// Returns the mark below which a delete that was answered without a version happened: that of the
-/// lowest change that began after its response.
+/// Returns the ceiling of a delete that was answered without a version: the lowest mark of the
+/// changes that began after its response.
 fn ceiling(row: &Row<'_>, lowest: &[VersionBound], end: u64) -> VersionBound {
     let starts = |&index: &u32| row.history.operations[index as usize].start <= end;
     lowest[row.indices.partition_point(starts)]

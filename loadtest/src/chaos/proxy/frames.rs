@@ -10,7 +10,7 @@
 //! a write.
 //! **Not here:** forwarding the messages (`proxy`).
 
-/// Maximum number of bytes kept of a message: command tags are short.
+/// Maximum number of bytes of a message that are kept, which is enough for a command tag.
 const KEPT_MAX: usize = 32;
 const HEAD: usize = 5;
 
@@ -38,13 +38,13 @@ enum State {
     Unreadable,
 }
 
-/// Events in bytes that were read.
+/// Events found in the bytes of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameEvents {
-    /// True if they end the response to a write that is stored, or that will be at the end of its
-    /// statement.
+    /// True if the bytes end the response to a write that is stored, or that will be stored when
+    /// its statement ends.
     pub(super) stored: bool,
-    /// True if the server waits for the next query at their end.
+    /// True if the server waits for the next query after these bytes.
     pub(super) ready: bool,
 }
 
@@ -96,7 +96,7 @@ impl Frames {
         bytes
     }
 
-    /// Evaluates the message if it is complete.
+    /// Evaluates the current message if it is complete.
     fn finish(&mut self, reported: &mut FrameEvents) {
         let State::Body { kind, left: 0, kept } = &self.state else { return };
         reported.ready = *kind == b'Z';

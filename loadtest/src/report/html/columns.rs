@@ -10,10 +10,10 @@ use crate::report::{Report, Second};
 /// Maximum number of columns, each of which is then about five pixels wide. In a run of an hour a
 /// column is 20 s.
 pub(super) const COLUMNS_MAX: usize = 180;
-/// A last second shorter than this is merged with the one before: its rate would be a matter of
-/// chance.
+/// If the last second is shorter than this, it is merged with the one before, because its rate
+/// would be a matter of chance.
 const PART_LEAST_S: f64 = 0.5;
-/// Least length of the time axis, in seconds.
+/// Minimum length of the time axis, in seconds.
 const RUN_LEAST_S: f64 = 0.1;
 
 /// Consecutive seconds of a run.
@@ -23,11 +23,11 @@ pub(super) struct Column {
     pub(super) width_s: f64,
     pub(super) requests: u64,
     pub(super) failed: u64,
-    /// Requests by class of response time.
+    /// Number of requests in each class of response times.
     pub(super) classes: Vec<u64>,
-    /// Rate of the slowest second in it.
+    /// Rate of the slowest second in the column.
     pub(super) least_per_s: f64,
-    /// Rate of the fastest second in it.
+    /// Rate of the fastest second in the column.
     pub(super) most_per_s: f64,
 }
 
@@ -40,8 +40,8 @@ pub(super) fn seconds(report: &Report) -> f64 {
 pub(super) fn of(report: &Report) -> Vec<Column> {
     let end = seconds(report);
     let last = report.series.len().saturating_sub(1);
-    // The last second ends with the run: early, or after a day late, because it contains all later
-    // requests.
+    // The last second ends with the run. It is shorter than a second, or, in a run of more than a
+    // day, longer, because it contains all later requests.
     let width = |second: usize| if second < last { 1.0 } else { (end - last as f64).max(0.0) };
     let per_column = report.series.len().div_ceil(COLUMNS_MAX).max(1);
     let mut columns: Vec<Column> = Vec::new();

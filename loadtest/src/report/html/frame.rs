@@ -1,5 +1,5 @@
-//! Frame: the parts that all graphs over time share, which are the figure, the axes, the marks of
-//! faults, and the numbers under the pointer.
+//! Frame: draws the parts that all graphs over time share, which are the figure, the axes, the
+//! fault markers, and the numbers under the pointer.
 //!
 //! **Invariant:** all graphs of a page have the same time axis, so that events at the same time
 //! have the same horizontal position.
@@ -14,8 +14,7 @@ use super::columns::Column;
 use crate::report::Fault;
 use crate::report::text::milliseconds;
 
-/// Left margin. All sizes are in units of the drawing, of which a page shows one as about one
-/// pixel.
+/// Left margin. All sizes are in units of the drawing; a page shows one unit as about one pixel.
 pub(super) const LEFT: f64 = 74.0;
 pub(super) const WIDTH: f64 = 856.0;
 pub(super) const TOP: f64 = 24.0;
@@ -127,8 +126,8 @@ impl Frame {
         }
     }
 
-    /// Returns a line for each fault, its number where there is room, and its label where there is
-    /// more.
+    /// Returns a vertical line for each fault, with its number and its label if there is enough
+    /// room.
     fn faults(&self, run: &Run<'_>) -> Markup {
         let (top, end) = (TOP - 6.0, LEFT + WIDTH);
         let mut free_from = f64::NEG_INFINITY;

@@ -14,7 +14,7 @@ use super::frame::{Frame, Run};
 use crate::report::Report;
 use crate::report::text::milliseconds;
 
-/// Least height of a bar, so that few failures are visible.
+/// Minimum height of a bar, so that even a few failures are visible.
 const FAILED_LEAST: f64 = 3.0;
 
 /// Returns the graph of requests per second, and those that failed.

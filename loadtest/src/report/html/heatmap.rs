@@ -12,7 +12,8 @@ use super::frame::{Frame, LEFT, Run, TOP, WIDTH};
 use super::graphs::tick;
 use crate::counters::class_end_ms;
 
-/// Shares of a column's requests, in percent, up to which a cell has each shade.
+/// Shades of the cells, each with the highest percentage of a column's requests for which it is
+/// used.
 const SHADES: [(f64, &str); 6] = [
     (0.1, "up to 0.1 %"),
     (1.0, "1 %"),
@@ -24,7 +25,7 @@ const SHADES: [(f64, &str); 6] = [
 /// Maximum height of the row of a class.
 const ROW: f64 = 14.0;
 const HEIGHT: f64 = 240.0;
-/// Least distance between the labels at the left.
+/// Minimum distance between the labels on the left.
 const LABEL_LEAST: f64 = 15.0;
 
 /// Returns the heatmap; nothing without requests.

@@ -142,7 +142,7 @@ pub(super) fn table(heads: &[&str], rows: &Markup) -> Markup {
     table_with_texts(heads, &[], rows)
 }
 
-/// Returns a table whose last columns are texts.
+/// Returns a table whose last columns contain text.
 pub(super) fn table_with_texts(heads: &[&str], texts: &[&str], rows: &Markup) -> Markup {
     html! {
         div class="wide" tabindex="0" {

@@ -1,4 +1,4 @@
-//! Tests of the HTML report: it is complete, its size is bounded, and text from elsewhere is
+//! Tests of the HTML report: it is complete, its size is bounded, and text from other sources is
 //! escaped.
 
 use super::*;

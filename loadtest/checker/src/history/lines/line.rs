@@ -37,8 +37,8 @@ struct BankLine {
     accounts: u32,
 }
 
-/// Format of a header line alone, so that a later format is refused because of its number and not
-/// because of its members.
+/// Format number of a header line. It is parsed before the other members, so that a file of a later
+/// format is refused because of this number and not because of unknown members.
 #[derive(Deserialize)]
 pub(super) struct FormatLine {
     pub(super) format: u32,
@@ -72,7 +72,7 @@ pub(super) enum Is {
     Fault,
 }
 
-/// Any line but the first: one record.
+/// Any line after the first; it contains one record.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Line<'a> {
@@ -134,7 +134,8 @@ pub(super) struct Line<'a> {
     pub(super) what: Option<Cow<'a, str>>,
 }
 
-/// A text inside a list: serde borrows from a `Cow` only with an attribute for each.
+/// A string inside a list. Serde borrows a `Cow` only in a field with the attribute `borrow`, so
+/// the elements of a list need this wrapper.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);

@@ -12,10 +12,10 @@ use crate::history::{
     Role, Total, Value,
 };
 
-/// Longest line: a page of 1 000 keys of 256 bytes, four times over.
+/// Maximum length of a line in bytes: four times the length of a page of 1 000 keys of 256 bytes.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Error of a text that is not a history.
+/// Error for input that is not a valid history.
 #[derive(Debug)]
 pub struct BadHistory {
     /// Number of the line, counted from 1.
@@ -55,7 +55,7 @@ pub fn read(input: &mut impl BufRead) -> Result<OperationHistory, BadHistory> {
     Ok(history)
 }
 
-/// Reads the next line without its end; returns false if there is none.
+/// Reads the next line without its line break; returns false at the end of the input.
 fn next_line(input: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
     text.clear();
     let mut limited = input.take(LINE_BYTES_MAX as u64 + 1);
