@@ -555,8 +555,12 @@ run_tests() {
     TESSERA_TEST_REQUIRE+=,servers
     local skipped=("${WITHOUT_ENGINE[@]/%/::}")
     run_on_servers api-router it "${skipped[@]/#/--skip=}" --skip="$SLOW_ON_SERVERS"
-    run_on_servers loadtest it servers::
     run_on_servers analytics store servers::
+    if ((SECONDS > ${TESSERA_TEST_SECONDS_MAX-SECONDS})); then
+        say "SKIPPED: the load tester's tests on servers; $SECONDS seconds have passed"
+    else
+        run_on_servers loadtest it servers::
+    fi
     if [[ -z $citus ]]; then
         say 'SKIPPED: the tests of the router on Citus; set TESSERA_CITUS_URL=postgres://USER@COORDINATOR/DATABASE'
         return
