@@ -1,7 +1,10 @@
 //! Tests of the mutation `one_statement_fence`: a commit that takes the fence lock and looks for
 //! changes in one statement misses the write for which it has waited.
 //!
-//! **Not here:** random moves of a router with a mutation (`moves`).
+//! In the suite, a write is stopped at the very moment; moves at random moments need thousands of
+//! operations until one meets a write there, so they are a command of their own.
+//!
+//! **Not here:** random moves of a router with another mutation (`moves`).
 
 use std::time::{Duration, Instant};
 
@@ -100,8 +103,8 @@ fn a_commit_sees_the_write_that_it_waited_for_and_in_one_statement_it_does_not()
 }
 
 #[test]
+#[ignore = "takes minutes: cargo test -p loadtest --test it a_fence_in_one_statement -- --ignored --nocapture"]
 fn a_fence_in_one_statement_is_found_within_100_000_operations() {
-    let Some(_) = cluster_folder() else { return };
     let Some(cluster) = Cluster::up("2", "1") else { return };
     let mut operations = 0;
     for seed in 1_u64.. {
