@@ -49,7 +49,7 @@ fn lacks_writes(world: &World, side: MoveSide) -> bool {
 }
 
 /// Checks the shards at the instant at which a mover ends the move. A late message may have created
-/// a record after the mover read the shards. That is no fault, because the next mover finds the
+/// a record after the mover read the shards. This is correct, because the next mover finds the
 /// record.
 pub(super) fn ended(world: &mut World, rows_made: u64) {
     if world.rows_made == rows_made && has_rest(world) {

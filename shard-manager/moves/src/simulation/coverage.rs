@@ -21,7 +21,7 @@ pub(super) enum Occurrence {
     /// A shard of four nodes failed over.
     FailoverOfFour,
     /// A mover waited because only one of three replicas had flushed a position, so that the
-    /// primary and this replica were no majority.
+    /// primary and this replica were not a majority.
     WaitForSecondOfThree,
     /// A failover lost a fence.
     FenceLost,

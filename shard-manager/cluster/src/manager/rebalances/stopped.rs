@@ -22,7 +22,7 @@ impl<'m> StoppedPlans<'m> {
     }
 
     /// Plans a rebalance for the map in the files, which must have the expected epoch. A shard
-    /// without a majority of following replicas is no reason to refuse the plan: the replicas
+    /// without a majority of following replicas does not prevent the plan: the replicas
     /// follow again once a router runs.
     ///
     /// # Errors
