@@ -1,6 +1,6 @@
 //! Local servers: PostgreSQL clusters on this machine, run with its installed programs.
 //!
-//! The same code also creates and runs a single node in a container (`standalone`).
+//! A single node that runs in a container of its own is created and run here too (`standalone`).
 //!
 //! ```text
 //! data-postgres/
