@@ -1,13 +1,15 @@
-//! Access: decides which requests are served, from the credentials of a request and the rights of
-//! its caller.
+//! Access: authenticates the caller of each request (the owner of an API key, a token, a session
+//! cookie or a client certificate) and decides whether the request is served.
 //!
-//! A router without access control has no [`gate::AccessGate`], and nothing here runs.
+//! A router without access control has no [`gate::AccessGate`], and nothing here runs. In the mode
+//! `observe` the gate decides and counts, but refuses nothing.
 //!
-//! **Invariant:** a route has exactly one row in the table of [`scopes`]; a request with bad
-//! credentials is refused and never served like one without.
-//! **Not here:** the decision about rows (the shard manager, which gets the rights of the caller),
-//! the meaning of keys, tokens and roles (`shard_manager::access`), the keys of issuers
-//! (`issuers`).
+//! **Invariant:** the table of [`scopes`] has exactly one entry for each route. While access
+//! control is enforced, a request with invalid credentials is refused; it is never served as if it
+//! had none.
+//! **Not here:** which rows a caller may read and write (the shard manager, which gets the rights
+//! of the caller), the meaning of keys, tokens and roles (`shard_manager::access`), the keys of
+//! token issuers (`issuers`).
 
 pub mod access_problems;
 pub mod admission;

@@ -43,11 +43,11 @@ pub struct App {
     pub analytics: Option<Analytics>,
     /// Access control; `None` if it is off.
     pub gate: Option<Arc<AccessGate>>,
-    /// Files and catalog from which access control has its keys; `None` if it is off.
+    /// Files and catalog from which access control reads its keys; `None` if access control is off.
     pub access_sources: Option<Arc<AccessSources>>,
     /// The audit log; `None` if there is none.
     pub audit: Option<Arc<AuditLog>>,
-    /// Backups of the router; `None` if it has no folder for them.
+    /// Backups of the router; `None` if the router has no folder for backups.
     pub backups: Option<Arc<Backups>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
@@ -56,9 +56,10 @@ pub struct App {
     pub started: Instant,
     /// The port that the router serves on.
     pub port: u16,
-    /// Ways in which clients reach the router.
+    /// Ways in which clients can reach the router.
     pub exposure: Exposure,
-    /// True if nodes can be paused, delayed and cut through the API, and experiments can run.
+    /// True if nodes can be paused, delayed and cut off through the API, and experiments can
+    /// run.
     pub lab: bool,
     /// The lab experiment that is running, if there is one.
     pub lab_runs: Arc<LabRuns>,
@@ -68,12 +69,13 @@ pub struct App {
     pub backend: &'static str,
     /// Slots of the moves in progress.
     pub moving_slots: MovingSlots,
-    /// Memory of the responses to all clients.
+    /// Budget for the memory that the responses to all clients take.
     pub response_budget: Arc<ResponseBudget>,
-    /// Values of `x-shard` by number, each built by the first response of its shard.
+    /// Values of the header `x-shard` by shard number, each built for the first response about its
+    /// shard.
     shard_headers: Box<[OnceLock<HeaderValue>]>,
     draining: AtomicBool,
-    /// Memory for the bodies of all requests.
+    /// Budget for the memory that the bodies of all requests take.
     pub body_budget: Arc<BodyBudget>,
 }
 
@@ -94,7 +96,7 @@ pub struct AppSettings {
     pub address: SocketAddr,
     /// Transport that clients use.
     pub transport: Transport,
-    /// True if nodes can be paused, delayed and cut through the API.
+    /// True if nodes can be paused, delayed and cut off through the API.
     pub lab: bool,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
@@ -155,7 +157,7 @@ impl App {
     }
 
     /// Returns the rights with which a request reads and writes rows. While access control is on, a
-    /// request to which no caller is attached has those of one without credentials.
+    /// request to which no caller is attached has the rights of a request without credentials.
     #[inline]
     pub fn rights(&self, request: &HttpRequest) -> CallerRights {
         match self.gate.as_ref().filter(|gate| gate.is_enforced()) {
@@ -164,21 +166,22 @@ impl App {
         }
     }
 
-    /// Returns the meter that charges the caller of a request for its rows and shards.
+    /// Returns the meter that counts the rows and shards of a request towards the limits of its
+    /// caller.
     #[inline]
     pub fn meter(&self, request: &HttpRequest) -> CallerMeter {
         self.gate.as_ref().map_or_else(CallerMeter::none, |_| CallerMeter::of(request))
     }
 
-    /// Opens a share of the body budget for the body of a request; it holds nothing yet.
+    /// Opens a share of the body budget for the body of a request; the share holds no bytes yet.
     pub fn open_share(&self, request: &HttpRequest) -> BudgetShare {
         self.body_budget.open_share(request.peer_addr().map(|address| address.ip()))
     }
 
-    /// Reads the whole body of a request, of at most `bytes_max`, before the deadline. A body that
-    /// is not small holds the returned share of the body budget. If keys, roles or issuers have
-    /// changed meanwhile, or the body took a second, its caller is checked again, unless the route
-    /// needs no right.
+    /// Reads the whole body of a request, of at most `bytes_max`, before the deadline. A body of
+    /// more than 64 KiB is charged to the body budget until the returned share is dropped. If keys,
+    /// roles or issuers have changed while the body arrived, or it took a second to arrive, the
+    /// caller is checked again, unless the route needs no right.
     ///
     /// # Errors
     /// Fails like [`body_reader::read`], with TSR401 or TSR403 if the caller has lost rights, and
@@ -197,8 +200,8 @@ impl App {
         Ok(read)
     }
 
-    /// Makes `/ready` report that the router is stopping, ends streams, which would not end
-    /// otherwise, and cancels the running backup and lab experiment.
+    /// Makes `/ready` report that the router is stopping, ends the live streams of metrics, which
+    /// would not end by themselves, and cancels the running backup and lab experiment.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.lab_runs.close();
@@ -224,18 +227,18 @@ impl App {
     /// Returns the backups of the router.
     ///
     /// # Errors
-    /// TSR339 if it has no folder for them.
+    /// TSR339 if the router has no folder for backups.
     pub fn backups(&self) -> Result<&Arc<Backups>, Problem> {
         self.backups.as_ref().ok_or_else(no_backup_dir)
     }
 
-    /// Returns true if the caller of a request may do what this scope permits.
+    /// Returns true if the caller of a request has this scope.
     pub fn allows(&self, request: &HttpRequest, scope: AccessScope) -> bool {
         let Some(gate) = self.gate.as_ref().filter(|gate| gate.is_enforced()) else { return true };
         gate.caller(request).rights.allow_scope(scope).is_ok()
     }
 
-    /// Returns true if the record of a request is read after its response.
+    /// Returns true if requests need a record, which metrics and traces read after the response.
     pub fn keeps_records(&self) -> bool {
         self.analytics.is_some() || self.is_traced()
     }

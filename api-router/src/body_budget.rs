@@ -1,17 +1,19 @@
-//! Body budget: the memory that incoming bodies of all clients may take together.
+//! Body budget: limits the memory that the incoming request bodies of all clients take together.
 //!
 //! A body is charged with the bytes that it holds now, not with its announced length. When the
-//! budget is exhausted, a body is evicted: of the bodies that wait for their clients, the one that
-//! has received least for the bytes that it holds. A body that waits for its shards is not evicted.
-//! An address that holds more than its share is evicted first, but only when another address needs
-//! memory: the clients behind a proxy share its address, and may use all the memory that is free.
+//! budget is exhausted, a body is evicted (its request fails with TSR005). Only bodies that wait
+//! for their clients or for memory may be evicted: first the one that has recently received the
+//! fewest bytes in relation to the bytes that it holds. A body that waits for its shards is not
+//! evicted. If a client address holds more than an equal share, its bodies are evicted first, but
+//! only while another address has a body too: the clients behind a proxy share its address, and may
+//! use all the memory that is free.
 //!
-//! Some memory of a connection is not charged: the read buffer of the framework (at most 256 KiB),
-//! a part that waits for memory (at most 128 KiB), and a body of at most 64 KiB. The maximum number
-//! of connections limits it.
+//! Some memory of a connection is not charged: the read buffer of the web framework (at most 256
+//! KiB), a received part that waits for memory (at most 128 KiB), and a body of at most 64 KiB. The
+//! maximum number of connections limits the total of this memory.
 //!
-//! **Invariant:** at most [`BodyBudget::BYTES_MAX`] are charged; dropping a share returns its bytes
-//! to the budget.
+//! **Invariant:** at most [`BodyBudget::BYTES_MAX`] bytes are charged; dropping a share returns its
+//! bytes to the budget.
 //! **Not here:** the content of bodies (`body_reader`, `routes::bulk`).
 
 use std::collections::BTreeMap;
@@ -25,15 +27,16 @@ use tokio::time::timeout_at;
 
 use crate::problem::{Code, Problem};
 
-/// Time in which the weight of a client's bytes falls to a third: a client that pauses for longer
-/// is slow.
+/// Time in which the weight of received bytes falls to about a third (1/e): a client that pauses
+/// for longer counts as slow.
 const DECAY: Duration = Duration::from_secs(10);
-/// Bytes credited to a new client, which has had no time to send any.
+/// Number of bytes that count as received when a body begins, because its client has had no time to
+/// send any.
 const INITIAL_CREDIT: f64 = 256.0 * 1024.0;
 /// Interval at which a body that waits for memory checks again which bodies may be evicted.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Hint to a body that was evicted.
+/// Hint in the response to a request whose body was evicted.
 const AGAIN: &str =
     "send again after Retry-After, without pausing; if the response has next_index, from there";
 
@@ -41,13 +44,13 @@ const AGAIN: &str =
 #[derive(Debug, Default)]
 pub struct BodyBudget {
     state: Mutex<BudgetState>,
-    /// Notified when a body holds less than before.
+    /// Notified when a body returns bytes to the budget.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct BudgetState {
-    /// True once no body is read further.
+    /// True once the router is shutting down: all bodies are then evicted.
     is_closed: bool,
     held: usize,
     next: u64,
@@ -58,17 +61,17 @@ struct BudgetState {
 struct ShareState {
     address: Option<IpAddr>,
     bytes: usize,
-    /// Bytes that were received recently: their weight fades with time.
+    /// Number of recently received bytes at the time `at`, each weighted by its age (see `DECAY`).
     received: f64,
     at: Instant,
-    /// True while the body waits for its client or for memory: it may be evicted.
+    /// True while the body waits for its client or for memory: only then may it be evicted.
     is_waiting: bool,
     is_evicted: bool,
     evicted: Arc<Notify>,
 }
 
 impl ShareState {
-    /// Returns the bytes that were received recently for each byte that is held.
+    /// Returns the number of recently received bytes per held byte.
     fn activity(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64();
         self.received * (-age).exp() / self.bytes.max(1) as f64
@@ -84,13 +87,14 @@ pub struct BudgetShare {
 }
 
 impl BodyBudget {
-    /// Maximum number of bytes that bodies of all clients may hold at once. Parsed they are a few
-    /// times as large.
+    /// Maximum number of bytes that bodies of all clients may hold at once. Once parsed, a body
+    /// takes a few times as much memory.
     pub const BYTES_MAX: usize = 128 << 20;
-    /// Total of held bytes above which no more are granted to bodies that only save time with them.
+    /// Total number of held bytes up to which bodies may also hold bytes that they could do
+    /// without, and that only save time.
     const SPARE_BYTES_MAX: usize = Self::BYTES_MAX / 2;
 
-    /// Starts a share for the body of a client at this address; it holds nothing yet.
+    /// Starts a share for the body of a client at this address; the share holds no bytes yet.
     pub fn open_share(self: &Arc<Self>, address: Option<IpAddr>) -> BudgetShare {
         let evicted = Arc::new(Notify::new());
         let share = ShareState {
@@ -120,7 +124,7 @@ impl BodyBudget {
         state.is_closed = true;
         state.shares.values().for_each(|share| share.evicted.notify_one());
         drop(state);
-        // Bodies that wait for memory check again.
+        // Wake the bodies that wait for memory: they find that the budget is closed.
         self.freed.notify_waiters();
     }
 
@@ -147,9 +151,10 @@ impl BudgetState {
         fits
     }
 
-    /// Evicts bodies until `bytes` more would fit for the body `number`. Evicted bodies may still
-    /// hold their bytes. If all bodies that may be evicted are not enough, none is: those that do
-    /// not wait for their clients are about to free memory.
+    /// Evicts bodies until `bytes` more bytes of the body `number` will fit once all evicted bodies
+    /// have freed theirs, which happens later. If evicting all bodies that may be evicted would not
+    /// make enough room, none is evicted: the other bodies, which are being processed, are about to
+    /// free memory.
     fn evict_for(&mut self, number: u64, bytes: usize) {
         let others = self.shares.iter().filter(|(other, _)| **other != number);
         let may_be_evicted = others.filter(|(_, one)| one.is_waiting || one.is_evicted);
@@ -200,7 +205,7 @@ impl BudgetState {
 }
 
 impl BudgetShare {
-    /// Adds bytes that the client has sent.
+    /// Records that the client has sent this many bytes.
     pub fn add_received(&self, bytes: usize) {
         let now = Instant::now();
         self.change(|share| {
@@ -210,7 +215,7 @@ impl BudgetShare {
         });
     }
 
-    /// Records if the body waits for its client or for memory, and so may be evicted.
+    /// Records whether the body waits for its client or for memory, so that it may be evicted.
     fn set_waiting(&self, is_waiting: bool) {
         self.change(|share| share.is_waiting = is_waiting);
     }
@@ -221,13 +226,13 @@ impl BudgetShare {
         }
     }
 
-    /// Holds this many more bytes if at most half of the budget is then in use: for bytes that only
-    /// save time. Returns true if it does.
+    /// Charges this many more bytes, which only save time, if at most half of the budget is in use
+    /// afterwards. Returns true if they were charged.
     pub fn try_grow(&self, bytes: usize) -> bool {
         self.budget.state().try_grow(self.number, bytes, BodyBudget::SPARE_BYTES_MAX)
     }
 
-    /// Holds fewer bytes.
+    /// Returns this many bytes to the budget.
     pub fn shrink(&self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -242,11 +247,12 @@ impl BudgetShare {
         self.budget.freed.notify_waiters();
     }
 
-    /// Holds this many more bytes as soon as there is memory for them; others may be evicted.
+    /// Charges this many more bytes as soon as there is room for them; bodies may be evicted to
+    /// make room.
     ///
     /// # Errors
-    /// TSR005 if this body is evicted itself, no memory is free in time, or none is free and the
-    /// router is shutting down.
+    /// TSR005 if this body is evicted itself, if no memory becomes free in time, or if there is not
+    /// enough room and the router is shutting down.
     pub async fn grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         if self.budget.state().try_grow(self.number, bytes, BodyBudget::BYTES_MAX) {
             return Ok(());
@@ -257,7 +263,8 @@ impl BudgetShare {
         grown
     }
 
-    /// Holds this many more bytes and returns true if they fit; otherwise evicts other bodies.
+    /// Charges this many more bytes and returns true if they fit; otherwise evicts bodies to make
+    /// room and returns false.
     fn grow_or_evict(&self, bytes: usize) -> Result<bool, Problem> {
         let mut state = self.budget.state();
         let is_evicted = state.shares.get(&self.number).is_none_or(|one| one.is_evicted);
@@ -282,7 +289,8 @@ impl BudgetShare {
             if now >= until {
                 return Err(budget_exhausted());
             }
-            // The loop checks again, whether memory was freed or the interval has passed.
+            // The result is ignored: the loop checks again after a wake-up as well as after the
+            // interval.
             let _ = timeout_at(until.min(now + RECHECK_EVERY).into(), freed).await;
         }
     }
@@ -290,7 +298,7 @@ impl BudgetShare {
     /// Waits for `awaited`, which comes from the client, unless this body is evicted first.
     ///
     /// # Errors
-    /// TSR005 if it is evicted, or the router is shutting down.
+    /// TSR005 if this body is evicted, or the router is shutting down.
     pub async fn unless_evicted<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
         self.set_waiting(true);
         let came = tokio::select! {

@@ -1,5 +1,5 @@
-//! Body decoding: inflates a compressed body as it arrives, and no more bytes than the caller
-//! requests.
+//! Body decoding: inflates a compressed body as it arrives, and never more bytes at once than the
+//! calling function requests.
 //!
 //! **Invariant:** one call produces at most the given number of bytes, however large the inflated
 //! body is.
@@ -11,21 +11,21 @@ use std::io::{BufRead, ErrorKind, Read};
 use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 
-/// Largest ratio of inflated bytes to bytes of gzip: text shrinks to a tenth, nearly identical rows
-/// to a hundredth.
+/// Maximum ratio of inflated to compressed bytes. Text usually shrinks to a tenth, and nearly
+/// identical rows to a hundredth, so that a higher ratio indicates a decompression bomb.
 pub const RATIO_MAX: usize = 200;
-/// Size that a body may reach whatever its ratio.
+/// Inflated size, in bytes, that a body may reach whatever its ratio.
 pub const FREE_BYTES: usize = 16 << 20;
-/// Memory that inflating needs: its state, including its window of 32 KiB, and the buffer for the
-/// next bytes.
+/// Memory that inflating a body needs, in bytes: the state of the decoder, including its window of
+/// 32 KiB, and the buffer for its output.
 const INFLATER_BYTES: usize = (48 << 10) + SPARE_BYTES;
-/// Bytes that are inflated at once.
+/// Maximum number of bytes that are inflated at once.
 const SPARE_BYTES: usize = 32 << 10;
-/// Step in which small text grows.
+/// Step, in bytes, in which the capacity for a small inflated body grows.
 const SMALL_STEP: usize = 16 << 10;
-/// Step in which larger text grows.
+/// Step, in bytes, in which the capacity for a larger inflated body grows.
 const LARGE_STEP: usize = 256 << 10;
-/// Size from which text grows to the next power of two.
+/// Size, in bytes, from which the capacity grows to the next power of two.
 const STEPS_END: usize = 4 << 20;
 
 /// Content coding of a body.
@@ -33,7 +33,7 @@ const STEPS_END: usize = 4 << 20;
 pub enum ContentCoding {
     /// No coding.
     Identity,
-    /// `Content-Encoding: gzip`; several members after each other are one body (RFC 1952, 2.2).
+    /// `Content-Encoding: gzip`; several gzip members in a row form one body (RFC 1952, 2.2).
     Gzip,
 }
 
@@ -51,8 +51,9 @@ enum Source {
     Gzip(Box<Inflater>),
 }
 
-/// Decoder of gzip, and the buffer into which it writes. The buffer is zeroed only once, because a
-/// body may consist of members of one byte each, and every member ends a read.
+/// Decoder of gzip, and the buffer into which it writes. The buffer is zeroed only once: a body may
+/// consist of many gzip members of one byte each, and every member ends a read, so that zeroing the
+/// buffer for each read would be slow.
 #[derive(Debug)]
 struct Inflater {
     decoder: MultiGzDecoder<InputQueue>,
@@ -92,7 +93,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Returns true if the input has inflated to more than an honest body would.
+    /// Returns true if the body has inflated to more than [`RATIO_MAX`] times its compressed size
+    /// plus [`FREE_BYTES`].
     pub fn exceeds_ratio(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
@@ -103,8 +105,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Returns the bytes that are held: those that were pushed and not taken yet, and the memory
-    /// for inflating them.
+    /// Returns the number of bytes in memory: those that were pushed and not decoded yet, and the
+    /// memory that inflating needs.
     pub fn held(&self) -> usize {
         match &self.source {
             Source::Plain(queue) => queue.waiting,
@@ -112,7 +114,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Adds the next bytes of the body.
+    /// Adds the next received bytes of the body.
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             let queue = self.queue();
@@ -126,10 +128,10 @@ impl BodyDecoder {
         self.queue().ended = true;
     }
 
-    /// Appends at most `room` bytes to `out`.
+    /// Appends at most `room` decoded bytes to `out`.
     ///
     /// # Errors
-    /// [`BadGzip`].
+    /// [`BadGzip`] if the input is not gzip, or is truncated.
     pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
         let begin = out.len();
         let flow = self.fill_from(out, room);
@@ -171,21 +173,21 @@ impl Inflater {
 struct InputQueue {
     parts: VecDeque<Bytes>,
     ended: bool,
-    /// Bytes of the parts.
+    /// Total length of `parts`, in bytes.
     waiting: usize,
-    /// Bytes that were taken.
+    /// Number of bytes that were taken so far.
     taken: usize,
 }
 
-/// Reserves space for this many more bytes: text below [`STEPS_END`] grows in small steps instead
-/// of doubling, because its capacity is charged to the budget.
+/// Reserves space for this many more bytes. Below [`STEPS_END`], the capacity grows in small steps
+/// instead of doubling, because it is charged to the body budget.
 fn make_room(out: &mut Vec<u8>, more: usize) {
     let needed = out.len() + more;
     if needed > out.capacity() {
         let capacity = match needed {
             0..LARGE_STEP => needed.next_multiple_of(SMALL_STEP),
             LARGE_STEP..STEPS_END => needed.next_multiple_of(LARGE_STEP),
-            // Text of this size stops growing soon.
+            // A body of this size stops growing soon.
             STEPS_END.. => needed.next_power_of_two(),
         };
         out.reserve_exact(capacity - out.len());

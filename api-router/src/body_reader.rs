@@ -21,34 +21,35 @@ use crate::body_budget::BudgetShare;
 use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep};
 use crate::problem::{Code, Problem};
 
-/// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
+/// Maximum size of the body of a single write, in bytes: room for a row with a value of the maximum
+/// size (1 MiB) and its JSON escapes.
 pub const WRITE_BYTES_MAX: usize = 2 << 20;
-/// Largest body that is one value.
+/// Maximum size of a body that is a single value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
-/// Largest JSON body of a bulk write.
+/// Maximum size of the JSON body of a bulk write, in bytes.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
 /// Remedy for a value that is larger than [`VALUE_BYTES_MAX`].
 pub const VALUE_HINT: &str = "a value has at most 1 MiB: divide it over several keys";
 /// Remedy for a bulk write with too many rows, or of more than [`BULK_BYTES_MAX`].
 const BULK_HINT: &str = "send the rows in several requests, or stream them as NDJSON: POST /api/bulk-write?table=TABLE \
                          with Content-Type: application/x-ndjson takes any number of rows";
-/// Larger bodies are parsed on a blocking thread, so that other requests do not wait for them, and
-/// are charged to the budget for the bodies of all clients.
+/// Maximum size, in bytes, of a small body. A larger body is parsed on a blocking thread, so that
+/// other requests do not wait for it, and is charged to the body budget.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
-/// Deepest nesting of objects and arrays.
+/// Maximum nesting depth of objects and arrays.
 const DEPTH_MAX: usize = 64;
-/// Bodies up to this length are scanned for depth only if they have more brackets than the deepest
-/// nesting allows.
+/// Maximum length, in bytes, of a body whose opening brackets are counted first. With at most
+/// `DEPTH_MAX` of them, its depth need not be examined.
 const COUNTED_BYTES_MAX: usize = 64 << 10;
 
 /// Limits within which a whole body is read.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
-    /// Length according to `Content-Length`.
+    /// Length of the body according to `Content-Length`.
     pub declared: Option<usize>,
-    /// Largest body.
+    /// Maximum length of the body, in bytes.
     pub limit: usize,
-    /// Moment by which it must be complete.
+    /// Time by which the body must be complete.
     pub deadline: Instant,
 }
 
@@ -60,12 +61,13 @@ impl BodyLimits {
     }
 }
 
-/// Reads a whole body within its limits. A body that is not small is charged to the budget as it
-/// arrives, until its share is dropped. A body may be evicted only while it is incomplete.
+/// Reads a whole body within its limits. A body of more than [`INLINE_BYTES_MAX`] is charged to the
+/// body budget as it arrives, until the returned share is dropped. A body may be evicted only while
+/// it is incomplete.
 ///
 /// # Errors
-/// TSR108 if it is larger, TSR004 if it does not arrive in time, TSR101 if the connection breaks,
-/// TSR005 if it is evicted, also because the router is shutting down.
+/// TSR108 if the body exceeds the limit, TSR004 if it does not arrive in time, TSR101 if the
+/// connection breaks, TSR005 if the body is evicted or the router is shutting down.
 pub async fn read(
     mut payload: Payload,
     limits: BodyLimits,
@@ -74,7 +76,7 @@ pub async fn read(
     if limits.declared.is_some_and(|length| length > limits.limit) {
         return Err(too_large(limits.limit));
     }
-    // Dropped after the bytes for which it is charged.
+    // Declared before the buffers, so that it is dropped after the bytes for which it is charged.
     let mut share: Option<BudgetShare> = None;
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
@@ -93,12 +95,13 @@ pub async fn read(
             held = holds;
         }
         match &mut whole {
-            // Most bodies are one part, which is then not copied.
+            // Most bodies arrive as one part, which is not copied.
             None if first.is_empty() => first = part,
             None => {
                 let mut joined =
                     BytesMut::with_capacity(limits.declared.unwrap_or(0).max(received));
-                // A part keeps the whole buffer of the connection that it was read into.
+                // Copying frees the read buffer of the connection, which a part keeps in memory as
+                // a whole.
                 joined.extend_from_slice(&std::mem::take(&mut first));
                 joined.extend_from_slice(&part);
                 whole = Some(joined);
@@ -141,10 +144,11 @@ fn too_large(limit: usize) -> Problem {
     Problem::new(Code::TSR108, format!("the body is larger than {size} {unit}")).hint(hint)
 }
 
-/// Decompresses a gzip body. Stops at the limit, however large the rest would be.
+/// Decompresses a gzip body. Stops once the result exceeds the limit, however large it would
+/// become.
 ///
 /// # Errors
-/// TSR108 if it is larger, TSR101 if it is not gzip.
+/// TSR108 if the decompressed body exceeds the limit, TSR101 if the body is not valid gzip.
 pub fn gunzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
     /// Maximum number of bytes that are inflated at once.
     const STEP: usize = 256 << 10;
@@ -178,7 +182,7 @@ impl<'a> Members<'a> {
     /// Parses a body that must be a JSON object.
     ///
     /// # Errors
-    /// TSR101 if it is not JSON or no object, TSR108 if it is nested too deep.
+    /// TSR101 if the body is not JSON or not an object, TSR108 if it is nested too deeply.
     pub fn of_body(body: &'a [u8]) -> Result<Self, Problem> {
         Self::of_text("the body", body)
     }
@@ -232,10 +236,10 @@ impl<'a> Members<'a> {
         self.0.iter().find(|(member, _)| member == name).map(|(_, json)| *json)
     }
 
-    /// Returns the text of a member, if it is there.
+    /// Returns the string value of a member, if the object has the member.
     ///
     /// # Errors
-    /// TSR101 if it is not a string.
+    /// TSR101 if the value is not a string.
     pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         let Some(json) = self.get(name) else { return Ok(None) };
         serde_json::from_str(json.get())
@@ -243,10 +247,10 @@ impl<'a> Members<'a> {
             .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be a string")))
     }
 
-    /// Returns the text of a member that must be there.
+    /// Returns the string value of a member that the object must have.
     ///
     /// # Errors
-    /// TSR101 if it is missing or no string.
+    /// TSR101 if the member is missing or not a string.
     pub fn required_text(&self, name: &str) -> Result<String, Problem> {
         let missing = || Problem::new(Code::TSR101, format!("{name} is missing"));
         self.text(name)?.ok_or_else(missing)
@@ -256,12 +260,13 @@ impl<'a> Members<'a> {
 /// Checks a body that may be any JSON value, and returns it unchanged.
 ///
 /// # Errors
-/// TSR101 if it is not JSON, TSR108 if it is nested too deep.
+/// TSR101 if the body is not JSON, TSR108 if it is nested too deeply.
 pub fn value(body: &[u8]) -> Result<&RawValue, Problem> {
     serde_json::from_str(text("the body", body)?).map_err(|error| not_json("the body", &error))
 }
 
-/// Returns the text of a body, or of a part of one, after checking its depth and its encoding.
+/// Returns a body, or a part of one, as a string, after checking its nesting depth and that it is
+/// UTF-8.
 fn text<'b>(what: &str, json: &'b [u8]) -> Result<&'b str, Problem> {
     check_depth(what, json)?;
     std::str::from_utf8(json).map_err(|error| {
@@ -335,13 +340,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// Refuses nesting before a parser recurses into it. Strings are skipped; the parser checks that
-/// the rest is JSON.
+/// Refuses JSON that is nested too deeply, before a parser recurses into it. Brackets within
+/// strings do not count; the parser checks later that the input is valid JSON.
 ///
 /// # Errors
-/// TSR108 names `what` if it is nested too deep.
+/// TSR108, which names `what`, if the input is nested too deeply.
 pub fn check_depth(what: &str, body: &[u8]) -> Result<(), Problem> {
-    // Few brackets cannot nest deep, and counting them is far quicker than following them.
+    // A few brackets cannot nest deeply, and counting them is far faster than tracking the depth.
     if body.len() <= COUNTED_BYTES_MAX
         && body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= DEPTH_MAX
     {
@@ -381,7 +386,7 @@ mod tests {
     use super::*;
     use crate::body_budget::BodyBudget;
 
-    /// Buffer of a connection, which is counted when it is freed.
+    /// Read buffer of a connection, which counts itself as freed when it is dropped.
     struct ReadBuffer(Arc<AtomicUsize>);
 
     impl AsRef<[u8]> for ReadBuffer {
@@ -417,7 +422,7 @@ mod tests {
             read(payload, limits, || budget.open_share(None)).await
         });
         assert_eq!(read.unwrap().0.len(), 4 * INLINE_BYTES_MAX);
-        // The first part is copied when the second comes.
+        // The first part is copied and freed when the second one arrives.
         assert_eq!(*seen.lock().unwrap(), [0, 0, 2, 3]);
     }
 }

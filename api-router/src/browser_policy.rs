@@ -11,7 +11,7 @@ use actix_web::http::header::{
 /// Kind of a response, as far as it matters to a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// Rows, which are never a page.
+    /// Rows, which are never an HTML page.
     Rows,
     /// A file of Swagger UI.
     Documents,
@@ -19,12 +19,13 @@ pub enum ResponseKind {
     Other,
 }
 
-/// Policy of a response without one of its own.
+/// Content security policy of a response that does not set one itself.
 const NOTHING: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-/// Policy of Swagger UI. It allows the files of Swagger UI, images embedded in its style sheet, the
-/// one style that its script adds (identified by its SHA-256), and requests to this router.
+/// Content security policy of Swagger UI. It allows the files of Swagger UI, images embedded in its
+/// style sheet, the one style that its script adds (identified by its SHA-256), and requests to
+/// this router.
 const DOCUMENTS: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; \
      style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; img-src 'self' data:; \

@@ -1,7 +1,8 @@
-//! Caller rights: the rights with which a request reads and writes rows.
+//! Caller rights: the rights with which a request reads and writes rows. The caller of a request is
+//! its client, as access control has identified it.
 //!
-//! **Invariant:** the rights of a request do not change while it is carried out, unless its caller
-//! is attached again.
+//! **Invariant:** the rights of a request do not change while it is carried out, unless a caller is
+//! attached to the request again.
 //! **Not here:** the check of credentials, the decision about a request (`access`).
 
 use std::ops::Deref;
@@ -15,7 +16,7 @@ use shard_manager::access::rights::Rights;
 pub struct CallerRights(Option<Arc<Caller>>);
 
 impl CallerRights {
-    /// Returns rights without bounds: those of every request while access control is off.
+    /// Returns unlimited rights, which every request has while access control is off.
     #[inline]
     pub const fn all() -> Self {
         Self(None)

@@ -25,7 +25,8 @@ impl ClusterChange {
     /// Reads the headers of a request.
     ///
     /// # Errors
-    /// A 4xx if the request has a parameter, a header of requests for rows, or a bad header.
+    /// A problem with status 4xx if the request has a parameter, a header that only requests about
+    /// rows may have, or an invalid header.
     pub fn from_request(request: &HttpRequest) -> Result<Self, Problem> {
         let headers = request.headers();
         Parameters::parse(request.query_string())?.check_names(&[])?;
@@ -37,7 +38,8 @@ impl ClusterChange {
     /// Reads a body of JSON of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// A 4xx if the body has another media type, is longer, or does not arrive before the deadline.
+    /// A problem with status 4xx if the body has another media type or is longer, and the other
+    /// errors of `App::read_body`, such as TSR004 if the body does not arrive before the deadline.
     pub async fn read_body(
         self,
         app: &App,

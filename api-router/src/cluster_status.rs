@@ -1,8 +1,9 @@
 //! Cluster status: returns the latest known state of the cluster without waiting for a node.
 //!
-//! States that are in memory are read at once. Nodes are probed at most once a second, and rows and
-//! bytes, one statement for each shard, are looked up at most every ten seconds. Both happen only
-//! while clients request the status, in the background, and one at a time.
+//! State that is in memory is read directly. Nodes are probed at most once a second. The numbers of
+//! rows and bytes are looked up at most every ten seconds, by one statement for each shard. Probes
+//! and lookups run in the background, and only when clients request the status; a new one starts
+//! only after the previous one of its kind has ended.
 //!
 //! **Invariant:** no probe of a node and no lookup of sizes runs on a thread that serves requests.
 //! **Not here:** the recorded requests (`metrics_view`).
@@ -25,21 +26,21 @@ use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Largest age of a probe of the nodes before a new one starts.
+/// Age of the last probe of the nodes at which a request starts a new one.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
-/// Longest time for a node to answer a probe.
+/// Maximum time for a node to respond to a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 /// Age at which the result of a probe is no longer used.
 const PROBE_TRUSTED: Duration = Duration::from_secs(5);
-/// Largest age of rows and bytes before they are looked up again.
+/// Age of the last lookup of rows and bytes at which a request starts a new one.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(10);
-/// Longest time to look up rows and bytes.
+/// Maximum time for looking up the numbers of rows and bytes.
 const SIZES_MAX: Duration = Duration::from_secs(10);
-/// Longest wait of a request for a probe that has just begun: a node that hangs delays no request
-/// for longer.
+/// Maximum time for which a request waits for a running probe, so that a hanging node delays no
+/// request for longer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Estimated sizes of the open shards; `None` for a shard that did not answer.
+/// Estimated sizes of the open shards; `None` for a shard that did not respond.
 type Sizes = Vec<(ShardNumber, Option<SizeEstimate>)>;
 
 /// Latest known state of a cluster.
@@ -53,7 +54,7 @@ pub struct ClusterStatus {
     sizes: Arc<LatestValue<Sizes>>,
 }
 
-/// Latest value of something that is found in the background.
+/// Latest value that a background task has determined.
 struct LatestValue<T> {
     found: watch::Sender<Option<(Instant, Arc<T>)>>,
     is_busy: AtomicBool,
@@ -66,7 +67,8 @@ impl<T: Send + Sync + 'static> LatestValue<T> {
         Arc::new(Self { found, is_busy: AtomicBool::new(false), begun: Mutex::new(None) })
     }
 
-    /// Finds the value again in the background, unless it is fresh or being found already.
+    /// Starts a background task that determines the value again, unless the last one began less
+    /// than `age_max` ago or is still running.
     fn refresh<F>(self: &Arc<Self>, runtime: &Handle, age_max: Duration, find: F)
     where
         F: Future<Output = T> + Send + 'static,
@@ -90,7 +92,8 @@ impl<T: Send + Sync + 'static> LatestValue<T> {
         self.found.borrow().clone()
     }
 
-    /// Waits for a running search for the value, but not for long.
+    /// Waits until a running background task has determined the value, but no longer than
+    /// `patience`.
     async fn wait(&self, patience: Duration) {
         let mut found = self.found.subscribe();
         if self.is_busy.load(Ordering::Acquire) {
@@ -100,7 +103,7 @@ impl<T: Send + Sync + 'static> LatestValue<T> {
     }
 }
 
-/// Marks a value as being found until this is dropped, also by a panic.
+/// Marks the background task of a value as running until the guard is dropped, even by a panic.
 struct RefreshGuard<T>(Arc<LatestValue<T>>);
 
 impl<T> Drop for RefreshGuard<T> {
@@ -117,7 +120,8 @@ impl ClusterStatus {
         Self { manager, runtime, backend, started: Instant::now(), started_at, nodes, sizes }
     }
 
-    /// Refreshes values that are too old, and waits a moment for the probes of the nodes.
+    /// Refreshes values that are too old, and waits for at most `PATIENCE` for the probes of the
+    /// nodes.
     pub async fn refresh(&self) {
         let manager = Arc::clone(&self.manager);
         self.nodes.refresh(&self.runtime, PROBE_AGE_MAX, async move {

@@ -21,10 +21,11 @@ use flate2::write::GzEncoder;
 
 use crate::negotiation::{joined, prefers_gzip};
 
-/// Smaller bodies fit into a packet or two as they are.
+/// Minimum size of a body that is compressed, in bytes. A smaller body fits into a packet or two as
+/// it is.
 const WORTH_BYTES_MIN: u64 = 1 << 10;
-/// Larger bodies are compressed on a thread that may block, so that other requests do not wait for
-/// them.
+/// Maximum size, in bytes, of a body that is compressed on the thread of its request. A larger body
+/// is compressed on a thread that may block, so that other requests do not wait for it.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// Returns the response, compressed if it is large enough and the client accepts it.
@@ -77,7 +78,7 @@ fn vary_by_encoding(headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("accept-encoding"));
 }
 
-/// Compresses the bytes with gzip; `None` if that does not make them fewer.
+/// Compresses the bytes with gzip; `None` if the result is not smaller.
 async fn compress(plain: &Bytes) -> Option<Vec<u8>> {
     let small = if plain.len() <= INLINE_BYTES_MAX {
         gzip(plain)

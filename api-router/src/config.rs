@@ -199,9 +199,9 @@ pub struct Flags {
 /// Storage engine, with the location of its data.
 #[derive(Clone, Debug)]
 pub enum Engine {
-    /// Files of this machine.
+    /// SQLite files on this machine.
     Embedded {
-        /// The folder of the shards.
+        /// Folder that contains the files of the shards.
         data_dir: PathBuf,
     },
     /// Servers of PostgreSQL, or the coordinator of a Citus cluster.
@@ -213,22 +213,22 @@ pub enum Engine {
 pub struct Config {
     /// Address to serve on.
     pub bind: SocketAddr,
-    /// Files of the certificate and its key; without them the router serves plain HTTP.
+    /// Files with the certificate and its key; `None` if the router serves plain HTTP.
     pub tls: Option<tls::TlsFiles>,
-    /// True if a proxy in front of the router ends TLS.
+    /// True if a proxy in front of the router terminates TLS.
     pub behind_tls: bool,
     /// Storage engine, with the location of its data.
     pub engine: Engine,
-    /// Properties of a new cluster. An existing one has those of its catalog, except the keyspace,
-    /// which must be the same.
+    /// Properties that a new cluster gets. An existing cluster keeps those in its catalog; a
+    /// keyspace that differs from its own is refused.
     pub wanted: ClusterSpec,
-    /// HTTP worker threads.
+    /// Number of HTTP worker threads.
     pub workers: usize,
-    /// Least severe messages to log.
+    /// Lowest severity of the messages that are logged.
     pub log: tracing::Level,
     /// True if other machines may reach the router although access control is off.
     pub insecure: bool,
-    /// True if nodes can be paused, delayed and cut through the API.
+    /// True if nodes can be paused, delayed and cut off through the API.
     pub lab: bool,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
@@ -242,13 +242,14 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// Settings of access control.
     pub access: AccessConfig,
-    /// The cache that reads may be answered from, if there is one.
+    /// Cache from which reads may be served, if there is one.
     pub cache: Option<CacheSettings>,
     shown: Vec<Shown>,
 }
 
 impl Config {
-    /// Reads flags, environment, `.env` of the working folder, and the file that they name, or
+    /// Reads the settings from flags, environment variables, the file `.env` in the working
+    /// directory, and the configuration file, which is the one that they name or else
     /// `tessera.toml`.
     ///
     /// # Errors
@@ -305,7 +306,7 @@ impl Config {
         })
     }
 
-    /// Returns the data directory; `None` if the shards are servers.
+    /// Returns the data directory; `None` if the shards are on PostgreSQL servers.
     pub fn data_dir(&self) -> Option<&Path> {
         match &self.engine {
             Engine::Embedded { data_dir } => Some(data_dir),
@@ -313,8 +314,8 @@ impl Config {
         }
     }
 
-    /// Refuses an address that others can reach unless a flag allows it, or keys protect the router
-    /// and TLS protects the keys.
+    /// Refuses an address that other machines can reach, unless a flag allows it, or access control
+    /// is on and TLS protects the keys.
     ///
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
@@ -329,7 +330,7 @@ impl Config {
         }
     }
 
-    /// Returns the settings in force, one a line, each with its origin.
+    /// Returns the settings in force, one per line, each with its origin.
     pub fn table(&self) -> String {
         settings::table(&self.shown)
     }
@@ -359,8 +360,8 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
     Ok(Engine::Embedded { data_dir })
 }
 
-/// Returns the properties of a new cluster; the addresses of servers determine the number of
-/// shards.
+/// Returns the properties that a new cluster gets. With PostgreSQL servers, the number of shards is
+/// the number of their addresses.
 fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, ConfigError> {
     let (in_catalog, shards, replicas) = match engine {
         Engine::Embedded { .. } => {
@@ -407,8 +408,8 @@ fn parse_weights(text: &str) -> Result<Vec<u32>, String> {
     })
 }
 
-/// Returns the placement with the weights applied: weights alone mean a weighted placement. Weights
-/// beside a placement that ignores them are refused.
+/// Returns the placement to use with these weights: the given one, or a weighted placement if only
+/// weights are given. Weights together with a placement that ignores them are refused.
 fn check_weights(
     placement: Option<Placement>,
     weights: Option<&[u32]>,

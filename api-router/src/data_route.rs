@@ -6,7 +6,7 @@
 use actix_web::http::Method;
 use analytics::Operation;
 
-/// Path of values under keys, as the OpenAPI document spells it.
+/// Path of the routes for values under keys, as the OpenAPI document spells it.
 pub const KV: &str = "/api/kv/{key}";
 /// Prefix of every path of [`KV`]: slashes after it belong to the key.
 pub const KV_PREFIX: &str = "/api/kv/";
@@ -31,8 +31,8 @@ impl DataRoute {
     }
 }
 
-/// Returns the route under which a request is recorded, given its path as routing decodes it, if it
-/// is about rows.
+/// Returns the route under which a request about rows is recorded; `None` for any other request.
+/// `path` is the path as routing decodes it.
 pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
     let (read, write) = (Operation::Read, Operation::Write);
     let (index, operation) = match path {
@@ -66,7 +66,8 @@ const CHANGES: [&str; 8] = [
     "/api/access/denials",
 ];
 
-/// Returns true if a refusal must report the outcome of the request.
+/// Returns true if the request writes rows or changes the cluster, so that an error response must
+/// report the outcome.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
     match route {
         Some(route) => route.operation == Operation::Write,

@@ -23,7 +23,7 @@ use crate::config::{AccessMode, Config, Engine};
 use crate::server::CONNECTIONS_MAX;
 use crate::tls::{Identity, Validity};
 
-/// Files that a router has open beside the connections of clients.
+/// Number of files that a router has open in addition to the connections of clients.
 const FILES_BESIDE: usize = 256;
 /// Remaining validity of a certificate below which it should have been renewed: programs renew
 /// certificates when a third of their time is left.
@@ -46,12 +46,12 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Returns true if a router would start with all its settings.
+/// Returns true if the findings contain no fault, so that a router would start with these settings.
 pub fn is_fit(found: &[Finding]) -> bool {
     found.iter().all(|finding| finding.severity < Severity::Fault)
 }
 
-/// Formats one finding a line, then their number.
+/// Formats the findings, one per line, and then the numbers of faults and warnings.
 pub fn report(found: &[Finding]) -> String {
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -117,7 +117,7 @@ fn exposure(config: &Config) -> Finding {
     }
 }
 
-/// Returns true if other machines reach the router without TLS of its own.
+/// Returns true if other machines can reach the router, and the router does not use TLS itself.
 fn is_unencrypted(config: &Config) -> bool {
     config.tls.is_none() && !config.bind.ip().to_canonical().is_loopback()
 }

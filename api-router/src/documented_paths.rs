@@ -12,8 +12,8 @@ pub const DOCUMENT: &str = "/api-docs/openapi.json";
 /// Prefix of the paths of Swagger UI, which shows the document.
 pub const PAGES: &str = "/swagger-ui/";
 
-/// Returns true if a path, as routing decodes it, is one of a template: `{name}` stands for one
-/// segment, except a key, which is the rest of the path.
+/// Returns true if a path, as routing decodes it, matches a template. A parameter such as `{name}`
+/// matches one segment; only the key of [`KV`] matches the whole rest of the path.
 pub fn fits(template: &str, path: &str) -> bool {
     if template == path {
         return true;
@@ -29,8 +29,7 @@ pub fn fits(template: &str, path: &str) -> bool {
             .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
 }
 
-/// Returns true if the paths of a template are one segment longer than a path, as routing decodes
-/// it, and begin with it.
+/// Returns true if a path, as routing decodes it, matches the template without its last segment.
 pub fn is_below(template: &str, path: &str) -> bool {
     template.rsplit_once('/').is_some_and(|(above, _)| fits(above, path))
 }

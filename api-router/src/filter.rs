@@ -5,8 +5,8 @@
 //! or=(age.lt.13,and(age.gt.64,not.state.is.null))
 //! ```
 //!
-//! **Invariant:** every column is one of the table, every literal fits its column, and neither the
-//! number of tests nor the depth of nesting exceeds the limits of a query.
+//! **Invariant:** every column exists in the table, every literal fits the type of its column, and
+//! neither the number of tests nor the nesting depth exceeds the limits of a query.
 //! **Not here:** the other parameters (`query`).
 
 use std::borrow::Cow;
@@ -17,7 +17,7 @@ use shard_manager::value::{ColumnType, Value};
 
 use crate::problem::{Code, Problem};
 
-/// Operators of one literal.
+/// Operators that compare a column with one literal.
 const COMPARISONS: [(&str, Comparison); 6] = [
     ("eq", Comparison::Equal),
     ("neq", Comparison::NotEqual),
@@ -28,7 +28,7 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 ];
 const OPERATORS: [&str; 11] =
     ["eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "in", "is", "not"];
-/// Literals of `is`.
+/// Literals that the operator `is` accepts.
 const STATES: [(&str, ValueState); 5] = [
     ("null", ValueState::Null),
     ("not_null", ValueState::NotNull),
@@ -42,7 +42,7 @@ pub fn is_group(name: &str) -> bool {
     matches!(name.strip_prefix("not.").unwrap_or(name), "and" | "or")
 }
 
-/// Reads the conditions of a query string one by one.
+/// Parser of the conditions of one query string, which limits their total number and size.
 #[derive(Debug)]
 pub struct FilterParser<'t> {
     table: &'t Table,
@@ -134,7 +134,7 @@ impl<'t> FilterParser<'t> {
         Ok(negate(negated != negated_before, Condition::Column(column, test)))
     }
 
-    /// Parses any operator but `in`.
+    /// Parses a test with any operator except `in`.
     fn test(&mut self, column: usize, operator: &str, literal: &str) -> Result<Test, Problem> {
         let column = self.table.column(column);
         if matches!(operator, "like" | "ilike") {
@@ -232,7 +232,8 @@ fn literal_of(column: &Column, literal: &str) -> Result<Value, Problem> {
         .map_err(|mismatch| Problem::new(Code::TSR312, format!("{}: {mismatch}", column.name)))
 }
 
-/// Parses `(a,b,"c,d")`: quotes keep commas and parentheses; `\` escapes within them.
+/// Parses the list of the operator `in`, such as `(a,b,"c,d")`. A value in double quotes may
+/// contain commas and parentheses; within the quotes, `\` escapes the next character.
 fn list(column: &Column, rest: &mut &str) -> Result<Test, Problem> {
     let malformed = || bad_list(&column.name);
     if !column.kind.is_comparable() {
@@ -244,7 +245,7 @@ fn list(column: &Column, rest: &mut &str) -> Result<Test, Problem> {
         return Ok(Test::In(values));
     }
     loop {
-        // A comma too many is more likely than the empty text, which is spelled "".
+        // An empty item is more likely an extra comma than an empty string, which is spelled "".
         if rest.starts_with([',', ')']) {
             return Err(malformed());
         }
@@ -293,10 +294,10 @@ pub fn columns_of(table: &str) -> String {
     format!("/api/tables/{table} lists the columns")
 }
 
-/// Returns the column of this name.
+/// Returns the index of the column with this name.
 ///
 /// # Errors
-/// TSR311, with a similar name if there is one.
+/// TSR311 if there is no such column; the hint suggests a similar name if there is one.
 pub fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
     table.find(name).ok_or_else(|| {
         let detail = format!("{} has no column `{}`", table.name(), shown(name));
@@ -317,12 +318,12 @@ fn malformed(name: &str) -> Problem {
         .hint("or=(amount.gte.100,and(status.eq.paid,note.is.null)); a literal with commas or parentheses stands in double quotes")
 }
 
-/// Cuts a client's text to the length for a message.
+/// Truncates a string from a client to 80 characters, for an error message.
 pub fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// Returns a problem of the query string.
+/// Returns the problem TSR100 for a fault in the query string.
 pub fn bad(detail: String) -> Problem {
     Problem::new(Code::TSR100, detail)
 }

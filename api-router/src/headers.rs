@@ -21,21 +21,21 @@ use crate::body_decoding::ContentCoding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
-/// Deadline of a request that sets none.
+/// Default deadline of a request, in milliseconds.
 const DEADLINE_DEFAULT_MS: u64 = 5_000;
-/// Deadlines that a request may set, in milliseconds.
+/// Range of the deadline that a request may set, in milliseconds.
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
-/// Longest idempotency key.
+/// Maximum length of an idempotency key, in bytes.
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
-/// Largest staleness of a read that sets none: any replica in rotation may answer.
+/// Default limit of the staleness of a read: none, so that any replica in rotation may serve it.
 const STALENESS_DEFAULT: Duration = Duration::MAX;
 
-// Names are constants: looking a header up by text parses the text each time.
+// Header names are constants, because looking up a header by a string parses the string each time.
 /// Header with the shard key of a request.
 pub const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 /// Header with the consistency level: one, quorum or all.
 pub const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
-/// Header with the largest staleness of a read, in milliseconds.
+/// Header with the maximum staleness of a read, in milliseconds.
 pub const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 /// Header with the time that a request may take, in milliseconds.
 pub const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
@@ -47,11 +47,12 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// Parsed headers of a data request.
 #[derive(Debug)]
 pub struct DataHeaders<'r> {
-    /// `x-shard-key`.
+    /// Shard key from `x-shard-key`.
     pub shard_key: Option<ShardKey<'r>>,
-    /// Level, session, staleness and deadline.
+    /// Consistency level, session, maximum staleness and deadline, and whether partial results are
+    /// allowed.
     pub options: RequestOptions,
-    /// `Prefer`.
+    /// Preferences from `Prefer`.
     pub prefer: Prefer,
 }
 
@@ -59,7 +60,7 @@ impl<'r> DataHeaders<'r> {
     /// Reads the headers of a request that began at `began`.
     ///
     /// # Errors
-    /// A problem that names the header and what is allowed.
+    /// A problem that names the header and its permitted values.
     pub fn parse(
         manager: &Manager,
         request: &'r HttpRequest,
@@ -79,10 +80,11 @@ impl<'r> DataHeaders<'r> {
     }
 }
 
-/// Returns the condition on the row before the write, from `If-Match` or `If-None-Match`.
+/// Returns the condition that the row must meet before the write, from `If-Match` or
+/// `If-None-Match`.
 ///
 /// # Errors
-/// TSR113 if one is malformed, both are given, or the operation cannot meet it.
+/// TSR113 if a header is malformed, both are given, or no such operation could meet the condition.
 pub fn precondition(
     headers: &HeaderMap,
     operation: Operation,
@@ -108,7 +110,7 @@ pub fn precondition(
     }
 }
 
-/// Refuses conditions on a request about many rows.
+/// Refuses `If-Match` and `If-None-Match` on a request about many rows.
 ///
 /// # Errors
 /// TSR113 names the header.
@@ -125,7 +127,7 @@ pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
 /// Returns the epoch that the shard map must have, from `If-Match`.
 ///
 /// # Errors
-/// TSR113 if it is not one epoch in quotes.
+/// TSR113 if the header is not one epoch in quotes.
 pub fn expected_epoch(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(tag) = list(headers, &IF_MATCH)? else { return Ok(None) };
     let digits = tag.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
@@ -134,7 +136,7 @@ pub fn expected_epoch(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     epoch.map(Some).ok_or_else(|| bad(&IF_MATCH, "an epoch in quotes, such as \"1\""))
 }
 
-/// Refuses headers that only reads and writes of rows have.
+/// Refuses headers that have an effect only on reads and writes of rows.
 ///
 /// # Errors
 /// TSR113 names the header.
@@ -146,7 +148,7 @@ pub fn refuse_row_headers(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Returns true if the client of a read has this version of the row already (`If-None-Match`).
+/// Returns true if the client already has this version of the row, according to `If-None-Match`.
 ///
 /// # Errors
 /// TSR113 if the header is malformed.
@@ -157,10 +159,10 @@ pub fn has_version(headers: &HeaderMap, version: i64) -> Result<bool, Problem> {
     Ok(list == "*" || tags.into_iter().any(|tag| tag == own))
 }
 
-/// Returns `Idempotency-Key`.
+/// Returns the value of `Idempotency-Key`, if the request has one.
 ///
 /// # Errors
-/// TSR113 if it is empty, too long or not visible ASCII.
+/// TSR113 if the key is empty, too long or not visible ASCII.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let key = single(headers, &IDEMPOTENCY_KEY)?;
     let allowed = |key: &str| (1..=IDEMPOTENCY_KEY_LEN_MAX).contains(&key.len());
@@ -173,10 +175,11 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     }
 }
 
-/// Refuses a body that is not declared as JSON. Without a content type it is JSON, as in PostgREST.
+/// Refuses a body that is not declared as JSON. A body without a content type counts as JSON, as in
+/// PostgREST.
 ///
 /// # Errors
-/// A 415 that lists the accepted types; TSR113 if there are two content types.
+/// A problem with status 415 that lists the accepted types; TSR113 if there are two content types.
 pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     check_content_encoding(headers)?;
     let Some(value) = once(headers, &CONTENT_TYPE)? else { return Ok(()) };
@@ -192,7 +195,7 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// Refuses a body that is compressed.
 ///
 /// # Errors
-/// A 415.
+/// A problem with status 415.
 pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         let detail = "a body with this Content-Encoding cannot be read";
@@ -206,19 +209,19 @@ pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 /// Format of the body of a bulk write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BulkFormat {
-    /// One JSON object. A body without a content type is one, as in PostgREST.
+    /// One JSON object. A body without a content type has this format, as in PostgREST.
     Json,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Ndjson,
-    /// Fields a line, below the names of their columns.
+    /// One row per line, below a line with the names of the columns.
     Csv,
 }
 
-/// Returns format and coding of the body of a bulk write, from `Content-Type` and
+/// Returns the format and the content coding of the body of a bulk write, from `Content-Type` and
 /// `Content-Encoding`.
 ///
 /// # Errors
-/// A 415 that lists the accepted types; TSR113 if there are two content types.
+/// A problem with status 415 that lists the accepted types; TSR113 if there are two content types.
 pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), Problem> {
     let coding = match headers.get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None => ContentCoding::Identity,
@@ -249,7 +252,8 @@ pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), P
     })
 }
 
-/// Refuses a client that does not take JSON (RFC 9110, 12.5.1; a weight of zero rules a type out).
+/// Refuses a request whose `Accept` header rules JSON out (RFC 9110, 12.5.1; a weight of zero rules
+/// a type out).
 fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
     const JSON: [&str; 5] =
         ["*/*", "application/*", "application/json", "application/problem+json", ""];
@@ -292,7 +296,7 @@ fn level(headers: &HeaderMap) -> Result<Level, Problem> {
     Level::find(name).ok_or_else(|| bad(&X_CONSISTENCY, "one, quorum or all"))
 }
 
-/// Merges all tokens of the request.
+/// Merges all session tokens of the request into one.
 fn session(manager: &Manager, headers: &HeaderMap) -> Result<SessionToken, Problem> {
     let mut values = headers.get_all(&X_SESSION_TOKEN).peekable();
     if values.peek().is_none() {
@@ -319,15 +323,15 @@ fn staleness(headers: &HeaderMap) -> Result<Duration, Problem> {
         .ok_or_else(|| bad(&X_MAX_STALENESS_MS, "a number of milliseconds"))
 }
 
-/// Joins the lines of a header that is a list (RFC 9110, 5.3).
+/// Joins all lines of a header whose value is a comma-separated list (RFC 9110, 5.3).
 fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Problem> {
     let lines: Result<Vec<&str>, _> = headers.get_all(name).map(HeaderValue::to_str).collect();
     let lines = lines.map_err(|_| bad(name, "visible ASCII"))?;
     Ok((!lines.is_empty()).then(|| lines.join(",")))
 }
 
-/// Parses strong tags of versions, `"7312", "7313"`. A weak one can never match here, so it is a
-/// mistake.
+/// Parses strong entity tags that contain versions, such as `"7312", "7313"`. A weak tag can never
+/// match in `If-Match`, so it is refused as a mistake.
 fn versions(list: &str) -> Result<Vec<i64>, Problem> {
     let most = Precondition::VERSIONS_MAX;
     let allowed = format!("* or 1 to {most} versions in quotes, such as \"7312\"");
@@ -343,7 +347,7 @@ fn versions(list: &str) -> Result<Vec<i64>, Problem> {
 /// Returns the time that a request may take: `x-deadline-ms`, or the default.
 ///
 /// # Errors
-/// TSR113 if it is not a number, or out of bounds.
+/// TSR113 if the header is not a number, or the number is out of bounds.
 pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(text) = single(headers, &X_DEADLINE_MS)? else {
         return Ok(Duration::from_millis(DEADLINE_DEFAULT_MS));
@@ -380,7 +384,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h st
     first.to_str().ok().filter(|_| visible).map(Some).ok_or_else(|| bad(name, "visible ASCII"))
 }
 
-/// Refuses a header that is not honoured.
+/// Refuses a request that has this header, because its route does not honour it.
 ///
 /// # Errors
 /// TSR113 names the header and the remedy.
@@ -400,11 +404,11 @@ fn bad(name: &HeaderName, allowed: &str) -> Problem {
     Problem::new(Code::TSR113, format!("{name} must be {allowed}"))
 }
 
-/// Returns the id under which a request is logged: the client's own, if it is 1 to 128 visible
-/// characters.
+/// Returns the id that the client has chosen for its request, if it has chosen one. The request is
+/// logged under this id.
 ///
 /// # Errors
-/// A problem that names the header.
+/// TSR113 if the header is repeated, or is not 1 to 128 visible ASCII characters.
 pub fn request_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
     let Some(value) = once(headers, &X_REQUEST_ID)? else { return Ok(None) };
     let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);

@@ -16,7 +16,7 @@ use shard_manager::lab::lab_error::LabError;
 use shard_manager::lab::levels::{self, LevelsOptions, LevelsResult};
 use tokio::sync::oneshot;
 
-/// Time limit of an experiment.
+/// Maximum duration of an experiment, in seconds.
 pub const SECONDS_MAX: u64 = 60;
 
 /// Reason why an experiment has no result.
@@ -97,7 +97,7 @@ impl Drop for RunPermit {
     }
 }
 
-/// Presence of the client that waits for an experiment.
+/// Guard that reports the client of an experiment as gone when it is dropped.
 struct Presence(Arc<AtomicBool>);
 
 impl Drop for Presence {
@@ -106,7 +106,7 @@ impl Drop for Presence {
     }
 }
 
-/// Observer of an experiment, whose time is limited and whose progress is not shown.
+/// Observer that limits the time of an experiment, and does not show its progress to the client.
 struct Watcher {
     runs: Arc<LabRuns>,
     has_client: Arc<AtomicBool>,
@@ -141,7 +141,7 @@ impl ExperimentObserver for Watcher {
     }
 }
 
-/// Progress that is not shown.
+/// Progress bar that shows nothing.
 struct NoBar;
 
 impl Bar for NoBar {

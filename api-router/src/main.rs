@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
     if flags.doctor {
         let found = actix_web::rt::System::new().block_on(doctor::examine(&config));
-        // A reader that has gone away does not change the verdict.
+        // If the reader of the output has gone, the write fails, which does not change the verdict.
         let _ = std::io::stdout().write_all(doctor::report(&found).as_bytes());
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -71,7 +71,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads the settings. A router that is to serve must not be exposed by accident.
+/// Reads the settings. Refuses those that would expose the router to other machines by accident,
+/// unless they are only examined.
 fn read_config(flags: &Flags) -> Result<Config, ConfigError> {
     let config = Config::read(flags)?;
     if !flags.print_config && !flags.doctor {
@@ -80,8 +81,8 @@ fn read_config(flags: &Flags) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-/// Warns that this router breaks promises on purpose, so that it is not taken for one that keeps
-/// them.
+/// Warns that this build of the router breaks its guarantees on purpose, so that it is not mistaken
+/// for a normal router.
 #[cfg(feature = "sabotage")]
 fn warn_of_sabotage() -> Result<(), String> {
     sabotage::stop_point().map_err(|error| error.to_string())?;
@@ -95,7 +96,7 @@ fn warn_of_sabotage() -> Result<(), String> {
     Ok(())
 }
 
-/// Probes the router of this machine, over TLS if the router uses TLS.
+/// Probes the router that runs on this machine, over TLS if the router uses TLS.
 fn probe(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
     match config.tls {
         None => question.check(config.bind),
@@ -103,7 +104,8 @@ fn probe(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
     }
 }
 
-/// Runs the router. It binds first, so that a port in use is reported before any file is touched.
+/// Runs the router. It binds the port before it opens the cluster, so that a port in use is
+/// reported before any data is touched.
 async fn run(config: &Config) -> anyhow::Result<()> {
     let watcher = AccessWatcher::open(&config.access)?;
     let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
@@ -125,7 +127,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         analytics: config.analytics,
         backend: backend(&config.engine),
     };
-    // This thread serves no requests.
+    // Background work uses the runtime of this thread, which serves no requests.
     let mut app = App::new(manager, settings, &Handle::current());
     if let Some(folder) = backup_folder {
         app.backups = Some(Arc::new(Backups::open(&app.manager, folder)?));
@@ -168,14 +170,15 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops listening, and waits until all requests are served. Streams, and other bodies of which
-/// more than 64 KiB have arrived, are cut off if they still arrive after a time or at a second
-/// signal: their clients get a response before the server closes the connections.
+/// Stops listening, and waits until all requests are served. Streamed bodies, and other bodies of
+/// which more than 64 KiB have arrived, are cut off if they are still arriving after
+/// `server::BODIES_END_AFTER` or at a second signal. Their clients get a response before the server
+/// closes the connections.
 async fn stop_serving(handle: &ServerHandle, app: &App, signals: &mut EndSignals) {
     let mut stopped = pin!(handle.stop(true));
     tokio::select! {
         () = &mut stopped => return,
-        // Elapsed or not, the bodies end now.
+        // The bodies end now, after the time limit as well as after a second signal.
         _ = tokio::time::timeout(server::BODIES_END_AFTER, signals.next()) => {}
     }
     app.body_budget.close();
@@ -186,7 +189,8 @@ async fn stop_serving(handle: &ServerHandle, app: &App, signals: &mut EndSignals
 async fn finish(app: &App, history_writer: Option<HistoryWriter>) {
     #[cfg(feature = "otlp")]
     if let Some(tracer) = &app.tracer {
-        // All requests are served: the router may wait for the last spans.
+        // All requests are served by now, so that the router may wait until the last spans are
+        // sent.
         tracer.end();
     }
     if let (Some(analytics), Some(history_writer)) = (&app.analytics, history_writer) {
@@ -209,7 +213,7 @@ fn backup_folder(config: &Config) -> anyhow::Result<Option<BackupFolder>> {
     opened.map(Some).map_err(|error| anyhow::anyhow!("backup_dir: {error}"))
 }
 
-/// Puts the cache that the settings name in front of the shards, if there is one.
+/// Puts the cache in front of the shards, if the settings name one.
 fn cached(manager: Manager, config: &Config) -> Manager {
     match &config.cache {
         Some(settings) => manager.with_cache(settings.clone()),
@@ -217,8 +221,9 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     }
 }
 
-/// Carries out commands of the operator, which other programs send through the cluster's socket.
-/// Opens and closes shards as the shard map changes.
+/// Starts the background tasks of the cluster. One carries out commands of the operator, which
+/// other programs send through the cluster's socket. The other one opens and closes shards as the
+/// shard map changes, and carries out moves, rebalances and index builds.
 fn serve_commands(app: &Data<App>) {
     let (commanded, followed) = (app.clone(), app.clone());
     actix_web::rt::spawn(async move { manager::serve_commands(&commanded.manager).await });
@@ -230,8 +235,8 @@ fn serve_commands(app: &Data<App>) {
     }
 }
 
-/// Applies the keys and roles, opens the audit log, and begins to sum the rows of callers with a
-/// quota.
+/// Applies the keys and roles, opens the audit log, and begins to add up the rows that callers with
+/// a quota read and write.
 async fn start_access(
     watcher: AccessWatcher,
     config: &Config,
@@ -244,7 +249,7 @@ async fn start_access(
     Ok(UsageWriter::start(gate, &app.manager).await)
 }
 
-/// Opens the audit log, if there is one, and keeps its last line in the catalog.
+/// Opens the audit log, if one is configured, and begins to record its last line in the catalog.
 async fn open_audit_log(
     config: &Config,
     manager: &Arc<Manager>,
@@ -274,8 +279,8 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
 }
 
 /// Restores the metrics of earlier runs, and stores those of this run until the returned writer is
-/// closed or dropped. The writer runs in the background, and tries a store that cannot be used
-/// again.
+/// closed or dropped. The writer runs in the background, and retries while the store cannot be
+/// used.
 fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<HistoryWriter>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);
@@ -287,7 +292,7 @@ fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<HistoryWrit
     Ok(Some(HistoryWriter::start_renamed(address.clone(), source, earlier, history)?))
 }
 
-/// Returns the name of the storage engine, as in metrics.
+/// Returns the name of the storage engine, as it appears in metrics.
 fn backend(engine: &Engine) -> &'static str {
     match engine {
         Engine::Embedded { .. } => "sqlite",
@@ -298,8 +303,8 @@ fn backend(engine: &Engine) -> &'static str {
     }
 }
 
-/// Returns the sentence about who may use the router, and the further argument of `curl` that the
-/// examples of the banner need.
+/// Returns two parts of the banner: the sentence about who may use the router, and the additional
+/// argument that its `curl` examples need.
 fn protection(mode: AccessMode, bound: SocketAddr) -> (&'static str, &'static str) {
     let key = " \\\n               -H \"authorization: Bearer $TESSERA_KEY\"";
     match (mode, bound.ip().to_canonical().is_loopback()) {

@@ -22,7 +22,7 @@ use crate::cluster_status::ClusterStatus;
 use crate::data_route::ROUTES;
 use crate::problem::{Code, Problem};
 
-/// Time after which the running second has ended.
+/// Time after which the second that is being recorded has ended.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Recorder of a router, with the state of its cluster.
@@ -45,8 +45,8 @@ impl MetricsView {
     /// Starts to record; background work runs on `runtime`.
     pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
         let (routes, shards) = (ROUTES.to_vec(), Vec::new());
-        // Requests of a group that another router adds later are counted by slot after a restart
-        // only.
+        // If another router adds a table group later, the requests for its slots are counted by
+        // slot only after a restart.
         let slots = manager.map().groups().slot_count().min(Labels::SLOTS_MAX);
         let labels = Labels { routes, shards, slots };
         let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
@@ -57,8 +57,8 @@ impl MetricsView {
         Self { recorder, status }
     }
 
-    /// Names a shard in the recorder, unless the recorder knows it already: shards can join while
-    /// the router runs.
+    /// Registers the name of a shard in the recorder, unless the recorder knows it already. Shards
+    /// can join while the router runs.
     #[inline]
     pub fn name_shard(&self, manager: &Manager, shard: u16) {
         if !self.recorder.shards.knows(shard) {
@@ -72,21 +72,21 @@ impl MetricsView {
         self.status.now(self.recorder.in_flight())
     }
 
-    /// Returns the metrics that a query selects, as JSON: each request that was answered before it
-    /// is counted exactly once.
+    /// Returns the metrics that a query selects, as JSON. Each request that was served before the
+    /// query is counted exactly once.
     ///
     /// # Errors
-    /// TSR500 if there is no thread to make it.
+    /// TSR500 if no thread is available to render the metrics.
     pub async fn answer(self: &Arc<Self>, query: MetricsQuery) -> Result<Bytes, Problem> {
         let now = self.now().await;
         let own = Arc::clone(self);
         run_blocking(move || own.render(&query, &now)).await
     }
 
-    /// Returns the exposition for scrapers.
+    /// Returns the metrics in the OpenMetrics format, for scrapers such as Prometheus.
     ///
     /// # Errors
-    /// TSR500 if there is no thread to make it.
+    /// TSR500 if no thread is available to render the metrics.
     pub async fn exposition(
         self: &Arc<Self>,
         errors: Arc<ErrorLog>,
@@ -100,8 +100,8 @@ impl MetricsView {
             .await
     }
 
-    /// Ends the running second, so that its requests can be kept: none is recorded after this.
-    /// Longer intervals are continued after a restart.
+    /// Completes the second that is being recorded, so that its requests can be stored. No request
+    /// may be recorded afterwards. Longer intervals are continued after a restart.
     pub fn finish(&self) {
         self.recorder.settle_at(Instant::now() + SECOND);
     }

@@ -1,9 +1,10 @@
-//! Middleware: handles every request before and after its route. Sets the request id, refuses
-//! foreign web pages, renders problems, compresses responses, and records the request.
+//! Middleware: handles every request before and after its route. It sets the request id, refuses
+//! requests of foreign web pages and of callers without the necessary rights, renders problems
+//! (error responses), compresses responses, and records requests.
 //!
 //! **Invariant:** every response of a route has `x-request-id`; every refused request gets a
-//! problem as its response (an unhealthy report of health or readiness is not a refusal). Bytes
-//! that are not HTTP do not reach the middleware.
+//! problem as its response (a health or readiness report with the result "unhealthy" is not a
+//! refusal). Bytes that are not HTTP do not reach the middleware.
 //! **Not here:** the work of a route.
 
 use std::rc::Rc;
@@ -61,15 +62,16 @@ pub async fn handle_request(
         // HEAD is routed as GET; the server leaves the body out.
         request.head_mut().method = Method::GET;
     }
-    // Use the path as routing decodes it, because a client may spell it with escapes, and also for
-    // a request that is refused before routing.
+    // Use the path as routing decodes it, because a client may percent-encode it. The decoded path
+    // exists even for a request that is refused before routing.
     let (path, method) = (request.match_info().as_str(), request.method());
     let route = data_route(path, method);
     let is_write = is_write(route, path, method);
     let kind = kind_of(route, path);
     let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
     let worker = request.app_data::<Rc<Worker>>().cloned();
-    // Dropped also when the client disconnects.
+    // Counts the request as in flight until this is dropped, which happens even if the client
+    // disconnects.
     let _in_flight = route.and(worker.as_ref()).map(|worker| worker.begin());
     if route.is_some() && app.keeps_records() {
         request_record::attach(&request);
@@ -120,8 +122,9 @@ pub async fn handle_request(
     Ok(admission.hold(response))
 }
 
-/// Renders the problem of a response, or compresses the response and charges it to the budget for
-/// the responses of all clients. Returns the problem as well.
+/// Charges a successful response to the response budget, or renders the body of an error response
+/// from its problem; then compresses the body. Also returns the problem, which may be that the
+/// budget is exhausted.
 async fn finish(
     budget: &Arc<ResponseBudget>,
     mut response: ServiceResponse<BoxBody>,
@@ -149,8 +152,9 @@ async fn finish(
     (response, problem)
 }
 
-/// Returns true if the response must be sent even if the memory for responses is used up: a write
-/// was carried out, and metrics and documents must not fail because of reads of rows.
+/// Returns true if the response must be sent even if the response budget is exhausted: a write was
+/// already carried out, and metrics and documents must not fail because reads of rows take all the
+/// memory.
 fn is_never_refused(route: Option<DataRoute>, is_write: bool) -> bool {
     is_write || route.is_none()
 }
@@ -173,7 +177,7 @@ fn new_request_id() -> HeaderValue {
 enum Refused {
     /// The request is refused with this problem.
     Problem(Problem),
-    /// A CORS preflight from a permitted origin, which is answered without a route.
+    /// A CORS preflight request from a permitted origin, which gets its response without a route.
     Preflight,
 }
 
@@ -183,7 +187,8 @@ impl From<Problem> for Refused {
     }
 }
 
-/// Checks a request before its route. Pages of permitted origins are not foreign.
+/// Checks a request before its route. Web pages of permitted origins (CORS) do not count as
+/// foreign.
 fn check(
     app: &App,
     request: &ServiceRequest,
@@ -206,7 +211,8 @@ fn check(
     Ok(admission)
 }
 
-/// Returns the problem of a response. A refusal of the framework is converted into a problem.
+/// Returns the problem of an error response; `None` for a success. An error of the web framework is
+/// converted into a problem.
 fn problem_of(app: &App, response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Problem> {
     let error = response.response().error();
     let problem = match error.and_then(|error| error.as_error::<Problem>()) {
@@ -225,7 +231,7 @@ fn problem_of(app: &App, response: &ServiceResponse<BoxBody>, is_write: bool) ->
     Some(problem)
 }
 
-/// Returns the problem for a request that the framework, or a page of the documentation, refused.
+/// Returns the problem for a request that the web framework, or the documentation pages, refused.
 fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     let status = response.status();
     if status == StatusCode::NOT_FOUND {
@@ -245,7 +251,7 @@ impl From<CrossOriginRefusal> for Problem {
     }
 }
 
-/// Properties of a response for the log and the recorder.
+/// Properties of a response that the log and the recorded metrics need.
 struct ResponseContext<'a> {
     route: Option<DataRoute>,
     id: &'a HeaderValue,
@@ -265,15 +271,15 @@ impl ResponseContext<'_> {
         if problem.code() == Code::TSR500 {
             tracing::error!(%problem, %request_id, trace_id, path, "a request failed");
         } else if problem.code() == Code::TSR005 {
-            // The recorder and the list of errors have it: a line for each would add work under
-            // overload.
+            // The metrics and the list of errors already contain this refusal; a log line for each
+            // would add work under overload.
             tracing::debug!(%problem, %request_id, trace_id, path, "a request was shed");
         } else if problem.status().is_server_error() {
             tracing::warn!(%problem, %request_id, trace_id, path, "a request was not served");
         }
     }
 
-    /// Records a data request, and keeps its error.
+    /// Records a request about rows in the metrics, its error in the list of errors, and its trace.
     fn record(
         &self,
         app: &App,
@@ -361,7 +367,7 @@ mod tests {
         data_route("/api/read", &Method::GET)
     }
 
-    /// Returns a response to a request that ends after a tenth of a second.
+    /// Returns a response to a request with a deadline of 100 ms.
     fn response(bytes: usize) -> ServiceResponse<BoxBody> {
         let request = TestRequest::default().insert_header(("x-deadline-ms", "100"));
         request.to_srv_response(HttpResponse::Ok().body(vec![0; bytes]))

@@ -1,7 +1,7 @@
 //! Moving slots: the slots of the moves in progress, as the catalog listed them a moment ago.
 //!
 //! **Invariant:** the catalog is queried at most once a second, however many requests there are. A
-//! catalog that does not answer delays only the request that queries it, by at most half a second.
+//! catalog that does not respond delays only the request that queries it, by at most half a second.
 //! **Not here:** the moves (`shard_manager::manager`).
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +13,12 @@ use shard_manager::manager::Manager;
 use shard_manager::slot_set::SlotSet;
 use tokio::time::timeout;
 
-/// Age at which a list is read again.
+/// Age of the list at which it is read from the catalog again.
 const AGE_MAX: Duration = Duration::from_secs(1);
-/// Longest wait for the catalog.
+/// Maximum time for which a request waits for the catalog.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 
-/// List of the slots that move.
+/// List of the slots that are being moved.
 #[derive(Debug, Default)]
 pub struct MovingSlots {
     seen: Mutex<SeenMoves>,
@@ -28,12 +28,12 @@ pub struct MovingSlots {
 struct SeenMoves {
     /// Time of the last query to the catalog.
     asked: Option<Instant>,
-    /// Slots and identity of each move.
+    /// Slots and id of each move in progress.
     moves: Arc<[(SlotSet, String)]>,
 }
 
 impl MovingSlots {
-    /// Returns the identity of the move in progress that includes a slot, if one was listed.
+    /// Returns the id of the move in progress that includes a slot, if the list contains one.
     pub async fn move_of(&self, manager: &Manager, slot: Slot) -> Option<String> {
         if self.takes_turn() {
             // If the catalog is unreachable, the list stays as it is.

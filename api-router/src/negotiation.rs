@@ -1,11 +1,11 @@
-//! Negotiation: the preferred form of a response (RFC 9110, 12.4 and 12.5).
+//! Negotiation: finds the form of a response that a client prefers (RFC 9110, 12.4 and 12.5).
 //!
 //! **Invariant:** a weight that cannot be read is zero.
-//! **Not here:** the list of available forms, which the caller passes.
+//! **Not here:** the responses that have several forms (`compression`, `routes`).
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
-/// Joins the lines of a header that is a list (RFC 9110, 5.3).
+/// Joins all lines of a header whose value is a comma-separated list (RFC 9110, 5.3).
 pub fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
     let lines: Vec<&str> = headers.get_all(name).filter_map(|line| line.to_str().ok()).collect();
     lines.join(",")
@@ -25,7 +25,7 @@ fn weights(list: &str) -> impl Iterator<Item = (&str, f32)> {
     })
 }
 
-/// Returns the weight of the item of this name, if it is there.
+/// Returns the weight of the item with this name, if the list contains it.
 fn weight_of(list: &str, name: &str) -> Option<f32> {
     weights(list).find(|(item, _)| item.eq_ignore_ascii_case(name)).map(|(_, weight)| weight)
 }
@@ -38,7 +38,7 @@ pub fn prefers_gzip(accept_encoding: &str) -> bool {
     gzip.is_some_and(|gzip| gzip > 0.0 && gzip >= plain)
 }
 
-/// Returns true if a value of `Accept` prefers JSON to a page.
+/// Returns true if a value of `Accept` prefers JSON to an HTML page.
 pub fn prefers_json(accept: &str) -> bool {
     let weight = |names: [&str; 3]| names.into_iter().find_map(|name| weight_of(accept, name));
     let json = weight(["application/json", "application/*", "*/*"]).unwrap_or(0.0);

@@ -1,7 +1,8 @@
-//! Observed load: the requests of each slot that this router has answered in the last minutes, for
-//! advice and rebalances.
+//! Observed load: counts the requests of each slot that this router has served in the last minutes,
+//! for advice and rebalances.
 //!
-//! **Not here:** counting requests (`analytics`), the judgement (`shard_manager::advice`).
+//! **Not here:** recording requests (`analytics`), the conclusions from their counts
+//! (`shard_manager::advice`).
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,10 +14,11 @@ use shard_manager::manager::{LoadSource, ObservedLoad};
 
 use crate::metrics_view::MetricsView;
 
-/// Finished minutes whose requests count, beside the running one: all that are kept.
+/// Number of complete minutes whose requests are counted, in addition to the current minute: all
+/// that are kept.
 const MINUTES: u64 = 15;
 
-/// Requests that a router has counted.
+/// Source of the load that a router has recorded.
 pub struct RecordedLoad(Weak<MetricsView>);
 
 impl RecordedLoad {

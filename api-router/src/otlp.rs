@@ -34,15 +34,15 @@ use crate::trace::{Trace, own_span};
 
 /// Maximum number of spans that wait to be sent; further ones are dropped.
 const QUEUE_MAX: usize = 8_192;
-/// Spans of one request to the collector.
+/// Maximum number of spans in one request to the collector.
 const BATCH_MAX: usize = 512;
-/// Longest wait of the first span of a batch for others.
+/// Maximum time for which the first span of a batch waits for others.
 const GATHERED: Duration = Duration::from_secs(1);
-/// Longest time for a request to the collector.
+/// Maximum time for a request to the collector.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
-/// Longest time for the last spans when the router ends.
+/// Maximum time for sending the last spans when the router shuts down.
 const END_MAX: Duration = Duration::from_secs(3);
-/// Path of collectors for traces.
+/// Path at which collectors receive traces.
 const PATH: &str = "/v1/traces";
 
 /// Sends traces until it is dropped.
@@ -107,7 +107,7 @@ impl Tracer {
             .build();
         let mut spans = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
         let version = env!("CARGO_PKG_VERSION");
-        // Attributes of the environment (OTEL_RESOURCE_ATTRIBUTES) are taken as well.
+        // Attributes from the environment variable OTEL_RESOURCE_ATTRIBUTES are added as well.
         let resource = Resource::builder()
             .with_service_name("tessera-router")
             .with_attribute(KeyValue::new("service.version", version))
@@ -119,7 +119,7 @@ impl Tracer {
         Ok(Self { spans, scope, own: ServiceAttributes { scheme, address, database } })
     }
 
-    /// Queues the spans of a request that has just been answered.
+    /// Queues the spans of a request whose response has just been made.
     pub fn export(&self, traced: &TracedRequest<'_>) {
         if !traced.trace.sampled {
             return;
@@ -141,9 +141,10 @@ impl Tracer {
         }
     }
 
-    /// Sends the waiting spans, and ends.
+    /// Sends the waiting spans, and stops sending.
     pub fn end(&self) {
-        // A collector that cannot be reached now will not get the spans either way.
+        // An error is ignored: a collector that cannot be reached now does not get the spans in any
+        // case.
         let _ = self.spans.shutdown_with_timeout(END_MAX);
     }
 
@@ -239,7 +240,7 @@ impl Tracer {
     }
 }
 
-/// Adds the path of traces to the address of a collector without a path.
+/// Appends the path for traces to the URL of a collector, if the URL has no path.
 fn with_path(endpoint: &str) -> String {
     let (_, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
     match rest.split_once('/') {
@@ -257,7 +258,8 @@ impl BlockingClient {
         let trusted = rustls_native_certs::load_native_certs().certs;
         let trusted: Vec<Certificate<'static>> =
             trusted.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
-        // Named here, because another crate may install a different default for the process.
+        // The cryptography provider is named, because another crate may install a different default
+        // for the process.
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
             .root_certs(RootCerts::new_with_certs(&trusted));

@@ -21,7 +21,7 @@ pub enum Preference {
     Representation,
     /// `fanout=deny`: refuse to read all shards.
     DenyFanout,
-    /// `partial=allow`: answer a read of all shards even if some of them cannot.
+    /// `partial=allow`: return the rows of a read of all shards even if some shards fail.
     AllowPartial,
     /// `count=exact`: report the number of all matching rows, not only those of the page.
     CountExact,
@@ -31,7 +31,7 @@ pub enum Preference {
     Rollback,
     /// `handling=strict`: refuse unknown preferences instead of ignoring them.
     Strict,
-    /// `handling=lenient`: the default.
+    /// `handling=lenient`: ignore unknown preferences, which is the default.
     Lenient,
 }
 
@@ -48,7 +48,7 @@ impl Preference {
         Self::Lenient,
     ];
 
-    /// Returns the spelling: name and value.
+    /// Returns the name and the value of the preference, as a client spells them.
     fn spelling(self) -> (&'static str, &'static str) {
         match self {
             Self::Minimal => ("return", "minimal"),
@@ -69,33 +69,34 @@ impl Preference {
     }
 }
 
-/// The preferences of one request.
+/// Known preferences that one request contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefer(Vec<Preference>);
 
 impl Prefer {
-    /// Reads the header of a request for rows.
+    /// Parses the header of a request about rows.
     ///
     /// # Errors
     /// TSR105 if a preference is unknown and `handling=strict` is set; TSR113 if the header is not
-    /// text, or names a kind of transaction that does not exist.
+    /// visible ASCII, or its `tx` has a value that the route does not support.
     pub fn parse(headers: &HeaderMap) -> Result<Self, Problem> {
         Self::parse_with(headers, Preference::PerShard)
     }
 
-    /// Reads the header of a change of indexes.
+    /// Parses the header of a request that changes indexes.
     ///
     /// # Errors
-    /// Those of [`Prefer::parse`].
+    /// Errors of [`Prefer::parse`].
     pub fn parse_of_change(headers: &HeaderMap) -> Result<Self, Problem> {
         Self::parse_with(headers, Preference::Rollback)
     }
 
-    /// Reads the header for a route that supports only this kind of transaction.
+    /// Parses the header for a route that supports only the value `transaction` of `tx`.
     fn parse_with(headers: &HeaderMap, transaction: Preference) -> Result<Self, Problem> {
         let is_known = |one: &Preference| one.spelling().0 != "tx" || *one == transaction;
         let mut known: Vec<Preference> = Vec::new();
-        // Only known names are remembered: the others may be many, and are not compared.
+        // Only known names are remembered: there may be thousands of unknown names, and comparing
+        // each with all the others would take too long.
         let mut seen: Vec<String> = Vec::new();
         let mut unknown = None;
         for value in headers.get_all(&PREFER) {
@@ -117,7 +118,8 @@ impl Prefer {
                     .find(|one| one.spelling() == (&name, &value));
                 match found {
                     Some(preference) => known.push(preference),
-                    // The client wants all or nothing: ignoring that would store a part.
+                    // The client requests a transaction that this route does not offer: ignoring
+                    // the wish could store only a part of the rows.
                     None if name == "tx" => {
                         return Err(bad(&format!("{}, or without tx", transaction.text())));
                     }

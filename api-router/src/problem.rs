@@ -1,8 +1,8 @@
-//! Problems: the responses that are not a success, in a form for RFC 9457 clients and PostgREST
-//! clients.
+//! Problems: the error responses, in a form that clients of RFC 9457 and clients of PostgREST
+//! understand.
 //!
-//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, secret, or address that
-//! the request does not name, is in a body.
+//! **Invariant:** there is one table of codes, and the mapping of errors to codes is exhaustive; no
+//! body contains SQL, a path, a secret, or an address that the request does not name.
 //! **Not here:** the form of a problem (`response`), logging (`middleware`).
 
 pub use self::backups::no_backup_dir;
@@ -26,12 +26,12 @@ use shard_manager::consistency::Level;
 
 pub use response::{ProblemBody, respond};
 
-/// Session token, in requests and in responses.
+/// Header with the session token, in requests and in responses.
 pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 /// Header that marks a response as the repetition of an earlier one.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// A response that is not a success.
+/// Error response, before its body is rendered.
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
@@ -39,9 +39,9 @@ pub struct Problem {
     detail: String,
     /// Remedy.
     pub(crate) hint: Option<String>,
-    /// Shard that it is about.
+    /// Shard that the problem is about.
     pub(crate) shard: Option<String>,
-    /// Outcome of a write; none for any other request.
+    /// Outcome of a write; `None` for any other request.
     pub(crate) outcome: Option<&'static str>,
     rare: Option<Box<RareFields>>,
 }
@@ -49,10 +49,11 @@ pub struct Problem {
 /// Fields that few problems have, boxed because problems are passed by value.
 #[derive(Clone, Debug, Default)]
 struct RareFields {
-    /// Headers of the response: methods that the path has, how to send credentials, when to send
-    /// again, or a session token of a request that failed after reading or writing.
+    /// Additional headers of the response: the methods that the path supports, how to send
+    /// credentials, when to send the request again, or the session token after a request that
+    /// failed after reading or writing.
     headers: Vec<(HeaderName, String)>,
-    /// Requested level and reached level.
+    /// Requested and reached consistency level of a write that was not confirmed.
     levels: Option<(Level, Level)>,
     /// True if this repeats the response to an earlier request.
     replayed: bool,
@@ -63,13 +64,13 @@ struct RareFields {
 /// Progress of a streamed body that ended with a problem.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// Rows that are stored at the requested level.
+    /// Number of rows that are stored at the requested level.
     pub stored: usize,
     /// Index of the first row that was not carried out; all rows before it were.
     pub next_index: usize,
     /// Number of rows before `next_index` that are not stored, or not known to be.
     pub failed_total: usize,
-    /// The first of these rows, in the form of a response that is not a problem.
+    /// The first of these rows, in the form that a successful response has.
     pub failed: serde_json::Value,
 }
 
@@ -108,15 +109,15 @@ impl Problem {
         self
     }
 
-    /// Sets the status to 415: the media type of the body is not supported, rather than that of the
-    /// response.
+    /// Sets the status to 415 (the media type of the request body is not supported) instead of 406
+    /// (that of the response).
     #[must_use]
     pub fn unsupported_media_type(mut self) -> Self {
         self.status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         self
     }
 
-    /// Adds a header to the response. A value that no header can have is left out.
+    /// Adds a header to the response. A value that is not valid in a header is left out.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: String) -> Self {
         self.rare().headers.push((name, value));
@@ -164,8 +165,8 @@ impl Problem {
         &self.detail
     }
 
-    /// Sets the outcome of a failed write that has none: a write that failed before it was parsed
-    /// was rejected.
+    /// Sets the outcome of a failed write to `rejected` if it has none, because such a write failed
+    /// before it was parsed.
     pub fn ensure_outcome(&mut self) {
         self.outcome.get_or_insert("rejected");
     }

@@ -1,8 +1,8 @@
 //! Query strings: parses a read in the syntax of PostgREST once, into a checked [`ReadQuery`].
 //!
 //! **Invariant:** an unknown parameter is a filter on a column of the table and must name an
-//! operator. A value without an operator is refused: otherwise a value that comes from a user could
-//! contain the operator.
+//! operator. A value without an operator is refused: otherwise a value that an application takes
+//! from its user could contain an operator.
 //! **Not here:** the filters themselves (`filter`), SQL.
 
 use std::borrow::Cow;
@@ -16,13 +16,13 @@ use crate::filter::{self, FilterParser, bad, find_column, shown};
 use crate::problem::{Code, Problem};
 use crate::request_hints;
 
-/// Longest query string, in bytes: below the 64 KiB at which the HTTP parser ends a connection
-/// without a response.
+/// Maximum length of a query string, in bytes. It is below the 64 KiB at which the HTTP parser
+/// closes a connection without a response.
 const LEN_MAX: usize = 32 << 10;
 /// Maximum number of parameters.
 const PARAMETERS_MAX: usize = 100;
 
-/// Decoded parameters, in their order.
+/// Decoded parameters of a query string, in their order.
 #[derive(Debug, Default)]
 pub struct Parameters<'q>(Vec<(Cow<'q, str>, Cow<'q, str>)>);
 
@@ -47,7 +47,7 @@ impl<'q> Parameters<'q> {
         Ok(Self(parameters))
     }
 
-    /// Returns the value of a parameter that may be given once.
+    /// Returns the value of a parameter that may be given at most once.
     ///
     /// # Errors
     /// TSR100 if it is given twice.
@@ -60,12 +60,12 @@ impl<'q> Parameters<'q> {
         Ok(first)
     }
 
-    /// Returns true if there are none.
+    /// Returns true if there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Refuses parameters that are none of `known`.
+    /// Refuses parameters whose names are not in `known`.
     ///
     /// # Errors
     /// TSR100 names the parameter.
@@ -168,7 +168,8 @@ fn parse_number(name: &str, text: &str, most: u32) -> Result<u32, Problem> {
     })
 }
 
-/// Parses `a,b,total:c`, or `*`.
+/// Parses the value of `select`: `a,b,total:c`, where `total` is an alias of the column `c`, or
+/// `*`.
 fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
     let mut outputs: Vec<Output> = Vec::new();
     for item in list.split(',').map(str::trim) {
@@ -206,7 +207,7 @@ fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
     Ok(outputs)
 }
 
-/// Parses an alias, which needs no escaping in JSON.
+/// Parses an alias, whose characters are limited to those that need no escaping in JSON.
 fn parse_alias(alias: &str) -> Result<String, Problem> {
     let ok = (1..=40).contains(&alias.len())
         && alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -216,7 +217,7 @@ fn parse_alias(alias: &str) -> Result<String, Problem> {
     Err(bad("an alias in select is 1 to 40 letters, digits or _".to_owned()))
 }
 
-/// Parses `a.desc,b`.
+/// Parses the value of `order`, such as `a.desc,b`.
 fn parse_order(table: &Table, list: &str) -> Result<Vec<OrderBy>, Problem> {
     let mut order: Vec<OrderBy> = Vec::new();
     for item in list.split(',').map(str::trim) {

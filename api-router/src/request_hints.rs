@@ -5,8 +5,8 @@
 //! common with an existing one gets no hint.
 //! **Not here:** the problems that hints belong to (`problem`).
 
-/// Remedy for a shard key that differs from the row's routing column, given the stored value of
-/// that column; `None` if it is null.
+/// Returns the remedy for a shard key that differs from the row's routing column. `stored` is the
+/// stored value of that column; `None` if it is null.
 pub fn contradiction(column: &str, stored: Option<&str>) -> String {
     match stored {
         Some(stored) => format!(
@@ -16,15 +16,16 @@ pub fn contradiction(column: &str, stored: Option<&str>) -> String {
     }
 }
 
-/// Remedy for a delete that matched no row, for which the usual hint, to insert the row, is
-/// useless.
+/// Remedy for a delete that matched no row. The usual hint, which is to insert the row, would be
+/// useless here.
 pub const NOTHING_TO_REMOVE: &str =
     "there is nothing left to remove; if there should be, check the id and the shard key";
 
 /// Remedy in every response to an unknown path.
 const LISTS: &str = "/ lists what there is, /swagger-ui/ explains it";
 
-/// Remedy for a path that does not exist, given the paths that do, and a test for names of tables.
+/// Returns the remedy for a path that does not exist. `routes` are the existing paths; `is_table`
+/// returns true for the name of a table.
 pub fn no_such_path<'r>(
     path: &str,
     routes: impl Iterator<Item = &'r str>,
@@ -40,10 +41,11 @@ pub fn no_such_path<'r>(
     LISTS.to_owned()
 }
 
-/// Finds the route that is spelled nearly like this path: in upper case, with a slash too many,
-/// without `/api`, or with a typo.
+/// Finds the route that differs from this path only by upper case, an extra slash, a missing
+/// `/api`, or a typo.
 fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option<&'r str> {
-    /// Longer paths are not typos, and comparing them costs time for nothing.
+    /// Maximum length of a path that is compared with the routes: a longer one is not a typo, and
+    /// comparing it would waste time.
     const WRITTEN_MAX: usize = 64;
     if path.len() > WRITTEN_MAX {
         return None;
@@ -51,14 +53,14 @@ fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option
     let written = path.to_ascii_lowercase();
     let near = routes.filter_map(|route| {
         let distance = distance(core(&written), core(route))?;
-        // Of two equally near routes, the one whose whole path is nearer.
+        // Of two equally near routes, prefer the one whose whole path is nearer.
         Some((distance, strsim::damerau_levenshtein(&written, route), route))
     });
     near.min().map(|(_, _, route)| route)
 }
 
-/// Returns the part that distinguishes paths: all but `/api`, also misspelt or with a version, and
-/// the surrounding slashes.
+/// Returns the part of a path that distinguishes it from others: without the surrounding slashes, a
+/// leading `/api` (even if misspelt) and a version such as `/v1`.
 fn core(path: &str) -> &str {
     let is_version = |text: &str| text.parse::<u8>().is_ok();
     let mut rest = path.trim_matches('/');
@@ -72,7 +74,8 @@ fn core(path: &str) -> &str {
     rest
 }
 
-/// Counts the typos between two paths; `None` if a segment has too many.
+/// Counts the typos in a path compared with a route; `None` if the numbers of segments differ, or a
+/// segment has too many typos.
 fn distance(written: &str, route: &str) -> Option<usize> {
     if route.is_empty() || written.split('/').count() != route.split('/').count() {
         return None;
@@ -91,10 +94,10 @@ fn distance(written: &str, route: &str) -> Option<usize> {
     })
 }
 
-/// Remedy for a method that a path does not have, and that nothing replaces.
+/// Remedy for a method that a path does not support, if no other route can be suggested.
 const ALLOWED: &str = "send one of these methods: the header Allow lists them";
 
-/// Remedy for a method that a path about rows does not have.
+/// Returns the remedy for a method that a path about rows does not support.
 pub fn no_such_method_for_rows(method: &str) -> &'static str {
     match method {
         "PATCH" => {
@@ -107,8 +110,8 @@ pub fn no_such_method_for_rows(method: &str) -> &'static str {
     }
 }
 
-/// Remedy for a method that a path does not have, given the path below it that has the method, if
-/// there is one.
+/// Returns the remedy for a method that a path does not support. `below` is the path below it that
+/// supports the method, if there is one.
 pub fn no_such_method(method: &str, below: Option<&str>) -> String {
     match below {
         Some(below) => format!("did you mean {method} {below}? Or {ALLOWED}"),
@@ -116,7 +119,7 @@ pub fn no_such_method(method: &str, below: Option<&str>) -> String {
     }
 }
 
-/// Parameter to send instead of one that other APIs have.
+/// Returns a hint about the parameter to send instead of one that is common in other APIs.
 pub fn hint_for_parameter(name: &str) -> Option<&'static str> {
     Some(match name.to_ascii_lowercase().as_str() {
         "page" | "after" | "before" | "next" | "page_token" | "pagetoken" => {
@@ -142,8 +145,8 @@ pub fn hint_for_parameter(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Describes a feature of PostgREST in `select` that Tessera does not have, with an alternative;
-/// `None` for a possible column.
+/// Describes a feature of PostgREST in an item of `select` that Tessera does not support, and an
+/// alternative; `None` if the item may be the name of a column.
 pub fn hint_for_output(item: &str) -> Option<(&'static str, &'static str)> {
     if item.contains("count(") {
         let hint = "send the header Prefer: count=exact, which adds total to the answer";
@@ -153,7 +156,7 @@ pub fn hint_for_output(item: &str) -> Option<(&'static str, &'static str)> {
         let hint = "select the column, which holds the whole value";
         return Some(("paths into json are not supported in select", hint));
     }
-    // In `column::type` the first colon ends an alias.
+    // In the cast `column::type`, the first colon was taken for the end of an alias.
     if item.starts_with(':') {
         return Some(("casts are not supported in select", "select the column as it is"));
     }

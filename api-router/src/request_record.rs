@@ -1,8 +1,9 @@
-//! Request record: properties of a data request, collected while the request is processed and
+//! Request record: collects the properties of a request about rows while it is processed, to be
 //! recorded after its response.
 //!
-//! The record is stored in the request. So the properties that are known when a route refuses the
-//! request are recorded too, and nothing else is allocated, except for a long key.
+//! The record is stored in the request, so that the properties known at the time at which a route
+//! refuses the request are recorded too. The record allocates no memory of its own, except for a
+//! long key.
 //!
 //! **Invariant:** the record contains only facts: no shard that was not contacted, no duration of a
 //! step that was not taken.
@@ -26,13 +27,13 @@ pub struct RequestRecord {
     pub shard: Option<ShardNumber>,
     /// The slot of its key.
     pub slot: Option<Slot>,
-    /// Node or cache that answered.
+    /// Node or cache that served the request.
     pub served_by: Option<ServedBy>,
     /// Number of shards that received the request.
     pub fanout: u16,
-    /// Time of reading, checking and routing, until the first shard received the request.
+    /// Time for reading, checking and routing, until the first shard received the request.
     pub route: Duration,
-    /// Time of waiting for the shard; with several shards, that of the slowest.
+    /// Time in the queue of the shard; with several shards, of the slowest one.
     pub queue: Duration,
     /// Time in the database of that shard.
     pub database: Duration,
@@ -47,10 +48,10 @@ enum Key {
     Long(Box<str>),
 }
 
-/// Longest key, in bytes, that is stored inline: a UUID of 36 bytes, and some more.
+/// Maximum length, in bytes, of a key that is stored inline: a UUID of 36 bytes, and some more.
 const SHORT_MAX: usize = 47;
 
-/// Attaches an empty record to a request; without it nothing is recorded.
+/// Attaches an empty record to a request. A request without a record is not recorded.
 pub fn attach(request: &impl HttpMessage) {
     request.extensions_mut().insert(RequestRecord {
         shard: None,
@@ -93,16 +94,18 @@ impl RequestRecord {
         };
     }
 
-    /// Sets the one shard and slot of a key.
+    /// Sets the shard and the slot of a request about one key.
     pub fn set_location(&mut self, place: KeyLocation) {
         (self.shard, self.slot, self.fanout) = (Some(place.shard), Some(place.slot), 1);
     }
 
-    /// Sets the result of a failed request to one shard, or to `all`, after `waited`.
+    /// Records the failure of a request that was sent to one shard, or to all shards, whose number
+    /// is `all`. `waited` is the time since it was sent.
     pub fn set_failure(&mut self, failure: &Failure, waited: Duration, all: usize) {
         match failure.place {
             Some(place) => self.set_location(place),
-            // A key outside the keyspace was sent to no shard, nor was a forbidden request.
+            // A request with a key outside the keyspace, or one that was refused at once, was sent
+            // to no shard.
             None if self.key().is_some() || is_refused_at_once(&failure.error) => return,
             None => self.fanout = fanout(all),
         }

@@ -1,19 +1,20 @@
-//! Response budget: the memory that the responses of all clients may take together until they are
-//! received.
+//! Response budget: limits the memory that the responses to all clients take together until the
+//! clients have received them.
 //!
-//! A response of more than `SMALL_BYTES_MAX` is charged with its size until its last part is
-//! passed to the connection. When the budget is exhausted, responses are evicted, slowest first,
-//! whose clients receive less than `RATE_MIN`: their memory is freed, and their connections end.
-//! A response for which that would not free enough evicts none and waits. Those that wait get
-//! memory in their order, and have a limit of their own, because they are in memory too. Responses
-//! of writes that were carried out, and of routes that are not about rows, do not wait.
+//! A response larger than `SMALL_BYTES_MAX` is charged to the budget with its whole size until its
+//! last part is passed to the connection. If a new response does not fit, responses whose clients
+//! receive fewer than `RATE_MIN` bytes per second are evicted, slowest first: their memory is
+//! freed, and their connections are closed. If even that would not free enough, none is evicted,
+//! and the new response waits. Waiting responses get memory in the order of their arrival. They
+//! have a limit of their own (`WAITING_BYTES_MAX`), because they are in memory too. Responses to
+//! writes that were carried out, and responses of routes that do not serve rows, never wait.
 //!
-//! Small responses and at most 128 KiB of each connection's buffer are not charged: the maximum
-//! number of connections limits them.
+//! Small responses, and up to 128 KiB in the buffer of each connection, are not charged: the
+//! maximum number of connections limits their total.
 //!
-//! **Invariant:** responses that may be refused are charged only while the total is at most
-//! [`ResponseBudget::BYTES_MAX`], or alone; those charged `in_any_case` may exceed it. Dropping a
-//! share returns its bytes to the budget.
+//! **Invariant:** a response that may be refused is charged only if the total is then at most
+//! [`ResponseBudget::BYTES_MAX`], or if no other response is charged; a response charged
+//! `in_any_case` may exceed this limit. Dropping a share returns its bytes to the budget.
 //! **Not here:** the rows of running reads (`shard_manager`), bodies of requests (`body_budget`).
 
 use std::collections::BTreeMap;
@@ -32,22 +33,23 @@ use tokio::time::timeout_at;
 
 use crate::problem::{Code, LESS_AT_ONCE, Problem};
 
-/// Largest response that is not charged.
+/// Maximum size, in bytes, of a response that is not charged.
 const SMALL_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a charged response that are passed to the connection at once.
+/// Maximum number of bytes of a charged response that are passed to the connection at once.
 const PART_BYTES_MAX: usize = 64 << 10;
-/// Bytes per second below which a response may be evicted.
+/// Rate, in bytes per second, below which a client is slow, so that its response may be evicted.
 const RATE_MIN: f64 = 128.0 * 1024.0;
-/// Time in which the weight of a client's bytes falls to a third. Clients take more than a megabyte
-/// at once, and then nothing until they have received most of it: that pause must not look slow.
+/// Time in which the weight of received bytes falls to about a third (1/e). A client may take more
+/// than a megabyte at once, and then nothing until it has received most of it: such a pause must
+/// not make the client look slow.
 const DECAY: Duration = Duration::from_secs(5);
-/// Bytes credited to a new response, which its client has had no time to receive: it may be evicted
-/// after two seconds.
+/// Number of bytes that count as received when a response begins, because its client has had no
+/// time to receive any. A response that is never read may thus be evicted after two seconds.
 const INITIAL_CREDIT: f64 = 1024.0 * 1024.0;
-/// Most bytes that count as received recently: even the response of a fast client that stops may be
-/// evicted after six seconds.
+/// Maximum number of bytes that count as received recently. Even the response to a fast client may
+/// thus be evicted six seconds after the client stops receiving.
 const RECENT_BYTES_MAX: f64 = 2.0 * 1024.0 * 1024.0;
-/// Interval at which the response that waits longest checks again which responses are slow.
+/// Interval at which the first response in the queue searches again for slow responses.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Memory budget for the responses to all clients of a router.
@@ -65,16 +67,16 @@ struct BudgetState {
     held: usize,
     next: u64,
     responses: BTreeMap<u64, Charged>,
-    /// Responses that wait for memory, in their order.
+    /// Responses that wait for memory, in the order of their arrival.
     waiting: BTreeMap<u64, Waiting>,
 }
 
 #[derive(Debug)]
 struct Charged {
     bytes: usize,
-    /// Bytes that were not passed on yet; `None` until the response is sent.
+    /// Bytes that were not passed to the connection yet; `None` until sending begins.
     rest: Option<Bytes>,
-    /// Bytes that were received recently: their weight fades with time.
+    /// Number of recently received bytes at the time `at`, each weighted by its age (see `DECAY`).
     received: f64,
     at: Instant,
 }
@@ -83,12 +85,13 @@ struct Charged {
 #[derive(Debug)]
 struct Waiting {
     bytes: usize,
-    /// Notified when it becomes first in the queue, and then whenever memory is freed.
+    /// Notified when this response becomes the first in the queue, and then whenever memory is
+    /// freed.
     woken: Arc<Notify>,
 }
 
 impl Charged {
-    /// Returns the bytes that were received recently, as bytes per second.
+    /// Returns the rate at which the client has recently received bytes, in bytes per second.
     fn rate(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64();
         self.received * (-age).exp() / DECAY.as_secs_f64()
@@ -115,8 +118,9 @@ impl BudgetState {
         Some(removed)
     }
 
-    /// Evicts slow responses, slowest first, until `bytes` more fit, and returns them. If all that
-    /// are slow do not make enough room, none is evicted, except `in_any_case`.
+    /// Evicts slow responses, slowest first, until `bytes` more bytes fit, and returns the evicted
+    /// responses. If evicting all slow responses would not make enough room, none is evicted,
+    /// unless `in_any_case` is true.
     fn evict_for(&mut self, bytes: usize, in_any_case: bool) -> Vec<Charged> {
         let mut evicted = Vec::new();
         if self.fits(bytes) {
@@ -140,7 +144,7 @@ impl BudgetState {
         evicted
     }
 
-    /// Wakes the response that waits longest.
+    /// Wakes the first response in the queue.
     fn wake_first(&self) {
         if let Some((_, first)) = self.waiting.first_key_value() {
             first.woken.notify_one();
@@ -148,7 +152,8 @@ impl BudgetState {
     }
 }
 
-/// Returns true if the budget has room for these bytes beside those that are held.
+/// Returns true if a budget of which `held` bytes are in use has room for `bytes` more bytes. A
+/// response of any size fits if no bytes are held.
 fn fits_beside(held: usize, bytes: usize) -> bool {
     held == 0 || held + bytes <= ResponseBudget::BYTES_MAX
 }
@@ -159,11 +164,12 @@ impl ResponseBudget {
     /// Maximum number of bytes of the responses that wait until the budget has room for them.
     pub const WAITING_BYTES_MAX: usize = 64 << 20;
 
-    /// Charges a response with its size, if it is not small. Until a moment that `until` returns, a
-    /// response waits for memory, unless it is to be charged `in_any_case`.
+    /// Charges a response with its size, if it is larger than `SMALL_BYTES_MAX`. If it does not
+    /// fit, it waits for memory until the time that `until` returns; with `in_any_case`, it is
+    /// charged at once nevertheless.
     ///
     /// # Errors
-    /// TSR005 if no memory is free in time, or too many responses wait.
+    /// TSR005 if no memory becomes free in time, or the waiting responses have reached their limit.
     pub async fn charge(
         self: &Arc<Self>,
         response: &ServiceResponse<BoxBody>,
@@ -196,29 +202,30 @@ impl ResponseBudget {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of responses that were refused since the start: no memory was free in
-    /// time, or too many waited.
+    /// Returns the number of responses that were refused since the start, because no memory became
+    /// free in time, or because too many responses waited.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Charges these bytes, after evicting as many slow responses as make room.
+    /// Charges these bytes even if they do not fit; evicts slow responses first to make room.
     fn charge_in_any_case(self: &Arc<Self>, bytes: usize) -> ResponseShare {
         let mut state = self.state();
         let evicted = state.evict_for(bytes, true);
         let number = state.charge(bytes);
-        // Freed without the lock.
+        // The memory is freed after the lock is released.
         drop(state);
         self.free(evicted);
         ResponseShare { budget: Arc::clone(self), number }
     }
 
-    /// Charges these bytes if they fit. With `evicts`, slow responses make room if they can.
+    /// Charges these bytes if they fit. With `evicts`, evicts slow responses first if that makes
+    /// enough room.
     fn try_charge(self: &Arc<Self>, bytes: usize, evicts: bool) -> Option<ResponseShare> {
         let mut state = self.state();
         let evicted = if evicts { state.evict_for(bytes, false) } else { Vec::new() };
         let number = state.fits(bytes).then(|| state.charge(bytes));
-        // Freed without the lock.
+        // The memory is freed after the lock is released.
         drop(state);
         self.free(evicted);
         Some(ResponseShare { budget: Arc::clone(self), number: number? })
@@ -234,8 +241,9 @@ impl ResponseBudget {
             let woken = timeout_at(until.into(), queued.woken.notified()).await;
             woken.map_err(|_| budget_exhausted())?;
         }
-        // When memory was freed, this only checks if the response fits: a search for slow responses
-        // looks at all of them.
+        // After a wake-up because memory was freed, the loop only checks whether the response fits
+        // now. The search for slow responses visits every charged response, so it runs only at
+        // intervals.
         let mut search_at = Instant::now();
         loop {
             let now = Instant::now();
@@ -249,12 +257,13 @@ impl ResponseBudget {
             if now >= until {
                 return Err(budget_exhausted());
             }
-            // The loop checks again, whether memory was freed or the interval has passed.
+            // The result is ignored: the loop checks again after a wake-up as well as after the
+            // interval.
             let _ = timeout_at(until.min(search_at).into(), queued.woken.notified()).await;
         }
     }
 
-    /// Frees responses that were evicted, counts them and logs that they were.
+    /// Frees the evicted responses, counts them, and logs that they were aborted.
     fn free(&self, evicted: Vec<Charged>) {
         if !evicted.is_empty() {
             self.evicted.fetch_add(evicted.len() as u64, Ordering::Relaxed);
@@ -272,7 +281,7 @@ impl ResponseBudget {
     }
 }
 
-/// Response that waits for memory, after those that came before it.
+/// Place of a response in the queue for memory; dropping it leaves the queue.
 struct QueuedResponse<'b> {
     budget: &'b ResponseBudget,
     number: u64,
@@ -292,7 +301,7 @@ impl<'b> QueuedResponse<'b> {
         Ok(Self { budget, number, woken })
     }
 
-    /// Returns true once no response waits longer.
+    /// Returns true if this response is the first in the queue.
     fn is_first(&self) -> bool {
         let state = self.budget.state();
         state.waiting.first_key_value().is_none_or(|(first, _)| *first == self.number)
@@ -315,8 +324,8 @@ pub struct ResponseShare {
 }
 
 impl ResponseShare {
-    /// Returns the response, whose body holds the share until its last part is passed on. A body
-    /// that was compressed is charged with its new size.
+    /// Returns the response with a body that holds the share until its last part is passed to the
+    /// connection. If the body was compressed after the charge, the charge changes to its new size.
     pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
         response.map_body(|_, body| match body.try_into_bytes() {
             Ok(bytes) if bytes.len() > SMALL_BYTES_MAX => {
@@ -339,8 +348,8 @@ impl ResponseShare {
         state.wake_first();
     }
 
-    /// Takes the next part, and returns it with true if it is the last one; `None` if the response
-    /// was evicted.
+    /// Takes the next part of the body, and returns it with true if it is the last part; `None` if
+    /// the response was evicted.
     fn next_part(&self) -> Option<(Bytes, bool)> {
         let mut state = self.budget.state();
         let charged = state.responses.get_mut(&self.number)?;
@@ -359,7 +368,7 @@ impl Drop for ResponseShare {
         let mut state = self.budget.state();
         let removed = state.remove(self.number);
         state.wake_first();
-        // Freed without the lock.
+        // The memory is freed after the lock is released.
         drop(state);
         drop(removed);
     }
@@ -370,7 +379,7 @@ impl Drop for ResponseShare {
 #[error("the client received a large response more slowly than others needed its memory")]
 struct Evicted;
 
-/// The server logs the error in this form.
+/// The HTTP server logs the error in its `Debug` form, so this form has to be readable.
 impl fmt::Debug for Evicted {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, formatter)
@@ -379,7 +388,7 @@ impl fmt::Debug for Evicted {
 
 /// Body of a response that is charged.
 struct ChargedBody {
-    /// `None` once the last part was passed on.
+    /// `None` once the last part was passed to the connection.
     share: Option<ResponseShare>,
     size: u64,
 }

@@ -1,5 +1,5 @@
-//! Response headers: the headers of the responses of data routes, and the problems that every data
-//! route may return.
+//! Response headers: builds the headers of responses about rows, and declares the problems (error
+//! responses) that each kind of route may return.
 //!
 //! **Not here:** bodies (each route writes its own), bodies of problems (`problem`).
 
@@ -29,28 +29,28 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Header that lists the preferences that were honoured.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Parts of the time of a request, for `Server-Timing`.
+/// Durations of the phases of a request, which the header `Server-Timing` reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// Time of reading, checking and routing.
+    /// Time for reading, checking and routing the request.
     pub route: Duration,
-    /// Time of waiting for the shard.
+    /// Time that the request waited in the queue of the shard.
     pub queue: Duration,
     /// Time in the database.
     pub database: Duration,
-    /// Time of merging the shards' results.
+    /// Time for merging the results of several shards.
     pub merge: Duration,
 }
 
 impl Timing {
-    /// Returns the times of a write that began at `began` and is answered now.
+    /// Returns the durations of a write that began at `began` and ends now.
     pub fn of_write(began: Instant, times: LaneTimes) -> Self {
         let route = began.elapsed().saturating_sub(times.queue + times.database);
         Self { route, queue: times.queue, database: times.database, merge: Duration::ZERO }
     }
 
-    /// Formats the header in milliseconds: `route;dur=0.021, queue;dur=0.050, db;dur=0.412,
-    /// merge;dur=0.000`.
+    /// Formats the value of the header, with durations in milliseconds: `route;dur=0.021,
+    /// queue;dur=0.050, db;dur=0.412, merge;dur=0.000`.
     fn header(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(80);
         let parts = [
@@ -68,8 +68,8 @@ impl Timing {
     }
 }
 
-/// Appends milliseconds with three decimals. `format!` would cost more than all other headers of a
-/// response.
+/// Appends a duration in milliseconds, with three decimals. `format!` would cost more than all
+/// other headers of a response.
 fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     push_json_number(out, micros / 1_000);
@@ -80,28 +80,28 @@ fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
     }
 }
 
-/// Origin of a response about rows.
+/// Facts about a response about rows that its headers report.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerOrigin<'s> {
     /// The request.
     pub request: &'s HttpRequest,
-    /// Node or cache that answered.
+    /// Node or cache that served the request.
     pub served_by: ServedBy,
-    /// Use of the cache, if there is one.
+    /// Result of the cache lookup, such as hit or miss; `None` if no cache took part.
     pub cache: Option<CacheUse>,
-    /// Positions that the client has seen with this response.
+    /// Positions in the history of each shard that the client has seen once it has this response.
     pub session: &'s SessionToken,
     /// Epoch of the shard map.
     pub epoch: u64,
 }
 
 impl<'s> AnswerOrigin<'s> {
-    /// Returns the origin of the response to a write, which no cache answers.
+    /// Returns the facts about the response to a write, which never comes from a cache.
     pub fn of_write(request: &'s HttpRequest, session: &'s SessionToken, epoch: u64) -> Self {
         Self { request, served_by: ServedBy::Primary, cache: None, session, epoch }
     }
 
-    /// Returns the origin of the response to a read.
+    /// Returns the facts about the response to a read.
     pub fn of_read(request: &'s HttpRequest, read: &'s ReadDone) -> Self {
         let (served_by, cache, epoch) = (read.served_by, read.cache, read.epoch);
         Self { request, served_by, cache, session: &read.session, epoch }
@@ -157,8 +157,8 @@ pub fn etag(version: i64) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a header value")
 }
 
-/// Converts a failure of a request that was sent to the shards at `asked` into a problem with its
-/// shard and a session token.
+/// Converts the failure of a request that was sent to the shards at the time `asked` into a
+/// problem. The problem names the shard and carries a session token, if these are known.
 pub fn refusal(
     app: &App,
     request: &HttpRequest,
@@ -185,7 +185,7 @@ pub fn refusal(
     }
 }
 
-/// Declares the problems of a kind of operation, for the OpenAPI document.
+/// Declares the problems that each kind of operation may return, for the OpenAPI document.
 macro_rules! refusals {
     ($(#[doc = $kind:literal] $name:ident { $($status:literal $variant:ident $about:literal;)* })*) => {
         $(

@@ -1,4 +1,5 @@
-//! Routes: the list of all routes of the router. The OpenAPI document is made from the same list.
+//! Routes: registers all routes of the router. The OpenAPI document is generated from the same
+//! list.
 
 pub mod access;
 pub mod advice;
@@ -30,14 +31,14 @@ pub mod write;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
-/// Routes that only some routers have.
+/// Groups of routes that only some routers have; true if this router has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalRoutes {
-    /// Faults of nodes, and lab experiments.
+    /// Routes that inject faults into nodes and run lab experiments.
     pub lab: bool,
-    /// Access control.
+    /// Routes of access control.
     pub access: bool,
-    /// Changes of shards and slots, moves, rebalances and backups.
+    /// Routes that change shards and slots, and control moves, rebalances and backups.
     pub operate: bool,
 }
 
@@ -104,7 +105,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
     }
 }
 
-/// Registers the routes of keys, roles and callers.
+/// Registers the routes of sessions, API keys, roles, denials, and the rights of callers.
 fn configure_access(surface: &mut ServiceConfig<'_>) {
     surface
         .service(access::describe_caller)

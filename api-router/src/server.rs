@@ -23,21 +23,21 @@ use crate::middleware::handle_request;
 use crate::routes::{self, OptionalRoutes};
 use crate::tls::{self, Identity, TlsError};
 
-/// Longest time for running requests to finish when the router ends.
+/// Maximum time, in seconds, for running requests to finish when the router shuts down.
 const SHUTDOWN_SECONDS: u64 = 25;
 /// Time after the start of a shutdown for which request bodies are still read. The rest of
 /// `SHUTDOWN_SECONDS` is for storing the rows already received, and for the responses.
 pub const BODIES_END_AFTER: Duration = Duration::from_secs(12);
 /// Time for which an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Longest time for the head of a request to arrive.
+/// Maximum time for the head of a request to arrive.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// Longest time for which a client may receive nothing of its response. Responses are held in
-/// memory until they are received, and the framework would wait for ever: the kernel ends such a
-/// connection.
+/// Maximum time for which a client may receive nothing of its response (`TCP_USER_TIMEOUT`). The
+/// kernel then closes the connection. The web framework would wait for ever, and responses stay in
+/// memory until they are received.
 const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Connections of one worker: each holds buffers of some 16 KiB, and of at most 256 KiB while it
-/// receives a large body.
+/// Maximum number of connections of one worker. Each connection has buffers of some 16 KiB, and of
+/// at most 256 KiB while it receives a large body.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// Error that prevents serving.
@@ -46,13 +46,13 @@ pub enum ServeError {
     /// The listener failed.
     #[error(transparent)]
     Listener(#[from] std::io::Error),
-    /// Encryption cannot be set up.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
-/// Serves `app` on `listener`, over TLS if there is an identity. The caller binds, so a test can
-/// use port 0.
+/// Serves `app` on `listener`, over TLS if there is an identity. The calling function binds the
+/// listener, so that a test can use port 0.
 ///
 /// # Errors
 /// Errors of the listener and of TLS.
@@ -125,8 +125,8 @@ pub fn openapi(optional: OptionalRoutes) -> OpenApi {
     api
 }
 
-/// Returns Swagger UI from the crate itself. Its validator would contact a foreign server: it is
-/// off.
+/// Returns Swagger UI, whose files are embedded in this program. Its validator is off, because it
+/// would contact a server on the internet.
 fn swagger_ui(api: &Data<OpenApi>) -> SwaggerUi {
     let config = Config::default().validator_url("none").try_it_out_enabled(true);
     SwaggerUi::new("/swagger-ui/{_:.*}").config(config).url(DOCUMENT, OpenApi::clone(api))

@@ -1,10 +1,10 @@
 //! TLS: the certificate of the router, which is reloaded when its files change.
 //!
-//! Certificates live for weeks, routers for months: a renewal of the files (by certbot,
-//! cert-manager or a person) must not need a restart. The files are checked every [`CHECK_EVERY`],
-//! and at once on SIGHUP. Open connections keep their certificate; new ones get the new
-//! certificate. If the new key and certificate cannot be used, the old certificate stays in use,
-//! and the log states the reason, once for each reason.
+//! Certificates are valid for weeks, and routers run for months: a renewal of the files (by
+//! certbot, cert-manager or a person) must not need a restart. The files are checked every
+//! [`CHECK_EVERY`], and at once on SIGHUP. Open connections keep their certificate; new ones get
+//! the new certificate. If the new key and certificate cannot be used, the old certificate stays in
+//! use, and the log states the reason, once for each reason.
 //!
 //! **Invariant:** key and certificate are replaced together or not at all: while only one of the
 //! two files is renewed they do not match, and such a pair is never used.
@@ -37,35 +37,35 @@ use client_authority::ClientAuthority;
 
 /// Interval between two checks of the files.
 pub const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// Longest file that is read. A chain of certificates has a few KiB.
+/// Maximum size of a file that is read, in bytes. A chain of certificates has a few KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Paths of certificate and key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate of the router, then those between it and the authority, as PEM.
+    /// File with the certificate of the router, followed by the intermediate certificates, as PEM.
     pub certificate: PathBuf,
-    /// Private key of the certificate, as PEM.
+    /// File with the private key of the certificate, as PEM.
     pub key: PathBuf,
-    /// Files about the certificates of clients; without them, clients need none.
+    /// Files for verifying certificates of clients; `None` if clients present no certificates.
     pub clients: Option<ClientFiles>,
 }
 
 /// Paths of the files about the certificates of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// Certificates of the authorities, as PEM.
+    /// File with the certificates of the authorities, as PEM.
     pub authority: PathBuf,
-    /// Lists of revoked certificates, as PEM.
+    /// File with the lists of revoked certificates, as PEM.
     pub revoked: Option<PathBuf>,
-    /// True if a client without a certificate gets no connection.
+    /// True if connections of clients without a certificate are refused.
     pub is_required: bool,
 }
 
-/// Error of a pair of files that cannot be used. It contains no byte of them.
+/// Error of files that cannot be used. It repeats nothing of their content.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file that cannot be read, or holds too much.
+    /// A file cannot be read or used, or is too large.
     #[error("{}: {cause}", path.display())]
     File {
         /// The file.
@@ -91,7 +91,7 @@ pub enum TlsError {
 pub struct Identity {
     files: TlsFiles,
     shown: ArcSwap<CertifiedKey>,
-    /// Verifier of the certificates of clients, if they may have some.
+    /// Verifier of the certificates of clients, if clients may present certificates.
     pub clients: Option<Arc<ClientAuthority>>,
 }
 
@@ -109,7 +109,7 @@ impl Identity {
     /// Reads the files again and presents the certificate in them; returns true if it has changed.
     ///
     /// # Errors
-    /// [`TlsError`], and then nothing has changed.
+    /// [`TlsError`]; the router then presents the same certificate as before.
     pub fn renew(&self) -> Result<bool, TlsError> {
         let found = pair(&self.files)?;
         let is_new = found.cert != self.shown.load().cert;
@@ -130,8 +130,8 @@ pub struct Validity {
 }
 
 impl Identity {
-    /// Returns the period in which clients accept the certificate that is shown: every certificate
-    /// of the chain is valid. `None` if one of them cannot be read.
+    /// Returns the period in which clients accept the certificate that the router presents, because
+    /// every certificate of its chain is valid; `None` if one of them cannot be read.
     pub fn validity(&self) -> Option<Validity> {
         let shown = self.shown.load();
         let mut chain = shown.cert.iter().map(|certificate| validity(certificate));
@@ -229,7 +229,7 @@ impl CertificateWatcher {
     }
 }
 
-/// Last fault that was logged, and the sentences to log.
+/// Last fault that was logged, and the messages to log.
 struct ReportedState {
     fault: String,
     renewed: &'static str,
@@ -265,8 +265,8 @@ impl ReportedState {
     }
 }
 
-/// Encrypts a connection of this machine with itself. The certificate has the names for clients,
-/// not the loopback address, so it is not checked.
+/// Starts TLS on a connection from this machine to its own router. The certificate contains the
+/// names that clients use, not the loopback address, so it is not verified.
 ///
 /// # Errors
 /// Errors of the connection.
@@ -282,7 +282,7 @@ pub fn connect_to_self(address: IpAddr, stream: TcpStream) -> std::io::Result<im
     Ok(StreamOwned::new(connection.map_err(std::io::Error::other)?, stream))
 }
 
-/// Verifier that accepts any certificate if the server has its key.
+/// Verifier that accepts any certificate whose private key the server has.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

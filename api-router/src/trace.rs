@@ -1,5 +1,5 @@
-//! Trace: parses the header that names the client's trace (`traceparent`, W3C Trace Context, level
-//! 1).
+//! Trace: parses the header that identifies the client's trace (`traceparent`, W3C Trace Context,
+//! level 1).
 //!
 //! **Invariant:** an invalid header is ignored, as the standard demands: no request is refused
 //! because of it.
@@ -10,24 +10,24 @@ use std::fmt;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 
-/// Header that names the trace of a request, and of its response.
+/// Header that identifies the trace of a request, and of its response.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Length of `00-<32 hex>-<16 hex>-<2 hex>`.
 const LENGTH: usize = 55;
-/// The only flag that level 1 defines: the caller may record the trace.
+/// The flag "sampled", the only one that level 1 defines: the client may have recorded the trace.
 const SAMPLED: u8 = 1;
 
 /// A trace, and the span of this router in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// The trace's id.
+    /// Id of the trace.
     pub id: [u8; 16],
-    /// The span of the caller; `None` if the trace begins here.
+    /// Span of the client; `None` if the trace begins here.
     pub parent: Option<[u8; 8]>,
     /// Span of this router.
     pub span: [u8; 8],
-    /// True if the caller may record it.
+    /// True if the client may have recorded the trace, or the trace begins here.
     pub sampled: bool,
 }
 
@@ -53,7 +53,7 @@ impl Trace {
 
     fn parse(text: &[u8]) -> Option<Self> {
         let [version] = bytes(text.get(..2)?)?;
-        // A later version may have more after the known part; version 0 has no more.
+        // A later version may append a dash and more fields to the known part; version 0 must not.
         let fits = text.len() == LENGTH
             || (version > 0 && text.get(LENGTH).is_some_and(|byte| *byte == b'-'));
         let dashes = [2, 35, 52].iter().all(|at| text.get(*at) == Some(&b'-'));
@@ -84,7 +84,7 @@ impl Trace {
     }
 }
 
-/// Formats the id as in logs and lists.
+/// Formats the id of the trace, as in logs and in the list of errors.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

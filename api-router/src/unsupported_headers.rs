@@ -27,7 +27,8 @@ use crate::problem::{Problem, X_SESSION_TOKEN};
 /// Route whose key is a parameter of the query string.
 const PLACEMENT: &str = "/api/route";
 
-/// Route that reads any number of rows, so that no single version can be a condition of it.
+/// Route that reads any number of rows, so that it cannot have a condition on the version of one
+/// row.
 const ROWS: &str = "/api/read";
 
 /// Headers that concern the rows of a response, or the version of one row.
@@ -96,7 +97,7 @@ fn refuse_beside_rows(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
     refuse(headers, &X_SHARD_KEY, why, hint)
 }
 
-/// Returns true if the path of a request has its method.
+/// Returns true if the path of a request exists and supports the method of the request.
 fn is_served(request: &ServiceRequest) -> bool {
     let Some(api) = request.app_data::<Data<OpenApi>>() else { return false };
     let (path, method): (&str, &Method) = (request.match_info().as_str(), request.method());

@@ -1,8 +1,8 @@
 //! Access problems: the problems of requests that access control refuses.
 //!
 //! **Invariant:** unknown, wrong and revoked credentials get the same response. A response names
-//! the missing right, never a key, a secret or a row.
-//! **Not here:** the decision (`gate`).
+//! the missing right, but never an API key, a secret or a row.
+//! **Not here:** the decision to refuse (`gate`).
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub fn missing() -> Problem {
     challenge("this request needs credentials", CHALLENGE).hint(HOW)
 }
 
-/// Returns the problem for credentials that are neither a key nor a token.
+/// Returns the problem for credentials that have the form of neither an API key nor a token.
 pub fn unreadable() -> Problem {
     challenge("Authorization is not Bearer with a key or a token", INVALID).hint(HOW)
 }
@@ -48,7 +48,7 @@ pub fn refused(error: AuthError) -> Problem {
     }
 }
 
-/// Returns the problem for a session of a browser that was refused.
+/// Returns the problem for a browser session that was refused.
 pub fn refused_session(error: AuthError) -> Problem {
     const AGAIN: &str = "log in again: POST /api/session";
     match error.outcome() {
@@ -58,18 +58,18 @@ pub fn refused_session(error: AuthError) -> Problem {
     }
 }
 
-/// Returns the problem for a login with a token.
+/// Returns the problem for a login that sends a token instead of an API key.
 pub fn token_login() -> Problem {
     challenge("a session begins with an API key, and this is none", INVALID)
         .hint("send a key (tsr_…); a token is sent with each request, in Authorization: Bearer")
 }
 
-/// Returns the problem for a change that a browser sent with nothing but its session.
+/// Returns the problem for a change whose only credentials are a browser session.
 pub fn session_change() -> Problem {
     Problem::new(Code::TSR403, "the session of a browser permits GET and HEAD only").hint(HOW)
 }
 
-/// Returns the problem for a request that is refused until some time has passed.
+/// Returns the problem for a request that exceeds a limit and may be sent again after `wait`.
 pub fn limited(detail: &str, wait: Duration) -> Problem {
     Problem::new(Code::TSR429, detail)
         .hint("send again after Retry-After")
@@ -82,7 +82,8 @@ pub fn forbidden(denied: &Denied) -> Problem {
         .hint("GET /api/access/me lists what this caller may do")
 }
 
-/// Refuses a caller that is bound to keys, on a route that shows the keys of all callers.
+/// Refuses a caller that may reach only certain shard keys, on a route that shows those of all
+/// callers.
 ///
 /// # Errors
 /// TSR403.

@@ -1,9 +1,9 @@
-//! Admission: the limits that an admitted request counts against, and the response headers that
-//! report them.
+//! Admission: the limits that apply to an admitted request, and the response headers that report
+//! them.
 //!
-//! **Invariant:** a request occupies one of the places for concurrent requests of its caller until
-//! the last byte of its response is sent, or its client has disconnected.
-//! **Not here:** the counters (`shard_manager::access::limit`), the decision (`gate`).
+//! **Invariant:** a request counts as one of the concurrent requests of its caller until the last
+//! byte of its response is sent, or its client has disconnected.
+//! **Not here:** the counters (`shard_manager::access::limit`), the decision to admit (`gate`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -23,12 +23,13 @@ use crate::problem::Problem;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Limits of an admitted request. A caller without limits has none.
+/// Limits that apply to an admitted request; empty if its caller has no limits.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// Limits of the caller, and the time from which their clock counts.
+    /// Limits of the caller, and the start of the clock with which they are measured.
     limits: Option<(CallerLimits, Instant)>,
-    /// Place among the requests that the caller may send at the same time.
+    /// Guard that counts the request as one of its caller's concurrent requests until it is
+    /// dropped.
     place: Option<InFlight>,
 }
 
@@ -38,15 +39,15 @@ impl Admission {
         Self { limits: Some((limits, began)), place }
     }
 
-    /// Adds the headers that report what the limits of the caller leave.
+    /// Adds the headers that report how much of its limits the caller has left.
     pub fn show_limits(&self, response: &mut HeaderMap) {
         if let Some((limits, began)) = &self.limits {
             show(&limits.states(began.elapsed(), unix_now()), response);
         }
     }
 
-    /// Keeps the place until the last byte of the response is passed on: a client that has received
-    /// it may send its next request at once.
+    /// Counts the request as running until the last byte of the response is handed to the server,
+    /// and no longer: a client that has received that byte may send its next request at once.
     pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
         match self.place {
             None => response,
@@ -63,12 +64,12 @@ impl Admission {
     }
 }
 
-/// Adds the headers about the limits of a caller to the problem of a request that a limit refuses.
+/// Adds the rate limit headers to the problem of a request that exceeds a limit of its caller.
 pub(super) fn with_limits(problem: Problem, states: &LimitStates) -> Problem {
     limit_headers(states).fold(problem, |problem, (name, text)| problem.header(name, text))
 }
 
-/// Adds the headers about the limits of a caller.
+/// Adds the rate limit headers of a caller to a response.
 fn show(states: &LimitStates, response: &mut HeaderMap) {
     for (name, text) in limit_headers(states) {
         if let Ok(value) = HeaderValue::from_str(&text) {
@@ -77,18 +78,18 @@ fn show(states: &LimitStates, response: &mut HeaderMap) {
     }
 }
 
-/// Returns the headers about the limits of a caller. A caller that is limited only in its
-/// concurrent requests has none.
+/// Returns the rate limit headers of a caller; none if its only limit is the number of concurrent
+/// requests.
 fn limit_headers(states: &LimitStates) -> impl Iterator<Item = (HeaderName, String)> + use<> {
     let texts =
         [(RATE_LIMIT_POLICY, headers::policies(states)), (RATE_LIMIT, headers::states(states))];
     texts.into_iter().filter_map(|(name, text)| text.map(|text| (name, text)))
 }
 
-/// Body of a response whose request has a place.
+/// Body of a response whose request counts as running until the whole body is sent.
 struct HeldBody {
     body: BoxBody,
-    /// Bytes that were not passed on yet; `None` if their number is unknown.
+    /// Number of bytes of the body that are not sent yet; `None` if the length is unknown.
     left: Option<u64>,
     place: Option<InFlight>,
 }

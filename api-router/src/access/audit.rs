@@ -1,12 +1,13 @@
-//! Audit: the log of which caller did what, so that an operator can prove it later.
+//! Audit: the log that records which caller did what, so that an operator can prove it later.
 //!
-//! A request gets an [`AuditDraft`] when it begins. Its caller, table and key are added as they
-//! become known, and after the response the draft becomes an event, which a thread of its own
-//! writes.
+//! A request gets an [`AuditDraft`] when it begins. Its caller, table and shard key are added as
+//! they become known. After the response, the draft becomes an event, which a separate thread
+//! writes as one line of the log.
 //!
 //! **Invariant:** no request waits for the log: if the queue is full, the event is counted as lost.
-//! A line has no body and no secret.
-//! **Not here:** the text of lines and their chain (`shard_manager::access::audit`).
+//! A line contains no request body and no secret.
+//! **Not here:** the text of lines, and the chain of hashes that joins them
+//! (`shard_manager::access::audit`).
 
 mod draft;
 mod file;
@@ -33,18 +34,18 @@ use crate::config::{AuditConfig, AuditTarget};
 pub use self::draft::{AuditDraft, begin, finish, identify, name, note_row, note_rows_refused};
 pub use self::head::{begin_keeping_head, keep_last_head};
 
-/// Maximum number of events that wait to be written.
+/// Maximum number of events in the queue of the thread that writes them.
 const QUEUE_MAX: usize = 8_192;
 
 /// Reason why an audit log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditStartError {
-    /// The file cannot be used.
+    /// The log file cannot be used.
     #[error("audit_log ({}): {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Reason, with the remedy.
+        /// Reason why the file cannot be used, with the remedy.
         cause: String,
     },
     /// The system provides no random bytes, or cannot start a thread.
@@ -58,13 +59,14 @@ impl From<Error> for AuditStartError {
     }
 }
 
-/// Request to the thread that writes.
+/// Message to the thread that writes the log.
 enum Message {
-    /// An event.
+    /// Requests that the event is written.
     Event(Box<AuditEvent>),
-    /// Syncs the file and returns the last line; `None` if it cannot be synced.
+    /// Requests a sync of the file, and then the position of its last line; `None` if the sync
+    /// fails.
     Head(SyncSender<Option<AuditHead>>),
-    /// Ends the log, and returns the last line like `Head`.
+    /// Requests the end of the log, and then the position of its last line, like `Head`.
     End(SyncSender<Option<AuditHead>>),
 }
 
@@ -73,7 +75,7 @@ enum Message {
 struct AuditCounts {
     lines: AtomicU64,
     dropped: AtomicU64,
-    /// Reason why the log cannot be written now.
+    /// Reason why the log cannot be written at present; `None` if it can.
     fault: Mutex<Option<String>>,
 }
 
@@ -84,16 +86,16 @@ pub struct AuditLog {
     queue: SyncSender<Message>,
     counts: Arc<AuditCounts>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// True if the log has files, whose last line the catalog keeps.
+    /// True if the log is written to files; the catalog then keeps a copy of the last line's hash.
     has_files: bool,
 }
 
 impl AuditLog {
-    /// Opens the log, continues its chain, and starts the thread that writes it. Blocks. `None` if
-    /// there is no log.
+    /// Opens the log, continues its chain, and starts the thread that writes it. Returns `None` if
+    /// no audit log is configured. Blocks.
     ///
     /// # Errors
-    /// [`AuditStartError`] names the file and what is wrong with it.
+    /// [`AuditStartError`] names the cause, and the file if it cannot be used.
     pub fn start(
         config: &AuditConfig,
         secret: AuditSecret,
@@ -123,7 +125,8 @@ impl AuditLog {
         Ok(Some(Arc::new(Self { thread, has_files, ..log })))
     }
 
-    /// Creates a log without a thread, and the queue that the thread would read.
+    /// Creates a log without its thread. Also returns the receiving end of the queue, which the
+    /// thread would read.
     fn with_queue(level: AuditLevel, queue_max: usize) -> (Self, Receiver<Message>) {
         let (queue, received) = sync_channel(queue_max);
         let counts = Arc::default();
@@ -131,12 +134,12 @@ impl AuditLog {
         (Self { level, queue, counts, thread, has_files: false }, received)
     }
 
-    /// Returns true if the log has events of this level.
+    /// Returns true if the log records events of this level.
     pub fn has(&self, level: AuditLevel) -> bool {
         level <= self.level
     }
 
-    /// Adds an event to the queue. Never waits.
+    /// Adds an event to the queue, or counts it as lost if the queue is full. Never waits.
     fn record(&self, event: AuditEvent) {
         let sent = self.queue.try_send(Message::Event(Box::new(event)));
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
@@ -144,32 +147,33 @@ impl AuditLog {
         }
     }
 
-    /// Returns the counts since the start.
+    /// Returns the number of lines and of lost events since the start of the router.
     pub fn now(&self) -> AuditNow {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         AuditNow { lines: count(&self.counts.lines), dropped: count(&self.counts.dropped) }
     }
 
-    /// Returns the reason why the log cannot be written now.
+    /// Returns the reason why the log cannot be written at present; `None` if it can.
     pub fn fault(&self) -> Option<String> {
         self.counts.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Syncs the file, and returns its last line. Blocks.
+    /// Syncs the file, and returns the position of its last line. Blocks.
     fn sync(&self) -> Option<AuditHead> {
         let (answer, answered) = sync_channel(1);
         self.queue.send(Message::Head(answer)).ok()?;
         answered.recv().ok()?.filter(|_| self.has_files)
     }
 
-    /// Writes what is left, ends the log and returns its last line. Blocks.
+    /// Writes the events that are left, ends the log, and returns the position of its last line.
+    /// Blocks.
     fn end(&self) -> Option<AuditHead> {
         let (answer, answered) = sync_channel(1);
         self.queue.send(Message::End(answer)).ok()?;
         let head = answered.recv().ok()?.filter(|_| self.has_files);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A panic of the thread was logged when it happened.
+            // If the thread has panicked, the panic was already logged.
             let _ = thread.join();
         }
         head

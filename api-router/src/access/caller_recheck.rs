@@ -1,8 +1,8 @@
-//! Caller recheck: the repeated check that the caller of a long request still has its rights, while
-//! a long body is read or a stream is sent.
+//! Caller recheck: checks again that the caller of a long request still has its rights, while the
+//! request's body is read or its response is streamed.
 //!
-//! **Invariant:** a caller that was revoked, denied or has expired continues for one more chunk or
-//! second at most.
+//! **Invariant:** once this router knows that a caller has lost rights, its request continues for
+//! one more chunk or one second at most.
 //! **Not here:** the decision at the beginning of a request (`gate`).
 
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use super::gate::AccessGate;
 use super::scopes::{self, ROWS, RouteNeed};
 use crate::problem::{Code, Problem};
 
-/// Time after which the caller of a body is checked again, even if keys and roles are the same: its
-/// credentials may have expired.
+/// Arrival time from which the caller of a body is checked again even if keys, roles and issuers
+/// have not changed: its credentials may have expired.
 const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// Caller of a long request; nothing is checked without access control.
+/// Caller of a long request, to be checked again; `None` without access control.
 pub struct CallerRecheck(Option<Box<CheckedCaller>>);
 
 struct CheckedCaller {
@@ -37,7 +37,7 @@ struct CheckedCaller {
 }
 
 impl CallerRecheck {
-    /// Returns the check of the caller of a request that was admitted.
+    /// Returns the recheck for the caller of an admitted request.
     pub fn of(gate: Option<&Arc<AccessGate>>, request: &HttpRequest) -> Self {
         let Some(gate) = gate.filter(|gate| gate.is_enforced()) else { return Self(None) };
         let row = scopes::find(request.match_info().as_str(), request.method());
@@ -53,7 +53,7 @@ impl CallerRecheck {
         })))
     }
 
-    /// Returns true if there is nothing to check.
+    /// Returns true if the caller need not be checked again.
     pub fn is_unbounded(&self) -> bool {
         self.0.is_none()
     }
@@ -61,7 +61,7 @@ impl CallerRecheck {
     /// Checks that the caller still has the rights with which the request began.
     ///
     /// # Errors
-    /// The problem with which the request ends.
+    /// The problem with which the request ends if it does not.
     pub fn check(&self) -> Result<(), Problem> {
         let Some(checked) = &self.0 else { return Ok(()) };
         let caller = checked.gate.recheck(
@@ -73,19 +73,19 @@ impl CallerRecheck {
     }
 }
 
-/// Arrival of a whole body. Its caller is checked afterwards only if it may have lost rights
-/// meanwhile, because most bodies are small and arrive at once.
+/// Arrival of a whole body. Most bodies are small and arrive at once, so the caller is checked
+/// again only if it may have lost rights during the arrival.
 pub struct BodyArrival<'g>(Option<BegunArrival<'g>>);
 
 struct BegunArrival<'g> {
     gate: &'g Arc<AccessGate>,
-    /// State of keys, roles and issuers at the beginning.
+    /// Generation of the keys, roles and issuers when the arrival began.
     generation: u64,
     began: Instant,
 }
 
 impl<'g> BodyArrival<'g> {
-    /// Begins the arrival of a body; nothing is checked without access control.
+    /// Begins the arrival of a body. Without access control, nothing is checked.
     pub fn begin(gate: Option<&'g Arc<AccessGate>>) -> Self {
         let gate = gate.filter(|gate| gate.is_enforced());
         Self(gate.map(|gate| {
@@ -94,8 +94,8 @@ impl<'g> BodyArrival<'g> {
         }))
     }
 
-    /// Ends the arrival: checks that the caller of the request still has the rights with which the
-    /// request began.
+    /// Ends the arrival. If it took long, or keys, roles or issuers have changed, checks that the
+    /// caller still has the rights with which the request began.
     ///
     /// # Errors
     /// The problem with which the request ends.
@@ -106,7 +106,8 @@ impl<'g> BodyArrival<'g> {
             return Ok(());
         }
         let row = scopes::find(request.match_info().as_str(), request.method());
-        // A caller that begins a session may send one that has ended.
+        // A login may come with an old session that has ended, so the callers of open routes are
+        // not checked.
         if row.is_some_and(|row| ROWS[row].need == RouteNeed::Open) {
             return Ok(());
         }
@@ -115,7 +116,8 @@ impl<'g> BodyArrival<'g> {
 }
 
 impl CheckedCaller {
-    /// Refuses a caller whose grants were reduced: the request has begun with the former ones.
+    /// Refuses a caller whose grants or scopes were reduced, because the request was begun with the
+    /// previous ones.
     fn check_rights(&self, caller: &Caller) -> Result<(), Problem> {
         let Some((role, tenants)) = &self.began_with else { return Ok(()) };
         match caller.rights.covers(role, Some(tenants)) {

@@ -1,8 +1,8 @@
-//! Certificates: the certificate of a connection, and the caller that it identifies.
+//! Certificates: the TLS client certificate of a connection, and the caller that it identifies.
 //!
-//! **Invariant:** a certificate that was revoked, has ended, or is named by no entry of the
-//! settings is refused, also on a connection that was opened before. It is never treated as
-//! anonymous.
+//! **Invariant:** if the settings list any client, a certificate that was revoked, has expired, or
+//! is named by no entry of the settings identifies no caller, also on a connection that was opened
+//! earlier. A request with such a certificate is not treated as anonymous.
 //! **Not here:** the handshake (`tls`), credentials in headers (`credentials`).
 
 use std::any::Any;
@@ -33,34 +33,35 @@ pub struct ClientCertificate {
     authority: Arc<ClientAuthority>,
     chain: Vec<CertificateDer<'static>>,
     names: Vec<SubjectName>,
-    /// Time from which the certificate is refused.
+    /// Time from which the certificate is refused because it has expired.
     ends_at: UnixTime,
     known: Mutex<Known>,
 }
 
-/// Results for a certificate, kept so that they are not computed for each request.
+/// Results of earlier checks of a certificate, so that they are not repeated for each request.
 #[derive(Default)]
 struct Known {
-    /// Generation of the authority under which the certificate was last found valid.
+    /// Generation of the certificate authority under which the certificate was last found valid.
     authority: u64,
     /// Caller, and the generation of keys, roles and issuers under which it was found.
     caller: Option<(u64, Arc<Caller>)>,
 }
 
-/// Clients that certificates identify.
+/// Clients that the settings identify by their certificates.
 #[derive(Debug, Default)]
 pub struct CertificateClients(Vec<CertificateConfig>);
 
 /// Reason why a certificate identifies no caller.
 enum Unidentified {
-    /// No entry names it.
+    /// No entry of the settings has one of its names.
     Unknown,
-    /// Several entries name it, and they differ.
+    /// Several entries have one of its names, and their roles or tenants differ.
     Ambiguous,
 }
 
 impl ClientCertificate {
-    /// Adds the certificate of a new connection, if it has one, to the data of the connection.
+    /// Stores the client certificate of a new connection, if there is one, in the data of the
+    /// connection.
     pub fn attach(authority: &Arc<ClientAuthority>, connection: &dyn Any, data: &mut Extensions) {
         let stream = connection.downcast_ref::<TlsStream<TcpStream>>();
         let chain = stream.and_then(|stream| stream.get_ref().1.peer_certificates());
@@ -77,10 +78,11 @@ impl ClientCertificate {
     }
 }
 
-/// Returns the names of a certificate and its end. Unreadable names are left out.
+/// Returns the names of a certificate and the time at which it expires. Unreadable names are left
+/// out.
 fn read(certificate: &CertificateDer<'_>) -> Option<(Vec<SubjectName>, UnixTime)> {
     let read = Certificate::from_der(certificate).ok()?.tbs_certificate;
-    // A certificate is still valid in its last second, as for the verifier.
+    // The verifier accepts a certificate during the last second of its validity, so this does too.
     let last = UnixTime::from_seconds(read.validity.not_after.to_unix_duration().as_secs());
     let names = read.get::<SubjectAltName>().ok().flatten();
     let names = names.map_or_else(Vec::new, |(_, names)| names.0);
@@ -105,12 +107,13 @@ fn subject_name(name: &GeneralName) -> Option<SubjectName> {
 }
 
 impl CertificateClients {
-    /// Creates the clients of the settings.
+    /// Creates the clients that the settings list.
     pub fn new(clients: Vec<CertificateConfig>) -> Self {
         Self(clients)
     }
 
-    /// Returns true if certificates identify no caller, and only protect connections.
+    /// Returns true if the settings list no client: certificates then protect connections, but
+    /// identify no caller.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -118,8 +121,8 @@ impl CertificateClients {
     /// Returns the caller that a certificate identifies.
     ///
     /// # Errors
-    /// TSR401 if the certificate is not valid any more or identifies no caller, else the problem of
-    /// the caller.
+    /// TSR401 if the certificate is no longer valid or identifies no caller, or the problem for
+    /// which its caller is refused.
     pub fn caller(
         &self,
         current: &Authenticator,

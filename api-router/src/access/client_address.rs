@@ -1,14 +1,15 @@
-//! Client address: the address of the program that sent a request, also behind proxies.
+//! Client address: the address of the program that sent a request, even if it passed through
+//! proxies.
 //!
-//! A proxy adds the address from which it received a request to the right end of `X-Forwarded-For`
-//! (or `Forwarded`, RFC 7239), behind what the client may have written there itself. So the list is
-//! read from the right: entries that are addresses of trusted proxies are skipped, and the first
-//! other one is the client.
+//! A proxy appends the address from which it received a request to `X-Forwarded-For` (or
+//! `Forwarded`, RFC 7239), after the entries that the client itself may have sent. So the entries
+//! are read from right to left: those that are addresses of trusted proxies are skipped, and the
+//! first other one is the client.
 //!
 //! **Invariant:** the headers of a connection that does not come from a trusted proxy are not read,
-//! and no entry to the left of an address that is not trusted is believed. A client that sends the
-//! header that its proxy does not write gains nothing: two headers that disagree lead to the
-//! address of the connection.
+//! and no entry to the left of an address that is not trusted is believed. If both headers are
+//! present and lead to different addresses, the address of the connection is used, so a client
+//! gains nothing by sending the header that its proxy does not write.
 //! **Not here:** the trusted addresses (`config/trusted_proxies`), limits by address (`gate`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,7 +18,7 @@ use actix_web::http::header::{FORWARDED, HeaderMap, HeaderName, X_FORWARDED_FOR}
 
 use crate::config::TrustedProxies;
 
-/// Maximum number of entries that are read, from the right.
+/// Maximum number of entries of a header that are read, from right to left.
 const HOPS_MAX: usize = 32;
 
 /// Returns the address of a client. Connections without an address share 0.0.0.0.
@@ -40,8 +41,8 @@ pub fn client_address(
     }
 }
 
-/// Returns the first address that is not trusted. An entry that is not an address ends the search
-/// at the proxy that wrote it.
+/// Returns the first address that is not a trusted proxy, or the last one read. An entry that is
+/// not an address ends the search: then this is the address of the proxy that wrote the entry.
 fn furthest(
     trusted: &TrustedProxies,
     peer: IpAddr,
@@ -58,8 +59,8 @@ fn furthest(
     nearest
 }
 
-/// Returns the entries of all lines of a header, the last one first. A comma inside of quotes
-/// separates entries too: then both parts are malformed, and neither is believed.
+/// Returns the entries of a header, which may have several lines, from last to first. A comma
+/// inside quotes also separates entries: then both parts are malformed, and neither is believed.
 fn entries(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -80,7 +81,7 @@ fn address(text: &str) -> Option<IpAddr> {
     plain.or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Parses the parameter `for` of an entry of `Forwarded`.
+/// Parses the parameter `for` of an entry of the header `Forwarded`.
 fn forwarded(entry: &str) -> Option<IpAddr> {
     let quotes = entry.bytes().filter(|byte| *byte == b'"').count();
     if quotes % 2 == 1 || entry.contains('\\') {

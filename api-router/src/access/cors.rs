@@ -1,8 +1,8 @@
-//! CORS: permission for web pages of listed origins to send requests.
+//! CORS: lets web pages of listed origins send requests.
 //!
-//! **Invariant:** an origin is listed exactly or not at all, and no response permits credentials
-//! that a browser adds by itself, such as cookies.
-//! **Not here:** the refusal of pages of other origins (`analytics::cross_origin`).
+//! **Invariant:** an origin matches only if it is equal to a listed one. No response permits
+//! credentials that a browser adds by itself, such as cookies.
+//! **Not here:** the refusal of requests from pages of other origins (`analytics::cross_origin`).
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
@@ -22,7 +22,7 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
      retry-after, server-timing, traceparent, www-authenticate, x-cache, x-epoch, x-request-id, x-served-by, \
      x-session-token, x-shard, x-shard-slot",
 );
-/// Seconds for which a browser may keep the response to a preflight.
+/// Number of seconds for which a browser may reuse the response to a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 
@@ -31,13 +31,13 @@ const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 pub struct PermittedOrigins(Vec<String>);
 
 impl PermittedOrigins {
-    /// Creates a list of origins as browsers send them.
+    /// Creates the list from origins in the form in which browsers send them.
     pub fn new(origins: Vec<String>) -> Self {
         Self(origins)
     }
 
-    /// Returns the origin of a request if it is listed. A request with two `Origin` headers has
-    /// none.
+    /// Returns the origin of a request if it is listed; `None` for a request with two `Origin`
+    /// headers.
     pub fn find(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if self.0.is_empty() {
             return None;
@@ -48,7 +48,7 @@ impl PermittedOrigins {
         (is_listed && values.next().is_none()).then(|| value.clone())
     }
 
-    /// Adds the headers by which a browser shows the response to the page.
+    /// Adds the headers with which a browser lets the page read the response.
     pub fn permit(&self, headers: &mut HeaderMap, origin: Option<HeaderValue>) {
         if self.0.is_empty() {
             return;
@@ -61,13 +61,13 @@ impl PermittedOrigins {
     }
 }
 
-/// Returns true if a request is a preflight: before a request itself, a browser checks that it may
-/// send it.
+/// Returns true if a request is a preflight, by which a browser asks for permission before it sends
+/// the actual request.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Returns the response to the preflight of a page of a listed origin.
+/// Returns the response to a preflight from a page of a listed origin.
 pub fn preflight() -> HttpResponse {
     HttpResponse::NoContent()
         .insert_header((ACCESS_CONTROL_ALLOW_METHODS, METHODS))

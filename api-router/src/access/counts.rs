@@ -1,13 +1,13 @@
-//! Counts: the decisions about requests, for metrics and the log.
+//! Counts: the numbers of decisions about requests, for metrics.
 //!
-//! **Invariant:** no key, tenant or address is a label, so the number of counters is fixed.
+//! **Invariant:** no API key, tenant or address is a label, so the number of counters is fixed.
 //! **Not here:** the text of `/metrics` (`analytics`).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use analytics::AccessNow;
 
-/// Kinds of credentials, as labels.
+/// Kinds of callers, by their credentials, as labels.
 const KINDS: [&str; 5] = ["anonymous", "key", "token", "certificate", "other"];
 
 /// Decision about a request.
@@ -15,15 +15,16 @@ const KINDS: [&str; 5] = ["anonymous", "key", "token", "certificate", "other"];
 pub enum AccessOutcome {
     /// The request was served.
     Allowed,
-    /// The credentials were in the wrong place, or were given more than once.
+    /// The credentials were in the wrong place, or were sent more than once.
     Misplaced,
     /// Credentials were required but missing, or were not valid.
     Unauthenticated,
-    /// A right was missing.
+    /// The caller lacked a right.
     Forbidden,
-    /// A limit was reached.
+    /// The request exceeded a limit.
     Limited,
-    /// The rights of the caller could not be determined: keys and roles were read too long ago.
+    /// The rights of the caller could not be determined, because the router's copy of keys and
+    /// roles was too old.
     Unavailable,
 }
 
@@ -50,34 +51,34 @@ impl AccessOutcome {
     }
 }
 
-/// Limits, as labels: those of addresses and of the router, then those of callers.
+/// Names of limits, as labels: those of addresses and of the router first, then those of callers.
 const LIMITS: [&str; 6] =
     [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_s", "rows_per_day"];
-/// Limit of failed credentials of an address.
+/// Limit of the number of failed credentials from one address.
 pub const FAILURES: &str = "failures";
-/// Limit of the writes of a tenant in the queue of a shard: half of the queue.
+/// Limit of the writes of one tenant that wait in a lane, the write queue of a shard: half of it.
 const LANE: &str = "lane";
-/// Limit of signatures that are verified in a second.
+/// Limit of the number of signatures that the router verifies per second.
 pub const SIGNATURES: &str = "signatures";
 
-/// Number of groups of threads that count separately.
+/// Number of groups of threads, each of which has its own counters.
 const GROUPS: usize = 16;
 
-/// Counters of decisions since the start.
+/// Counters of decisions since the start of the router.
 #[derive(Debug, Default)]
 pub struct AccessCounts {
     requests: [RequestCounts; GROUPS],
     limited: [AtomicU64; LIMITS.len()],
 }
 
-/// Decisions of one group of threads. The alignment gives each group cache lines of its own, apart
-/// from the data that the access check reads for every request. A line that two processors write in
-/// turn would cost each of them more than the rest of the check.
+/// Counters of one group of threads. The alignment gives each group its own cache lines, apart from
+/// the data that the access check reads for every request: a cache line that two processors write
+/// in turn would cost each of them more than the rest of the check.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct RequestCounts([[AtomicU64; AccessOutcome::ALL.len()]; KINDS.len()]);
 
-/// Returns the group of this thread. Each new thread is in the next one.
+/// Returns the group of this thread. Groups are assigned to new threads in turn.
 fn group() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -87,23 +88,24 @@ fn group() -> usize {
 }
 
 impl AccessCounts {
-    /// Counts a request. A kind that is not known counts as `other`.
+    /// Counts a request by the kind of its caller and its outcome. An unknown kind counts as
+    /// `other`.
     pub fn count(&self, kind: &str, outcome: AccessOutcome) {
         let kind = KINDS.iter().position(|known| *known == kind).unwrap_or(KINDS.len() - 1);
         let RequestCounts(requests) = &self.requests[group()];
         requests[kind][outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request that a limit of this name refused.
+    /// Counts a request that exceeded the limit of this name.
     pub fn count_limited(&self, limit: &str) {
         if let Some(index) = LIMITS.iter().position(|known| *known == limit) {
             self.limited[index].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Returns the counts, together with two given values: the age of this router's copy of keys
-    /// and roles in seconds, and the number of writes that were refused because their tenant had
-    /// filled half of the queue of a shard.
+    /// Returns the counts, with two values that are kept elsewhere: the age of this router's copy
+    /// of keys and roles in seconds, and the number of writes that were refused because their
+    /// tenant had filled half of a shard's write queue.
     pub fn now(&self, age: u64, refused_by_lanes: u64) -> AccessNow {
         let mut requests = Vec::new();
         for (row, kind) in KINDS.into_iter().enumerate() {

@@ -1,8 +1,8 @@
-//! Credentials: the place of an API key or a token in a request.
+//! Credentials: finds the API key, token or session in a request.
 //!
-//! **Invariant:** a key or a token is read from one header only, and a session from a cookie only
-//! if that header is absent. They are refused in the query string, because URLs are kept in logs
-//! and browser histories. No error repeats them.
+//! **Invariant:** an API key or a token is read from the header `Authorization` only, and a session
+//! from a cookie only if that header is absent. Credentials in the query string are refused,
+//! because URLs are kept in logs and browser histories. No error message repeats credentials.
 //! **Not here:** the check of the credentials (`gate`).
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -15,13 +15,13 @@ const HINT: &str = "send it in the header Authorization: Bearer …";
 /// Credentials of a request.
 #[derive(Clone, Copy)]
 pub enum Credentials<'r> {
-    /// The request has none.
+    /// The request has no credentials.
     Absent,
     /// API key or token.
     Bearer(&'r str),
     /// Session of a browser.
     Session(&'r str),
-    /// The header has something else.
+    /// The header `Authorization` does not contain bearer credentials.
     Unreadable,
 }
 
@@ -52,18 +52,18 @@ pub fn find<'r>(headers: &'r HeaderMap, query: &str) -> Result<Credentials<'r>, 
     Ok(bearer_of(value))
 }
 
-/// Credentials of a request that are kept while it is served.
+/// Copy of the credentials of a request, kept while it is served.
 pub enum KeptCredentials {
-    /// The request has none.
+    /// The request has no credentials.
     Absent,
-    /// The header.
+    /// Value of the header `Authorization`.
     Header(HeaderValue),
     /// Session of a browser.
     Session(Box<str>),
 }
 
 impl KeptCredentials {
-    /// Returns the credentials as the request has them.
+    /// Returns the credentials in the form in which they are checked.
     pub fn borrow(&self) -> Credentials<'_> {
         match self {
             Self::Absent => Credentials::Absent,
@@ -73,7 +73,7 @@ impl KeptCredentials {
     }
 }
 
-/// Returns the credentials of a header.
+/// Returns the credentials in a value of the header `Authorization`.
 pub fn bearer_of(value: &HeaderValue) -> Credentials<'_> {
     bearer::parse(value).map_or(Credentials::Unreadable, Credentials::Bearer)
 }

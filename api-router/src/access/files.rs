@@ -1,9 +1,10 @@
-//! Files: reads keys, roles and the keys of issuers from the files that the settings name.
+//! Files: reads API keys, roles and the keys of token issuers from the files that the settings
+//! name.
 //!
-//! **Invariant:** all files are good, or none of them is used. A secret is refused if others may
-//! read its file, and a list of keys or roles if others may write it. No error repeats the content
-//! of a file of keys or secrets.
-//! **Not here:** reading again when a file has changed (`watcher`), the formats of keys and roles
+//! **Invariant:** the files are used only if all of them are valid. A file with a secret is refused
+//! if other users may read it, and a list of keys or roles if other users may write it. No error
+//! message repeats the content of a file with keys or secrets.
+//! **Not here:** reading the files again after a change (`watcher`), the formats of keys and roles
 //! (`shard_manager::access`).
 
 use std::collections::BTreeSet;
@@ -18,12 +19,12 @@ use shard_manager::private_file::{self, Protection};
 
 use crate::config::AccessConfig;
 
-/// Largest file of keys or roles, in bytes: enough for those of a full snapshot.
+/// Maximum size in bytes of a file of keys or roles: enough for as many as a snapshot can hold.
 const LIST_BYTES_MAX: u64 = 64 << 20;
-/// List of the issuers in the configuration file.
+/// Name of the section of issuers in the configuration file.
 const ISSUERS: &str = "access.issuer";
 
-/// Reason why the files cannot be used. It names the setting and the file.
+/// Reason why a file cannot be used, with the setting that names it and its path.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting} ({}): {cause}", path.display())]
 pub struct AccessFileError {
@@ -46,7 +47,7 @@ pub struct AccessFiles {
     issuers: IssuerFiles,
 }
 
-/// Keys and roles of the files.
+/// Keys and roles that the files define.
 #[derive(Clone, Debug, Default)]
 pub struct FileRecords {
     /// The keys.
@@ -59,8 +60,8 @@ impl AccessFiles {
     /// Reads all files.
     ///
     /// # Errors
-    /// [`AccessFileError`] names the first file that cannot be read, or that others may read or
-    /// write.
+    /// [`AccessFileError`] names the first file that cannot be read, or that other users may read
+    /// or write.
     pub fn read(config: &AccessConfig) -> Result<Self, AccessFileError> {
         let list = |setting: &str, path: &Option<PathBuf>| {
             let path = path.as_ref();
@@ -73,10 +74,10 @@ impl AccessFiles {
         })
     }
 
-    /// Returns the keys and roles.
+    /// Parses the keys and roles.
     ///
     /// # Errors
-    /// [`AccessFileError`] names the file, the line or member, and the rule that it breaks.
+    /// [`AccessFileError`] names the file, the line or member, and the rule that is broken.
     pub fn records(&self, config: &AccessConfig) -> Result<FileRecords, AccessFileError> {
         let error = |setting: &str, path: &Option<PathBuf>, cause: String| AccessFileError {
             setting: setting.to_owned(),
@@ -90,10 +91,11 @@ impl AccessFiles {
         Ok(FileRecords { keys, roles })
     }
 
-    /// Returns the keys of each issuer; `None` if they are fetched.
+    /// Returns the keys of each issuer; `None` for an issuer whose keys are fetched over the
+    /// network.
     ///
     /// # Errors
-    /// [`AccessFileError`] names the member that cannot be used.
+    /// [`AccessFileError`] names the member of a file that cannot be used.
     pub fn key_sets(
         &self,
         config: &AccessConfig,
@@ -113,8 +115,9 @@ fn parse_roles(bytes: &[u8]) -> Result<Vec<AccessRole>, String> {
 }
 
 impl FileRecords {
-    /// Warns of keys whose role does not exist, given the roles of the catalog. The files are
-    /// applied nevertheless, because a role may have been removed to take its rights away.
+    /// Logs a warning for each role that keys of the files have and that does not exist, neither in
+    /// the files nor among `of_catalog`. The files are used nevertheless, because a role may have
+    /// been removed on purpose to take away its rights.
     pub fn warn_of_unknown_roles(&self, of_catalog: &[AccessRole]) {
         let built_in = AccessRole::built_in();
         let roles = self.roles.iter().chain(of_catalog).chain(&built_in);

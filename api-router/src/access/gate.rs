@@ -1,7 +1,7 @@
 //! Gate: decides about each request from its credentials and the right that its route needs.
 //!
-//! **Invariant:** while the gate observes, it refuses nothing.
-//! **Not here:** where keys, roles and issuers come from (`files`), their replacement
+//! **Invariant:** in the mode `observe`, the gate refuses nothing.
+//! **Not here:** the origin of keys, roles and issuers (`files`, `sources`), their replacement
 //! (`current_authenticator`), the form of a refusal (`access_problems`).
 
 mod credential_check;
@@ -49,7 +49,7 @@ pub use current_authenticator::CurrentAuthenticator;
 use identity::Identification;
 use refusal_log::RefusalLog;
 
-/// Random bytes that a gate needs.
+/// Number of random bytes from which a gate makes its secrets.
 pub const RANDOM_LEN: usize = 48;
 
 /// Access control of a router.
@@ -57,11 +57,11 @@ pub struct AccessGate {
     mode: AccessMode,
     /// Origins whose pages may send requests.
     pub origins: PermittedOrigins,
-    /// Sessions of browsers.
+    /// Sessions of browsers that have logged in.
     pub sessions: Sessions,
     /// Keys, roles and issuers in force.
     pub authenticator: CurrentAuthenticator,
-    /// Keys of issuers that are fetched.
+    /// Keys of token issuers that are fetched over the network.
     pub remote_keys: RemoteKeys,
     trusted_proxies: TrustedProxies,
     certificates: CertificateClients,
@@ -74,7 +74,8 @@ pub struct AccessGate {
     refusals: RefusalLog,
 }
 
-/// Caller of a request that is only observed, so that its rights restrict nothing.
+/// Caller of a request in the mode `observe`. Its own type keeps the caller's rights from being
+/// applied.
 struct Observed(Arc<Caller>);
 
 /// Refusal of a request.
@@ -84,8 +85,8 @@ struct Refusal {
 }
 
 impl AccessGate {
-    /// Creates a gate that knows these keys and roles. The random bytes must come from the system's
-    /// source of randomness.
+    /// Creates a gate with these keys, roles and issuers. `random` must come from the operating
+    /// system's source of randomness.
     ///
     /// # Errors
     /// [`SnapshotError`] if there are too many keys or roles.
@@ -128,13 +129,13 @@ impl AccessGate {
         self.mode
     }
 
-    /// Returns true if requests are refused, and not only observed.
+    /// Returns true if the mode is `on`, in which requests may be refused.
     pub fn is_enforced(&self) -> bool {
         self.mode == AccessMode::On
     }
 
-    /// Returns the caller of a request: the one that was attached when it was admitted, else one
-    /// without credentials.
+    /// Returns the caller of a request: the one that was attached when it was admitted, otherwise
+    /// the anonymous caller.
     pub fn caller(&self, request: &impl HttpMessage) -> Arc<Caller> {
         let extensions = request.extensions();
         let observed = || extensions.get::<Observed>().map(|Observed(caller)| caller);
@@ -144,13 +145,14 @@ impl AccessGate {
             .unwrap_or_else(|| Arc::clone(self.authenticator.load().snapshot().anonymous()))
     }
 
-    /// Returns the problem for a caller that has reached a limit, and counts the refusal.
+    /// Returns the problem for a caller that has exceeded a limit, and counts the refusal.
     pub fn limit_problem(&self, limited: Limited) -> Problem {
         self.counts.count_limited(limited.limit.name());
         access_problems::limited(&limited.to_string(), limited.retry_after)
     }
 
-    /// Returns the counts of decisions, among them the writes that lanes refused.
+    /// Returns the counts of decisions, together with the number of writes that the shards' write
+    /// queues (lanes) refused.
     pub fn now(&self, refused_by_lanes: u64) -> AccessNow {
         let now = unix_now();
         let age = self.authenticator.load().snapshot().age(now);
@@ -158,10 +160,10 @@ impl AccessGate {
         AccessNow { issuers, ..self.counts.now(age, refused_by_lanes) }
     }
 
-    /// Decides about a request. The caller of an admitted request is attached to it.
+    /// Decides about a request, and attaches its caller to it if it is admitted.
     ///
     /// # Errors
-    /// The problem of a refused request. None while the gate only observes.
+    /// The problem of a refused request; never in the mode `observe`.
     pub fn admit(&self, request: &ServiceRequest) -> Result<Admission, Problem> {
         let row = scopes::find(request.match_info().as_str(), request.method());
         match self.decide(request, row) {
@@ -190,9 +192,9 @@ impl AccessGate {
         }
     }
 
-    /// Returns the problem to send for a request that its route refused. A request without
-    /// credentials that lacks a right gets TSR401 instead of TSR403, because credentials may help.
-    /// One that has or may have stored rows keeps its problem, which reports them.
+    /// Returns the problem to send for a request that its route has refused. An anonymous request
+    /// that lacks a right gets TSR401 instead of TSR403, because credentials may help. A request
+    /// that has or may have stored rows keeps its problem, which reports those rows.
     pub fn challenge(&self, request: &HttpRequest, problem: Problem) -> Problem {
         let is_anonymous = || {
             let extensions = request.extensions();
@@ -206,11 +208,11 @@ impl AccessGate {
         problem
     }
 
-    /// Returns the caller of credentials that were admitted before, with its present rights. Counts
-    /// nothing.
+    /// Authenticates again the caller of a request that was admitted before, and returns it with
+    /// its present rights. Changes no counter.
     ///
     /// # Errors
-    /// The problem with which its request ends.
+    /// The problem with which the request of the caller ends.
     pub fn recheck(
         &self,
         credentials: Credentials<'_>,
@@ -225,7 +227,7 @@ impl AccessGate {
                 }
                 None => current.anonymous(unix_now()),
             },
-            // The signature was good when the request began.
+            // The signature was verified when the request began.
             Credentials::Bearer(text) => current.authenticate(text, unix_now(), || true),
             Credentials::Session(text) => {
                 let caller = self.sessions.authenticate(&current, text, unix_now());
@@ -270,8 +272,8 @@ impl AccessGate {
         }
     }
 
-    /// Counts a request against the limits of its caller. A caller without credentials has the
-    /// limits of its address.
+    /// Charges a request to the limits of its caller. Anonymous callers have limits for each
+    /// address.
     fn limit(
         &self,
         current: &Authenticator,
@@ -300,7 +302,7 @@ impl AccessGate {
         Ok(Admission::new(limits, began, place))
     }
 
-    /// Returns the address of the client, which a trusted proxy may have named.
+    /// Returns the address of the client; behind a trusted proxy, the one that the proxy has named.
     pub fn address(&self, request: &HttpRequest) -> IpAddr {
         client_address(&self.trusted_proxies, request.peer_addr(), request.headers())
     }
@@ -322,15 +324,17 @@ impl std::fmt::Debug for AccessGate {
     }
 }
 
-/// Returns the right that a request without a row in [`ROWS`] needs. It has no route and gets 404
-/// or 405. If a route matches it nevertheless, it needs the right that only operators have.
+/// Returns the right that a request without an entry in [`ROWS`] needs. Normally no route matches
+/// such a request, and it gets 404 or 405. If a route matches it nevertheless, it needs the scope
+/// `operate`.
 fn need_without_row(request: &ServiceRequest) -> RouteNeed {
     let path = request.match_info().as_str();
     let has_route = request.resource_map().has_resource(path) && !scopes::has_path(path);
     if has_route { RouteNeed::Scope(AccessScope::Operate) } else { RouteNeed::Open }
 }
 
-/// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
+/// Checks that the caller has the right that a route needs. For routes about rows, the shard
+/// manager later compares the request with the caller's grants.
 fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
     let has_grants = || caller.rights.role().is_none_or(|role| !role.role().grants().is_empty());
     match need {
@@ -354,8 +358,8 @@ fn outcome_of(problem: &Problem) -> AccessOutcome {
     found.map_or(AccessOutcome::Misplaced, |(_, outcome)| outcome)
 }
 
-/// Returns the number of requests that a request to one shard counts as: a write that replicas
-/// confirm, and a read that must not miss it, keep several nodes busy.
+/// Returns the cost of a request to one shard, as a number of requests: 2 if it names another
+/// consistency level than `one`, because such a request keeps several nodes busy.
 fn request_cost(headers: &HeaderMap) -> u64 {
     let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
     if matches!(level, None | Some(b"one")) { 1 } else { 2 }

@@ -1,8 +1,8 @@
-//! Mode check: compares the mode of a router with the one that the catalog remembers.
+//! Mode check: compares the access mode of a router with the one that is stored in the catalog.
 //!
-//! **Invariant:** a cluster that was once served with access control is served by no router without
-//! it, until `shard-manager access off` permits that: one such router would open the cluster to
-//! everyone.
+//! **Invariant:** once a cluster has been served with access control, no router without it serves
+//! the cluster until `shard-manager access off` permits that: a single such router would open the
+//! cluster to everyone.
 //! **Not here:** storage of the mode (`shard_manager::engine::access_store`).
 
 use shard_manager::engine::access_store::{self, AccessChange, AccessError, ChangeAuthor};
@@ -12,10 +12,10 @@ use shard_manager::manager::Manager;
 use super::clock::unix_now;
 use crate::config::AccessMode;
 
-/// Reason why a router of this mode may not serve the cluster.
+/// Reason why a router of this access mode may not serve the cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum ModeError {
-    /// The catalog remembers that access control is on.
+    /// The catalog says that access control is on, and this router does not enforce it.
     #[error(
         "this cluster is served with access control, and this router has --access {}: start it with --access on. To end \
          access control, run `shard-manager access off` first",
@@ -30,11 +30,11 @@ pub enum ModeError {
     Change(#[from] AccessError),
 }
 
-/// Checks that a router of this mode may serve the cluster. The first router with access control
-/// records that.
+/// Checks that a router of this access mode may serve the cluster. The first router that enforces
+/// access control stores in the catalog that it is on.
 ///
 /// # Errors
-/// [`ModeError`] if it may not, or the catalog does not answer.
+/// [`ModeError`] if the router may not serve the cluster, or the catalog does not respond.
 pub async fn check_mode(manager: &Manager, mode: AccessMode) -> Result<(), ModeError> {
     let access = manager.access();
     match (mode, access.mode().await?) {

@@ -1,6 +1,7 @@
 //! Scopes: the right that each route needs.
 //!
-//! **Invariant:** each route of the router has exactly one row, and no row is without a route.
+//! **Invariant:** each route of the router has exactly one entry in [`ROWS`], and each entry has a
+//! route.
 //! **Not here:** the rights of a caller (`gate`), the routes themselves (`routes`).
 
 use actix_web::http::Method;
@@ -12,9 +13,10 @@ use crate::documented_paths::{DOCUMENT, fits};
 /// Right that a route needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteNeed {
-    /// A grant: the shard manager compares the request with all grants of the caller.
+    /// At least one grant. The shard manager compares the rows of the request with the caller's
+    /// grants.
     Rows,
-    /// No right.
+    /// No right: the route is open to everyone.
     Open,
     /// A scope.
     Scope(AccessScope),
@@ -40,10 +42,11 @@ const OPERATE: RouteNeed = RouteNeed::Scope(AccessScope::Operate);
 const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
-/// Stands for the route of a request that has none.
+/// Name that is logged for a request without a route.
 pub const NO_ROUTE: &str = "no route";
 
-/// Every route. The most frequent ones come first, because rows are searched in order.
+/// Entries for all routes. The most frequently used ones come first, because entries are searched
+/// in order.
 pub const ROWS: [RouteRow; 84] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
@@ -112,7 +115,7 @@ pub const ROWS: [RouteRow; 84] = [
     row("GET", "/api/access/denials", KEYS),
     row("POST", "/api/access/denials", KEYS),
     row("DELETE", "/api/access/denials", KEYS),
-    // Without the scope `analytics`, health is answered without its details.
+    // To a caller without the scope `analytics`, the response contains no details.
     row("GET", "/api/health", RouteNeed::Open),
     row("GET", "/health", RouteNeed::Open),
     row("GET", "/healthz", RouteNeed::Open),
@@ -126,37 +129,37 @@ pub const ROWS: [RouteRow; 84] = [
     row("GET", "/openapi.json", RouteNeed::Open),
     row("GET", DOCUMENT, RouteNeed::Open),
     row("GET", "/swagger-ui/{file}", RouteNeed::Open),
-    // The pages and their files contain no data: they read it from the routes above.
+    // The pages and their files contain no data: the pages read it from the routes above.
     row("GET", "/dashboard", RouteNeed::Open),
     row("GET", "/dashboard/{file}", RouteNeed::Open),
     row("GET", "/lab", RouteNeed::Open),
     row("GET", "/swagger-ui/", RouteNeed::Open),
 ];
 
-/// Routes that need no right, and whose responses contain more for some callers.
+/// Routes that need no right, but whose responses contain more for some callers.
 const PERSONAL: [&str; 4] = ["/api/access/me", "/api/health", "/health", "/healthz"];
 
 impl RouteRow {
-    /// Returns true if the response is the same for all callers, so that a session, which a browser
-    /// adds to every request, does not matter.
+    /// Returns true if the response is the same for all callers. The session cookie of a request,
+    /// which a browser adds by itself, is then ignored.
     pub fn is_impersonal(&self) -> bool {
         self.need == RouteNeed::Open && !PERSONAL.contains(&self.path)
     }
 }
 
-/// Returns true if some row has the path, with any method.
+/// Returns true if an entry has the path, with any method.
 pub fn has_path(path: &str) -> bool {
     ROWS.iter().any(|row| fits(row.path, path))
 }
 
-/// Returns the index in [`ROWS`] of the row of a request, given its path as routing decodes it. A
-/// request without a row has no route, and gets 404 or 405.
+/// Returns the index in [`ROWS`] of the entry for a request, given its path as decoded by the
+/// framework. A request without an entry has no route, and gets 404 or 405.
 pub fn find(path: &str, method: &Method) -> Option<usize> {
     ROWS.iter().position(|row| row.method == method.as_str() && fits(row.path, path))
 }
 
-/// Returns the route of a request as the OpenAPI document spells it, given its path as routing
-/// decodes it. Unlike the path, it contains no text of a client.
+/// Returns the route of a request as the OpenAPI document spells it, given its path as decoded by
+/// the framework. Unlike the path, it contains no text that a client has chosen.
 pub fn route_name(path: &str, method: &Method) -> &'static str {
     find(path, method).map_or(NO_ROUTE, |row| ROWS[row].path)
 }

@@ -1,10 +1,10 @@
 //! Sessions: the cookies that identify browsers after a login with an API key.
 //!
-//! All routers share the secret of sessions, which the catalog keeps, so that a browser stays
-//! logged in whichever router serves it.
+//! All routers share the secret with which sessions are signed, which the catalog stores. So a
+//! browser stays logged in when another router serves it.
 //!
-//! **Invariant:** a session authorises nothing but GET and HEAD. A browser adds cookies by itself,
-//! so a page of another origin could otherwise change rows with them.
+//! **Invariant:** a session authorises GET and HEAD only. A browser adds cookies to requests by
+//! itself, so a page of another origin could otherwise change rows with them.
 //! **Not here:** the text of a session (`shard_manager::access::session`), the decision about
 //! requests (`gate`), the login (`routes::access::session`).
 
@@ -24,12 +24,12 @@ use super::access_problems;
 use super::credentials::{Credentials, KeptCredentials};
 use crate::problem::Problem;
 
-/// Sessions of a router.
+/// Browser sessions of a router.
 #[derive(Debug, Default)]
 pub struct Sessions {
     /// True if browsers reach the router over TLS, so that the cookie never travels in the clear.
     is_tls: bool,
-    /// The secret, once the catalog was read.
+    /// The secret; `None` until it was read from the catalog.
     secret: ArcSwapOption<KnownSecret>,
 }
 
@@ -46,7 +46,7 @@ impl Sessions {
         Self { is_tls, secret: ArcSwapOption::empty() }
     }
 
-    /// Sets the secret that the catalog has now.
+    /// Replaces the secret by the one that the catalog has now.
     pub fn set_secret(&self, seed: Option<SessionSeed>) {
         let known = self.secret.load();
         if known.as_ref().map(|known| known.seed) != seed {
@@ -55,19 +55,20 @@ impl Sessions {
         }
     }
 
-    /// Returns the session of a request that has no other credentials.
+    /// Finds the session cookie of a request that has no other credentials.
     pub fn find<'r>(&self, headers: &'r HeaderMap) -> Credentials<'r> {
         let values = headers.get_all(COOKIE).map(HeaderValue::as_bytes);
         match cookie::find(values, self.is_tls) {
             Ok(None) => Credentials::Absent,
             Ok(Some(text)) => Credentials::Session(text),
-            // An empty text is not a session, so several cookies are refused like a forged one.
+            // An empty session is never valid, so a request with several session cookies is refused
+            // like one with a forged cookie.
             Err(_) => Credentials::Session(""),
         }
     }
 
-    /// Returns the credentials of a request, to be kept while it is served. They are those of the
-    /// header, else those of a session if the method permits one.
+    /// Copies the credentials of a request, so that they can be checked again while it is served:
+    /// the header `Authorization`, otherwise the session if the method permits one.
     pub fn keep_credentials(&self, request: &HttpRequest) -> KeptCredentials {
         if let Some(value) = request.headers().get(AUTHORIZATION) {
             return KeptCredentials::Header(value.clone());
@@ -86,7 +87,7 @@ impl Sessions {
     /// Returns the caller of a session.
     ///
     /// # Errors
-    /// [`AuthError`] if the session or its key is not usable.
+    /// [`AuthError`] if the session or its API key cannot be used.
     pub fn authenticate(
         &self,
         current: &Authenticator,
@@ -101,7 +102,7 @@ impl Sessions {
     /// Returns the value of `Set-Cookie` that gives a browser a session.
     ///
     /// # Errors
-    /// [`AuthReason::SnapshotStale`] if the secret is not known.
+    /// [`AuthReason::SnapshotStale`] if the secret is not known yet.
     pub fn cookie(&self, session: &BrowserSession, now: UnixTime) -> Result<String, AuthError> {
         let known = self.secret.load();
         let known = known.as_ref().ok_or(AuthReason::SnapshotStale)?;

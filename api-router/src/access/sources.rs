@@ -1,13 +1,13 @@
-//! Sources: keys, roles and denials of the files and of the catalog, merged for the gate.
+//! Sources: merges the keys, roles and denials of the files and of the catalog for the gate.
 //!
 //! The keys of the files are added to the keys of the catalog. If a key id occurs in both, the key
 //! is refused as soon as one of the two entries is revoked or suspended. A role of a file replaces
-//! the role with the same name in the catalog, because files are how a deployment fixes its roles.
+//! the role of the same name in the catalog, because a deployment fixes its roles in files.
 //!
-//! **Invariant:** the gate has the contents that were last read from each source, and never goes
-//! back to an older state of the catalog. The age of its contents is the age of the source whose
-//! last confirmation is the oldest.
-//! **Not here:** reading the files (`files`), the time at which a source is read (`watcher`).
+//! **Invariant:** the gate has the contents that were last read from each source, and never returns
+//! to an older state of the catalog. Its contents are as old as the least recently confirmed
+//! source.
+//! **Not here:** reading the files (`files`), the times at which the sources are read (`watcher`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,29 +21,28 @@ use tokio::sync::watch;
 use super::files::FileRecords;
 use super::gate::AccessGate;
 
-/// Sources of a gate.
+/// Sources of the keys, roles and denials of a gate.
 pub struct AccessSources {
     gate: Arc<AccessGate>,
     known: Mutex<Known>,
-    /// States of the catalog, once it is open.
+    /// States that the catalog publishes; unset until the catalog is open.
     states: OnceLock<watch::Receiver<Arc<AccessState>>>,
 }
 
-/// Content of the sources.
+/// Contents that were last read from the sources.
 struct Known {
     files: Arc<FileRecords>,
     catalog: Arc<AccessState>,
-    /// Time at which the files were last known to be unchanged; [`UnixTime::MAX`] if there are no
-    /// files.
+    /// Time at which the files were last known to be unchanged; [`UnixTime::MAX`] without files.
     files_at: UnixTime,
-    /// Time at which the state of the catalog was known to be the current one.
+    /// Time at which the catalog was last known to be in this state.
     catalog_at: UnixTime,
-    /// Grows with each change of any source.
+    /// Generation of the merged contents, which grows with each change of a source.
     generation: u64,
 }
 
 impl Known {
-    /// Returns the time at which all sources were known to be current.
+    /// Returns the latest time at which all sources were known to be current.
     fn confirmed_at(&self, now: UnixTime) -> UnixTime {
         self.files_at.min(self.catalog_at).min(now)
     }
@@ -79,16 +78,17 @@ impl AccessSources {
         (Arc::clone(&known.files), Arc::clone(&known.catalog))
     }
 
-    /// Sets the states of the catalog; only the first call has an effect.
+    /// Sets the receiver of the catalog's states. Only the first call has an effect.
     pub fn attach(&self, states: watch::Receiver<Arc<AccessState>>) {
         let _ = self.states.set(states);
     }
 
-    /// Brings the latest published state of the catalog into force. Blocks while the keys are
+    /// Brings the state that the catalog has last published into force. Blocks while the keys are
     /// prepared.
     ///
     /// # Errors
-    /// [`SnapshotError`], and then nothing has changed.
+    /// [`SnapshotError`]; then keys, roles and denials have not changed, but the session secret may
+    /// have.
     pub fn apply_catalog(&self, now: UnixTime) -> Result<(), SnapshotError> {
         let Some(states) = self.states.get() else { return Ok(()) };
         let state = Arc::clone(&states.borrow());
@@ -102,10 +102,10 @@ impl AccessSources {
         })
     }
 
-    /// Brings the records of the files into force, which were read at `now`.
+    /// Brings the keys and roles of the files, which were read at `now`, into force.
     ///
     /// # Errors
-    /// [`SnapshotError`], and then nothing has changed.
+    /// [`SnapshotError`]; then nothing has changed.
     pub fn apply_files(&self, files: FileRecords, now: UnixTime) -> Result<(), SnapshotError> {
         self.replace(now, |known| {
             (known.files, known.files_at) = (Arc::new(files), now);
@@ -127,7 +127,8 @@ impl AccessSources {
         self.gate.authenticator.confirm(known.confirmed_at(now));
     }
 
-    /// Changes the sources and the gate together. `change` returns false if nothing is new.
+    /// Applies `change` to the sources and brings the result into force, or does nothing if
+    /// `change` returns false.
     fn replace(
         &self,
         now: UnixTime,
@@ -151,7 +152,7 @@ impl AccessSources {
 
 /// Merges the sources. The catalog limits the number of its own keys and roles. If catalog and
 /// files together have more than a snapshot can hold, the excess is left out and gives no rights:
-/// refusing the merge instead would also delay revocations.
+/// refusing to merge them would also delay revocations.
 fn merge(files: &FileRecords, catalog: &AccessState) -> SnapshotContents {
     let in_file: BTreeSet<&str> = files.roles.iter().map(AccessRole::name).collect();
     let of_catalog = catalog.roles.iter().filter(|role| !in_file.contains(role.name()));

@@ -1,11 +1,11 @@
-//! Usage writer: adds the rows of callers with a quota to the sums of all routers in the catalog,
-//! and stores the day on which each key was last used.
+//! Usage writer: adds the rows that callers with a daily quota have used to the totals in the
+//! catalog, which all routers share, and stores the day on which each API key was last used.
 //!
-//! All of this happens in the background: requests only count. While the catalog does not answer,
-//! rows are still counted, and are stored later.
+//! This happens in the background: requests only increment counters. While the catalog does not
+//! respond, rows are still counted, and are stored later.
 //!
 //! **Invariant:** a batch of rows is stored before the next one is taken. A batch whose outcome is
-//! unknown is stored again unchanged, which adds nothing if it was stored.
+//! unknown is stored again unchanged; if it was already stored, that adds nothing.
 //! **Not here:** the counters (`shard_manager::access::limit`), the refusal of a caller (`gate`).
 
 use std::sync::Arc;
@@ -21,28 +21,28 @@ use tokio::sync::Mutex;
 use super::clock::unix_now;
 use super::gate::AccessGate;
 
-/// Interval between two flushes: a quota can be exceeded for as long.
+/// Interval between two flushes. A quota that several routers share may be exceeded for that long.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(10);
-/// Uses of keys are stored by every sixth flush: once a minute.
+/// Number of flushes between two writes of the last uses of keys: they are stored once a minute.
 const FLUSHES_PER_USES: u64 = 6;
-/// Longest time for the last flush when the router ends.
+/// Longest time for the last flush, when the router stops.
 const LAST_FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// Writer of a running router.
+/// Handle of the writer of a running router.
 pub struct UsageWriter(Arc<Mutex<Writer>>);
 
 struct Writer {
     gate: Arc<AccessGate>,
     manager: Arc<Manager>,
     process: Box<str>,
-    /// Batch that may be stored, but is not known to be.
+    /// Batch whose last attempt has failed, so that it may or may not be stored.
     pending: Option<UsageBatch>,
-    /// True if the last flush has failed, and its error is in the log.
+    /// True if the last flush has failed, which was logged.
     has_failed: bool,
 }
 
 impl UsageWriter {
-    /// Reads the sums of this day, and then flushes for ever.
+    /// Reads the totals of this day, and then starts to flush at regular intervals.
     pub async fn start(gate: Arc<AccessGate>, manager: &Arc<Manager>) -> Self {
         let mut writer = Writer {
             gate,
@@ -58,8 +58,8 @@ impl UsageWriter {
         Self(writer)
     }
 
-    /// Stores what was counted since the last flush. Called when the router ends and serves no more
-    /// requests.
+    /// Stores what was counted since the last flush. Called when the router stops and serves no
+    /// more requests.
     pub async fn finish(&self) {
         let last = async { self.0.lock().await.flush(true).await };
         if !matches!(tokio::time::timeout(LAST_FLUSH_MAX, last).await, Ok(Ok(()))) {
@@ -78,7 +78,7 @@ async fn run(writer: Arc<Mutex<Writer>>) {
 }
 
 impl Writer {
-    /// Reads the sums that all routers have stored for this day.
+    /// Reads the totals of all routers for this day.
     async fn load(&self) -> Result<(), Error> {
         let today = unix_now().day();
         let sums = self.manager.access().usage(today).await?;
@@ -86,8 +86,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Stores all rows that were counted, reads the sums, and stores the uses of keys if
-    /// `with_uses` is true.
+    /// Stores all counted rows and reads the totals. If `with_uses` is true, also stores the last
+    /// uses of keys.
     async fn flush(&mut self, with_uses: bool) -> Result<(), Error> {
         let current = self.gate.authenticator.get();
         let (usage, today) = (current.limits().cells.usage(), unix_now().day());
@@ -106,7 +106,7 @@ impl Writer {
         if with_uses { self.store_uses(today).await } else { Ok(()) }
     }
 
-    /// Stores the day of the last use of each key, unless the catalog has it.
+    /// Stores the day of the last use of each key, unless the catalog already has it.
     async fn store_uses(&self, today: u32) -> Result<(), Error> {
         let current = self.gate.authenticator.get();
         loop {

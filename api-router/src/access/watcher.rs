@@ -1,13 +1,13 @@
-//! Watcher: opens the gate with the content of its files, follows the catalog, and reads the files
+//! Watcher: opens the gate with the content of the files, follows the catalog, and reads the files
 //! again when they change.
 //!
-//! Keys are revoked, and secrets renewed, while routers run. The files are checked every
-//! [`CHECK_EVERY`], and at once on SIGHUP. The catalog publishes its changes by itself.
+//! Keys can be revoked, and secrets renewed, while routers run. The files are checked every
+//! [`CHECK_EVERY`], and at once on SIGHUP. The catalog notifies the watcher of its changes.
 //!
-//! **Invariant:** if a file cannot be used, the last good content of all files stays in force, and
-//! the log states the reason, once for each reason. A file that cannot be used does not hold back
-//! changes of the catalog.
-//! **Not here:** the content of the files (`files`), its union with the catalog (`sources`), the
+//! **Invariant:** if a file cannot be used, the last valid content of all files stays in force, and
+//! the log states the reason when it first occurs or changes, and on each SIGHUP. A file that
+//! cannot be used does not delay changes of the catalog.
+//! **Not here:** the content of the files (`files`), its merging with the catalog (`sources`), the
 //! decision about requests (`gate`).
 
 use std::sync::Arc;
@@ -35,10 +35,10 @@ use crate::config::{AccessConfig, AccessMode};
 
 /// Interval between two checks of the files.
 pub const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// Interval at which the time of the last contact with the catalog is read.
+/// Interval at which the time of the last contact with the catalog is updated.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
-/// Command that makes a first key.
+/// Command that creates the first API key.
 const FIRST_KEY: &str = "make one with `shard-manager key create --role admin`";
 
 /// Reason why access control cannot start.
@@ -50,15 +50,15 @@ pub enum AccessStartError {
     /// There are too many keys or roles.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The issuers contradict each other.
+    /// The settings of two token issuers contradict each other.
     #[error("access.issuer: {0}")]
     Issuers(#[from] IssuerError),
-    /// A certificate has a role that does not exist.
+    /// A certificate entry of the settings has a role that does not exist.
     #[error(
         "access.certificate[{number}].role: there is no role `{role}`, neither in access_roles_file nor in the catalog"
     )]
     CertificateRole {
-        /// Number of the section, from 1.
+        /// Number of the section `access.certificate`, from 1.
         number: usize,
         /// The role.
         role: String,
@@ -66,12 +66,12 @@ pub enum AccessStartError {
     /// The keys and roles of the catalog cannot be read.
     #[error("the keys and roles of the catalog cannot be read: {0}")]
     Catalog(#[from] Error),
-    /// The system has no random bytes, or cannot deliver SIGHUP.
+    /// The system provides no random bytes, or cannot deliver SIGHUP.
     #[error("access control cannot start: {0}")]
     System(String),
 }
 
-/// Files of a gate, with the content that is in force.
+/// Watcher of the files of a gate, with the content that is in force.
 pub struct AccessWatcher {
     sources: Arc<AccessSources>,
     config: AccessConfig,
@@ -80,7 +80,7 @@ pub struct AccessWatcher {
 }
 
 impl AccessWatcher {
-    /// Reads the files and opens a gate; `None` if access control is off.
+    /// Reads the files and opens a gate; returns `None` if access control is off.
     ///
     /// # Errors
     /// [`AccessStartError`] names the setting or file that cannot be used.
@@ -120,7 +120,8 @@ impl AccessWatcher {
     /// Reads the files again; returns true if their content has changed and is now in force.
     ///
     /// # Errors
-    /// [`AccessStartError`], and then nothing has changed.
+    /// [`AccessStartError`]; then nothing has changed, except that new keys and roles are already
+    /// in force if only the issuers cannot be used.
     pub fn refresh(&mut self) -> Result<bool, AccessStartError> {
         let found = AccessFiles::read(&self.config)?;
         if found == self.known {
@@ -139,10 +140,12 @@ impl AccessWatcher {
     }
 
     /// Applies the keys of the catalog, and then follows the catalog and checks the files in the
-    /// background. Takes over SIGHUP, which no longer ends the process. Returns the sources.
+    /// background. From now on SIGHUP triggers a check and no longer ends the process. Returns the
+    /// sources.
     ///
     /// # Errors
-    /// [`AccessStartError::System`] if signals cannot be received, else the error of the catalog.
+    /// [`AccessStartError`] if signals cannot be received, the catalog does not respond, or its
+    /// keys and roles cannot be used.
     pub async fn start(
         self,
         manager: &Arc<Manager>,
@@ -173,8 +176,8 @@ impl AccessWatcher {
     }
 }
 
-/// Stores a secret of sessions. If routers that start at the same time each store one, the last
-/// remains, and all of them follow.
+/// Creates the secret of sessions and stores it in the catalog. If several routers start at the
+/// same time and each stores one, all of them use the one that was stored last.
 async fn make_session_secret(manager: &Manager) -> Result<(), AccessStartError> {
     let change = AccessChange::ReplaceSessionSecret(access_store::make_session_secret()?);
     match manager.access().change(&change, &ChangeAuthor::Router, unix_now()).await {
@@ -185,8 +188,8 @@ async fn make_session_secret(manager: &Manager) -> Result<(), AccessStartError> 
 }
 
 impl AccessWatcher {
-    /// Refuses a certificate whose role does not exist, which may be a typo. If a role is removed
-    /// later, its certificates lose their rights.
+    /// Refuses to start with a certificate entry whose role does not exist, which may be a typo. If
+    /// a role is removed later, certificates with this role lose their rights.
     fn check_certificate_roles(&self) -> Result<(), AccessStartError> {
         let gate = self.gate();
         let (current, clients) = (gate.authenticator.get(), (1..).zip(&self.config.certificates));
@@ -200,8 +203,8 @@ impl AccessWatcher {
     }
 }
 
-/// Brings each state of the catalog into force, and records the time at which the catalog was last
-/// seen.
+/// Brings each new state of the catalog into force, and records the time at which the catalog last
+/// responded.
 async fn follow(
     sources: Arc<AccessSources>,
     manager: Arc<Manager>,
@@ -227,7 +230,7 @@ async fn follow(
     }
 }
 
-/// Brings the latest published state of the catalog into force, on a thread that may block.
+/// Brings the state that the catalog has last published into force, on a thread that may block.
 pub async fn apply_catalog(sources: &Arc<AccessSources>) {
     let applied = Arc::clone(sources);
     let applied = tokio::task::spawn_blocking(move || applied.apply_catalog(unix_now()));

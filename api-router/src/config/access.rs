@@ -27,18 +27,19 @@ const ROUTERS: &str = "limit_routers";
 const CORS: &str = "cors_origins";
 const PROXIES: &str = "trusted_proxies";
 
-/// Permitted ages of keys and roles, in seconds: from more than the time between two checks of
-/// their files to a year.
+/// Range of the setting for the maximum age of keys and roles, in seconds. The minimum exceeds the
+/// interval between two checks of their files; the maximum is a year.
 const STALE_MAX_S: std::ops::RangeInclusive<usize> = 15..=31_536_000;
-/// Highest number of routers among which rates are divided.
+/// Maximum number of routers among which the rate limits of roles are divided.
 const ROUTERS_MAX: usize = 1_000;
-/// Highest number of origins: each request from a web page is compared with all of them.
+/// Maximum number of origins: the origin of each request from a web page is compared with all of
+/// them.
 const ORIGINS_MAX: usize = 64;
 
 /// Degree to which access control is in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessMode {
-    /// Every request is served, and credentials mean nothing.
+    /// Every request is served, and credentials are ignored.
     #[default]
     Off,
     /// Every request is served; those that would be refused are counted and logged.
@@ -61,25 +62,25 @@ impl AccessMode {
 /// Settings of access control.
 #[derive(Clone, Debug)]
 pub struct AccessConfig {
-    /// Degree to which it is in force.
+    /// Degree to which access control is in force.
     pub mode: AccessMode,
     /// File with the keys, if there is one.
     pub keys_file: Option<PathBuf>,
     /// File with the roles, if there is one.
     pub roles_file: Option<PathBuf>,
-    /// Age of keys and roles, and number of routers.
+    /// Maximum age of keys and roles, and number of routers that share the rate limits.
     pub limits: AuthSettings,
     /// Origins whose web pages may send requests, as browsers spell them.
     pub cors_origins: Vec<String>,
     /// The audit log.
     pub audit: AuditConfig,
-    /// Proxies that may name the address of a client.
+    /// Proxies whose headers about the address of a client are trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Systems whose tokens are accepted.
+    /// Issuers whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
-    /// True if clients reach the router by TLS.
+    /// True if clients reach the router over TLS.
     pub is_tls: bool,
-    /// Clients that a certificate identifies.
+    /// Clients that are identified by TLS certificates.
     pub certificates: Vec<CertificateConfig>,
 }
 
@@ -117,7 +118,7 @@ pub(super) struct AccessFlags {
 }
 
 impl AccessFlags {
-    /// Returns the settings, by their names.
+    /// Returns the values of the flags, each with the name of its setting.
     pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 10] {
         let [log, level, keys] = self.audit.texts();
         [
@@ -184,7 +185,8 @@ pub(super) fn access(
     })
 }
 
-/// Parses origins exactly as browsers send them, because they are compared by bytes.
+/// Parses origins, which must be spelled exactly as browsers send them, because they are compared
+/// byte by byte.
 fn parse_origins(text: &str) -> Result<(Vec<String>, String), String> {
     if matches!(text, "" | "none") {
         return Ok((Vec::new(), "none".to_owned()));
@@ -223,7 +225,8 @@ fn is_origin(text: &str) -> bool {
         && !authority.ends_with(default_port)
 }
 
-/// Returns the issuers of the configuration file, and shows each of their members.
+/// Returns the token issuers from the configuration file, and adds their members to the settings
+/// that are shown.
 fn issuers(settings: &mut Settings<'_>, sources: &Sources) -> Vec<IssuerConfig> {
     let origin = Origin::File(sources.sections.path.clone());
     for (number, issuer) in (1..).zip(&sources.sections.issuers) {
@@ -235,8 +238,8 @@ fn issuers(settings: &mut Settings<'_>, sources: &Sources) -> Vec<IssuerConfig> 
     sources.sections.issuers.clone()
 }
 
-/// Returns the clients of the configuration file that certificates identify, and shows each of
-/// their members.
+/// Returns the clients with certificates from the configuration file, and adds their members to the
+/// settings that are shown.
 fn certificates(settings: &mut Settings<'_>, sources: &Sources) -> Vec<CertificateConfig> {
     let origin = Origin::File(sources.sections.path.clone());
     for (number, client) in (1..).zip(&sources.sections.certificates) {
@@ -248,7 +251,8 @@ fn certificates(settings: &mut Settings<'_>, sources: &Sources) -> Vec<Certifica
     sources.sections.certificates.clone()
 }
 
-/// Refuses an address that others can reach if their keys would travel in the clear.
+/// Refuses an address that other machines can reach without TLS: their keys would be sent
+/// unencrypted.
 pub(super) fn check_transport(bind: SocketAddr, has_tls: bool) -> Result<(), ConfigError> {
     if has_tls || bind.ip().to_canonical().is_loopback() {
         return Ok(());

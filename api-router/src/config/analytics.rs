@@ -13,18 +13,19 @@ use super::{Config, ConfigError, Engine};
 
 /// True if this build of the router can send traces.
 const HAS_OTLP: bool = cfg!(feature = "otlp");
-/// Name of the store in the folder of embedded shards.
+/// File name of the default store, which is in the folder of embedded shards.
 const FILE: &str = "analytics.db";
 
 impl Config {
-    /// Source of the history in the file of embedded shards. Earlier versions used it in every
-    /// store.
+    /// Source name of the history in the default store of embedded shards. Earlier versions used
+    /// this name in every store.
     pub const ONLY_SOURCE: &str = "router";
 
-    /// Returns the source of the router's history in a store. The file in the folder of embedded
-    /// shards has the history of one router. Any other store may be shared by several routers, each
-    /// of which has a source named after its host and port, which stay the same across restarts. No
-    /// router of the analytics service has such a name, even if both use one store.
+    /// Returns the source name under which a store keeps the history of this router's metrics. The
+    /// file in the folder of embedded shards keeps the history of only one router. Any other store
+    /// may be shared by several routers, so the name then contains the router's host and port,
+    /// which stay the same across restarts. The analytics service uses no such names for its
+    /// routers, so that it may share the store.
     pub fn history_source(&self, store: &StoreAddress, host: &str) -> String {
         source(store, &self.engine, (host, self.bind.port()))
     }
@@ -35,7 +36,8 @@ fn source(store: &StoreAddress, engine: &Engine, (host, port): (&str, u16)) -> S
         Engine::Embedded { data_dir } if *store == own_file(data_dir) => {
             Config::ONLY_SOURCE.to_owned()
         }
-        // The service names routers after host and port too, and never with a slash.
+        // The analytics service also names routers after their hosts and ports, but without a
+        // slash.
         Engine::Embedded { .. } | Engine::Postgres(_) => {
             format!("{}/{host}:{port}", Config::ONLY_SOURCE)
         }
@@ -55,8 +57,8 @@ pub(super) fn is_on(settings: &mut Settings<'_>) -> Result<bool, ConfigError> {
     })
 }
 
-/// Returns the store that keeps metrics over restarts. An address is shown without its user and
-/// password. A store that is named although no requests are recorded is refused.
+/// Returns the store that keeps metrics across restarts. Its address is shown without user and
+/// password. A store that is set although recording is off is refused.
 pub(super) fn store(
     settings: &mut Settings<'_>,
     engine: &Engine,

@@ -16,26 +16,26 @@ const LOG: &str = "audit_log";
 const LEVEL: &str = "audit";
 const KEYS: &str = "audit_keys";
 
-/// Place of an audit log.
+/// Destination of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AuditTarget {
     /// There is no log.
     #[default]
     None,
-    /// Standard error, among other lines.
+    /// Standard error, between the lines of the router's own log.
     Stderr,
-    /// A file, and the rotated files before it.
+    /// A file, which is renamed when it is full.
     File(PathBuf),
 }
 
 /// Settings of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditConfig {
-    /// Place of the log.
+    /// Destination of the log.
     pub target: AuditTarget,
     /// Requests that the log records.
     pub level: AuditLevel,
-    /// Form of shard keys.
+    /// Form in which shard keys are logged.
     pub keys: AuditKeyForm,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct AuditFlags {
 }
 
 impl AuditFlags {
-    /// Returns the settings, by their names.
+    /// Returns the values of the flags, each with the name of its setting.
     pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 3] {
         [(LOG, &self.audit_log), (LEVEL, &self.audit), (KEYS, &self.audit_keys)]
     }

@@ -18,7 +18,7 @@ use super::sources::name_with_origin;
 
 const URL: &str = "redis_url";
 const PASSWORD_FILE: &str = "cache_password_file";
-/// Value that means no cache, also where another source names one.
+/// Value that means no cache, even if a source with a lower precedence names one.
 const NONE: &str = "none";
 
 /// Flags of the cache.
@@ -55,7 +55,7 @@ pub(super) struct CacheFlags {
 }
 
 impl CacheFlags {
-    /// Returns the settings, by their names.
+    /// Returns the values of the flags, each with the name of its setting.
     pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 8] {
         [
             (URL, &self.redis_url),
@@ -118,7 +118,7 @@ pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>
     }))
 }
 
-/// Refuses settings of a cache if no cache is named.
+/// Refuses other settings about the cache if no address of a cache is set.
 fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
     let flags = CacheFlags::default();
     let mut names = flags.texts().into_iter().map(|(name, _)| name).filter(|name| *name != URL);

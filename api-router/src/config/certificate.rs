@@ -25,7 +25,7 @@ impl NameKind {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Dns, Self::Uri, Self::Email, Self::Ip];
 
-    /// Returns the member of the settings.
+    /// Returns the name of the member that holds such a name in the configuration file.
     pub fn member(self) -> &'static str {
         match self {
             Self::Dns => "dns",
@@ -46,10 +46,11 @@ pub struct SubjectName {
 }
 
 impl SubjectName {
-    /// Parses a name of the settings.
+    /// Parses a name from the configuration file.
     ///
     /// # Errors
-    /// Description of the allowed values, which ends a sentence that begins with the member.
+    /// Description of the allowed values, which completes an error message that begins with the
+    /// member.
     pub(super) fn parse(kind: NameKind, text: &str) -> Result<Self, &'static str> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("a name of visible ASCII characters, as it stands in the certificate");
@@ -76,16 +77,16 @@ impl fmt::Display for SubjectName {
 /// Client that a certificate identifies.
 #[derive(Clone, Debug)]
 pub struct CertificateConfig {
-    /// The name in its certificate.
+    /// Subject alternative name in the client's certificate.
     pub name: SubjectName,
-    /// Role of its caller.
+    /// Role of the client.
     pub role: String,
-    /// Tenants of its caller.
+    /// Tenants of the client.
     pub tenants: Tenants,
 }
 
 impl CertificateConfig {
-    /// Returns the members as they are shown.
+    /// Returns the names and values of the members, as the operator sees them.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines =
             vec![(self.name.kind.member(), self.name.text.clone()), ("role", self.role.clone())];

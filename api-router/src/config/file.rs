@@ -1,7 +1,8 @@
-//! File: the configuration file, its settings and its sections.
+//! File: parses the configuration file into settings and sections.
 //!
-//! **Invariant:** an unknown name is an error, and a member of the wrong type is named with its
-//! path; no error repeats content of the file, because the file may contain a password.
+//! **Invariant:** an unknown name is an error, and the error about a member of the wrong type
+//! contains the path of the member; no error repeats content of the file, because the file may
+//! contain a password.
 //! **Not here:** the meaning of addresses (`config/postgres`).
 
 use std::collections::BTreeMap;
@@ -40,9 +41,9 @@ const ACCESS: [(&str, &str); 10] = [
     ("audit_keys", "audit_keys"),
     ("trusted_proxies", "trusted_proxies"),
 ];
-/// List of issuers in `[access]`.
+/// Name of the list of token issuers in `[access]`.
 const ISSUERS: &str = "issuer";
-/// List of clients with certificates in `[access]`.
+/// Name of the list of clients with certificates in `[access]`.
 const CERTIFICATES: &str = "certificate";
 const CERTIFICATE: [&str; 6] = ["dns", "uri", "email", "ip", "role", "tenant"];
 
@@ -72,18 +73,18 @@ const CATALOG: [&str; 1] = ["url"];
 const GROUP: [&str; 4] = ["tables", "keyspace", "placement", "shards"];
 const SHARD: [&str; 4] = ["name", "weight", "primary", "replicas"];
 
-/// Longest name of a shard.
+/// Maximum length of the name of a shard.
 const NAME_LENGTH_MAX: usize = 40;
 
-/// Allowed timeouts of a connection to a node, in milliseconds.
+/// Range of the timeout for connecting to a node, in milliseconds.
 const CONNECT_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=600_000;
 
-/// Content of the sections.
+/// Parsed content of the sections.
 #[derive(Default)]
 pub(super) struct Sections {
     /// Path of the file; empty without a file.
     pub(super) path: PathBuf,
-    /// `[postgres]`, if it is there.
+    /// `[postgres]`, if the file has this section.
     pub(super) postgres: Option<PostgresSection>,
     /// Each `[[shard]]`.
     pub(super) shards: Vec<ShardSection>,
@@ -95,16 +96,16 @@ pub(super) struct Sections {
     pub(super) certificates: Vec<CertificateConfig>,
 }
 
-/// Settings of all nodes.
+/// Settings that apply to all nodes, from the section `[postgres]`.
 #[derive(Default)]
 pub(super) struct PostgresSection {
     pub(super) connect_timeout_ms: Option<u64>,
-    /// Members with text values, by name.
+    /// Members whose values are strings, by name.
     pub(super) texts: BTreeMap<&'static str, String>,
     pub(super) catalog: Option<String>,
 }
 
-/// Section of one shard, whose addresses are not parsed yet.
+/// Section `[[shard]]` of one shard, whose addresses are not parsed yet.
 pub(super) struct ShardSection {
     pub(super) name: Option<String>,
     pub(super) weight: Option<u32>,
@@ -171,7 +172,8 @@ impl File {
         number.map(|number| Some(number.cast_unsigned())).ok_or_else(wrong)
     }
 
-    /// Reads the members of `[access]`, and returns its issuers and its clients with certificates.
+    /// Reads the members of `[access]` into the settings that they set, and returns its token
+    /// issuers and its clients with certificates.
     fn access(
         &self,
         value: &Value,
@@ -229,7 +231,7 @@ impl File {
         let role = self.text(at, table, "role")?;
         let role = role.filter(|role| AccessRole::is_name(role));
         let role = role.ok_or_else(|| self.0.wrong(&format!("{at}.role"), "the name of a role"))?;
-        // One tenant may be written as a text.
+        // A single tenant may be given as a string instead of a list.
         let tenants = match table.get("tenant").and_then(Value::as_str) {
             Some(tenant) => vec![tenant.to_owned()],
             None => self.texts(&format!("{at}.tenant"), table.get("tenant"))?,

@@ -21,14 +21,15 @@ use super::ConfigError;
 use super::file::PostgresSection;
 use super::sources::{Sources, name_with_origin};
 
-/// Variable of libpq with the password for all nodes whose address has none.
+/// Environment variable of libpq with the password for all nodes whose addresses contain none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
-/// Setting of the size to which the database of each shard may grow.
+/// Name of the setting for the maximum size of the database of each shard.
 const DISK_BYTES: &str = "shard_disk_bytes";
-/// Value of this setting for an unknown size.
+/// Value of this setting that means that no maximum size is set.
 const NONE: &str = "none";
 
-/// Returns the engine of the servers, or `None` if the configuration does not choose servers.
+/// Returns the engine of the PostgreSQL servers, or `None` if the configuration chooses embedded
+/// shards.
 pub(super) fn chosen_server_engine(
     settings: &mut Settings<'_>,
     sources: &Sources,
@@ -76,7 +77,8 @@ pub(super) fn chosen_server_engine(
     }
 }
 
-/// Returns the cluster that the sources name, and shows each of its settings.
+/// Returns the addresses of the cluster from all sources, and adds them to the settings that are
+/// shown.
 pub(super) fn cluster(
     engine: ServerEngine,
     settings: &mut Settings<'_>,
@@ -112,8 +114,8 @@ pub(super) fn cluster(
     Ok(cluster)
 }
 
-/// Checks that a Citus cluster is named by one address: that of its coordinator, which knows all
-/// other nodes.
+/// Checks that exactly one address is given for a Citus cluster: that of its coordinator, which
+/// knows all other nodes.
 fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     if cluster.engine != ServerEngine::Citus {
         return Ok(());
@@ -137,14 +139,14 @@ fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Returns the name of the setting of disk space with its origin; `None` if no size is set.
+/// Returns the name of the setting `shard_disk_bytes` with its origin; `None` if it sets no size.
 fn given_disk_bytes(settings: &Settings<'_>) -> Option<String> {
     let is_size = settings.find(DISK_BYTES).is_some_and(|(_, text)| text != NONE);
     is_size.then(|| name_with_origin(settings, DISK_BYTES)).flatten()
 }
 
-/// Returns the bytes that the database of each shard may take; `None` if they are not set. Citus
-/// places rows itself, so nothing of it is checked.
+/// Returns the maximum size of the database of each shard, in bytes; `None` if it is not set. With
+/// Citus, which places rows itself, a size would have no effect, so it is refused.
 fn disk_bytes(
     settings: &mut Settings<'_>,
     engine: ServerEngine,
@@ -178,8 +180,8 @@ fn refuse_data_dir(settings: &Settings<'_>) -> Result<(), ConfigError> {
     )))
 }
 
-/// Returns the settings of all nodes, from `[postgres]`, and the password from a file or a
-/// variable.
+/// Returns the settings that apply to all nodes, from `[postgres]`, with the password from a file
+/// or an environment variable.
 fn defaults(
     settings: &mut Settings<'_>,
     sources: &Sources,
@@ -238,8 +240,9 @@ fn defaults(
     Ok((NodeDefaults { user: text("user"), password, tls, root_certificates }, timeouts))
 }
 
-/// Returns the mode of `postgres.sslmode`. `is_system` is true if `postgres.sslrootcert` names the
-/// root certificates of the system, which weak modes would not use.
+/// Returns the TLS mode that `postgres.sslmode` names. `is_system` is true if
+/// `postgres.sslrootcert` names the root certificates of the operating system. Modes that do not
+/// always verify the server, and would thus not use these certificates, are then refused.
 fn tls_mode(name: &str, is_system: bool, origin: &Origin) -> Result<TlsMode, ConfigError> {
     let bad =
         |allowed: &str| ConfigError(format!("postgres.sslmode (from {origin}) must be {allowed}"));
@@ -251,7 +254,8 @@ fn tls_mode(name: &str, is_system: bool, origin: &Origin) -> Result<TlsMode, Con
     Ok(tls)
 }
 
-/// Parses the addresses of a list; the hosts of one address are separated by commas too.
+/// Parses a list of addresses that are separated by commas. The hosts within one address are
+/// separated by commas too.
 fn list(
     settings: &mut Settings<'_>,
     name: &'static str,
@@ -383,8 +387,9 @@ fn check_names(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Refuses a server that is named twice. Only a replica may also be among the hosts of its
-/// primary's address, one of which is the primary at a time.
+/// Refuses a server that is named twice. The only exception: if the address of a primary has
+/// several hosts, a replica of the shard may be one of them, because only one host is the primary
+/// at a time.
 fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     let mut nodes: Vec<(Option<usize>, bool, &NodeAddress)> = Vec::new();
     for (index, shard) in cluster.shards.iter().enumerate() {
@@ -409,7 +414,7 @@ fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Refuses numbers of shards and replicas that differ from the numbers of addresses.
+/// Refuses settings for the number of shards or replicas that differ from the number of addresses.
 pub(super) fn check_counts(
     settings: &Settings<'_>,
     cluster: &ClusterAddress,

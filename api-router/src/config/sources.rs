@@ -1,7 +1,7 @@
-//! Sources: flags, variables and files with settings, and the layers that are read from them.
+//! Sources: reads flags, environment variables and files into layers of settings.
 //!
 //! **Invariant:** an unknown name is an error in every source, and no error repeats a line or a
-//! value of a source, because it may contain a password.
+//! value of a source, which may contain a password.
 //! **Not here:** the precedence of layers (`analytics::settings`), the sections of the
 //! configuration file (`config/file`).
 
@@ -62,15 +62,15 @@ pub(super) const NAMES: [&str; 45] = [
     "shard_disk_bytes",
 ];
 
-/// Settings whose variables have no prefix: other programs use them too.
+/// Settings whose environment variables have no prefix, because other programs use them too.
 const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
 
-/// Variable and setting of the address of a Redis. Other programs use the variable too, so it is
-/// accepted like `TESSERA_REDIS_URL`, but similar names are not taken for typos of it.
+/// Environment variable and setting with the address of Redis. Other programs use the variable too,
+/// so it is accepted like `TESSERA_REDIS_URL`, but a similar name does not count as a typo of it.
 const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis_url");
 
-/// Prefixes of variables of the load tester, the command line and the analytics service, which read
-/// them themselves.
+/// Prefixes of the environment variables that are settings of the load tester, the command-line
+/// tool and the analytics service. A router ignores them.
 const FOREIGN_PREFIXES: [&str; 11] = [
     "TESSERA_LOADTEST_",
     "TESSERA_PG_",
@@ -85,10 +85,10 @@ const FOREIGN_PREFIXES: [&str; 11] = [
     "TESSERA_ANALYTICS_WORKERS",
 ];
 
-/// Variable with the key that clients of routers send. A router has no use for it.
+/// Environment variable with the API key that clients of routers send. A router ignores it.
 const CLIENT_KEY: &str = "TESSERA_KEY";
 
-/// The configuration file that is read without being named, if it is there.
+/// Configuration file that is read if no other file is named and it exists.
 const FILE: &str = "tessera.toml";
 
 /// Content of all sources.
@@ -120,14 +120,15 @@ impl Sources {
         Ok(Self { layers, sections, dot_env })
     }
 
-    /// Returns a variable of any name, from the environment or else from `.env`.
+    /// Returns the value of any variable, from the environment or else from `.env`.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         let found = std::env::var(name).ok().or_else(|| self.dot_env.get(name).cloned());
         found.filter(|value| !value.is_empty())
     }
 }
 
-/// Returns the name of a setting in the source that its value came from.
+/// Returns the name of a setting for messages. If its value came from a variable without prefix,
+/// this is the name of the variable.
 pub(super) fn spelled(name: &str, origin: &Origin) -> String {
     match origin {
         Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) || name == REDIS_URL.1 => {
@@ -155,7 +156,8 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
             text.map_err(|_| ConfigError(format!("{name} (from environment) is not UTF-8")))?;
         environment.insert(name.to_owned(), text);
     }
-    // These variables are not settings: the code that breaks promises reads them itself.
+    // These variables are not settings: the feature `sabotage`, which breaks guarantees on purpose,
+    // reads them itself.
     #[cfg(feature = "sabotage")]
     {
         use shard_manager::sabotage::{HAND_OVERS, STOP_VARIABLE, VARIABLE};
@@ -166,8 +168,8 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
     Ok(environment)
 }
 
-/// Returns true for a name with the prefix `TESSERA_`, or that is at most one typo away from the
-/// name of a setting without prefix.
+/// Returns true for a variable that may be a setting: its name has the prefix `TESSERA_`, is
+/// `REDIS_URL`, or is at most one typo away from a variable without prefix.
 fn concerns_us(name: &str) -> bool {
     let has_prefix = name.starts_with("TESSERA_") && name != CLIENT_KEY;
     has_prefix || name == REDIS_URL.0 || near_plain(name).is_some()
@@ -187,7 +189,8 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
             continue;
         }
         if name == REDIS_URL.0 {
-            // Comes before `TESSERA_REDIS_URL` in the map, whose value replaces this one.
+            // The map is sorted: `TESSERA_REDIS_URL` comes later, and its value then replaces this
+            // one.
             values.insert(REDIS_URL.1.to_owned(), value);
             continue;
         }
@@ -207,12 +210,12 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
     Ok((origin, values))
 }
 
-/// Returns the variable of a setting.
+/// Returns the name of the environment variable of a setting.
 fn variable_of(setting: &str) -> String {
     plain_of(setting).unwrap_or_else(|| format!("TESSERA_{}", setting.to_ascii_uppercase()))
 }
 
-/// Returns the variable of a setting whose variable has no prefix.
+/// Returns the name of the environment variable of a setting, if the variable has no prefix.
 fn plain_of(setting: &str) -> Option<String> {
     PLAIN.contains(&setting).then(|| setting.to_ascii_uppercase())
 }
@@ -222,7 +225,7 @@ fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
         return Ok(BTreeMap::new());
     }
     let cause = |error: dotenvy::Error| match error {
-        // The line itself may be a password.
+        // The line itself is not shown, because it may contain a password.
         dotenvy::Error::LineParse(line, _) => format!("{}is not NAME=VALUE", place(path, &line)),
         dotenvy::Error::Io(error) => error.to_string(),
         dotenvy::Error::EnvVar(_) | _ => "a value cannot be read".to_owned(),
@@ -231,7 +234,8 @@ fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
     dotenvy::from_path_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)
 }
 
-/// Returns the line of a file in which this text begins.
+/// Returns a phrase for an error message, `line 3 ` for example, with the number of the line of a
+/// file that contains the first line of `text`.
 fn place(path: &Path, text: &str) -> String {
     let first = text.lines().next().unwrap_or_default();
     let file = std::fs::read_to_string(path).unwrap_or_default();

@@ -46,8 +46,8 @@ pub(super) fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFi
     }
 }
 
-/// Returns the files for client certificates. The other two settings have no effect without the
-/// authority, and are refused.
+/// Returns the files for client certificates. Without the authority, the other two settings would
+/// have no effect, so they are refused.
 fn client_files(
     settings: &mut Settings<'_>,
     authority: Option<PathBuf>,

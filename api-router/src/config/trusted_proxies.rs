@@ -1,11 +1,11 @@
-//! Trusted proxies: the addresses from which the headers about forwarding are believed.
+//! Trusted proxies: the addresses of proxies whose headers about the client's address are trusted.
 //!
 //! **Invariant:** without the setting no address is trusted, and no setting trusts all addresses.
 //! **Not here:** the headers (`access/client_address`).
 
 use std::net::IpAddr;
 
-/// Highest number of networks: an address is compared with all of them.
+/// Maximum number of networks: the address of a client is compared with all of them.
 const NETWORKS_MAX: usize = 256;
 /// Number of bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED_BITS: u32 = 96;
@@ -14,7 +14,8 @@ const MAPPED_BITS: u32 = 96;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<Network>);
 
-/// Addresses that have the first bits in common. IPv4 addresses are mapped to IPv6.
+/// Network: all addresses that have their first `bits` bits in common. IPv4 addresses are mapped to
+/// IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Network {
     first: u128,
@@ -22,11 +23,12 @@ struct Network {
 }
 
 impl TrustedProxies {
-    /// Parses addresses and networks that are separated by commas. Returns also the text that is
-    /// shown.
+    /// Parses addresses and networks that are separated by commas. Also returns the value as the
+    /// operator sees it.
     ///
     /// # Errors
-    /// The end of a sentence that begins with the name of the setting.
+    /// Description of the fault, which completes an error message that begins with the name of the
+    /// setting.
     pub fn parse(text: &str) -> Result<(Self, String), String> {
         if matches!(text, "" | "none") {
             return Ok((Self::default(), "none".to_owned()));
@@ -44,7 +46,7 @@ impl TrustedProxies {
         self.0.is_empty()
     }
 
-    /// Returns true if the address is one of a proxy.
+    /// Returns true if the address is that of a trusted proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = number(address);
         self.0.iter().any(|network| network.first == first(address, network.bits))

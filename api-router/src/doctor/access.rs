@@ -27,9 +27,10 @@ use crate::access::watcher::AccessWatcher;
 use crate::config::{AccessMode, AuditTarget, Config, Engine};
 
 const ABOUT: &str = "access";
-/// Days without use after which a key should be revoked.
+/// Number of days without use after which a key should be revoked.
 const UNUSED_DAYS: u32 = 90;
-/// Difference between the clocks of this machine and of an issuer that is tolerated for tokens.
+/// Maximum difference between the clocks of this machine and of an issuer that the check of tokens
+/// tolerates.
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of names in a finding.
 const NAMES_MAX: usize = 5;
@@ -69,14 +70,14 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Returns a fault if a start without access control would be refused, because the catalog
-/// remembers that it is on.
+/// Returns a fault if a start without access control would be refused, because access control is on
+/// according to the catalog.
 fn remembered(mode: AccessMode, catalog: &AccessState) -> Option<Finding> {
     let is_refused = mode != AccessMode::On && catalog.mode == access_store::AccessMode::On;
     is_refused.then(|| Finding::fault(ABOUT, ModeError::Remembered(mode)))
 }
 
-/// Opens the files as a start does.
+/// Opens the files of access control as a starting router does.
 fn open(config: &Config) -> Result<FileRecords, Finding> {
     AccessWatcher::open(&config.access).map_err(|error| Finding::fault(ABOUT, error))?;
     let files = AccessFiles::read(&config.access);
@@ -118,7 +119,7 @@ fn places(config: &Config) -> Vec<Finding> {
     let files = access.keys_file.iter().chain(&access.roles_file).chain(of_issuers).chain(audit);
     let is_open = |folder: &Path| {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        // In a folder with the sticky bit, such as /tmp, users replace their own files only.
+        // In a folder with the sticky bit, such as /tmp, users can replace only their own files.
         std::fs::metadata(folder).is_ok_and(|found| found.mode() & 0o1002 == 0o002)
     };
     let warning = |path: &Path| {
@@ -131,7 +132,7 @@ fn places(config: &Config) -> Vec<Finding> {
     open.map(|path| warning(path)).collect()
 }
 
-/// Checks the JWKS files: keys that are not used, and the clock.
+/// Checks the JWKS files for keys that cannot be used, and for a modification time in the future.
 fn issuers(config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     for issuer in &config.access.issuers {
@@ -150,7 +151,8 @@ fn issuers(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Fetches the keys of the issuers that have an address, and compares the clocks.
+/// Fetches the keys of the issuers that publish them at a URL, and compares the clocks of the
+/// issuers with that of this machine.
 async fn remote_issuers(config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     for issuer in &config.access.issuers {
@@ -232,8 +234,8 @@ fn examine_keys<'k>(keys: impl Iterator<Item = &'k KeyRecord>, now: UnixTime) ->
     found
 }
 
-/// Warns of roles that give more than is usually intended. A role of the files replaces one of the
-/// catalog.
+/// Warns of roles that give more than is usually intended. A role in the files replaces the role
+/// with the same name in the catalog.
 fn examine_roles(of_files: &[AccessRole], of_catalog: &[AccessRole]) -> Vec<Finding> {
     let all = of_catalog.iter().chain(of_files);
     let roles: BTreeMap<&str, &AccessRole> = all.map(|role| (role.name(), role)).collect();
@@ -266,7 +268,7 @@ fn examine_roles(of_files: &[AccessRole], of_catalog: &[AccessRole]) -> Vec<Find
     found
 }
 
-/// Lists the first names, and the number of the others.
+/// Joins the first names, and appends the number of the others.
 fn list(names: &[&str]) -> String {
     let shown = names[..names.len().min(NAMES_MAX)].join(", ");
     match names.len().checked_sub(NAMES_MAX).filter(|more| *more > 0) {

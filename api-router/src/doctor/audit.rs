@@ -20,14 +20,15 @@ use crate::config::{AuditTarget, Config, Engine};
 /// Command that checks all files of a log.
 const VERIFY: &str = "shard-manager audit verify";
 
-/// Runs the checks; without a file there are none.
+/// Runs the checks. Returns no findings if the audit log is not a file.
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let AuditTarget::File(log) = &config.access.audit.target else { return Vec::new() };
     let about = log.display().to_string();
     if let Some(fault) = examine_file(log) {
         return vec![Finding::fault(about, fault)];
     }
-    // Read before the log, which only grows.
+    // The catalog's records of the last lines are read before the log. The log only grows, so it
+    // contains these lines if nothing is lost.
     let heads = match &config.engine {
         Engine::Embedded { data_dir } => audit_heads_of_files(data_dir),
         Engine::Postgres(cluster) => audit_heads_of_servers(cluster).await,
@@ -69,7 +70,7 @@ fn examine_file(log: &Path) -> Option<String> {
 }
 
 /// Checks the lines of the newest file, and compares them with the last line that the catalog
-/// keeps. Blocks.
+/// knows. Blocks the thread.
 fn examine_chain(log: &Path, heads: Option<Vec<AuditHead>>) -> Result<String, String> {
     let Some(path) = newest_file(log) else {
         return Ok("does not exist yet: the router creates it".to_owned());
@@ -95,14 +96,15 @@ fn examine_chain(log: &Path, heads: Option<Vec<AuditHead>>) -> Result<String, St
     })
 }
 
-/// Returns the newest file that has a line. A file that is full is renamed before the next begins.
+/// Returns the newest file that is not empty. A full file is renamed before the next one begins, so
+/// that the current file may be missing or empty.
 fn newest_file(log: &Path) -> Option<PathBuf> {
     let mut files = (0..FILES_MAX).map(|number| file_path(log, number));
     files.find(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0))
 }
 
-/// Reads the whole lines of a file. The last one may be incomplete, because it is being written or
-/// the router was killed.
+/// Checks the complete lines of a file. The last line may be incomplete, because it is being
+/// written, or because the router was killed while it wrote.
 fn read_lines(path: &Path, check: &mut ChainCheck) -> io::Result<Result<(), ChainFault>> {
     let mut reader = BufReader::new(File::open(path)?);
     check.begin_file();

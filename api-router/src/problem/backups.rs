@@ -7,7 +7,7 @@ use shard_manager::manager::BackupsError;
 
 use super::{Code, Problem};
 
-/// Hint with the setting, in its three forms.
+/// Hint that names the setting as flag, environment variable and key of the configuration file.
 const SETTING: &str =
     "start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml)";
 

@@ -1,8 +1,8 @@
 //! Changes: maps each refusal of a change of shards or slots, of a move or of a rebalance to its
 //! problem.
 //!
-//! **Invariant:** the mapping is exhaustive; a detail names an address only if the request did, and
-//! no path.
+//! **Invariant:** the mapping is exhaustive; a detail contains no path, and contains an address
+//! only if the request does.
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::assembly::{CITUS_MOVE, CITUS_MOVES};
@@ -94,7 +94,7 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
     }
 }
 
-/// Returns the problem of a change whose outcome depends on a step that failed.
+/// Returns the problem of a change of which a step failed, with the outcome of the change.
 fn failed(error: Error, outcome: Outcome) -> Problem {
     Problem::from(error).outcome(outcome.name())
 }
@@ -123,8 +123,8 @@ impl From<ShardChangeError> for Problem {
     }
 }
 
-/// Returns the sentence of a refusal. The files of an embedded cluster are in a folder whose path
-/// is not for clients.
+/// Returns the detail of a refusal. If the error contains the path of an embedded cluster, which
+/// clients must not see, the error goes to the log, and the detail refers to the log.
 fn detail(error: &ShardChangeError) -> String {
     let in_files = |place: &str| place.starts_with('/') || place.starts_with('.');
     match error {

@@ -1,4 +1,4 @@
-//! Domain: maps each error of the domain to its problem.
+//! Domain: maps each error of the shard manager to its problem.
 //!
 //! **Invariant:** the mapping is exhaustive; no SQL, path, address or secret is in a detail.
 //! **Not here:** the codes, and the form of a problem (`problem`).
@@ -16,11 +16,11 @@ const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
 const NOT_UNIQUE: &str = "send other values, or first change the row that has these";
-/// Hint for an index for which writes would wait, or have waited, too long.
+/// Hint for an index whose creation would make writes wait too long, or has done so.
 pub(super) const LONGER_PAUSE: &str =
     "send a higher pause_max_ms when few clients write, or move slots to more shards first";
 const FEWER_ROWS: &str = "send fewer rows in one request, or without tx=per-shard";
-/// Hint of a read whose rows or response have no room in memory.
+/// Hint for a read whose rows or response do not fit into the memory for them.
 pub(crate) const LESS_AT_ONCE: &str =
     "send again after Retry-After, or ask for fewer rows or columns: limit, select";
 const SMALLER_ROW: &str =
@@ -30,8 +30,8 @@ const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
 const ASK_OPERATOR: &str =
     "ask the operator of the database: the table's triggers, rules and policies say why";
 
-/// Returns the problem of a caller that has more than half of a queue. A few batches empty a queue,
-/// so that a retry after one second is not too early.
+/// Returns the problem of a caller whose writes take more than half of a shard's write queue. A few
+/// batches empty the queue, so that a retry after one second is not too early.
 fn share_exceeded(detail: String) -> Problem {
     let problem = Problem::new(Code::TSR429, detail).hint("send again after Retry-After");
     problem.header(RETRY_AFTER, "1".to_owned())
@@ -41,7 +41,7 @@ fn set_logged(table: &str) -> String {
     format!("ask the operator of the database for ALTER TABLE {table} SET LOGGED")
 }
 
-/// Hint for a wrong name: the nearest one, or the route that lists all.
+/// Returns the hint for a wrong name: the most similar name, or the route that lists all names.
 fn did_you_mean(suggestion: Option<&str>, list: &str) -> String {
     suggestion.map_or_else(|| list.to_owned(), |name| format!("did you mean `{name}`?"))
 }

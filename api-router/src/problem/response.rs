@@ -70,7 +70,8 @@ pub struct ProblemBody<'p> {
 }
 
 impl<'p> ProblemBody<'p> {
-    /// Returns the body of a problem. Rows of a bulk write have no request ids of their own.
+    /// Returns the body of a problem. `request_id` is `None` for a row of a bulk write, which has
+    /// no request id of its own.
     pub fn of(problem: &'p Problem, request_id: Option<&'p str>) -> Self {
         let title = problem.code.title();
         let levels = problem.rare.as_ref().and_then(|rare| rare.levels);

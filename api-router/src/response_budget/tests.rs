@@ -14,7 +14,7 @@ fn response(bytes: usize) -> ServiceResponse<BoxBody> {
     TestRequest::default().to_srv_response(HttpResponse::Ok().body(vec![0; bytes]))
 }
 
-/// Charges a response, which may not wait, if it fits or in any case.
+/// Charges a response without waiting: if it fits, or even if it does not with `in_any_case`.
 fn charge(
     budget: &Arc<ResponseBudget>,
     response: &ServiceResponse<BoxBody>,
@@ -30,12 +30,13 @@ fn send(budget: &Arc<ResponseBudget>, bytes: usize) -> BoxBody {
     charge(budget, &response, false).unwrap().hold(response).into_body()
 }
 
-/// Makes all clients fast for as long as a test runs.
+/// Makes all clients so fast that none counts as slow while a test runs.
 fn speed_up_all(budget: &Arc<ResponseBudget>) {
     budget.state().responses.values_mut().for_each(|one| one.received = RATE_MIN * 1e6);
 }
 
-/// Takes the next part; false if the response was evicted, `None` at its end.
+/// Takes the next part of a body, and returns true; false if the response was evicted, `None` at
+/// the end of the body.
 fn take(body: &mut BoxBody) -> Option<bool> {
     let polled = Pin::new(body).poll_next(&mut Context::from_waker(noop_waker_ref()));
     let Poll::Ready(part) = polled else { panic!("a part is ready") };

@@ -1,7 +1,9 @@
-//! `GET /api/access/me`, `POST /api/access/check`: the rights of the caller, and the rights of a
-//! role. Without access control the routes below `/api/access` do not exist.
+//! `GET /api/access/me`, `POST /api/access/check`: return the rights of the caller, and decide
+//! whether a role permits a request. Without access control, the routes below `/api/access` do not
+//! exist.
 //!
-//! **Not here:** the decision about requests (`access`), changes (`keys`, `roles`, `denials`).
+//! **Not here:** the decision about requests (`crate::access`), changes (`keys`, `roles`,
+//! `denials`).
 
 mod author;
 pub mod denials;
@@ -27,7 +29,7 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{CheckRefusals, CommonRefusals};
 
-/// Largest body of a check.
+/// Maximum number of bytes of the body of a check.
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
@@ -171,7 +173,7 @@ pub(crate) async fn check_access(
     Ok(HttpResponse::Ok().content_type("application/json").body(answer))
 }
 
-/// Reads a body of JSON of at most [`BODY_BYTES_MAX`].
+/// Reads a JSON body of at most [`BODY_BYTES_MAX`] bytes.
 async fn read_body(app: &App, request: &HttpRequest, payload: Payload) -> Result<Bytes, Problem> {
     check_content_type(request.headers())?;
     let deadline = Instant::now() + BODY_WAIT;
@@ -190,6 +192,6 @@ fn decide(gate: &AccessGate, body: &[u8]) -> Result<String, Problem> {
     let question = question.map_err(|error| Problem::new(Code::TSR101, error.to_string()))?;
     let current = gate.authenticator.get();
     let answer = question.decide(current.snapshot().role(question.role())).to_json();
-    // The object has at least one member, so that `success` and a comma can precede its members.
+    // The object has at least one member, so `success` and a comma can be put before its members.
     Ok(format!("{{\"success\":true,{}", answer.trim_start_matches('{')))
 }

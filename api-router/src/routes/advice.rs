@@ -1,7 +1,7 @@
-//! `GET /api/advice`: slots that should move so that the load of each shard fits its weight, load
-//! that no move can distribute, and the requests that carry out the advice.
+//! `GET /api/advice`: recommends moves of slots after which the load of each shard fits its weight.
+//! Reports load that no move can distribute, and the requests that carry out the advice.
 //!
-//! **Not here:** the judgement (`shard_manager::advice`), the form of the response (`answer`).
+//! **Not here:** the analysis (`shard_manager::advice`), the form of the response (`answer`).
 
 mod action;
 mod answer;
@@ -30,16 +30,16 @@ use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 use crate::routes::groups;
 
-/// Longest time for shards to report their sizes.
+/// Longest time to wait for the shards to report their sizes.
 const SIZES_MAX: Duration = Duration::from_secs(5);
-/// Instructions for embedded shards.
+/// Instructions if the shards are SQLite files.
 const NEXT_STEPS: &str = "this is advice: nothing moves by itself. POST /api/rebalance carries it out, with the same by; with \
     {\"dry_run\": true} it shows the moves. `shard-manager rebalance` does the same. \
     A new cluster takes the slots as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
-/// Instructions for servers, whose rows are exported with COPY: without Tessera's own columns,
-/// which cannot be imported, but with the shard key, which alone locates a row of a table without a
-/// routing column.
+/// Instructions if the shards are database servers. Their rows are exported with COPY: without
+/// Tessera's system columns, which cannot be imported, but with the shard key, because in a table
+/// without a routing column nothing else determines the location of a row.
 const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself. POST /api/rebalance carries it out, with the same by; with \
     {\"dry_run\": true} it shows the moves. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY TABLE (shard_key, COLUMN, …) \
@@ -116,7 +116,8 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// Returns the advice for one of several table groups, and the effect of moves of its slots.
+/// Returns the advice for one of several table groups, and the effect of earlier moves of its
+/// slots.
 fn advise_group(
     balance_by: BalanceBy,
     (map, group): (&ShardMap, GroupNumber),
@@ -134,7 +135,8 @@ fn advise_group(
     Ok((own.with_own_numbers(advice), effect))
 }
 
-/// Returns the sizes of the shards, by number, as far as they are known before the deadline.
+/// Returns the sizes of the shards, indexed by shard number. Those that do not respond before the
+/// deadline are unknown.
 async fn sizes(app: &App, map: &ShardMap, deadline: Instant) -> Vec<ShardSize> {
     let mut sizes = vec![ShardSize::default(); map.topology().len()];
     for (number, size) in app.manager.status().size_estimates(deadline).await {
@@ -145,7 +147,7 @@ async fn sizes(app: &App, map: &ShardMap, deadline: Instant) -> Vec<ShardSize> {
     sizes
 }
 
-/// Requests of the last minutes.
+/// Load that this router has recorded in the last minutes.
 #[derive(Default)]
 struct RecordedLoad {
     load: ObservedLoad,
@@ -154,7 +156,8 @@ struct RecordedLoad {
 }
 
 impl RecordedLoad {
-    /// Collects the requests on a thread that may block for some milliseconds.
+    /// Counts the recorded requests on a separate thread, because that may block for some
+    /// milliseconds.
     async fn read(metrics: &Arc<MetricsView>) -> Result<Self, Problem> {
         let metrics = Arc::clone(metrics);
         let counted = block(move || Self::count(&metrics)).await;

@@ -1,7 +1,7 @@
-//! `POST /write`, `GET /read`, `GET /stats`: keys and values by the API of a smaller sharding
-//! proxy, so that clients and command lines written for it work unchanged.
+//! `POST /write`, `GET /read`, `GET /stats`: keys and values through the API of a smaller sharding
+//! proxy, so that clients and command lines written for that proxy work unchanged.
 //!
-//! **Invariant:** a pair is the same row that `/api/kv/{key}` reads and writes.
+//! **Invariant:** a pair is stored as the same row that `/api/kv/{key}` reads and writes.
 //! **Not here:** operations on values (`kv`).
 
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, ReadRefusals, WriteRefusals};
 
-/// Longest time for counting: one small table of each shard is read.
+/// Longest time for counting rows, which reads one small table of each shard.
 const COUNTS_MAX: Duration = Duration::from_secs(2);
 
 /// A key and its value.

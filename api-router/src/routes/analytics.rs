@@ -1,4 +1,5 @@
-//! `GET /api/analytics/metrics`, `/stream`, `/errors`, `/frames`: recorded requests and errors.
+//! `GET /api/analytics/metrics`, `/stream`, `/errors`, `/frames`: return the counts of requests,
+//! and the errors, that this router has recorded.
 
 mod frames;
 
@@ -94,8 +95,8 @@ fn metrics_query(app: &App, request: &HttpRequest) -> Result<MetricsQuery, Probl
     })
 }
 
-/// Refuses the name of a shard that has never existed. Requests to a shard that has retired, and
-/// its errors, stay in the history.
+/// Refuses the name of a shard that has never existed. A retired shard is accepted, because its
+/// requests and errors stay in the history.
 fn check_shard(app: &App, shard: Option<&str>) -> Result<(), Problem> {
     let Some(name) = shard else { return Ok(()) };
     if app.manager.shards().numbers().any(|number| app.manager.shard_name(number) == name) {
@@ -105,7 +106,7 @@ fn check_shard(app: &App, shard: Option<&str>) -> Result<(), Problem> {
     Err(Problem::new(Code::TSR100, detail).hint("/api/shards lists them"))
 }
 
-/// Refuses a text that is the code of no problem.
+/// Refuses a value that is not the code of a problem.
 fn check_code(code: Option<&str>) -> Result<(), Problem> {
     if code.is_none_or(|code| Code::ALL.iter().any(|known| known.name() == code)) {
         return Ok(());

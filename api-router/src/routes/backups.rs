@@ -1,8 +1,8 @@
-//! `/api/backup`: copies of the cluster in the folder of the setting `backup_dir`. Available to
-//! callers with the scope `operate`; without access control, backups can be started and cancelled
-//! with `--operate` only.
+//! `/api/backup`: creates copies of the cluster in the folder that the setting `backup_dir` names.
+//! Available to callers with the scope `operate`; without access control, backups can be begun and
+//! cancelled only if the router was started with `--operate`.
 //!
-//! **Invariant:** no request contains a path: the id of a backup is the name of its folder.
+//! **Invariant:** a request never contains a path: the id of a backup is the name of its folder.
 //! **Not here:** making a backup (`shard_manager::manager`).
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{BackupLookupRefusals, BackupRefusals};
 
-/// Largest body: it has no members.
+/// Maximum number of bytes of a body, which has no members.
 const BODY_BYTES_MAX: usize = 1 << 10;
 
 /// A backup.
@@ -201,7 +201,7 @@ fn identity(text: &str) -> Result<BackupId, BackupsError> {
     BackupId::parse(text).ok_or(BackupsError::NoBackup)
 }
 
-/// Runs work on the folder for backups on a thread that may block.
+/// Runs work on the backup folder on a thread that may block.
 async fn run<T: Send + 'static>(
     app: &App,
     work: impl FnOnce(&Backups) -> Result<T, BackupsError> + Send + 'static,

@@ -1,9 +1,9 @@
-//! `POST /api/bulk-write`: many rows, each with its own outcome.
+//! `POST /api/bulk-write`: writes many rows, each with its own outcome.
 //!
 //! A JSON body is held in memory as a whole, and can be stored in one transaction per shard; NDJSON
 //! and CSV are streamed.
 //!
-//! **Invariant:** with `tx=per-shard` a shard stores either all of its rows of the request or none
+//! **Invariant:** with `tx=per-shard`, a shard stores either all of its rows of the request or none
 //! of them.
 //! **Not here:** streaming (`stream`, `row_reader`), parsing and routing of a row (`row_router`),
 //! the body of the response (`outcome`).
@@ -168,7 +168,7 @@ pub(crate) async fn write_bulk(
     }
 }
 
-/// Parsed head of a bulk write.
+/// Parsed headers of a bulk write, with the rights of its caller and the start of the request.
 struct Head<'r> {
     rights: CallerRights,
     shard_key: Option<ShardKey<'r>>,
@@ -180,8 +180,8 @@ struct Head<'r> {
     began: Instant,
 }
 
-/// Returns the options of a streamed body: they are parameters of the query instead of members of
-/// JSON.
+/// Returns the options of a streamed body, which are parameters of the query instead of members of
+/// a JSON body.
 fn stream_options(
     app: &App,
     head: &Head<'_>,
@@ -237,11 +237,11 @@ async fn write_json(
     }
     let keys = (key, head.idempotency_key.as_deref());
     let Parsed { mut rows, refused } = parse_anywhere(app, rights, keys, (bytes, zipped)).await?;
-    // The body may have taken long to arrive.
+    // The caller may have lost its rights while the body arrived.
     recheck.check()?;
     if let Some(key) = &head.idempotency_key {
-        // A client's own key has no space, so that a row of a bulk write is never taken for a
-        // single write.
+        // A key that a client sends contains no space, so this key of a row never equals the key of
+        // a single write.
         let numbered = rows.iter_mut().map(|row| (row.index, &mut row.row));
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
@@ -257,7 +257,7 @@ async fn write_json(
     meter.charge_rows(rows.len());
     meter.charge_shards(asked.len());
     let lost = OnceCell::new();
-    // Only the first reason is kept: the rows that are not sent have the same.
+    // Only the first problem is kept, which is the same for all rows that are not sent.
     let may_continue = || recheck.check().map_err(|problem| lost.set(problem)).is_ok();
     let BulkDone { rows: done, unsent, session, times } = match whole {
         true => app.manager.data(rights).write_bulk_atomic(rows, options).await,
@@ -266,7 +266,7 @@ async fn write_json(
     outcome.session = session;
     let lost = lost.into_inner().into_iter();
     lost.for_each(|problem| outcome.refuse_all(&unsent, &problem));
-    // Rows whose slots have moved were sent to other shards.
+    // Rows whose slots have moved were sent to other shards than planned.
     let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.add_times(shard, times));
     sample.list(app, &done);
@@ -283,8 +283,9 @@ async fn write_json(
     Ok(response.json(answer))
 }
 
-/// Leaves out the rows of every transaction that has a refused row. The transaction of a row that
-/// could not be routed is unknown: then all rows are left out.
+/// Returns the rows whose transaction has no refused row; each other row is refused with the
+/// problem of the row that was refused. If a refused row could not be routed, it may belong to any
+/// transaction, so all rows are refused.
 fn undo_with(
     app: &App,
     rows: Vec<BulkRow>,
@@ -314,8 +315,8 @@ fn undo_with(
     left
 }
 
-/// Sets the key of the request in its record, if all rows have the same. Otherwise returns some of
-/// the keys, for the list of recent writes: a request with one key is listed as a single write.
+/// Enters the shard key in the request record if all rows have the same one: the request is then
+/// listed as a single write. Otherwise returns a sample of the keys for the list of recent writes.
 fn note_keys(app: &App, request: &HttpRequest, rows: &[BulkRow]) -> RowSample {
     let Some(first) = rows.first() else { return RowSample::default() };
     note_row(app.audit.as_ref(), request, first.row.table.name(), None);
@@ -330,14 +331,14 @@ fn note_keys(app: &App, request: &HttpRequest, rows: &[BulkRow]) -> RowSample {
     RowSample::default()
 }
 
-/// The rows of a JSON body.
+/// Parsed rows of a JSON body.
 struct Parsed {
     rows: Vec<BulkRow>,
-    /// Rows that cannot be sent, each with its location if it is known.
+    /// Rows that cannot be sent to a shard, each with its location if that is known.
     refused: Vec<(RefusedRow, Option<KeyLocation>)>,
 }
 
-/// The shard key of rows that name none, and the idempotency key.
+/// Shard key for rows that do not name one, and the idempotency key.
 type Keys<'k> = (Option<ShardKey<'k>>, Option<&'k str>);
 
 async fn parse_anywhere(

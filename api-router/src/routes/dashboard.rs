@@ -1,7 +1,7 @@
-//! `GET /dashboard` and its files: the page that shows all metrics.
+//! `GET /dashboard` and its files: serves the page that shows all metrics.
 //!
 //! **Invariant:** the page loads nothing from other hosts, and runs only its own scripts.
-//! **Not here:** the files of the page (`analytics::dashboard`), making responses from them
+//! **Not here:** the files of the page (`analytics::dashboard`), the responses that contain them
 //! (`analytics::static_assets`).
 
 use actix_web::web::Path;
@@ -23,7 +23,7 @@ use crate::response_headers::LookupRefusals;
 )]
 #[get("/dashboard")]
 pub(crate) async fn show_dashboard(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    // The query string is used by the page itself.
+    // The query string is ignored here, because the script of the page reads it.
     answer(&request, "")
 }
 

@@ -1,4 +1,4 @@
-//! `GET /api/distribution`: distribution of rows and bytes over the shards.
+//! `GET /api/distribution`: returns the distribution of rows and bytes over the shards.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 use crate::routes::groups;
 
-/// Longest time for sizes: they need every page of a shard's file.
+/// Longest time to wait for sizes: to determine them, a shard reads every page of its file.
 const SIZES_MAX: Duration = Duration::from_secs(10);
 
 /// Distribution of a table, or of all tables, over the shards.
@@ -85,7 +85,7 @@ pub(crate) async fn distribution(
             return Err(Problem::new(Code::TSR100, "table or group is given, not both"));
         }
     };
-    // Shards outside a group have none of its rows.
+    // Shards that do not belong to the group have no rows of it.
     let group = group.and_then(|number| Some((number, map.groups().get(number)?)));
     let is_included = |shard: &ShardNumber| group.is_none_or(|(_, group)| group.allows(*shard));
     let all: Vec<ShardNumber> = map.topology().numbers().filter(is_included).collect();
@@ -107,8 +107,8 @@ pub(crate) async fn distribution(
     Ok(HttpResponse::Ok().json(answer(table, sizes)))
 }
 
-/// Returns the rows and bytes that a shard has of some tables, or of all; `None` if the shard did
-/// not answer.
+/// Returns the number of rows and bytes of the named tables on a shard, or of all tables; `None` if
+/// the shard did not respond.
 fn size(report: &ShardReport, names: Option<&[String]>) -> Option<(i64, i64)> {
     let tables = report.tables.as_ref()?.iter();
     let meant = tables.filter(|size| names.is_none_or(|names| names.contains(&size.table)));
@@ -121,7 +121,7 @@ fn answer(table: Option<String>, sizes: Vec<(String, Option<(i64, i64)>)>) -> Di
     let bytes: i64 = known.iter().map(|(_, bytes)| bytes).sum();
     let most = known.iter().map(|(rows, _)| *rows).max().unwrap_or(0);
     let share = |part: i64| if rows == 0 { 0.0 } else { rounded(part as f64 / rows as f64) };
-    // max / mean, without dividing twice.
+    // Calculates max / mean with a single division.
     let skew =
         if rows == 0 { 1.0 } else { rounded(most as f64 * known.len() as f64 / rows as f64) };
     let missing = sizes.iter().filter(|(_, size)| size.is_none());
@@ -135,7 +135,7 @@ fn answer(table: Option<String>, sizes: Vec<(String, Option<(i64, i64)>)>) -> Di
     DistributionAnswer { success: true, table, rows, bytes, shards: parts.collect(), missing, skew }
 }
 
-/// Rounds to four decimals: more would be noise.
+/// Rounds to four decimals, because further digits would not be meaningful.
 fn rounded(ratio: f64) -> f64 {
     (ratio * 1e4).round() / 1e4
 }

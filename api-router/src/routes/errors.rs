@@ -1,4 +1,5 @@
-//! `/errors` and `/errors/{code}`: pages that explain the codes of problems and their remedies.
+//! `/errors` and `/errors/{code}`: serve pages that explain the codes of problems and their
+//! remedies.
 //!
 //! **Invariant:** a page loads no other file and runs no script.
 //! **Not here:** the table of codes (`problem`), the errors that have occurred (`analytics`).
@@ -42,7 +43,7 @@ use crate::problem::{Code, Problem, ProblemBody, no_backup_dir, refused};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// The request id of examples.
+/// Request id in the examples.
 const REQUEST_ID: &str = "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10";
 
 const STYLE: &str = "\
@@ -161,8 +162,8 @@ pub(crate) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
     Ok(page(HttpResponse::Ok(), code.name(), &content))
 }
 
-/// Content security policy of the pages: no script, nothing from other hosts, and no style but
-/// [`STYLE`], identified by its SHA-256.
+/// Content security policy of the pages. It permits no script, nothing from other hosts, and only
+/// the style sheet [`STYLE`], which it identifies by its SHA-256.
 const ISOLATED: &str = "default-src 'none'; style-src 'sha256-gcLQhWMlh5jsVnyD0aJHwRfrJpasrPXqE/v2Sdn/b/0='; \
                         base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -170,7 +171,7 @@ fn page_of(code: Code) -> String {
     format!("/errors/{}", code.name())
 }
 
-/// Returns a response with a page of this title and content.
+/// Returns a response that contains an HTML page with this title and content.
 fn page(mut response: HttpResponseBuilder, title: &str, content: &Markup) -> HttpResponse {
     let page = html! {
         (DOCTYPE)
@@ -190,8 +191,8 @@ fn page(mut response: HttpResponseBuilder, title: &str, content: &Markup) -> Htt
         .body(page.into_string())
 }
 
-/// Returns an example of a problem with this code, made by the functions that make the problems of
-/// clients.
+/// Returns an example of a problem with this code, created by the same functions as the problems
+/// that are sent to clients.
 fn example(code: Code) -> Problem {
     let shard = || "shard3".to_owned();
     let said = |detail: &str, hint: &str| Problem::new(code, detail).hint(hint);
@@ -298,7 +299,8 @@ fn example(code: Code) -> Problem {
     }
 }
 
-/// Returns an example of a partition that is missing, does not exist or would change.
+/// Returns an example of a problem about a partition that is missing, does not exist or would
+/// change.
 fn example_of_partition(code: Code) -> Problem {
     let (column, known) = (Arc::from("partition_key"), Arc::from("A, B, C"));
     let error = if code == Code::TSR356 {
@@ -311,7 +313,8 @@ fn example_of_partition(code: Code) -> Problem {
     Problem::from(&error)
 }
 
-/// Returns an example of a refused change of shards or slots, of a move or of a rebalance.
+/// Returns an example of a problem about a refused change of shards or slots, a move or a
+/// rebalance.
 fn example_of_change(code: Code) -> Problem {
     let refusals = RefusalCode::ALL.into_iter();
     let Some(refusal) = refusals.into_iter().find(|known| Code::of_refusal(*known) == code) else {

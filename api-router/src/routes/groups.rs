@@ -1,4 +1,5 @@
-//! `GET /api/groups`: the table groups, each with its keyspace, its placement and its slots.
+//! `GET /api/groups`: lists the table groups (tables that share slots), each with its keyspace, its
+//! placement and its slots.
 //!
 //! **Not here:** the owners of the slots (`placement`), the tables themselves (`tables`).
 
@@ -78,7 +79,8 @@ impl GroupView {
         }
     }
 
-    /// Returns the groups with their ranges, for the shard map; `None` if there is one group.
+    /// Returns all groups with the owners of their slots, for the shard map; `None` if there is
+    /// only one group.
     pub(super) fn with_ranges(map: &ShardMap) -> Option<Vec<Self>> {
         let view = |(number, group)| Self {
             ranges: Some(RangeView::of_group(map, number)),
@@ -125,7 +127,7 @@ pub(crate) async fn list_groups(
 /// Returns the group of this name.
 ///
 /// # Errors
-/// TSR350.
+/// TSR350 if there is none.
 pub(super) fn find(map: &ShardMap, name: &str) -> Result<GroupNumber, Problem> {
     map.groups().find(name).ok_or_else(|| unknown(map, name))
 }

@@ -1,5 +1,5 @@
-//! `GET /api/health`, `/live`, `/ready`: the state of the cluster, that the process runs, and that
-//! the router accepts requests.
+//! `GET /api/health`, `/live`, `/ready`: report whether the nodes of the cluster fulfil their
+//! roles, whether the process runs, and whether the router accepts requests.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::response_headers::CommonRefusals;
 
-/// Longest time for a node to answer a probe.
+/// Longest time to wait for a node's response to a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// Health of the cluster.
@@ -120,7 +120,7 @@ pub struct NodeReason {
     detail: &'static str,
 }
 
-/// Returns the meaning of the levels.
+/// Returns a sentence about the meaning of the consistency levels in this cluster.
 fn levels(isolation: ReplicaIsolation, replicas: usize) -> String {
     match isolation {
         ReplicaIsolation::SameMachine => levels_of_files(replicas),
@@ -145,8 +145,8 @@ fn levels_of_servers(replicas: usize) -> String {
     )
 }
 
-/// Returns the meaning of the levels for files. Primary and replicas share a disk, and users of the
-/// levels must know that.
+/// Returns the meaning of the levels for SQLite files. It says that primary and replicas share a
+/// disk, which users of the levels must know.
 fn levels_of_files(replicas: usize) -> String {
     let meaning = match replicas {
         0 => "there are no replicas, so one, quorum and all mean the same: stored in the primary's file".to_owned(),
@@ -165,7 +165,7 @@ fn levels_of_files(replicas: usize) -> String {
     )
 }
 
-/// Returns the nodes of a report, for a response.
+/// Returns the nodes of a shard as a response shows them.
 pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
     let nodes = report.nodes.iter().map(|node| Node {
         node: node.node.clone(),
@@ -183,7 +183,7 @@ fn reasons(node: &NodeHealth) -> Vec<NodeReason> {
     node.reasons.iter().map(view).collect()
 }
 
-/// Returns the reasons for a degraded cluster.
+/// Returns a sentence for each reason why a node does not fulfil its role.
 fn degraded(reports: &[ShardReport]) -> impl Iterator<Item = String> {
     let nodes = reports.iter().flat_map(|report| &report.nodes);
     nodes.flat_map(|node| {
@@ -196,7 +196,7 @@ fn unwritten(cause: String) -> String {
     format!("the audit log cannot be written, and its events are lost: {cause}")
 }
 
-/// Converts to milliseconds with three decimals.
+/// Returns a duration in milliseconds, with three decimals.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
@@ -217,10 +217,10 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
     respond(&app, &request).await
 }
 
-/// Returns the response with the state of every node, for every path that serves it.
+/// Returns the response about the state of every node, which several paths serve.
 ///
 /// # Errors
-/// TSR100 for any parameter, TSR113 for an invalid deadline.
+/// TSR100 if there is any parameter, TSR113 if the deadline is invalid.
 pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let patience = time_limit(request.headers(), PROBE_MAX)?;
@@ -231,7 +231,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
         nodes.peek()?;
         Some(nodes.any(|node| node.up))
     };
-    // A primary that only did not answer by an early deadline may take writes.
+    // A primary that has only missed the deadline, which may be early, may still take writes.
     let may_write = |report: &ShardReport| {
         let mut primaries = report.nodes.iter().filter(|node| node.role == Role::Primary);
         primaries.any(|node| node.up || node.reasons.iter().eq([Reason::NoAnswerInTime]))
@@ -283,7 +283,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
     Ok(response.json(answer))
 }
 
-/// Returns the state of the cache. A cache that is being tried again counts as down.
+/// Returns the state of the cache. A cache that is being probed after a failure counts as down.
 fn cache(stats: Option<CacheStats>) -> &'static str {
     match stats.map(|stats| stats.breaker) {
         None => "off",
@@ -294,7 +294,8 @@ fn cache(stats: Option<CacheStats>) -> &'static str {
 
 #[cfg(feature = "sabotage")]
 fn broken_promises() -> Vec<&'static str> {
-    // An unknown name has ended the process at its start.
+    // The list of names is valid here, because an unknown one would have ended the process at its
+    // start.
     sabotage::active_mutations().unwrap_or_default().into_iter().map(Mutation::name).collect()
 }
 

@@ -1,4 +1,4 @@
-//! `/`: the list of routes; and the responses to requests for unknown paths.
+//! `/`: lists the routes. Also responds to requests whose path or method is unknown.
 
 use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT, ALLOW, LOCATION};
@@ -13,7 +13,7 @@ use crate::documented_paths::{DOCUMENT, PAGES, fits, is_below, methods};
 use crate::problem::{Code, Problem};
 use crate::request_hints;
 
-/// Path that the analytics service serves and a router does not.
+/// Path that the analytics service serves, but a router does not.
 const ALERTS: &str = "/api/analytics/alerts";
 const OF_ALERTS: &str = "the analytics service serves alerts and watches one router or many: start it with \
      `analytics --routers URL`, with the URL of this router, and request the same path there";
@@ -26,7 +26,8 @@ const WITHOUT_LAB: &str =
 const WITHOUT_CHANGES: &str = "shards and slots are changed, and backups are made, through a router with access control \
      (--access on), or one that is started with --operate";
 
-/// Prefixes of the routes that only some routers serve, each with the remedy for the others.
+/// Prefixes of the routes that only some routers serve, each with the hint for a router that does
+/// not.
 const OPTIONAL: [(&str, &str); 8] = [
     ("/api/session", WITHOUT_LOGIN),
     ("/api/access/", WITHOUT_ACCESS),
@@ -83,13 +84,14 @@ pub(crate) async fn home(app: Data<App>, request: HttpRequest) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }
 
-/// Responds to any other request: the path is unknown, or it is known and the method is not.
+/// Responds to a request that no route serves: its path is unknown, or the path does not have its
+/// method.
 pub async fn nothing_here(
     app: Data<App>,
     request: HttpRequest,
     api: Data<OpenApi>,
 ) -> Result<HttpResponse, Problem> {
-    // The path as routing sees it.
+    // This is the path as the framework has decoded it for routing.
     let path = request.match_info().as_str();
     if path == PAGES.trim_end_matches('/') {
         return Ok(HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish());
@@ -113,7 +115,7 @@ pub async fn nothing_here(
     Err(Problem::new(Code::TSR112, detail).hint(hint).header(ALLOW, methods.join(", ")))
 }
 
-/// Returns the remedy for a path that this router does not serve, and others do.
+/// Returns the hint for a path that this router does not serve, but others do.
 fn remedy_for_path(api: &OpenApi, path: &str) -> Option<&'static str> {
     if !methods(api, path).is_empty() {
         return None;
@@ -121,13 +123,14 @@ fn remedy_for_path(api: &OpenApi, path: &str) -> Option<&'static str> {
     ROWS.iter().find(|row| fits(row.path, path)).and_then(|row| remedy_for_route(row.path))
 }
 
-/// Returns the remedy for a method that a path of this router does not have.
+/// Returns the hint for a method that a path of this router does not have.
 fn remedy_for_method(api: &OpenApi, path: &str, method: &Method) -> String {
     if data_route(path, method).is_some() {
         return request_hints::no_such_method_for_rows(method.as_str()).to_owned();
     }
     let mut known = ROWS.iter().filter(|row| row.method == method.as_str());
-    // Other routers serve the method here, or some router serves it one level below.
+    // Other routers may serve the method on this path, or a router may serve it on a path one level
+    // below.
     let other = known.clone().find(|row| fits(row.path, path));
     let route = other.or_else(|| known.find(|row| is_below(row.path, path)));
     let served = route.filter(|row| methods(api, row.path).contains(&row.method));
@@ -137,7 +140,7 @@ fn remedy_for_method(api: &OpenApi, path: &str, method: &Method) -> String {
     }
 }
 
-/// Returns the remedy for a route that only some routers serve; `None` if all do.
+/// Returns the hint for a route that only some routers serve; `None` if all routers serve it.
 fn remedy_for_route(route: &str) -> Option<&'static str> {
     OPTIONAL.iter().find(|(prefix, _)| route.starts_with(prefix)).map(|(_, remedy)| *remedy)
 }

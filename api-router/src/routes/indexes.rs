@@ -22,11 +22,11 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{IndexRefusals, LookupRefusals};
 
-/// Largest body: a few names and numbers.
+/// Maximum number of bytes of a body, which contains a few names and numbers.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// Default of `pause_max_ms`.
+/// Value of `pause_max_ms` if it is not given.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
-/// Members of the body.
+/// Members of the body that creates an index.
 const MEMBERS: [&str; 4] = ["name", "columns", "unique", "pause_max_ms"];
 
 /// Lists the indexes of a table, with their states.
@@ -128,7 +128,7 @@ pub(crate) async fn remove_index(
     Ok(HttpResponse::Accepted().json(IndexAnswer::of(IndexShape::of(record, &app))))
 }
 
-/// Headers of a change of indexes.
+/// Parsed headers of a request that changes indexes.
 struct Change {
     deadline: Instant,
     prefer: Prefer,
@@ -136,7 +136,7 @@ struct Change {
 }
 
 impl Change {
-    /// Reads the headers of a request without parameters.
+    /// Parses the headers of a request, which must have no parameters.
     fn of(request: &HttpRequest) -> Result<Self, Problem> {
         let headers = request.headers();
         Parameters::parse(request.query_string())?.check_names(&[])?;
@@ -148,7 +148,7 @@ impl Change {
     }
 }
 
-/// Responds with the effect that the creation of an index would have.
+/// Responds with the effect that the creation of an index would have, and creates nothing.
 async fn plan(
     app: &App,
     indexes: Indexes<'_>,

@@ -1,9 +1,10 @@
-//! `/api/kv/{key}`: a JSON value under a key, kept as a row of the built-in table `kv`.
+//! `/api/kv/{key}`: reads, stores and removes a JSON value under a key, which is kept as a row of
+//! the built-in table `kv`.
 //!
 //! **Invariant:** the key is the rest of the path, percent-decoded once. It may contain slashes,
 //! and two paths name the same key only if they are equal after decoding. A value is returned byte
 //! for byte as it is stored.
-//! **Not here:** carrying out a write (`row_write`), the same operations by another API
+//! **Not here:** carrying out a write (`row_write`), the same operations through another API
 //! (`aliases`).
 
 use std::borrow::Cow;
@@ -42,7 +43,7 @@ use crate::response_headers::{
     refusal,
 };
 
-/// Table of the values, whose column [`VALUE`] holds them.
+/// Name of the table of the values, which are in its column [`VALUE`].
 const TABLE: &str = "kv";
 const VALUE: &str = "value";
 
@@ -147,11 +148,12 @@ pub(crate) async fn get_value(
     found.answer(&app, request.headers(), <[u8]>::to_vec)
 }
 
-/// Returns the key in the path of a request, decoded. Routing has decoded parts of the path
-/// already, so this uses the path as it was sent.
+/// Returns the decoded key in the path of a request. The path that routing uses is already decoded
+/// in part, so the key is taken from the path as the client sent it.
 fn key_in_path(request: &HttpRequest) -> Result<Cow<'_, str>, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    // After `/api/kv/`, each of whose words may have been spelled with escapes.
+    // The key follows `/api/kv/`. The prefix is not compared, because a client may have escaped its
+    // characters.
     let raw = request.uri().path().splitn(4, '/').nth(3).unwrap_or("");
     if raw.is_empty() {
         return Err(Problem::new(Code::TSR104, "the path names no key")
@@ -174,7 +176,7 @@ fn path_key<'k>(text: &'k str, header: Option<ShardKey<'_>>) -> Result<ShardKey<
     agree(key, header)
 }
 
-/// Returns the key, unless the header `x-shard-key` names another.
+/// Returns the key, unless the header `x-shard-key` names a different one.
 pub(super) fn agree<'k>(
     key: ShardKey<'k>,
     header: Option<ShardKey<'_>>,
@@ -202,7 +204,7 @@ async fn put_anywhere(
     .await
 }
 
-/// Returns the change that puts a value under a key.
+/// Returns the change that stores a value under a key, with its location.
 pub(super) fn put(
     app: &App,
     rights: &Rights,
@@ -222,13 +224,14 @@ fn change(
     let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     let placed = manager::Data::prepare(&app.manager.map(), &table, operation, key, fields);
     Ok(placed.map_err(|error| {
-        // The error may name what exists, which only callers with a right to the key learn.
+        // The error may reveal what exists, so a caller without a right to the key gets another
+        // one.
         let allowed = manager::check_key(app.manager.schema(rights), &table, operation.into(), key);
         allowed.err().unwrap_or(error)
     })?)
 }
 
-/// Replaces the hints for rows by hints for keys and values.
+/// Replaces hints that speak of rows by hints that speak of keys and values.
 pub(super) fn with_key_hint(problem: Problem) -> Problem {
     if problem.code() == Code::TSR301 {
         return problem.hint("send it without If-None-Match to change the value");
@@ -239,7 +242,7 @@ pub(super) fn with_key_hint(problem: Problem) -> Problem {
     problem
 }
 
-/// Value that was found, and its response without a body.
+/// Value that was found, and its response, whose body is not set yet.
 pub(super) struct Found {
     response: HttpResponseBuilder,
     read: ReadDone,
@@ -249,7 +252,7 @@ pub(super) struct Found {
 /// Reads the value under a key.
 ///
 /// # Errors
-/// TSR302 if there is none; those of the shard.
+/// TSR302 if there is none, and the errors of the shard.
 pub(super) async fn find(
     app: &App,
     request: &HttpRequest,
@@ -280,7 +283,7 @@ pub(super) async fn find(
     }
     let version = read.version().ok_or_else(internal)?;
     response.insert_header((ETAG, etag(version)));
-    // A read of one key goes to one shard, whatever was preferred.
+    // The preference is always satisfied: a read of one key goes to a single shard.
     if let Some(applied) = headers.prefer.applied(&[Preference::DenyFanout]) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
@@ -293,22 +296,22 @@ fn value_of_a_key(table: &std::sync::Arc<Table>) -> Result<ReadQuery, Problem> {
 }
 
 impl Found {
-    /// Returns the JSON of the value: the only member of the only row.
+    /// Returns the JSON of the value, which is the only member of the only row.
     fn value(&self) -> &[u8] {
         let row = self.read.rows.row(0);
         &row[const { "{\"\":".len() + VALUE.len() }..row.len() - 1]
     }
 
-    /// Returns the shard of the value.
+    /// Returns the name of the shard that stores the value.
     pub(super) fn shard<'a>(&self, app: &'a App) -> &'a str {
         self.read.place.map_or("", |place| app.manager.shard_name(place.shard))
     }
 
-    /// Returns the response, with a body made of the value; without one if the client has this
-    /// version already.
+    /// Returns the response with a body that `body` makes from the value, or 304 without a body if
+    /// the client already has this version.
     ///
     /// # Errors
-    /// TSR303 if `If-Match` names other versions; TSR113 if a condition is malformed.
+    /// TSR303 if `If-Match` names only other versions; TSR113 if a condition is malformed.
     pub(super) fn answer(
         mut self,
         app: &App,
@@ -316,7 +319,8 @@ impl Found {
         body: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<HttpResponse, Problem> {
         if headers.contains_key(IF_MATCH) {
-            // The condition of an update: there is a row, and it is of this version.
+            // The value exists and must have a version that the header names, like the row of an
+            // update.
             let wanted = precondition(headers, Operation::Update)?;
             if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
                 return Err(Problem::from(Error::VersionDiffers)

@@ -1,8 +1,8 @@
-//! Lab: the page `/lab`, which shows the placement of keys, and its requests; `/api/lab/nodes`,
-//! with which nodes are paused, delayed or cut off.
+//! Lab: the page `/lab`, which shows the placement of keys, with its requests; and
+//! `/api/lab/nodes`, by which nodes are paused, delayed or cut off.
 //!
-//! `/api/lab/nodes` is available with `--lab` only, for development and teaching: faults show the
-//! effect of a lagging replica on reads, and the effect of failures on guarantees.
+//! `/api/lab/nodes` is available only with `--lab`, for development and teaching. Faults show how a
+//! lagging replica affects reads, and how failures affect guarantees.
 //!
 //! **Not here:** the effect of a fault (`shard_manager::engine::fault_injector`).
 
@@ -27,7 +27,7 @@ use crate::response_headers::LookupRefusals;
 
 /// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
-/// Largest body: a state and a delay need no more.
+/// Maximum number of bytes of a body, which contains a state and a delay.
 const BODY_BYTES_MAX: usize = 1_024;
 
 /// A node and its faults.
@@ -119,7 +119,7 @@ pub(crate) async fn set_fault(
     let before = app.manager.faults().node(&node).ok_or_else(unknown)?.fault();
     let fault = requested(&bytes, before)?;
     let name = node.clone();
-    // The call blocks until the node's current work has ended.
+    // This blocks until the work that the node is doing has ended.
     let app_for_task = app.clone();
     let set = block(move || {
         app_for_task.manager.faults().node(&name).map(|injector| injector.set(fault))
@@ -129,8 +129,8 @@ pub(crate) async fn set_fault(
     Ok(HttpResponse::Ok().json(NodeFaultAnswer { success: true, node: fault_view(node, fault) }))
 }
 
-/// Returns the problem of a node that is unknown or cannot be paused: the router controls its own
-/// writes to a server of PostgreSQL, not the server.
+/// Returns the problem of a node that is unknown, or is a PostgreSQL replica. The router can delay
+/// or stop its own writes to a primary, but not a replica, to which it does not write.
 fn no_such_node(app: &App, node: &str) -> Problem {
     let map = app.manager.map();
     let is_replica =

@@ -1,8 +1,8 @@
-//! `/api/moves`: slots move from one shard to another while rows are read and written. Served to
-//! callers with the scope `operate`; without access control, moves can be begun and commanded with
-//! `--operate` only.
+//! `/api/moves`: moves slots from one shard to another while rows are read and written. Available
+//! to callers with the scope `operate`; without access control, moves can be begun and commanded
+//! only if the router was started with `--operate`.
 //!
-//! **Not here:** the steps of a move (`shard_manager::manager`), the members of a body that begins
+//! **Not here:** the steps of a move (`shard_manager::manager`), the body of a request that begins
 //! one (`draft`).
 
 mod draft;
@@ -32,7 +32,7 @@ use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, MoveRefusals};
 use crate::router_address::router_address;
 
-/// Largest body: each slot of a move by itself, and names.
+/// Maximum number of bytes of a body, which may list each slot individually and contains names.
 const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// A move.
@@ -158,7 +158,7 @@ pub(crate) async fn begin_move(
     let body = change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?;
     let draft = draft(&body, app.manager.map().groups().slot_count())?;
     if let DraftSlots::OfKey { table: Some(table), .. } = &draft.slots {
-        // To a caller without a grant for the table it does not exist.
+        // A caller without a grant for the table gets the same problem as if it did not exist.
         let found = app.manager.schema(&app.rights(&request)).table(table);
         found.map_err(|_| MovesError::no_table(table))?;
     }

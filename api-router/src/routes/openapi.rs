@@ -1,7 +1,7 @@
-//! OpenAPI: completes the document that is made from the routes. Adds its title and groups, and the
-//! headers that all data routes have in common.
+//! OpenAPI: completes the document that is generated from the routes. Adds its title and groups,
+//! and the headers that all data routes have in common.
 //!
-//! Groups are listed in the order in which a newcomer needs them. Schemas have the form that client
+//! Groups are listed in the order in which a newcomer needs them. Schemas have a form that client
 //! generators understand.
 //!
 //! **Not here:** the description of one operation (the attributes of its handler).
@@ -24,9 +24,9 @@ use utoipa::openapi::{Info, License, OpenApi, RefOr, ResponseBuilder, Schema};
 use self::schemas::{simplify_components, simplify_operation};
 use crate::data_route::{KV, data_route};
 
-/// Data route whose requests have rows of any number of keys.
+/// Data route whose requests contain rows of any number of shard keys.
 const BULK: &str = "/api/bulk-write";
-/// Route on which every unknown parameter is a filter.
+/// Route on which every other parameter is a filter.
 const READ: &str = "/api/read";
 
 /// Groups of operations, the most important first.
@@ -42,7 +42,7 @@ const GROUPS: [(&str, &str); 9] = [
     ("lab", "Placement trials, experiments, and injected faults of nodes"),
 ];
 
-/// Completes the document that was collected from the routes. With access control, it names the
+/// Completes the document that was collected from the routes. If `access` is true, it names the
 /// right that each operation needs.
 pub fn describe(api: &mut OpenApi, access: bool) {
     let mut info = Info::new("Tessera", env!("CARGO_PKG_VERSION"));
@@ -79,7 +79,7 @@ pub fn describe(api: &mut OpenApi, access: bool) {
     order_groups(api);
 }
 
-/// Declares the groups that have operations, in the order in which Swagger UI shows them.
+/// Lists the groups that have any operation, in the order in which Swagger UI shows them.
 fn order_groups(api: &mut OpenApi) {
     let items = api.paths.paths.values_mut();
     let used: BTreeSet<String> = items
@@ -93,8 +93,9 @@ fn order_groups(api: &mut OpenApi) {
     api.tags = Some(GROUPS.iter().filter_map(group).collect());
 }
 
-/// Declares that a read accepts further parameters of any name, each of which is a filter. The
-/// example is empty, because Swagger UI would otherwise send its own example.
+/// Returns the parameter which declares that a read accepts further parameters of any name, each of
+/// which is a filter. Its example is empty, because Swagger UI would otherwise send an invented
+/// one.
 fn filters() -> Parameter {
     let text = ObjectBuilder::new().schema_type(Type::String).build();
     let any = AdditionalProperties::RefOr(RefOr::T(text.into()));
@@ -112,7 +113,7 @@ fn filters() -> Parameter {
         .build()
 }
 
-/// Declares the header by which a response states the effect of `Authorization`.
+/// Declares the header `x-access`, by which a response says that `Authorization` has no effect.
 fn declare_access(operation: &mut Operation) {
     let about = "off: Authorization, which the request has, is accepted and has no effect yet";
     for response in operation.responses.responses.values_mut() {
@@ -123,8 +124,8 @@ fn declare_access(operation: &mut Operation) {
     }
 }
 
-/// Declares the response to headers that are too large. They are refused before a route is chosen,
-/// so every operation has it.
+/// Declares the response to a request whose headers are too large. It is refused before its route
+/// is determined, so every operation has this response.
 fn refuse_large_headers(operation: &mut Operation) {
     let large = ResponseBuilder::new()
         .description(
@@ -146,7 +147,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
     all.into_iter().filter_map(|(method, operation)| Some((method, operation?)))
 }
 
-/// Declares the headers of every request about rows.
+/// Declares the headers that every request about rows may have.
 fn take_headers(operation: &mut Operation, kind: Kind) {
     let deadline = ObjectBuilder::new()
         .schema_type(Type::Integer)
@@ -217,7 +218,7 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
         .build()
 }
 
-/// Declares the headers of every successful response about rows.
+/// Declares the headers that every successful response about rows has.
 fn carry_headers(operation: &mut Operation, kind: Kind, keyed: bool) {
     let text = |about: &str| header(Type::String, about);
     let mut headers = BTreeMap::from([
@@ -253,8 +254,8 @@ fn header(kind: Type, description: &str) -> Header {
     HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
 }
 
-/// Returns the operation HEAD for a GET: the same without bodies. Every path with GET supports
-/// HEAD; the document lists it for [`KV`] only.
+/// Returns the operation HEAD for a GET, with the same responses without bodies. Every path with
+/// GET supports HEAD, but the document lists it for [`KV`] only.
 fn head_of(get: &Operation) -> Operation {
     let mut head = get.clone();
     head.operation_id = head.operation_id.map(|name| format!("{name}_head"));
@@ -268,8 +269,8 @@ fn head_of(get: &Operation) -> Operation {
     head
 }
 
-/// Removes null from the types of parameters: a header or a parameter may be absent, but `Option`
-/// declares that it may be null.
+/// Removes null from the types of parameters. A header or parameter may be absent, but the type
+/// `Option` of its declaration also lets it be null.
 fn forbid_nulls(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };

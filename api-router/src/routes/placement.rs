@@ -1,5 +1,5 @@
-//! `GET /api/route`, `/api/shards`, `/api/shard-map`: the shard of a key with the steps that lead
-//! to it, the shards, and the owners of slots.
+//! `GET /api/route`, `/api/shards`, `/api/shard-map`: return the shard of a key and the steps by
+//! which it is determined, the shards, and the owners of slots.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// Longest time for sizes: they need every page of a shard's file.
+/// Longest time to wait for sizes: to determine them, a shard reads every page of its file.
 const SIZES_MAX: Duration = Duration::from_secs(10);
 
 /// Location of a key.
@@ -103,7 +103,7 @@ pub struct PartitionView {
 }
 
 impl<'a> RouteAnswer<'a> {
-    /// Adds the steps of the keyspace for the key.
+    /// Adds the intermediate results by which the keyspace has determined the slot.
     fn explain(&mut self, steps: Vec<RoutingStep<'a>>) {
         for step in steps {
             match step {
@@ -144,7 +144,8 @@ pub(crate) async fn route_key(
     let keyspace = map.groups().get(group).map(|group| &group.keyspace);
     let column = keyspace.and_then(Keyspace::column);
     let knows = |column: &&str| match &table {
-        // A column of the same name may be visible in another table.
+        // The column must be visible in this table: one of the same name may be visible in another
+        // table.
         Some(table) if !rights.is_all() => {
             partition_column(&map, table).is_some_and(|own| table.visible().has(own))
         }
@@ -169,7 +170,8 @@ pub(crate) async fn route_key(
     let is_in_key = || table.as_deref().is_some_and(|table| is_partition_in_key(&map, table));
     let (name, partition) = match (shown, parameters.single("partition")?) {
         (Some(column), None) => (column, parameters.single(column)?),
-        // The location would confirm a guessed partition, and so that of a row which is there.
+        // The location would confirm a guessed partition, and so reveal the partition of an
+        // existing row.
         (None, given) if is_hidden && (given.is_some() || is_in_key()) => {
             return Err(bad(PartitionError::Hidden.into()));
         }
@@ -207,19 +209,20 @@ pub(crate) async fn route_key(
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// Returns true if a column that is hidden in this view of a table names its partitions.
+/// Returns true if the partition column of a table is hidden in this view of it.
 fn hides_partition(map: &ShardMap, table: &Table) -> bool {
     partition_column(map, table).is_some_and(|column| !table.visible().has(column))
 }
 
-/// Returns true if the shard key of a row of a table is also the name of its partition.
+/// Returns true if the partition column of a table is also its routing column, so that the shard
+/// key names the partition.
 fn is_partition_in_key(map: &ShardMap, table: &Table) -> bool {
     let column = partition_column(map, table);
     column.is_some() && column == table.routing()
 }
 
-/// Returns the problem of a key without a slot, which names neither the partition column nor its
-/// values if the column is hidden from the caller.
+/// Returns the problem of a key without a slot. If the partition column is hidden from the caller,
+/// the problem names neither the column nor its values.
 fn bad_key(error: KeyError, is_hidden: bool) -> Problem {
     let is_of_partition = matches!(error, KeyError::Partition(_));
     if is_of_partition && is_hidden {
@@ -264,7 +267,7 @@ pub struct ShardMapAnswer {
 pub struct RangeView((u16, u16, String));
 
 impl RangeView {
-    /// Returns the owners of the slots of a group.
+    /// Returns the ranges of slots of a table group, with their owners.
     pub(super) fn of_group(map: &ShardMap, group: GroupNumber) -> Vec<Self> {
         let ranges =
             map.groups().ranges(group).into_iter().map(|range| {
@@ -327,7 +330,7 @@ pub struct ShardsAnswer {
     shards: Vec<ShardView>,
 }
 
-/// Meaning of the sizes of tables.
+/// Explanation of the sizes of tables.
 const BYTES_ARE: &str = "pages in use by the table and its indexes on the primary; a file on the disk is larger: it holds \
                          free pages, the change log and the write-ahead log as well";
 
@@ -386,7 +389,7 @@ pub struct CitusNodeView {
     bytes: i64,
 }
 
-/// Group of the coordinator.
+/// Number of the node group of the coordinator.
 const COORDINATOR: i64 = 0;
 
 fn state_of(node: &WorkerNode) -> &'static str {

@@ -1,4 +1,5 @@
-//! `GET /api/read`: the rows of one key, of the keys that filters name, or of all shards.
+//! `GET /api/read`: reads the rows of one shard key, of the keys that filters name, or of all
+//! shards.
 
 use std::time::Instant;
 
@@ -130,7 +131,7 @@ pub(crate) async fn read_rows(
             Some(app.manager.data(&rights).resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
-    // A cursor does not contain the number of rows before it.
+    // The number of the first row is unknown after a cursor, which does not contain it.
     let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, &query.table, named.as_deref())) {
         request_record::update(&request, |record| record.set_key(key.as_str()));
@@ -174,8 +175,9 @@ pub(crate) async fn read_rows(
     Ok(response.body(answer(&app, &read)))
 }
 
-/// Charges the caller for a read that was carried out: the rows in its response, but at least one,
-/// and one for each shard whose rows were counted. `charged` shards were charged before.
+/// Charges the caller for a completed read: the rows of the response, at least one, and with an
+/// exact count one more row per shard. If only one shard was charged before the read (`charged` is
+/// 1), also charges the others.
 fn charge(meter: &CallerMeter, charged: usize, read: &ReadDone) {
     let asked = (read.shards.len() + read.missing.len()).max(1);
     let counted = read.rows.total.map_or(0, |_| asked);
@@ -185,8 +187,9 @@ fn charge(meter: &CallerMeter, charged: usize, read: &ReadDone) {
     }
 }
 
-/// Charges the caller for the shards that a read goes to, and returns their number. The shards of
-/// keys that filters name are known only after the read: then returns 1.
+/// Charges the caller for a read of all shards before it begins, and returns their number. For any
+/// other read, returns 1 and charges nothing: if filters name several keys, their shards are known
+/// only after the read.
 fn charge_shards(
     app: &App,
     meter: &CallerMeter,
@@ -201,7 +204,7 @@ fn charge_shards(
     shards
 }
 
-/// Refuses a shard key that no row matching the filters can have, because they name others.
+/// Refuses a shard key that contradicts the filters, because they name other shard keys.
 fn check_agrees(
     query: &ReadQuery,
     named: Option<&[String]>,
@@ -248,7 +251,8 @@ fn refuse_fanout(
     }))
 }
 
-/// Returns the key that filters name, if it is a single one inside the keyspace.
+/// Returns the shard key that the filters name, if they name exactly one and it belongs to the
+/// keyspace.
 fn only<'k>(app: &App, table: &Table, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
@@ -257,8 +261,8 @@ fn only<'k>(app: &App, table: &Table, named: Option<&'k [String]>) -> Option<Sha
     (by_column || map.locate(table, key, None).is_ok()).then_some(key)
 }
 
-/// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as
-/// well.
+/// Formats the header `Content-Range`, in the form that PostgREST uses: the positions of the page's
+/// rows among all rows, and the total. A response to HEAD has it as well.
 fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display) -> String {
     match first.filter(|_| rows > 0) {
         Some(first) => format!("{first}-{}/{total}", first as usize + rows - 1),
@@ -301,7 +305,7 @@ fn answer(app: &App, read: &ReadDone) -> Vec<u8> {
     body.extend_from_slice(if is_cached { b"\",\"cached\":true" } else { b"\",\"cached\":false" });
     body.extend_from_slice(b",\"next_cursor\":");
     match &read.next_cursor {
-        // Made of letters, digits, - and _.
+        // The cursor needs no escaping: it consists of letters, digits, `-` and `_`.
         Some(cursor) => {
             body.push(b'"');
             body.extend_from_slice(cursor.as_bytes());

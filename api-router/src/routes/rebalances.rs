@@ -1,10 +1,11 @@
-//! `/api/rebalance` and `POST /api/shards/{name}/drain`: slots move between shards until each has
-//! its share, or one shard has none. Served to callers with the scope `operate`; without access
-//! control, rebalances can be planned, begun and commanded with `--operate` only.
+//! `/api/rebalance` and `POST /api/shards/{name}/drain`: moves slots between shards until each
+//! shard has its share, or until one shard has none. Available to callers with the scope `operate`;
+//! without access control, rebalances can be planned, begun and commanded only if the router was
+//! started with `--operate`.
 //!
 //! With the engine citus, these requests apply to the nodes of Citus instead of shards.
 //!
-//! **Not here:** the plan and its moves (`shard_manager::manager`), the members of a body
+//! **Not here:** the plan and its moves (`shard_manager::manager`), the body of a request
 //! (`request`), the form of responses (`schema`).
 
 mod request;
@@ -33,7 +34,7 @@ use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, RebalanceRefusals};
 use crate::router_address::router_address;
 
-/// Largest body: a placement may name an owner for each range of slots.
+/// Maximum number of bytes of a body. A placement may name an owner for each range of slots.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// Rebalances of a cluster.

@@ -1,7 +1,8 @@
-//! Row write: carries out a checked change of one row, and makes the response, which is the same
-//! for every route.
+//! Row write: carries out a parsed change of one row, and makes the response, which has the same
+//! form for every route.
 //!
-//! **Invariant:** a response is a success only when the row is as durable as the client requested.
+//! **Invariant:** a response reports success only when the row is as durable as the client
+//! requested.
 //! **Not here:** parsing of the request (the routes).
 
 use std::time::Instant;
@@ -29,12 +30,12 @@ use crate::response_headers::{
     AnswerOrigin, PREFERENCE_APPLIED, Timing, etag, keyed_response, refusal,
 };
 
-/// Preferences that a write honours if its response contains the row: a write of a single row
-/// always satisfies `tx=per-shard`.
+/// Preferences that are satisfied if the response contains the row. `tx=per-shard` always is,
+/// because a write of a single row is one transaction.
 const HONOURED: [Preference; 3] =
     [Preference::Minimal, Preference::Representation, Preference::PerShard];
 
-/// Preferences that a write honours if its response does not contain the row.
+/// Preferences that are satisfied if the response does not contain the row.
 const HONOURED_WITHOUT_ROW: [Preference; 2] = [Preference::Minimal, Preference::PerShard];
 
 /// Response to a write, sent once the row is durable.
@@ -56,28 +57,29 @@ pub struct WriteAnswer {
     version: i64,
 }
 
-/// Options of a client for the change of one row.
+/// Headers and rights of a request that changes one row.
 pub(super) struct WriteContext<'r> {
     /// Start of the request.
     pub(super) began: Instant,
     /// Rights of the caller.
     pub(super) rights: CallerRights,
-    /// Level, session and deadline.
+    /// Consistency level, session and deadline.
     pub(super) options: RequestOptions,
-    /// `Prefer`.
+    /// Value of the header `Prefer`.
     pub(super) prefer: Prefer,
-    /// `Idempotency-Key`.
+    /// Value of the header `Idempotency-Key`.
     pub(super) idempotency_key: Option<&'r str>,
-    /// True if the response contains the row; the responses of some routes have no member for it.
+    /// True if the response is to contain the row; the responses of some routes have no member for
+    /// it.
     pub(super) wants_row: bool,
 }
 
 impl<'r> WriteContext<'r> {
-    /// Parses the headers of a request that begins now; also returns its `x-shard-key`. The
-    /// response has no row unless the route sets `wants_row`.
+    /// Parses the headers of a request. Also returns its `x-shard-key`. The response will not
+    /// contain the row unless the route sets `wants_row`.
     ///
     /// # Errors
-    /// Returns a problem that names the header and what is allowed.
+    /// A problem that names the header and its permitted values.
     pub(super) fn parse(
         app: &App,
         request: &'r HttpRequest,
@@ -91,18 +93,20 @@ impl<'r> WriteContext<'r> {
     }
 }
 
-/// A change that was carried out, and its response without a body.
+/// A write that was carried out, and its response, whose body is not set yet.
 pub(super) struct CompletedWrite {
     pub(super) response: HttpResponseBuilder,
-    /// Receipt of the shard that stored the row, which may not be the one that the shard map named.
+    /// Receipt of the shard that stored the row. It may be another shard than expected, if the slot
+    /// has moved.
     pub(super) written: WriteReceipt,
     wants_row: bool,
 }
 
-/// Carries out a checked change, under the conditions in the headers.
+/// Carries out a parsed change of a row, under the conditions in the headers (`If-Match` and
+/// others).
 ///
 /// # Errors
-/// TSR113 if a condition is malformed; errors of the shard.
+/// TSR113 if a condition is malformed, and the errors of the shard.
 pub(super) async fn carry_out(
     app: &App,
     request: &HttpRequest,
@@ -131,7 +135,7 @@ pub(super) async fn carry_out(
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &origin, &timing);
     response.insert_header((ETAG, etag(written.row.version)));
-    // The row is empty for a caller that may not read it.
+    // A caller that may not read the row gets an empty one.
     let has_row = wants_row && !written.row.json.is_empty();
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
@@ -144,7 +148,7 @@ pub(super) async fn carry_out(
 }
 
 impl CompletedWrite {
-    /// Returns the response: 201 when the row was made, 200 when it was changed or removed.
+    /// Returns the response: 201 if the row was created, 200 if it was changed or removed.
     pub(super) fn answer(mut self, app: &App) -> HttpResponse {
         let body = body(app, &self.written, self.wants_row);
         self.response.status(status(&self.written)).body(body)
@@ -178,8 +182,7 @@ fn body(app: &App, written: &WriteReceipt, with_row: bool) -> Vec<u8> {
     body
 }
 
-/// Runs the work on a large body on a thread that may block, so that other requests do not wait for
-/// it.
+/// Parses a large body on a thread that may block, so that other requests do not wait for it.
 pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {

@@ -1,4 +1,4 @@
-//! `GET /metrics`: counts and states for Prometheus and similar scrapers.
+//! `GET /metrics`: returns counts and states in the format of Prometheus and similar scrapers.
 
 use std::sync::Arc;
 

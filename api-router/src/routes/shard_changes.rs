@@ -1,6 +1,6 @@
-//! `POST /api/shards`, `PATCH` and `DELETE /api/shards/{name}`: shards join, get another weight and
-//! retire. Served to callers with the scope `operate`; without access control, with `--operate`
-//! only.
+//! `POST /api/shards`, `PATCH` and `DELETE /api/shards/{name}`: adds a shard, changes its weight
+//! and retires it. Available to callers with the scope `operate`; without access control, only if
+//! the router was started with `--operate`.
 //!
 //! With the engine citus, `POST` and `DELETE` apply to the nodes of Citus.
 //!
@@ -29,9 +29,9 @@ use crate::cluster_change::ClusterChange;
 use crate::problem::{Code, Problem, refused};
 use crate::response_headers::ShardRefusals;
 
-/// Largest body: a name, a URL and a weight need no more.
+/// Maximum number of bytes of a body, which contains a name, a URL and a weight.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// Weight of a shard without one in its request.
+/// Weight of a new shard whose request names none.
 const WEIGHT_DEFAULT: u32 = 1;
 
 /// A shard that is to join.
@@ -201,7 +201,8 @@ pub(crate) async fn remove_shard(
     Ok(answer(&mut HttpResponse::Ok(), &changed))
 }
 
-/// Waits for a change of the shard map until the deadline, after which its outcome is unknown.
+/// Waits until a change of the shard map is complete. If the deadline passes first, the outcome of
+/// the change is unknown.
 async fn in_time(
     deadline: Instant,
     change: impl Future<Output = Result<ShardChanged, ShardChangeError>>,
@@ -232,7 +233,8 @@ fn weight(members: &Members<'_>) -> Result<Option<u32>, Problem> {
     })
 }
 
-/// Returns the response to a request whose deadline passed while the shard was joining.
+/// Returns the response to a request to add a shard whose deadline passed while the shard was
+/// joining.
 fn joining(app: &App, name: &str) -> Result<HttpResponse, Problem> {
     let map = app.manager.shards().newest_map();
     let late = || {
@@ -260,8 +262,8 @@ fn answer(response: &mut HttpResponseBuilder, changed: &ShardChanged) -> HttpRes
     })
 }
 
-/// Returns the response about a node over which the engine distributes rows, which leaves the shard
-/// map unchanged.
+/// Returns the response about a node of Citus. Its change leaves the shard map as it is, because
+/// the engine itself distributes rows over its nodes.
 fn node_answer(
     response: &mut HttpResponseBuilder,
     app: &App,

@@ -1,7 +1,7 @@
-//! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: common paths, which redirect to or
-//! repeat other routes.
+//! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: commonly used paths, most of which
+//! redirect to other routes or return the same as these.
 //!
-//! **Not here:** the targets of these paths (`health`, `openapi`).
+//! **Not here:** the routes that they stand for (`health`, `openapi`).
 
 use actix_web::http::header::LOCATION;
 use actix_web::web::Data;

@@ -1,6 +1,6 @@
-//! `POST /api/slots/fence`, `/api/slots/release`: makes the writes of slots wait for a short time,
-//! and lets them continue. Served to callers with the scope `operate`; without access control, with
-//! `--operate` only.
+//! `POST /api/slots/fence`, `/api/slots/release`: a fence makes writes to slots wait for a short
+//! time; releasing it lets them continue. Available to callers with the scope `operate`; without
+//! access control, only if the router was started with `--operate`.
 //!
 //! **Not here:** the effect of a fence on writes (`shard_manager::manager`).
 
@@ -21,7 +21,7 @@ use crate::problem::{Code, Problem, refused};
 use crate::query::Parameters;
 use crate::response_headers::ShardRefusals;
 
-/// Largest body: it may list each slot of a cluster individually.
+/// Maximum number of bytes of a body, which may list each slot of a cluster individually.
 const BODY_BYTES_MAX: usize = 256 << 10;
 
 /// Slots whose writes are to wait.
@@ -121,7 +121,8 @@ async fn read(
     Ok((deadline, bytes))
 }
 
-/// Returns the slots of a request, which must be those of its shard if it names one.
+/// Returns the slots that a request names. If it also names a shard, that shard must own all of
+/// them.
 fn slots(app: &App, members: &Members<'_>) -> Result<SlotSet, Problem> {
     let bad = |detail: String| refused(RefusalCode::BadFence, detail);
     let slots =
@@ -138,7 +139,7 @@ fn slots(app: &App, members: &Members<'_>) -> Result<SlotSet, Problem> {
     Err(bad(format!("{name} does not own the slots {foreign}")))
 }
 
-/// Returns the duration of a fence.
+/// Returns the requested duration of a fence.
 fn hold(members: &Members<'_>) -> Result<Duration, Problem> {
     let missing = || Problem::new(Code::TSR101, "seconds is missing");
     let json = members.get("seconds").ok_or_else(missing)?;

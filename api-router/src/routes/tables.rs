@@ -27,15 +27,15 @@ use crate::response_headers::{LookupRefusals, TableRefusals};
 use crate::routes::groups;
 use crate::routes::indexes::IndexShape;
 
-/// Largest body: as many columns as a table may have, several times over.
+/// Maximum number of bytes of a body: several times what a table with the most columns needs.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// Longest time for shards to drop the remains of a table that could not be made, after the
-/// response was sent.
+/// Longest time in which shards drop what is left of a table whose creation failed; this happens
+/// after the response was sent.
 const UNDO_MAX: Duration = Duration::from_secs(10);
 
-/// Members of the body.
+/// Members of the body that creates a table.
 const MEMBERS: [&str; 5] = ["name", "columns", "id", "routing", "group"];
-/// Members of a column.
+/// Members of a column in that body.
 const COLUMN_MEMBERS: [&str; 4] = ["name", "type", "null", "default"];
 
 /// The body that makes a table.
@@ -239,13 +239,14 @@ pub(crate) async fn make_table(
         TableCreated::New(table) => (HttpResponse::Created(), table),
         TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
-    // An existing table may have indexes that the caller may not know.
+    // An existing table may have indexes on columns that are hidden from the caller.
     let view = app.manager.schema(&rights).table(table.name());
     let indexes = view.map(|view| known_indexes(&app, &view)).unwrap_or_default();
     Ok(response.json(answer(&app, table, indexes)))
 }
 
-/// Makes the table in a task of its own: a client that disconnects must not leave it half made.
+/// Creates a table in a separate task, so that a client that disconnects does not leave it on some
+/// shards only.
 async fn make(
     app: &Data<App>,
     rights: CallerRights,
@@ -259,7 +260,7 @@ async fn make(
         let may_be_left = made.as_ref().is_err_and(|failure| {
             !matches!(failure.error, Error::TableDiffers { .. } | Error::TooManyTables)
         });
-        // The client may have disconnected and needs no answer.
+        // The client may have disconnected, and then the result is not needed.
         let _ = sender.send(made);
         if may_be_left
             && let Err(error) =
@@ -270,7 +271,8 @@ async fn make(
     });
     match answer.await {
         Ok(made) => Ok(made?),
-        // The task has panicked; the next start reads its progress from the intent.
+        // The task has panicked. The next start of a router reads from the stored intent how far
+        // the creation got.
         Err(_gone) => Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown")),
     }
 }
@@ -305,8 +307,8 @@ fn shape(map: &ShardMap, table: &Table) -> TableShape {
     }
 }
 
-/// Returns the table in the group that the request names. Without a name, an existing table remains
-/// in its group.
+/// Returns the table in the table group that the request names. If it names none, an existing table
+/// stays in its group, and a new one gets the group of its name.
 fn in_named_group(app: &App, table: Table, body: &[u8]) -> Result<Table, Problem> {
     let map = app.manager.map();
     let group = match Members::of_body(body)?.get("group") {
@@ -326,7 +328,7 @@ fn declaration(body: &[u8]) -> Result<Declaration, Problem> {
     let name = members.required_text("name")?;
     let columns = array(&members, "columns")?;
     if columns.len() > Table::COLUMNS_MAX {
-        // Checked before any of them is parsed.
+        // The number is checked before any column is parsed.
         let fault = Fault::ColumnCount { count: columns.len() };
         return Err(refusal(DeclarationError { member: "columns".to_owned(), fault }));
     }
@@ -343,7 +345,8 @@ fn declaration(body: &[u8]) -> Result<Declaration, Problem> {
     Ok(Declaration { name, columns, id, routing })
 }
 
-/// Returns the items of a member that must be an array; the limit of the body limits them too.
+/// Returns the elements of a member that must be an array. Their number is limited by the size of
+/// the body.
 fn array<'a>(members: &Members<'a>, name: &str) -> Result<Vec<&'a RawValue>, Problem> {
     let missing = || Problem::new(Code::TSR101, format!("{name} is missing"));
     let json = members.get(name).ok_or_else(missing)?;

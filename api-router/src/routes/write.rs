@@ -1,4 +1,4 @@
-//! `POST /api/write`: one change of one row.
+//! `POST /api/write`: changes one row.
 
 use std::borrow::Cow;
 
@@ -107,17 +107,18 @@ pub(crate) async fn write_row(
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
-/// The keys of header and query, and the partition in the query.
+/// Shard keys in the header and in the query string, and the partition in the query string.
 struct WriteKeys<'k> {
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,
-    /// Partition column and its value, which select the row of an update or a delete.
+    /// Partition column and its value, which locate the row of an update or a delete.
     partition: Option<(String, &'k str)>,
 }
 
-/// Returns the column and the partition that a filter such as `partition_key=eq.A` names, and
-/// refuses all other parameters than `shardKey`. The table, whose keyspace has one such column, is
-/// not known before the body. A column that is hidden from the caller is like any other name.
+/// Returns the partition column and its value that a parameter such as `partition_key=eq.A` names.
+/// Refuses all other parameters except `shardKey`. The columns of all keyspaces are accepted,
+/// because the table is not known before the body is parsed. A column that is hidden from the
+/// caller is treated like an unknown name.
 fn partition_filter<'q>(
     app: &App,
     rights: &Rights,
@@ -214,14 +215,15 @@ fn parse(
         None => manager::place_row(&map, &table, operation, key, values),
     };
     Ok(placed.map_err(|error| {
-        // The error may name what exists, which only callers with a right to the key learn.
+        // The error may reveal what exists, so a caller without a right to the key gets another
+        // one.
         let allowed = manager::check_key(app.manager.schema(rights), &table, operation.into(), key);
         allowed.err().unwrap_or(error)
     })?)
 }
 
-/// Returns the partition that the query names for an update or a delete, in the form of the stored
-/// column.
+/// Returns the partition that the query string names for an update or a delete, in the form in
+/// which the column is stored.
 fn named_partition(
     map: &ShardMap,
     (table, operation): (&Table, Operation),
@@ -250,7 +252,7 @@ fn named_partition(
     }
 }
 
-/// Returns the shard key of a row that is sent without one: the value of its routing column, which
+/// Returns the shard key of a row whose request names none: the value of its routing column, which
 /// may be generated.
 fn derived_key(
     table: &Table,
@@ -277,7 +279,8 @@ fn derived_key(
     Err(null_key(table, data).unwrap_or_else(missing))
 }
 
-/// Returns the shard key that the routing column has among some values.
+/// Returns the shard key in `values`, which is the value of the routing column; `None` if it is not
+/// there.
 pub(super) fn routing_value<'v>(
     table: &Table,
     values: &'v [(usize, Value)],
@@ -286,7 +289,8 @@ pub(super) fn routing_value<'v>(
     value.key_text()
 }
 
-/// Returns the problem of a row whose routing column is null, which is not a shard key.
+/// Returns the problem of a row whose routing column is null, because null is not a shard key;
+/// `None` if the row leaves the column out, or the column is hidden from the caller.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing().filter(|column| table.visible().has(*column))?);
     data.get(&column.name)?;
@@ -294,14 +298,15 @@ pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))
 }
 
-/// Returns `op` of a body; upsert when it is not given.
+/// Returns the operation that the member `op` of a body names, or upsert.
 pub(super) fn operation(members: &Members<'_>) -> Result<Operation, Problem> {
     let Some(name) = members.text("op")? else { return Ok(Operation::default()) };
     Operation::find(&name)
         .ok_or_else(|| Problem::new(Code::TSR101, "op must be upsert, insert, update or delete"))
 }
 
-/// Returns the shard key that header, query and body agree on.
+/// Returns the shard key that is given in the header, the query string or the body. If it is given
+/// several times, all must be equal.
 pub(super) fn one_key<'k>(
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,

@@ -1,11 +1,12 @@
 //! Client authority: verifies the certificates that clients present, with authorities and lists of
 //! revoked certificates that are read again when their files change.
 //!
-//! Clients get no tickets to resume a session: a resumed one would not be verified again, so that a
-//! revoked certificate would open connections until its ticket ends.
+//! Clients get no tickets to resume a TLS session: a resumed session would not verify the
+//! certificate again, so that a client with a revoked certificate could open connections until its
+//! ticket expires.
 //!
 //! **Invariant:** authorities and revoked certificates are replaced together, and each replacement
-//! is a new generation. An open connection can be verified under it.
+//! begins a new generation, by which the certificates of open connections can be verified again.
 //! **Not here:** the rights that a certificate gives (`access`).
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub struct ClientAuthority {
     files: ClientFiles,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<Content>,
-    /// Number of the content, which grows with each replacement.
+    /// Number of the current content, which increases with each replacement.
     generation: AtomicU64,
 }
 
@@ -57,7 +58,7 @@ impl ClientAuthority {
     /// Reads the files again; returns true if their content has changed and is now in force.
     ///
     /// # Errors
-    /// [`TlsError`], and then nothing has changed.
+    /// [`TlsError`]; the previous content then stays in force.
     pub fn renew(&self) -> Result<bool, TlsError> {
         let found = Content::read(&self.files, &self.provider)?;
         let known = self.current.load();
@@ -74,8 +75,8 @@ impl ClientAuthority {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Returns true if the certificates of a client are valid now: its own, then those between it
-    /// and the authority.
+    /// Returns true if the certificates of a client are valid at the time `now`. `chain` begins
+    /// with the client's own certificate, followed by the intermediate certificates.
     pub fn is_valid(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> bool {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(since);
@@ -139,8 +140,8 @@ impl ClientCertVerifier for ClientAuthority {
         self.files.is_required
     }
 
-    /// Returns no names: rustls would keep the list of the start, even after the authorities are
-    /// replaced.
+    /// Returns no names of authorities: rustls would keep those of the start, even after the
+    /// authorities are replaced.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

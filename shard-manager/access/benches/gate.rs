@@ -1,5 +1,6 @@
-//! Benchmark of the gate: nanoseconds and allocations from credentials to the permission of a row,
-//! the cost of verifying a signature, and time and memory of a full snapshot.
+//! Benchmark of the gate (the checks of credentials, rights and limits that each request passes):
+//! nanoseconds and allocations of a request about one row, time to verify a signature, and time and
+//! memory to build a full snapshot.
 //!
 //! `cargo bench -p access`
 
@@ -37,7 +38,7 @@ use serde_json::json;
 use counted_heap::{allocations_of, bytes_of};
 use signers::{Signer, claims, claims_with, issuers, now};
 
-/// Number of runs. Odd, so that the median is one of them.
+/// Number of measured runs. It is odd, so that the median is one of the measured times.
 const RUNS: usize = 21;
 const ROLE: &str = r#"{"role":"shop","limits":{"requests_per_s":1000000000},"grants":[
     {"tables":["users","orders","kv"],"may":["read","insert","update"],"keys":"$tenant:*"},
@@ -70,15 +71,16 @@ fn main() {
     }
 }
 
-/// Measures what may allocate nothing.
+/// Measures accepted requests, none of which may allocate memory.
 fn good_credentials(gate: &Authenticator, keys: &[NewApiKey], signer: &Signer) {
     let mut allocations = report("rights without bounds", 100_000, |_| {
         assert!(may_read(black_box(&Rights::all())));
     });
     let text = keys[4_711].reveal();
     allocations += report("one key, and a row", 20_000, |_| pass(gate, text));
-    // Fewer keys than the snapshot has are usually in use, and are in the processor's cache. The
-    // text of a request is there in any case.
+    // Usually only some keys of a snapshot are in use, and their entries are in the processor's
+    // cache. The string that a request contains is always in that cache, so it is copied into one
+    // buffer.
     let mut text = String::with_capacity(ApiKey::LEN);
     for used in [1_000, keys.len()] {
         let name = format!("each of {used} keys, and a row");
@@ -97,7 +99,7 @@ fn good_credentials(gate: &Authenticator, keys: &[NewApiKey], signer: &Signer) {
     assert_eq!(allocations, 0, "good credentials and granted rows allocate nothing");
 }
 
-/// Measures refusals, whose times should reveal nothing.
+/// Measures refused keys. The times should not reveal the reason for the refusal.
 fn bad_keys(gate: &Authenticator, good: &NewApiKey) {
     let unknown = NewApiKey::from_random(&[9; NewApiKey::RANDOM_LEN]);
     let mut random = [9; NewApiKey::RANDOM_LEN];
@@ -161,7 +163,7 @@ fn contents(keys: Vec<KeyRecord>) -> SnapshotContents {
     SnapshotContents { keys, roles, ..SnapshotContents::default() }
 }
 
-/// Does what the gate does for a request about one row.
+/// Runs the checks that the gate makes for a request about one row.
 fn pass(gate: &Authenticator, credentials: &str) {
     let caller = gate.authenticate(credentials, now(), || true).unwrap();
     assert!(may_read(&caller.rights));
@@ -175,8 +177,8 @@ fn may_read(rights: &Rights) -> bool {
     rights.allow_key(&request, black_box(ShardKey::parse("acme:17").unwrap())).is_ok()
 }
 
-/// Prints the median and the shortest time of a turn, and its allocations, of which all are
-/// returned.
+/// Prints the median and the shortest time of one turn and its number of allocations. Returns the
+/// number of allocations of all turns of a run.
 fn report(name: &str, turns: usize, mut turn: impl FnMut(usize)) -> u64 {
     (0..turns / 10).for_each(&mut turn);
     let mut times: Vec<u128> = (0..RUNS)

@@ -1,17 +1,21 @@
-//! Audit: the lines of an audit log, the chain that joins them, and the check of a chain.
+//! Audit: the lines of an audit log, the hash chain that links them, and the verification of that
+//! chain.
 //!
-//! A line is a JSON object. It ends with the hash of the line before it and with its own:
+//! Each line is a JSON object. Its last two members are the hash of the line before it (`prev`) and
+//! its own hash (`hash`):
 //!
 //! ```text
 //! {"seq":7,"time":"2026-11-23T12:00:00.123Z","event":"request", … ,"prev":"…","hash":"…"}
 //! ```
-//! A line that is changed, removed or moved therefore breaks the chain. The chain uses no secret,
-//! so a process that may write the files can compute all of it again. Therefore the catalog also
-//! keeps its last line.
+//! A line that is changed, removed or moved therefore breaks the chain. The hashes use no secret,
+//! so a process that can write the files can change a line and recompute all hashes after it. To
+//! reveal this, the catalog also keeps the number and the hash of the last line.
 //!
-//! **Invariant:** text from a client is cut and escaped, so that it can neither forge a line nor
-//! make one long. A line contains no secret of a caller.
-//! **Not here:** the files of a log, and the requests that it records (`api-router`).
+//! **Invariant:** strings from a client are cut to a fixed length and escaped, so that a client can
+//! neither forge a line nor make a line arbitrarily long. A line never contains a secret of a
+//! caller, such as an API key.
+//! **Not here:** the files of a log, and the selection of the requests that it records
+//! (`api-router`).
 
 pub mod chain;
 pub mod check;
@@ -23,12 +27,14 @@ use std::path::{Path, PathBuf};
 
 use ring::hmac;
 
-/// Level of a log: the requests that it records. A level includes those before it.
+/// Level of an audit log: selects the requests that the log records. Each level also records the
+/// requests of all levels listed before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditLevel {
-    /// Changes to API keys, roles, denials of tokens, tables and nodes.
+    /// Requests that may change something other than rows, such as API keys, roles, denials, tables
+    /// or shards, even if they were refused.
     Admin,
-    /// Requests that were refused for their credentials, rights or limits.
+    /// Requests that were refused because of their credentials, rights or limits.
     #[default]
     Denied,
     /// Writes of rows.
@@ -38,10 +44,10 @@ pub enum AuditLevel {
 }
 
 impl AuditLevel {
-    /// All levels, in their order.
+    /// All levels, in ascending order.
     pub const ALL: [Self; 4] = [Self::Admin, Self::Denied, Self::Writes, Self::All];
 
-    /// Returns the name in settings.
+    /// Returns the name used in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Admin => "admin",
@@ -55,13 +61,13 @@ impl AuditLevel {
 /// Form in which a log records the shard keys of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuditKeyForm {
-    /// HMAC-SHA256 under a secret, cut to 128 bits: equal keys can be recognised, but no key can be
-    /// guessed from its hash.
+    /// HMAC-SHA256 of the key under a secret, truncated to 128 bits: equal keys have equal hashes,
+    /// but without the secret a key cannot be found from its hash.
     #[default]
     Hash,
-    /// The key itself.
+    /// The key in plain text.
     Plain,
-    /// No key.
+    /// Keys are not recorded.
     None,
 }
 
@@ -69,7 +75,7 @@ impl AuditKeyForm {
     /// All forms.
     pub const ALL: [Self; 3] = [Self::Hash, Self::Plain, Self::None];
 
-    /// Returns the name in settings.
+    /// Returns the name used in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hash => "hash",
@@ -79,20 +85,21 @@ impl AuditKeyForm {
     }
 }
 
-/// Secret under which shard keys are hashed. Without it, keys of few possible values could be
-/// guessed from their hashes.
+/// Secret key of the HMAC that hashes shard keys. With a plain hash, shard keys that have few
+/// possible values could be found by hashing every value.
 #[derive(Clone)]
 pub struct AuditSecret(hmac::Key);
 
 impl AuditSecret {
-    /// Number of bytes.
+    /// Number of bytes of a secret.
     pub const LEN: usize = 32;
-    /// Prefix of each hashed message: no other use of the secret has it.
+    /// Prefix of each hashed message. No other use of the secret has this prefix, so that a hash
+    /// made for another purpose never equals the hash of a shard key.
     const PURPOSE: &'static [u8] = b"tessera audit key 1\0";
-    /// Number of bytes of a hash.
+    /// Number of bytes to which a hash is truncated.
     const HASH_LEN: usize = 16;
 
-    /// Creates a secret from these bytes, which must be random.
+    /// Creates a secret from bytes that must be random.
     pub fn new(bytes: &[u8; Self::LEN]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
@@ -114,14 +121,14 @@ impl std::fmt::Debug for AuditSecret {
     }
 }
 
-/// Maximum number of files of a log, including the one that is being written.
+/// Maximum number of files of a log, including the file that is being written.
 pub const FILES_MAX: usize = 8;
-/// Maximum length of a line in bytes, including its newline. All texts of an event fit in it,
-/// because each is cut and then escaped.
+/// Maximum length of a line in bytes, including its newline. Every event fits, because each of its
+/// strings is cut to a fixed length before it is escaped.
 pub const LINE_MAX: usize = 64 << 10;
 
-/// Returns the path of a file of a log: 0 is the one that is being written, higher numbers are
-/// older.
+/// Returns the path of one file of a log. Number 0 is the file that is being written; files with
+/// higher numbers are older.
 pub fn file_path(log: &Path, number: usize) -> PathBuf {
     match number {
         0 => log.to_owned(),

@@ -1,8 +1,9 @@
-//! Reasons why credentials are refused, and the coarser outcome that a client sees.
+//! Authentication errors: the reasons why credentials are refused, and the coarser outcome that a
+//! client sees.
 //!
 //! **Invariant:** to a client, unknown, wrong, revoked and suspended credentials look alike;
-//! "expired" is reported only if the secret, the code or the signature was right. `Display` prints
-//! only what a client may learn.
+//! "expired" is reported only if the secret of the API key, the HMAC of the session or the
+//! signature of the token was correct. `Display` prints only what may be revealed to a client.
 //! **Not here:** HTTP statuses and headers (the router).
 
 use std::fmt;
@@ -10,30 +11,31 @@ use std::fmt;
 /// Refusal of credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthError {
-    /// Exact reason, for counters and the audit log.
+    /// Exact reason, for the program's own log. It must not be revealed to the client.
     pub reason: AuthReason,
-    /// Index of the issuer, if its keys lack the one that the token names. Its newer keys may
-    /// include it.
+    /// Index of the token's issuer, if none of its loaded keys has the `kid` of the token. Fetching
+    /// the issuer's keys again may find that key. `None` for every other refusal.
     pub lacking_issuer: Option<usize>,
 }
 
-/// Part of a refusal that a client learns.
+/// Part of a refusal that is revealed to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthOutcome {
     /// The credentials are not valid.
     Invalid,
     /// The credentials were valid and have expired.
     Expired,
-    /// Too many credentials are being verified.
+    /// A limit on the verification of credentials was reached.
     Limited,
-    /// The credentials cannot be verified now, because the verification keys are not available.
+    /// The credentials cannot be verified now, because the issuer's keys are not available or the
+    /// snapshot of keys and roles is too old.
     Unavailable,
 }
 
-/// Exact reason of a refusal.
+/// Exact reason for a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthReason {
-    /// The text is not a key: a character is missing or wrong.
+    /// The string is not an API key: its length, a character or the checksum is wrong.
     KeyMalformed,
     /// No key has this id.
     KeyUnknown,
@@ -45,24 +47,27 @@ pub enum AuthReason {
     KeySuspended,
     /// The key has expired.
     KeyExpired,
-    /// The text is not a session: a part is missing or malformed, or there are two.
+    /// The string is not a session: a part is missing or malformed, or the request has several
+    /// session cookies.
     SessionMalformed,
-    /// The code of the session was not made with the secret.
+    /// The HMAC of the session was not computed with the session secret of the routers.
     SessionForged,
-    /// The session is of another generation: all sessions of that generation were ended.
+    /// The session belongs to another generation: all sessions of that generation were ended
+    /// together.
     SessionEnded,
     /// The session has expired.
     SessionExpired,
-    /// The token is longer than the limit.
+    /// The token is longer than [`TOKEN_LEN_MAX`](crate::jwt::TOKEN_LEN_MAX).
     TokenTooLong,
-    /// The text is not a JWT: header and claims must be JSON objects in base64url, followed by a
+    /// The string is not a JWT: header and claims must be JSON objects in base64url, followed by a
     /// signature.
     TokenMalformed,
-    /// A member of the header is missing, refused or of a wrong type.
+    /// The named member of the header is missing, not permitted or of the wrong type.
     TokenHeader(&'static str),
-    /// The issuer does not use this algorithm, or the key is for another one.
+    /// The algorithm is unknown or not configured for the issuer, or the key that the token names
+    /// is for another algorithm.
     TokenAlgorithm,
-    /// No issuer of this name is configured.
+    /// No issuer with the name in `iss` is configured.
     TokenIssuer,
     /// No key of the issuer has this `kid`.
     TokenKeyUnknown,
@@ -70,9 +75,9 @@ pub enum AuthReason {
     TokenKeyAmbiguous,
     /// The signature is wrong.
     TokenSignature,
-    /// A claim is missing or of a wrong type or value.
+    /// The named claim is missing or has the wrong type or value.
     TokenClaim(&'static str),
-    /// The token is for another audience.
+    /// The token is meant for another audience.
     TokenAudience,
     /// The token has expired.
     TokenExpired,
@@ -80,24 +85,27 @@ pub enum AuthReason {
     TokenNotYet,
     /// The lifetime of the token exceeds the maximum of its issuer.
     TokenLifetime,
-    /// The token names no role, or one that its issuer may not give.
+    /// The token names no role, or a role that its issuer may not give.
     TokenRole,
-    /// The token, its subject or its issuer was denied.
+    /// A denial applies to the token, to its subject, or to the tokens that its issuer issued
+    /// before some time.
     TokenDenied,
-    /// A tenant is malformed, or contains a separator of the role.
+    /// A tenant is malformed, or contains a separator character of the role's key rules.
     Tenant,
-    /// A tenant was denied.
+    /// A denial applies to a tenant of the caller.
     TenantDenied,
-    /// Too many signatures are being verified.
+    /// The signature was not verified because a limit was reached: too many are being verified, or
+    /// the client's address has failed too often.
     TooManyChecks,
-    /// The issuer's keys are not known yet, or too old.
+    /// The issuer's keys were not loaded yet, or were loaded too long ago.
     KeySetUnavailable,
-    /// The list of keys and roles was read too long ago.
+    /// The snapshot of keys and roles was last known to be current more than `access_stale_max_s`
+    /// seconds ago.
     SnapshotStale,
 }
 
 impl AuthReason {
-    /// Returns the part that a client learns.
+    /// Returns the part that is revealed to the client.
     pub fn outcome(self) -> AuthOutcome {
         match self {
             Self::KeyExpired | Self::SessionExpired | Self::TokenExpired => AuthOutcome::Expired,
@@ -132,15 +140,15 @@ impl AuthReason {
 }
 
 impl AuthError {
-    /// Returns the part that a client learns.
+    /// Returns the part that is revealed to the client.
     pub fn outcome(self) -> AuthOutcome {
         self.reason.outcome()
     }
 
-    /// Returns the seconds after which the same credentials may be accepted, for `Retry-After`;
-    /// `None` if they have to be replaced.
+    /// Returns the number of seconds after which the same credentials may be accepted, for the
+    /// header `Retry-After`; `None` if other credentials are needed.
     pub fn retry_after(self) -> Option<u64> {
-        /// Seconds between two attempts to load the keys of an issuer.
+        /// Number of seconds between two attempts to load the keys of an issuer.
         const KEY_SET_INTERVAL: u64 = 10;
         match self.outcome() {
             AuthOutcome::Invalid | AuthOutcome::Expired => None,

@@ -1,11 +1,11 @@
-//! Authenticator: finds the caller of a request by its credentials.
+//! Authenticator: verifies the credentials of a request and returns its caller.
 //!
-//! The secret of an API key is compared in `snapshot::known_keys`.
+//! The secrets of API keys are verified in `snapshot::known_keys`.
 //!
-//! **Invariant:** bad credentials are refused and never become anonymous. A token that was accepted
-//! before is accepted again only under the same snapshot and issuers: each change of either begins
-//! a new generation.
-//! **Not here:** the place of credentials in a request (the router).
+//! **Invariant:** a request with invalid credentials is refused and never treated as anonymous. A
+//! cached token is accepted without verification only in the generation in which it was verified,
+//! and each change of the snapshot, the issuers or their keys begins a new generation.
+//! **Not here:** extracting credentials from a request (the router).
 
 mod token_cache;
 
@@ -25,9 +25,10 @@ use token_cache::{CachedToken, TokenCache};
 /// Settings of an authenticator.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthSettings {
-    /// `access_stale_max_s`: highest age of the snapshot in seconds; 0 for any.
+    /// Setting `access_stale_max_s`: maximum number of seconds since the snapshot was last known to
+    /// be current; 0 for no maximum.
     pub stale_max: u64,
-    /// `limit_routers`: number of routers among which rates are divided.
+    /// Setting `limit_routers`: number of routers among which the rates of a role are divided.
     pub limit_routers: u64,
 }
 
@@ -36,7 +37,8 @@ impl AuthSettings {
     pub const STALE_MAX_DEFAULT: u64 = 86_400;
 }
 
-/// All that is needed to judge credentials, at one moment.
+/// State by which credentials are verified: one snapshot of keys, roles and denials, and the
+/// issuers of tokens. It is replaced when one of these changes.
 #[derive(Debug)]
 pub struct Authenticator {
     snapshot: Arc<Snapshot>,
@@ -48,8 +50,8 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Creates an authenticator. The secret must be random: it keeps clients from making two tokens
-    /// that the cache of tokens takes for one.
+    /// Creates an authenticator. The secret must be random: it keeps clients from constructing two
+    /// tokens with the same hash, which the token cache would confuse.
     pub fn new(
         snapshot: Snapshot,
         issuers: Issuers,
@@ -79,9 +81,10 @@ impl Authenticator {
         self.next(Arc::clone(&self.snapshot), Arc::new(issuers))
     }
 
-    /// Returns an authenticator whose issuers may use the same keys for longer. Accepted tokens
-    /// stay in the cache, so a reload of unchanged keys does not cause signatures to be verified
-    /// again.
+    /// Returns an authenticator with the same issuers and keys, where the keys may be used for
+    /// longer. The generation stays the same, so cached tokens remain usable, each until the time
+    /// at which its own entry expires: reloading unchanged keys does not cause all signatures to be
+    /// verified again.
     #[must_use]
     pub fn with_prolonged_issuers(&self, issuers: Issuers) -> Self {
         let generation = self.generation;
@@ -104,7 +107,7 @@ impl Authenticator {
         &self.snapshot
     }
 
-    /// Returns the source of limits.
+    /// Returns the counters and the number of routers from which the limits of callers are made.
     pub fn limits(&self) -> LimitSource<'_> {
         LimitSource { cells: &self.cells, routers: self.settings.limit_routers }
     }
@@ -112,17 +115,18 @@ impl Authenticator {
     /// Returns the caller of a request without credentials.
     ///
     /// # Errors
-    /// [`AuthReason::SnapshotStale`] if keys and roles were not confirmed recently enough.
+    /// [`AuthReason::SnapshotStale`] if the snapshot was last known to be current too long ago.
     pub fn anonymous(&self, now: UnixTime) -> Result<Arc<Caller>, AuthError> {
         self.check_age(now)?;
         Ok(Arc::clone(self.snapshot.anonymous()))
     }
 
     /// Returns the caller that sent these credentials: an API key or a token. `may_check` is called
-    /// before a signature is verified, and returns false if too many are being verified.
+    /// only if a signature must be verified. If it returns false, because a limit on verifications
+    /// is reached, the token is refused.
     ///
     /// # Errors
-    /// [`AuthError`] with the exact reason.
+    /// [`AuthError`] with the exact reason for the refusal.
     pub fn authenticate(
         &self,
         credentials: &str,
@@ -133,7 +137,8 @@ impl Authenticator {
         if ApiKey::is_like(credentials) {
             return self.snapshot.keys().authenticate(credentials, now).map(Arc::clone);
         }
-        // This is checked before the text is hashed, because a client chooses its length.
+        // A client chooses the length of the string, so it is checked before the string is hashed
+        // for the lookup in the cache.
         if credentials.len() > TOKEN_LEN_MAX {
             return Err(AuthReason::TokenTooLong.into());
         }
@@ -150,11 +155,11 @@ impl Authenticator {
         Ok(caller)
     }
 
-    /// Returns the caller whose browser has sent the text of a session, and the session. The
-    /// session may end before the key does.
+    /// Verifies `text`, the session in a browser's cookie, and returns the caller of its key and
+    /// the session itself. The session may expire before the key does.
     ///
     /// # Errors
-    /// [`AuthError`] if the session or its key is not usable.
+    /// [`AuthError`] if the session is not valid, or its key does not exist or is not usable.
     pub fn authenticate_session(
         &self,
         text: &str,
@@ -167,11 +172,12 @@ impl Authenticator {
         Ok((Arc::clone(caller), session))
     }
 
-    /// Returns the caller of a client certificate that was verified and mapped.
+    /// Returns the caller of a client certificate. The certificate must have been verified and
+    /// mapped to an identity before.
     ///
     /// # Errors
-    /// [`AuthError`] if a tenant was denied or contains a separator of the role, or keys and roles
-    /// were not confirmed recently enough.
+    /// [`AuthError`] if a tenant is denied or contains a separator of the role, or if the snapshot
+    /// was last known to be current too long ago.
     pub fn authenticate_certificate(
         &self,
         identity: CallerIdentity,
@@ -186,16 +192,16 @@ impl Authenticator {
         Ok(self.snapshot.caller(identity, &self.limits()))
     }
 
-    /// Returns the number of this state of keys, roles and issuers. A caller of an earlier one may
-    /// have lost its rights.
+    /// Returns the generation: the number of this state of keys, roles, denials and issuers. A
+    /// caller from an earlier generation may have lost its rights.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Checks that keys and roles were confirmed recently enough to be used.
+    /// Checks that the snapshot was known to be current at most `stale_max` seconds ago.
     ///
     /// # Errors
-    /// [`AuthReason::SnapshotStale`].
+    /// [`AuthReason::SnapshotStale`] if it was last known to be current longer ago.
     pub fn check_age(&self, now: UnixTime) -> Result<(), AuthError> {
         let most = self.settings.stale_max;
         if most > 0 && self.snapshot.age(now) > most {
@@ -237,7 +243,8 @@ impl Authenticator {
             },
             role: token.role,
             tenants: token.tenants,
-            // Requests with the token are accepted until this time, too.
+            // The verification of the token permits the same clock difference, so new requests are
+            // accepted until this time, too.
             expires_at: Some(token.expires_at.plus(SKEW_SECONDS)),
         };
         self.check_tenants(&identity, now)?;

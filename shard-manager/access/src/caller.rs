@@ -1,8 +1,8 @@
 //! Callers: the identity behind a request, with its rights and limits.
 //!
-//! **Invariant:** a caller is created once, from good credentials, and never changes; a change of
-//! its key, role or tenants creates a new one.
-//! **Not here:** the check of credentials (`authenticator`).
+//! **Invariant:** a caller never changes after it was created from valid credentials; a change of
+//! its key, role or tenants creates another caller.
+//! **Not here:** the verification of credentials (`authenticator`).
 
 use crate::key::KeyId;
 use crate::limit::caller_limits::CallerLimits;
@@ -16,24 +16,24 @@ pub enum Principal {
     Anonymous,
     /// Owner of an API key.
     Key(KeyId),
-    /// Subject of a token.
+    /// Subject of a JSON Web Token.
     Token {
-        /// `iss`.
+        /// Claim `iss`: issuer of the token.
         issuer: Box<str>,
-        /// `sub`.
+        /// Claim `sub`: subject of the token.
         subject: Option<Box<str>>,
-        /// `jti`.
+        /// Claim `jti`: id of the token.
         id: Option<Box<str>>,
     },
     /// Owner of a client certificate.
     Certificate {
-        /// Subject alternative name by which it is known.
+        /// Subject alternative name that identifies the certificate.
         name: Box<str>,
     },
 }
 
 impl Principal {
-    /// Returns the kind, for counters and the audit log.
+    /// Returns the kind of identity, as named in counters and in the audit log.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Anonymous => "anonymous",
@@ -49,14 +49,17 @@ impl Principal {
 pub struct Caller {
     /// The identity.
     pub principal: Principal,
-    /// Name of the role. If there is no such role, the caller has no rights.
+    /// Name of the role. If no role with this name exists, the caller has no rights.
     pub role: Box<str>,
-    /// The rights, with the tenants.
+    /// The rights of the role for the caller's tenants.
     pub rights: Rights,
-    /// Share in a busy write lane, relative to other callers.
+    /// Weight of the caller's operations relative to those of other callers, while operations of
+    /// several callers wait in the write lane (write queue) of a shard.
     pub weight: u32,
-    /// The limits; `None` if there are none. Anonymous callers are limited by address instead.
+    /// The rate, quota and concurrency limits; `None` if the role has none. For anonymous callers
+    /// it is always `None`: their limits apply to each client address instead.
     pub limits: Option<CallerLimits>,
-    /// Time from which the credentials are refused, even in the middle of a long response.
+    /// Time at which the credentials expire. From then on the caller is refused, even in the middle
+    /// of a long response.
     pub expires_at: Option<UnixTime>,
 }

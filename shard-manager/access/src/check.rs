@@ -1,7 +1,9 @@
-//! Checks: the decision whether a role would allow a request, and by which grant.
+//! Checks: decide whether a role would allow a request, and by which grant, without carrying out
+//! the request.
 //!
-//! **Invariant:** a check calls the function that decides about requests, so the two cannot differ.
-//! **Not here:** the right to make a check, which is the scope `keys`.
+//! **Invariant:** a check calls the same function that decides about real requests, so that its
+//! result cannot differ from theirs.
+//! **Not here:** the right to run a check, which is the scope `keys`.
 
 mod document;
 
@@ -16,7 +18,7 @@ use crate::rights::{Allowed, CompiledRole, Denied, Rights, RowRequest};
 use crate::role::AccessRole;
 use crate::tenant::{TenantError, Tenants};
 
-/// Request whose permission is checked.
+/// Hypothetical request whose permission is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckRequest {
     role: Box<str>,
@@ -28,15 +30,15 @@ pub struct CheckRequest {
 }
 
 impl CheckRequest {
-    /// Highest number of columns.
+    /// Maximum number of columns.
     pub const COLUMNS_MAX: usize = 256;
 
     /// Parses JSON such as
     /// `{"role":"shop","tenant":"acme","operation":"read","table":"users","key":"acme:1"}`. The
-    /// tenant may be a list of texts. `tenant`, `key` and `columns` may be left out.
+    /// tenant may be a list of strings. `tenant`, `key` and `columns` may be left out.
     ///
     /// # Errors
-    /// [`MemberError`] names the member and what to do about it.
+    /// [`MemberError`] names the faulty member and states how to correct it.
     pub fn parse(json: &str) -> Result<Self, MemberError> {
         document::parse(json)
     }
@@ -46,7 +48,8 @@ impl CheckRequest {
         &self.role
     }
 
-    /// Returns the decision of the role of this name, if there is one.
+    /// Returns the decision on the request. `role` must be the role that the request names; `None`
+    /// stands for a role that does not exist.
     pub fn decide(&self, role: Option<&Arc<CompiledRole>>) -> CheckAnswer {
         let Some(role) = role else { return CheckAnswer::NoRole };
         if let Err(error) = self.tenants.check_separators(role.role().separators()) {
@@ -74,18 +77,19 @@ impl CheckRequest {
 pub enum CheckAnswer {
     /// A grant allows the request.
     Allowed {
-        /// Index of the grant in the role.
+        /// Index in the role of the grant that allows the request.
         grant: usize,
-        /// Rule for keys, to which a request without a key is bound.
+        /// Key rule of the grant. A request without a shard key is restricted to the keys of this
+        /// rule.
         keys: KeyRule,
-        /// Visible columns, which a response without `select` has.
+        /// Columns that the caller may see. A response without `select` contains exactly these.
         columns: ColumnSet,
     },
     /// No grant allows the request.
     Denied(Denied),
-    /// A tenant contains a separator of the role, so the role gives no rights.
+    /// A tenant contains a separator of the role's key rules, so the role gives no rights.
     Tenant(TenantError),
-    /// There is no such role, so its callers have no rights.
+    /// No role with this name exists, so its callers have no rights.
     NoRole,
 }
 
@@ -99,8 +103,8 @@ impl CheckAnswer {
     }
 
     /// Returns JSON such as `{"allowed":true,"grant":0,"keys":"$tenant:*","columns":["name"]}` or
-    /// `{"allowed":false,"lacks":"key","detail":"the shard key is not one of this caller's"}`. The
-    /// columns of a grant without a list are `"*"`.
+    /// `{"allowed":false,"lacks":"key","detail":"the shard key is not one of this caller's"}`. For
+    /// a grant of all columns, `columns` is `"*"`.
     pub fn to_json(&self) -> String {
         document::format(self)
     }

@@ -1,14 +1,14 @@
-//! Denials: tokens and tenants that are refused although their credentials have not expired.
+//! Denials: rules that refuse tokens, and all credentials of a tenant, before they expire.
 //!
-//! A signed token cannot be taken back, so a denial is kept until all tokens that it is about have
-//! expired.
+//! A signed token cannot be revoked by its issuer, so a denial must be kept until all tokens to
+//! which it applies have expired.
 //!
-//! A tenant is denied when its account is closed or its data are being stolen. Then it does not
-//! matter which kind of credentials comes next, so its keys stop as well. They need not be revoked
-//! one by one, and are usable again when the denial ends.
+//! A tenant is denied when its account is closed or its data is being stolen. Then every kind of
+//! credentials must be refused, so the denial also applies to the tenant's API keys. They need not
+//! be revoked one by one, and can be used again when the denial ends.
 //!
-//! **Invariant:** a denial of a tenant refuses its keys as well as its tokens, and every caller
-//! that has the tenant among others.
+//! **Invariant:** a denial of a tenant refuses every caller that has this tenant, with an API key
+//! or a token, even if the caller has other tenants as well.
 //! **Not here:** revoked keys, which are marked in their records (`key_record`).
 
 mod document;
@@ -19,17 +19,17 @@ use crate::json_member::MemberError;
 use crate::tenant::Tenants;
 use crate::unix_time::UnixTime;
 
-/// Object of a denial.
+/// Tokens or callers that a denial refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DenialSubject {
-    /// One token, by issuer and `jti`.
+    /// One token, identified by its issuer and its `jti`.
     TokenId {
         /// `iss`.
         issuer: Box<str>,
         /// `jti`.
         id: Box<str>,
     },
-    /// All tokens of a subject.
+    /// All tokens that an issuer has issued for a subject.
     Subject {
         /// `iss`.
         issuer: Box<str>,
@@ -38,31 +38,32 @@ pub enum DenialSubject {
     },
     /// All callers of a tenant.
     Tenant(Box<str>),
-    /// All tokens of an issuer that were issued before a time by its own clock, or do not state
-    /// when they were issued. If that clock may be fast, the time must be later by as much.
+    /// All tokens of an issuer whose `iat` is before a time, or that have no `iat`. The issuer sets
+    /// `iat` by its own clock: if that clock may be fast, the time must be later by the same
+    /// amount.
     IssuedBefore {
         /// `iss`.
         issuer: Box<str>,
-        /// The time.
+        /// Time before which a token must have been issued to be refused.
         time: UnixTime,
     },
 }
 
-/// Refusal of credentials that would otherwise be good.
+/// Rule that refuses credentials that would otherwise be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
-    /// Object of the denial.
+    /// Tokens or callers that are refused.
     pub subject: DenialSubject,
-    /// Time from which it is void; never if `None`.
+    /// Time from which the denial no longer applies; `None` if it applies forever.
     pub until: Option<UnixTime>,
 }
 
 impl Denial {
-    /// Parses the JSON of a denial: `issuer` with `jti`, `sub` or `issued_before`, or a `tenant`
-    /// alone, and the end of the denial as `until`.
+    /// Parses the JSON of a denial. It has either `issuer` and one of `jti`, `sub` and
+    /// `issued_before`, or `tenant`. The optional member `until` is the end of the denial.
     ///
     /// # Errors
-    /// [`MemberError`] names the member and what to do about it.
+    /// [`MemberError`] names the faulty member and states how to correct it.
     pub fn parse(json: &str) -> Result<Self, MemberError> {
         document::parse(json)
     }
@@ -72,13 +73,13 @@ impl Denial {
         document::format(self)
     }
 
-    /// Returns true if it is void at a time.
+    /// Returns true if the denial no longer applies at the time `now`.
     pub fn has_ended(&self, now: UnixTime) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
 }
 
-/// Claims of a token that a denial may be about.
+/// Claims of a token by which a denial may refuse it.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenIdentity<'t> {
     /// `iss`.
@@ -91,7 +92,8 @@ pub struct TokenIdentity<'t> {
     pub issued_at: Option<UnixTime>,
 }
 
-/// Denials, found by their object. Each is void from the time that is kept with it.
+/// Denials, indexed by the tokens or callers that they refuse. Each is stored with the time from
+/// which it no longer applies.
 #[derive(Debug, Default)]
 pub struct Denials {
     exact: HashMap<DenialSubject, UnixTime>,
@@ -99,7 +101,7 @@ pub struct Denials {
 }
 
 impl Denials {
-    /// Collects denials.
+    /// Builds the index of these denials.
     pub fn new(denials: impl IntoIterator<Item = Denial>) -> Self {
         let mut collected = Self::default();
         for Denial { subject, until } in denials {
@@ -114,7 +116,7 @@ impl Denials {
         collected
     }
 
-    /// Returns true if a token is denied at a time.
+    /// Returns true if a token is denied at the time `now`.
     pub fn denies_token(&self, token: &TokenIdentity<'_>, now: UnixTime) -> bool {
         let issuer = || token.issuer.into();
         let by_id = token.id.map(|id| DenialSubject::TokenId { issuer: issuer(), id: id.into() });
@@ -132,7 +134,8 @@ impl Denials {
             || issued_before.is_some_and(|before| before.iter().any(is_too_old))
     }
 
-    /// Returns the time until which a caller with these tenants is denied, if it is.
+    /// Returns the time until which a caller with these tenants is denied, which may have passed;
+    /// `None` if no denial names one of the tenants.
     pub fn tenants_denied_until(&self, tenants: &Tenants) -> Option<UnixTime> {
         if self.exact.is_empty() {
             return None;

@@ -1,16 +1,19 @@
 //! Grants: the operations that a role allows on tables, for some columns and some shard keys.
 //!
-//! A row's routing column contains its shard key, so a caller that is bound to keys is bound to
-//! rows.
+//! The routing column of a row contains its shard key, so restricting a caller to shard keys
+//! restricts it to rows.
 //!
 //! The separator between a tenant and the rest of a key is exactly one character of ASCII
-//! punctuation, other than `*` and `$`, and no tenant of the role contains it. With two characters
-//! that would not be enough: with the separator `::`, the tenants `acme` and `acme:` would both
-//! have the key `acme:::1`, though neither contains it. Letters and digits are parts of tenants,
-//! and a character beyond ASCII may have another spelling that looks alike.
+//! punctuation, other than `*` and `$`, and no tenant of the role may contain it. Two characters
+//! would not separate tenants reliably: with the separator `::`, the tenants `acme` and `acme:`
+//! would both own the key `acme:::1`, although neither name contains `::`. Letters and digits are
+//! not permitted because tenant names consist of them. Characters beyond ASCII are not permitted
+//! because another character may look the same.
 //!
-//! **Invariant:** names are well-formed, no list is empty, and no literal key looks like a pattern.
-//! **Not here:** the choice of the grant that allows a request (`rights`), the JSON (`role`).
+//! **Invariant:** the names of tables and columns are well-formed, no list is empty, and no literal
+//! key looks like a pattern such as `$tenant`.
+//! **Not here:** the choice of the grant that allows a request (`rights`), the JSON of grants
+//! (`role`).
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ use crate::json_member::raw;
 use crate::operation::RowOperations;
 use crate::tenant::Tenants;
 
-/// Permission of operations on rows, a part of a role.
+/// Permission of operations on rows of some tables. A role is a list of grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub(crate) tables: TableSet,
@@ -55,14 +58,15 @@ impl Grant {
         &self.keys
     }
 
-    /// Returns the columns that a request may name, and that a response has.
+    /// Returns the columns that a request may name and a response may contain.
     #[inline]
     pub fn columns(&self) -> &ColumnSet {
         &self.columns
     }
 
-    /// Returns true if a read without a shard key may go to all shards for the keys that begin with
-    /// a tenant. Other rules name their keys, and so their shards.
+    /// Returns true if a read that names no shard key may be sent to all shards. Only a grant whose
+    /// keys begin with a tenant needs this permission, because such keys may be on any shard; a
+    /// list of exact keys determines the shards.
     #[inline]
     pub fn scatters(&self) -> bool {
         self.scatters
@@ -72,9 +76,9 @@ impl Grant {
 /// Tables of a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableSet {
-    /// Every table, also one that is created later.
+    /// Every table, including tables that are created later.
     All,
-    /// The tables of these names, in ascending order.
+    /// The tables with these names, sorted by name.
     Named(Arc<[Box<str>]>),
 }
 
@@ -92,9 +96,9 @@ impl TableSet {
 /// Columns of a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColumnSet {
-    /// Every column, also one that is added later.
+    /// Every column, including columns that are added later.
     All,
-    /// The columns of these names, in ascending order.
+    /// The columns with these names, sorted by name.
     Named(Arc<[Box<str>]>),
 }
 
@@ -108,7 +112,7 @@ impl ColumnSet {
         }
     }
 
-    /// Returns true if all columns of the other set are in this one.
+    /// Returns true if this set contains all columns of the other set.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::All, _) => true,
@@ -123,7 +127,8 @@ fn has(names: &[Box<str>], name: &str) -> bool {
     names.binary_search_by(|known| (**known).cmp(name)).is_ok()
 }
 
-/// Rule for the shard keys of a grant, before the tenants of a caller are known.
+/// Rule that determines the shard keys of a grant. It may contain the placeholder `$tenant`, which
+/// stands for each tenant of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRule {
     /// `"*"`: every key.
@@ -135,15 +140,16 @@ pub enum KeyRule {
         /// Character between the tenant and the rest of the key.
         separator: char,
     },
-    /// Exactly these keys, in ascending order.
+    /// Exactly these keys, sorted.
     Literals(Arc<[Box<str>]>),
 }
 
 impl KeyRule {
-    /// Highest number of literal keys of a grant: a read by a bound caller lists them in its SQL.
+    /// Maximum number of literal keys in a grant. The number is limited because a read under such a
+    /// grant may list all of them in its SQL statement.
     pub const LITERALS_MAX: usize = 64;
 
-    /// Returns the keys of a caller with these tenants.
+    /// Returns the keys to which the rule restricts a caller with these tenants.
     #[inline]
     pub fn binding<'r>(&'r self, tenants: &'r Tenants) -> KeyBinding<'r> {
         match self {
@@ -156,7 +162,7 @@ impl KeyRule {
         }
     }
 
-    /// Returns the rule as in the JSON of a role.
+    /// Returns the rule as it is written in the JSON of a role.
     pub(crate) fn to_raw(&self) -> Box<RawValue> {
         match self {
             Self::All => raw("*"),
@@ -183,12 +189,12 @@ impl KeyRule {
     }
 }
 
-/// Shard keys to which a request is bound.
+/// Shard keys to which a request is restricted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyBinding<'r> {
-    /// Every key: the request is not bound.
+    /// Every key: the request is not restricted.
     All,
-    /// Exactly these keys. An empty list admits none.
+    /// Exactly these keys. An empty list admits no key.
     Keys(&'r [Box<str>]),
     /// The keys that begin with one of the tenants and the separator.
     Prefixes {
@@ -200,7 +206,7 @@ pub enum KeyBinding<'r> {
 }
 
 impl KeyBinding<'_> {
-    /// Returns true if a request may use this key. Keys are compared by bytes.
+    /// Returns true if a request may use this key. Keys are compared byte by byte.
     #[inline]
     pub fn admits(&self, key: &str) -> bool {
         match self {
@@ -212,20 +218,20 @@ impl KeyBinding<'_> {
         }
     }
 
-    /// Returns true if the binding leaves out some keys.
+    /// Returns true if the binding does not admit every key.
     #[inline]
     pub fn is_bound(&self) -> bool {
         !matches!(self, Self::All)
     }
 
-    /// Returns true if every key that the other binding admits is admitted by this one.
+    /// Returns true if this binding admits every key that the other binding admits.
     pub fn covers(&self, other: &KeyBinding<'_>) -> bool {
         match other {
             KeyBinding::All => !self.is_bound(),
             KeyBinding::Keys(keys) => keys.iter().all(|key| self.admits(key)),
             // The other binding admits every key that begins with one of its prefixes. This binding
-            // admits all of them only if the prefix itself begins with one of this binding's
-            // prefixes.
+            // admits all of them only if it admits every key, or if that prefix itself begins with
+            // one of the prefixes of this binding.
             KeyBinding::Prefixes { tenants, separator } => tenants.iter().all(|tenant| {
                 let is_prefix = !matches!(self, Self::Keys(_));
                 is_prefix && self.admits(&format!("{tenant}{separator}"))
@@ -235,7 +241,7 @@ impl KeyBinding<'_> {
 }
 
 /// Returns true if a key begins with the tenant and the separator. A tenant that contains the
-/// separator has no keys, because they would be another tenant's.
+/// separator matches no keys, because those keys could belong to another tenant.
 #[inline]
 fn begins_with(key: &str, tenant: &str, separator: char) -> bool {
     let rest = key.strip_prefix(tenant);

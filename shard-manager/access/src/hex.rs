@@ -1,6 +1,7 @@
-//! Hexadecimal digits of 32 bytes: digests and secrets in files and tables.
+//! Hexadecimal text of 32-byte values: the form in which files and catalog tables store digests and
+//! secrets.
 
-/// Number of bytes.
+/// Number of bytes of a value.
 const LEN: usize = 32;
 
 /// Parses 64 hexadecimal digits in lower case.

@@ -1,26 +1,27 @@
-//! JSON of requests and files, whose faults name the member.
+//! JSON members: reads the JSON of requests and files, and names the faulty member in an error.
 //!
-//! Each member is read on its own, because the error of a whole object names only the expected
-//! type, and not the member.
+//! Each member is parsed separately: if a whole object is parsed at once, the error states the
+//! expected type but not the member.
 //!
-//! **Invariant:** the text of a fault is at most 2 KiB long and has no control characters, whatever
-//! the client has sent, because it is shown in responses, logs and terminals.
-//! **Not here:** the rules of members (`role`, `denial`, `check`).
+//! **Invariant:** an error message of the JSON parser is shortened to less than 2 KiB and has no
+//! control characters, whatever the client has sent, because it is shown in responses, logs and
+//! terminals.
+//! **Not here:** the rules for the values of members (`role`, `denial`, `check`).
 
 use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Longest fault in characters, before control characters are escaped.
+/// Maximum length of a parser's error message in characters, before control characters are escaped.
 const FAULT_LEN_MAX: usize = 256;
 
 /// Reason why JSON is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{member} {fault}")]
 pub struct MemberError {
-    /// The member.
+    /// Name of the faulty member.
     pub member: String,
-    /// Fault of the member.
+    /// Description of the fault, which follows the name in a sentence.
     pub fault: String,
 }
 
@@ -30,25 +31,26 @@ impl MemberError {
     }
 }
 
-/// Reads JSON, or returns its fault.
+/// Parses JSON, or returns the error message of the parser.
 pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     serde_json::from_str(json).map_err(|error| fault(&error))
 }
 
-/// Reads an object. The library would read a list as well, with the members in their order and
-/// without their names.
+/// Parses an object. An array is refused here: `serde_json` would also accept an array of the
+/// values, in the order in which the type declares its fields.
 pub(crate) fn read_object<T: DeserializeOwned>(json: &str) -> Result<T, String> {
-    // The white space of JSON and of ASCII differ, but neither is a brace.
+    // ASCII white space includes the form feed, which JSON does not permit. It is skipped here only
+    // to find the brace; the parser refuses it.
     let is_object = json.trim_ascii_start().starts_with('{');
     if is_object { read(json) } else { Err("it is not an object".to_owned()) }
 }
 
-/// Reads a member of a request, which the error names.
+/// Parses the value of a member, whose name is part of the error.
 pub(crate) fn read_member<T: DeserializeOwned>(member: &str, json: &str) -> Result<T, MemberError> {
     read(json).map_err(|fault| MemberError::new(member, format!("cannot be read: {fault}")))
 }
 
-/// Reads a member that may be left out.
+/// Parses the value of a member that may be absent.
 pub(crate) fn read_optional<T: DeserializeOwned>(
     member: &str,
     json: Option<&RawValue>,
@@ -56,8 +58,8 @@ pub(crate) fn read_optional<T: DeserializeOwned>(
     json.map(|json| read_member(member, json.get())).transpose()
 }
 
-/// Reads a member that may be left out. A `null` is read like any other value, so that its type can
-/// refuse it.
+/// Deserializes a member that may be absent. A `null` does not count as absent: it is read like any
+/// other value, so that the type of the member can refuse it.
 pub(crate) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -71,10 +73,12 @@ pub(crate) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).expect("texts and numbers always serialise")
 }
 
-/// Returns the text of an error. It quotes names and texts of the client.
+/// Returns the message of an error, shortened and escaped, because it may quote names and strings
+/// that a client has sent.
 fn fault(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    // The position counts from the beginning of the member, which the client cannot see.
+    // The position in the message is removed: it counts from the beginning of the member, and the
+    // client would take it for a position in the whole document.
     let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
     let mut fault = String::new();
     for (index, character) in text.chars().enumerate() {

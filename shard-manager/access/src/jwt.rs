@@ -1,13 +1,14 @@
-//! JSON Web Tokens: verification of tokens that other systems have signed.
+//! JSON Web Tokens: verifies tokens that other systems (issuers) have signed.
 //!
-//! The rules are those of RFC 8725: the algorithm is a property of the key, and the header must
-//! agree with it; keys come from the issuer's settings and never from the token; nothing in the
-//! token is trusted before its signature is verified, except the choice of the issuer and the key.
+//! The rules are those of RFC 8725: the algorithm is a property of the key, and the header of the
+//! token must name the same one; keys come from the issuer's settings and never from the token;
+//! before the signature is verified, the token is used only to select the issuer and the key.
 //!
 //! **Invariant:** a verified token was signed by a key of a configured issuer for one of its
 //! audiences, is valid at the given time, and names a role that the issuer's settings do not
 //! exclude.
-//! **Not here:** denials, the scopes of the role and its rights (`authenticator`); fetching keys.
+//! **Not here:** denials, and the check that the issuer may give the scopes of the role
+//! (`authenticator`); rights (`rights`); fetching keys.
 
 mod claims;
 mod compact;
@@ -27,9 +28,9 @@ use crate::unix_time::UnixTime;
 use compact::CompactToken;
 use issuer::{Issuer, IssuerError};
 
-/// Seconds by which the clocks of issuer and router may differ.
+/// Maximum permitted difference between the clocks of an issuer and a router, in seconds.
 pub const SKEW_SECONDS: u64 = 30;
-/// Longest token in bytes.
+/// Maximum length of a token in bytes.
 pub const TOKEN_LEN_MAX: usize = 8_192;
 
 /// Signature algorithm that an issuer may use.
@@ -49,7 +50,7 @@ impl TokenAlgorithm {
     /// All algorithms.
     pub const ALL: [Self; 4] = [Self::Rs256, Self::Es256, Self::EdDsa, Self::Hs256];
 
-    /// Returns the name in a header and in settings.
+    /// Returns the name used in the header of a token and in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rs256 => "RS256",
@@ -59,7 +60,7 @@ impl TokenAlgorithm {
         }
     }
 
-    /// Returns the algorithm of this name. Names are case-sensitive.
+    /// Returns the algorithm with this name. Names are case-sensitive.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
@@ -74,25 +75,26 @@ impl TokenAlgorithm {
     }
 }
 
-/// Claims of a token whose signature and times were good.
+/// Claims of a token whose signature and claims were verified.
 #[derive(Clone, Debug)]
 pub struct VerifiedToken {
     /// Issuer of the token.
     pub issuer: Arc<Issuer>,
-    /// `sub`.
+    /// Claim `sub`: subject of the token.
     pub subject: Option<Box<str>>,
-    /// `jti`.
+    /// Claim `jti`: id of the token.
     pub id: Option<Box<str>>,
-    /// `iat`.
+    /// Claim `iat`: time at which the token was issued.
     pub issued_at: Option<UnixTime>,
-    /// `exp`.
+    /// Claim `exp`: time at which the token expires.
     pub expires_at: UnixTime,
-    /// Time until which the token may be accepted without being verified again: `exp` plus the
-    /// permitted difference of clocks, or an earlier end of the issuer's keys.
+    /// Time until which the token may be accepted without being verified again: `exp` plus
+    /// [`SKEW_SECONDS`], or the time from which the issuer's keys may not be used, if that is
+    /// earlier.
     pub usable_until: UnixTime,
-    /// The role that it names.
+    /// Name of the role that the token names.
     pub role: Box<str>,
-    /// Tenants of the token.
+    /// Tenants that the token names.
     pub tenants: Tenants,
 }
 
@@ -101,10 +103,10 @@ pub struct VerifiedToken {
 pub struct Issuers(Vec<Arc<Issuer>>);
 
 impl Issuers {
-    /// Collects issuers.
+    /// Creates the set of these issuers.
     ///
     /// # Errors
-    /// [`IssuerError::Twice`] if two have the same name.
+    /// [`IssuerError::Twice`] if two issuers have the same name.
     pub fn new(issuers: Vec<Issuer>) -> Result<Self, IssuerError> {
         for (index, issuer) in issuers.iter().enumerate() {
             if issuers[..index].iter().any(|other| other.name() == issuer.name()) {
@@ -114,11 +116,12 @@ impl Issuers {
         Ok(Self(issuers.into_iter().map(Arc::new).collect()))
     }
 
-    /// Verifies a token. `may_check` is called once, before the signature is verified, and returns
-    /// false if too many are being verified.
+    /// Verifies a token. `may_check` is called at most once, just before the signature would be
+    /// verified. If it returns false, because a limit on verifications is reached, the token is
+    /// refused.
     ///
     /// # Errors
-    /// [`AuthError`] with the exact reason.
+    /// [`AuthError`] with the exact reason for the refusal.
     pub fn verify(
         &self,
         text: &str,
@@ -139,8 +142,9 @@ impl Issuers {
             return Err(AuthReason::TooManyChecks.into());
         }
         let validation = issuer.validation(token.algorithm).ok_or(AuthReason::TokenAlgorithm)?;
-        // The library verifies signature and algorithm. It checks issuer and audience as well, and
-        // the times are checked below, with the caller's clock.
+        // The library verifies the signature and checks the algorithm, issuer and audience. It
+        // would compare the times with a clock of its own, so `claims::check` compares them with
+        // `now`.
         if let Err(error) = decode::<IgnoredAny>(text, key, validation) {
             return Err(refusal(&error).into());
         }

@@ -1,14 +1,14 @@
-//! API keys: `tsr_`, an id, `_`, a secret and a checksum.
+//! API keys: strings that consist of `tsr_`, an id, `_`, a secret and a checksum.
 //!
 //! ```text
 //! tsr_4fKq0ZxY81Ab_ 43 characters of secret, 6 of CRC-32
 //! ```
-//! The prefix lets scanners find keys in source code, and the checksum distinguishes a key from a
-//! misspelled one without a lookup. Only the SHA-256 of the secret is stored: the secret is 256
-//! random bits, so a slow password hash would add nothing.
+//! The prefix lets secret scanners find keys in source code, and the checksum reveals a mistyped
+//! key without a lookup. Only the SHA-256 of the secret is stored. A slow password hash would not
+//! be safer, because the secret has 256 random bits.
 //!
-//! **Invariant:** each key has exactly one valid spelling. No `Debug` prints a secret, and no
-//! secret has a `Display`.
+//! **Invariant:** each key has exactly one valid spelling. No implementation of `Debug` prints a
+//! secret, and no type that contains a secret implements `Display`.
 //! **Not here:** the source of random bytes; the set of keys (`snapshot`).
 
 mod base62;
@@ -25,7 +25,7 @@ use crate::hex;
 pub struct KeyId([u8; KeyId::LEN]);
 
 impl KeyId {
-    /// Number of characters.
+    /// Number of characters of an id.
     pub const LEN: usize = 12;
 
     /// Parses an id: [`KeyId::LEN`] letters and digits.
@@ -34,7 +34,7 @@ impl KeyId {
         base62::is_text(&bytes).then_some(Self(bytes))
     }
 
-    /// Returns the text.
+    /// Returns the id as a string.
     #[inline]
     pub fn as_str(&self) -> &str {
         // The bytes were checked when the id was created.
@@ -54,15 +54,15 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// SHA-256 of a secret, all that is kept of it.
+/// SHA-256 of a key's secret: the only form in which the secret is stored.
 #[derive(Clone, Copy)]
 pub struct SecretDigest([u8; SecretDigest::LEN]);
 
 impl SecretDigest {
-    /// Number of bytes.
+    /// Number of bytes of a digest.
     pub const LEN: usize = 32;
-    /// Digest that stands for an unknown key, so that a comparison takes place for it, too. No
-    /// secret with this digest is known.
+    /// Digest with which a secret is compared if its key id is unknown, so that the comparison
+    /// takes place for unknown ids as well. No secret with this digest is known.
     pub const DUMMY: Self = Self([0xa5; Self::LEN]);
 
     /// Returns the digest of a secret.
@@ -96,7 +96,7 @@ impl SecretDigest {
 }
 
 impl PartialEq for SecretDigest {
-    /// Takes the same time wherever the digests differ.
+    /// Compares in constant time: the time does not reveal where the digests differ.
     #[inline]
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -111,7 +111,7 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// API key as a client sends it: well-formed, but not known to exist.
+/// API key that a client has sent: well-formed, but not yet known to exist.
 #[derive(Clone, Copy)]
 pub struct ApiKey<'k> {
     id: KeyId,
@@ -119,7 +119,7 @@ pub struct ApiKey<'k> {
 }
 
 impl<'k> ApiKey<'k> {
-    /// Beginning of every key.
+    /// Prefix of every key.
     pub const PREFIX: &'static str = "tsr_";
     const SECRET_LEN: usize = 43;
     const CHECKSUM_LEN: usize = 6;
@@ -127,8 +127,8 @@ impl<'k> ApiKey<'k> {
     pub const LEN: usize =
         Self::PREFIX.len() + KeyId::LEN + 1 + Self::SECRET_LEN + Self::CHECKSUM_LEN;
 
-    /// Returns true if a credential begins like a key: it is then treated as a key, valid or not,
-    /// and never as a token.
+    /// Returns true if a credential has the prefix of an API key. Such a credential is always
+    /// treated as a key, even if it is malformed, and never as a token.
     #[inline]
     pub fn is_like(text: &str) -> bool {
         text.starts_with(Self::PREFIX)
@@ -176,10 +176,11 @@ pub struct NewApiKey {
 }
 
 impl NewApiKey {
-    /// Number of random bytes that a key is made of: 16 for the id, the others for the secret.
+    /// Number of random bytes from which a key is made: 16 for the id, the rest for the secret.
     pub const RANDOM_LEN: usize = 48;
 
-    /// Creates a key from bytes that must come from the system's source of randomness.
+    /// Creates a key from bytes that must come from the random number generator of the operating
+    /// system.
     pub fn from_random(bytes: &[u8; Self::RANDOM_LEN]) -> Self {
         let (for_id, for_secret) = bytes.split_at(16);
         let mut id = [0; KeyId::LEN];
@@ -202,13 +203,13 @@ impl NewApiKey {
         self.id
     }
 
-    /// Returns the digest to store.
+    /// Returns the digest of the secret, which is stored instead of the secret.
     pub fn digest(&self) -> SecretDigest {
         let secret = KeyId::LEN + 1 + ApiKey::PREFIX.len();
         SecretDigest::of(&self.text[secret..secret + ApiKey::SECRET_LEN])
     }
 
-    /// Returns the key itself, to be shown to its owner and nowhere else.
+    /// Returns the key itself, which must be shown to its owner only.
     pub fn reveal(&self) -> &str {
         &self.text
     }

@@ -1,11 +1,12 @@
-//! File of keys: `id sha256 role [tenant] [expires]` on each line.
+//! File of keys: a text file that defines one API key on each line, as `id sha256 role [tenant]
+//! [expires]`.
 //!
 //! Fields are separated by spaces. A tenant may contain spaces, so it is percent-encoded; several
 //! tenants are separated by `,`, and `-` stands for none. Empty lines and lines that begin with `#`
 //! are ignored.
 //!
-//! **Invariant:** a file with one bad line is refused whole: a skipped line might be the one that
-//! was meant to limit a key. An error never quotes a field.
+//! **Invariant:** if one line is faulty, the whole file is refused: a skipped line might be the one
+//! that restricts a key. An error never quotes the contents of a field.
 //! **Not here:** reading the file, and the check of its permissions.
 
 use std::collections::HashSet;
@@ -16,15 +17,15 @@ use crate::role::AccessRole;
 use crate::tenant::{TenantError, Tenants};
 use crate::unix_time::UnixTime;
 
-/// Text in the place of tenants if there are none.
+/// Value of the field `tenant` that stands for no tenants.
 const NO_TENANT: &str = "-";
-/// Creator and name of the keys of a file.
+/// Creator and name in the records of keys from a file.
 const MADE_BY: &str = "access_keys_file";
 
 /// Parses a file of keys.
 ///
 /// # Errors
-/// [`KeysFileError`] names the line, the field and what is expected there.
+/// [`KeysFileError`] names the line and the field, and states the value that is expected there.
 pub fn parse(text: &str) -> Result<Vec<KeyRecord>, KeysFileError> {
     let mut records = Vec::new();
     let mut ids = HashSet::new();
@@ -81,7 +82,7 @@ fn parse_tenants(text: &str) -> Result<Tenants, KeysFileFault> {
     Tenants::parse(decoded.iter().map(String::as_str)).map_err(KeysFileFault::Tenant)
 }
 
-/// Returns the line of a key, without a line end.
+/// Returns the line that defines a key, without a newline.
 pub fn format(record: &KeyRecord) -> String {
     let mut line = format!("{} {} {}", record.id, record.digest.to_hex(), record.role);
     if !record.tenants.is_empty() || record.expires_at.is_some() {
@@ -98,8 +99,8 @@ pub fn format(record: &KeyRecord) -> String {
     line
 }
 
-/// Percent-encodes all but letters, digits, `_`, `.`, `:` and `-`; the tenant `-` is encoded, too,
-/// because a plain `-` means no tenant.
+/// Percent-encodes every byte except ASCII letters, digits, `_`, `.`, `:` and `-`. The tenant `-`
+/// is encoded as well, because a plain `-` stands for no tenants.
 fn encode(tenant: &str) -> String {
     let mut encoded = String::with_capacity(tenant.len());
     for byte in tenant.bytes() {
@@ -134,7 +135,7 @@ fn decode(text: &str) -> Option<String> {
 pub struct KeysFileError {
     /// Number of the line, from 1.
     pub line: usize,
-    /// The field.
+    /// Name of the faulty field.
     pub member: &'static str,
     /// Fault of the field.
     pub fault: KeysFileFault,
@@ -158,10 +159,10 @@ pub enum KeysFileFault {
     /// A tenant is not percent-encoded UTF-8.
     #[error("must be percent-encoded UTF-8, as `key create --offline` prints it, or - for none")]
     Encoding,
-    /// A tenant breaks a rule.
+    /// A tenant violates a rule for tenants.
     #[error("is refused: {0}")]
     Tenant(TenantError),
-    /// The expiry is malformed.
+    /// The expiry time is malformed.
     #[error("must be a time such as 2027-01-31T12:00:00Z")]
     Time,
     /// There is text after the last field.

@@ -1,15 +1,15 @@
-//! Access: API keys, tokens, roles, and the rows, columns and rates that they permit.
+//! Access control: API keys, tokens and roles, and the rows, columns and rates that they permit.
 //!
-//! A request passes four steps, each of which is a function of plain values:
+//! A request passes four steps, each of which works only on values that are passed to it:
 //! 1. [`authenticator`] turns the credentials of a request into a [`caller`].
-//! 2. [`rights`] of the caller allow an operation on a table's columns, or deny it. Exactly one
-//!    grant of the role must allow all of a request.
-//! 3. The allowing grant binds the request to shard keys: [`grant::KeyBinding`].
-//! 4. [`limit`] counts the request.
+//! 2. The [`rights`] of the caller allow or deny operations on columns of a table. A single grant
+//!    of the role must allow the whole request.
+//! 3. The grant that allows the request restricts it to shard keys: [`grant::KeyBinding`].
+//! 4. [`limit`] counts the request, and refuses it if a limit of the caller is exceeded.
 //!
-//! **Invariant:** nothing here reads a clock, a file or the network, or runs in the background.
-//! Time and random bytes are parameters, so every decision can be repeated in a test.
-//! **Not here:** storage of keys and roles, HTTP, and the queries to which a binding is added.
+//! **Invariant:** this crate never reads a clock, a file or the network, and runs nothing in the
+//! background. Time and random bytes are parameters, so a test can repeat every decision.
+//! **Not here:** storage of keys and roles, HTTP, and the queries that a binding restricts.
 #![forbid(unsafe_code)]
 
 pub mod audit;

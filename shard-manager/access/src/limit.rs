@@ -1,22 +1,23 @@
-//! Limits: rates, a day's quota and concurrent requests of a caller.
+//! Limits: limit the rates, the rows per day and the concurrent requests of each caller.
 //!
-//! Rates use the generic cell rate algorithm (ITU-T I.371): one number per caller, the theoretical
-//! arrival time, replaces a bucket and the thread that would fill it. The crate `governor` has the
-//! same algorithm and is not used, because it lacks three things that are needed here. Its clock is
-//! part of the limiter; here the time is a parameter, so that tests choose it and one reading of
-//! the clock serves all limits of a request. A request that costs more than its burst fails there
-//! forever. And units that were used already cannot be charged afterwards, as the rows of a stream
-//! must be. The algorithm itself is forty lines, none of which allocates.
+//! Rates use the generic cell rate algorithm (ITU-T I.371): one number per rate of a caller, the
+//! theoretical arrival time, replaces a token bucket and the thread that would refill it. The crate
+//! `governor` implements the same algorithm but is not used, for three reasons. Its limiter owns
+//! the clock; here the time is a parameter, so that tests can choose it and all limits of a request
+//! share one reading of the clock. In `governor`, a request that costs more than the burst can
+//! never succeed. It also cannot charge units after they were used, as is necessary for the rows of
+//! a stream. The algorithm itself is short and allocates nothing.
 //!
-//! Limits are those of a role, and each combination of a role and tenants has one set of counters:
-//! more keys of a tenant give it no more requests. Two roles of a tenant do not share counters,
-//! because their numbers differ, and an importer would use up the burst of the shop. A caller
-//! without tenants has counters of its own.
+//! A role states the limits, and each combination of a role and tenants has one set of counters, so
+//! a tenant does not get more requests by using more keys. Two roles of a tenant do not share
+//! counters: their limits differ, and a bulk import under one role could use up the burst of an
+//! application under the other. A caller without tenants has counters of its own.
 //!
-//! **Invariant:** a caller is never admitted to more than its burst at once, nor to more than its
-//! rate over time, however many threads take units. A refused request uses up nothing.
-//! **Not here:** the order in which waiting writes are served (the write lanes); storing the sums
-//! of rows per day over all routers. Rates are those of one router.
+//! **Invariant:** [`RateCell::take`] never gives a caller more than its burst at once, nor more
+//! than its rate over time, however many threads take units. A refused request uses up no units.
+//! **Not here:** the order in which waiting writes are served (the write lanes, which are the write
+//! queues of the shards); storing the rows per day that all routers have counted. Rates apply to
+//! one router only.
 
 pub mod caller_limits;
 pub mod day_quota;
@@ -31,33 +32,35 @@ use std::time::Duration;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// Limits of each caller of a role. A missing limit does not limit.
+/// Limits that a role sets for each of its callers. `None` stands for no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleLimits {
-    /// `requests_per_s` and `burst`.
+    /// `requests_per_s` and `burst`: rate of requests.
     pub requests: Option<Rate>,
-    /// `rows_per_s`: rows that are read or written.
+    /// `rows_per_s`: rate of rows that are read or written.
     pub rows: Option<Rate>,
-    /// `concurrent`: requests at the same time.
+    /// `concurrent`: maximum number of requests at the same time.
     pub concurrent: Option<u32>,
-    /// `rows_per_day`: rows in a day in UTC.
+    /// `rows_per_day`: maximum number of rows in one day in UTC.
     pub rows_per_day: Option<u64>,
 }
 
 impl RoleLimits {
-    /// Returns true if there is no limit.
+    /// Returns true if no limit is set.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Returns the rates of one of several routers that share them.
+    /// Returns the limits of one router if this number of routers share the rates. The other limits
+    /// are unchanged.
     #[must_use]
     pub fn shared_by(&self, routers: u64) -> Self {
         let share = |rate: Option<Rate>| rate.map(|rate| rate.shared_by(routers.max(1)));
         Self { requests: share(self.requests), rows: share(self.rows), ..*self }
     }
 
-    /// Returns true if the other has every limit that these have, and none of them is higher.
+    /// Returns true if `other` permits no more than these limits: it has every limit that is set
+    /// here, and none of its limits is higher.
     pub fn covers(&self, other: &Self) -> bool {
         fn covers<T: PartialOrd>(here: Option<T>, other: Option<T>) -> bool {
             match (here, other) {
@@ -76,7 +79,8 @@ impl RoleLimits {
     }
 }
 
-/// Rate with a burst, both above 0.
+/// Rate in units per second and burst in units, both above 0. A unit is, for example, a request or
+/// a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     per_second: u64,
@@ -84,18 +88,18 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Creates a rate; `None` if a number is 0.
+    /// Creates a rate. Returns `None` if one of the numbers is 0.
     pub const fn new(per_second: u64, burst: u64) -> Option<Self> {
         if per_second == 0 || burst == 0 { None } else { Some(Self { per_second, burst }) }
     }
 
-    /// Returns the units per second.
+    /// Returns the number of units per second.
     #[inline]
     pub const fn per_second(self) -> u64 {
         self.per_second
     }
 
-    /// Returns the units that are possible at once.
+    /// Returns the maximum number of units that can be taken at once.
     #[inline]
     pub const fn burst(self) -> u64 {
         self.burst
@@ -106,48 +110,48 @@ impl Rate {
         Self { per_second: share(self.per_second), burst: share(self.burst) }
     }
 
-    /// Returns the nanoseconds in which one unit becomes available, rounded up: rounded down, many
-    /// small requests would get more than the rate, and a rate above 10⁹ per second would not limit
-    /// at all.
+    /// Returns the number of nanoseconds in which one unit becomes available, rounded up. If it
+    /// were rounded down, many small requests could exceed the rate, and a rate above 10⁹ per
+    /// second would have no effect.
     #[inline]
     const fn interval(self) -> u64 {
         NANOS_PER_SECOND.div_ceil(self.per_second)
     }
 
-    /// Returns the nanoseconds in which this many units become available.
+    /// Returns the number of nanoseconds in which this many units become available.
     #[inline]
     const fn nanos(self, units: u64) -> u64 {
         units.saturating_mul(self.interval())
     }
 
-    /// Returns the units that become available in this time.
+    /// Returns the number of units that become available in this time.
     #[inline]
     const fn units(self, nanos: u64) -> u64 {
         nanos / self.interval()
     }
 
-    /// Returns the time in which an empty bucket fills.
+    /// Returns the time after which the whole burst is available again once it was used up.
     pub(crate) fn window(self) -> Duration {
         Duration::from_nanos(self.nanos(self.burst))
     }
 }
 
-/// State of a rate after a request.
+/// State of a rate at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateState {
     /// The rate.
     pub rate: Rate,
-    /// Units that are possible at once now.
+    /// Number of units that are available now.
     pub remaining: u64,
-    /// Time until the whole burst is possible again.
+    /// Time until the whole burst is available again.
     pub reset: Duration,
 }
 
 /// Counter of one rate of one caller.
 #[derive(Debug, Default)]
 pub struct RateCell {
-    /// Theoretical arrival time, in nanoseconds since the process began: the moment at which the
-    /// whole burst is possible again.
+    /// Theoretical arrival time, in nanoseconds since the process began: the time from which the
+    /// whole burst is available again.
     full_at: AtomicU64,
 }
 
@@ -157,7 +161,7 @@ impl RateCell {
     /// succeed.
     ///
     /// # Errors
-    /// The time after which the units are available.
+    /// The time to wait until the units are available.
     pub fn take(&self, rate: Rate, cost: u64, now: Duration) -> Result<RateState, Duration> {
         let now = nanos(now);
         let (cost, most) = (rate.nanos(cost.min(rate.burst)), rate.nanos(rate.burst));
@@ -167,7 +171,8 @@ impl RateCell {
             if full_at - now > most {
                 return Err(Duration::from_nanos(full_at - now - most));
             }
-            // Relaxed: the number protects no other memory, and a lost race is repeated.
+            // Relaxed ordering suffices: the number protects no other memory, and a failed exchange
+            // is retried.
             let swap = self.full_at.compare_exchange_weak(
                 known,
                 full_at,
@@ -181,9 +186,9 @@ impl RateCell {
         }
     }
 
-    /// Takes units that were used already, even if they were not available, and returns the time to
-    /// wait before more are used. A stream that waits is slowed down and not broken off; without
-    /// the wait the rate would limit nothing.
+    /// Takes units that were already used, even if they were not available, and returns the time to
+    /// wait before further units are used. A stream of rows waits for this time: it is slowed down
+    /// to the rate instead of being aborted.
     pub fn charge(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
         let now = nanos(now);
         let cost = rate.nanos(cost);
@@ -195,10 +200,10 @@ impl RateCell {
         Duration::from_nanos((full_at - now).saturating_sub(rate.nanos(rate.burst)))
     }
 
-    /// Checks that a unit is available at this time, and takes nothing.
+    /// Checks that one unit is available at the time `now`, without taking it.
     ///
     /// # Errors
-    /// The time after which a unit is available.
+    /// The time to wait until a unit is available.
     pub fn check(&self, rate: Rate, now: Duration) -> Result<(), Duration> {
         let now = nanos(now);
         let full_at = self.full_at.load(Ordering::Relaxed).max(now).saturating_add(rate.nanos(1));
@@ -208,7 +213,7 @@ impl RateCell {
         }
     }
 
-    /// Returns the state without taking anything.
+    /// Returns the state of the rate without taking units.
     pub fn state(&self, rate: Rate, now: Duration) -> RateState {
         state(rate, self.full_at.load(Ordering::Relaxed).saturating_sub(nanos(now)))
     }

@@ -1,6 +1,7 @@
-//! Operations on rows that a grant may allow.
+//! Operations: the operations on rows that a grant may allow.
 //!
-//! **Invariant:** an upsert is an insert and an update: it is allowed only if both are.
+//! **Invariant:** an upsert counts as an insert and an update: it is allowed only if both are
+//! allowed.
 //! **Not here:** operations that are not about rows, such as creating a table (`scope`).
 
 use std::fmt;
@@ -14,7 +15,7 @@ pub struct RowOperations(u8);
 impl RowOperations {
     /// No operation.
     pub const NONE: Self = Self(0);
-    /// Reading rows, also by a filter or an aggregate.
+    /// Reading rows, including the use of rows in a filter or an aggregate.
     pub const READ: Self = Self(1);
     /// Creating rows.
     pub const INSERT: Self = Self(2);
@@ -34,29 +35,29 @@ impl RowOperations {
         (Self::DELETE, "delete"),
     ];
 
-    /// Names that [`RowOperations::find`] knows, for messages.
+    /// Names that [`RowOperations::find`] accepts, as listed in error messages.
     pub const NAMES: &str = "read, insert, update, delete";
 
-    /// Returns the operation of this name.
+    /// Returns the operation with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::NAMED.iter().find(|(_, known)| *known == name).map(|(operation, _)| *operation)
     }
 
-    /// Returns the operations of both sets.
+    /// Returns the union of both sets.
     #[inline]
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Returns the operations of this set that the other lacks.
+    /// Returns the operations of this set that are not in the other set.
     #[inline]
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Returns true if this set has all operations of the other.
+    /// Returns true if this set contains all operations of the other set.
     #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

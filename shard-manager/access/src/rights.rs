@@ -1,11 +1,12 @@
-//! Rights: the decision whether a caller may do something.
+//! Rights: decide whether a caller may carry out a request.
 //!
-//! Exactly one grant must allow all of a request: the first that can. If grants were combined, the
-//! columns of one could be read in the rows of another.
+//! A single grant must allow the whole request, and the first grant that does so is used. If grants
+//! were combined, a caller could read the columns of one grant in the rows of another.
 //!
-//! **Invariant:** rights never change; a change of a role makes new ones. A check of one table and
-//! one key allocates nothing unless it is denied. A denial never depends on stored rows.
-//! **Not here:** the binding of a query to shard keys, which must be part of the query itself.
+//! **Invariant:** rights never change; a change of a role creates new rights. A check of one table
+//! and one key allocates no memory unless the request is denied. A denial never depends on stored
+//! rows.
+//! **Not here:** restricting a query to shard keys, which must be part of the query itself.
 
 mod coverage;
 mod reach;
@@ -25,11 +26,11 @@ use crate::role::AccessRole;
 use crate::scope::AccessScope;
 use crate::tenant::Tenants;
 
-/// Part of a request: operations on the rows of a table, and all columns that it names in them.
+/// Part of a request: operations on the rows of one table, and all columns that they name.
 #[derive(Clone, Copy, Debug)]
 pub struct RowRequest<'q, C> {
-    /// All operations of the request. A change with a filter also reads. Without an operation, a
-    /// grant of any operation on the table allows the request.
+    /// All operations of the request. A change with a filter also reads. If the set is empty, a
+    /// grant of any operation on the table suffices.
     pub operations: RowOperations,
     /// Name of the table.
     pub table: &'q str,
@@ -37,34 +38,36 @@ pub struct RowRequest<'q, C> {
     pub columns: C,
 }
 
-/// Permission of a request, with its bounds.
+/// Permission of a request, with the restrictions that apply to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed<'r> {
-    /// Shard keys to which the request is bound.
+    /// Shard keys to which the request is restricted.
     pub binding: KeyBinding<'r>,
-    /// Columns that a response without `select` has.
+    /// Columns that a response to a request without `select` contains.
     pub columns: &'r ColumnSet,
-    /// True if a read that is bound to prefixes and names no shard key may go to all shards.
+    /// True if a read that is restricted to prefixes of keys and names no shard key may be sent to
+    /// all shards.
     pub scatters: bool,
 }
 
-/// Name of a table, and the indices of its grants in the role.
+/// Name of a table, and the indices in the role of the grants that apply to it.
 type TableGrants = (Box<str>, Box<[u8]>);
 
-/// Role whose grants are found by table.
+/// Role with an index of its grants by table.
 #[derive(Debug)]
 pub struct CompiledRole {
     role: AccessRole,
-    /// Grants of each table that some grant names, in the order of the role.
+    /// Grants for each table that some grant names. The tables are sorted by name, the grants of
+    /// each are in the order of the role.
     tables: Box<[TableGrants]>,
-    /// Grants of the other tables.
+    /// Indices of the grants for all other tables.
     others: Box<[u8]>,
 }
 
 const _: () = assert!(AccessRole::GRANTS_MAX <= u8::MAX as usize, "a grant's index is a byte");
 
 impl CompiledRole {
-    /// Compiles a role.
+    /// Builds the index of a role.
     pub fn new(role: AccessRole) -> Self {
         let indexed = || role.grants().iter().zip(0_u8..);
         let named = role.grants().iter().filter_map(|grant| match grant.tables() {
@@ -89,7 +92,7 @@ impl CompiledRole {
         &self.role
     }
 
-    /// Returns the grants of a table, in the order of the role.
+    /// Returns the grants that apply to a table, in the order of the role.
     #[inline]
     fn grants(&self, table: &str) -> impl Iterator<Item = &Grant> + Clone {
         let found = self.tables.binary_search_by(|(name, _)| (**name).cmp(table));
@@ -97,31 +100,31 @@ impl CompiledRole {
         indices.iter().map(|index| &self.role.grants()[usize::from(*index)])
     }
 
-    /// Returns true if a caller may know every column of a table: one grant with all these
-    /// operations has them all.
+    /// Returns true if a caller may see every column of a table: some grant of all these operations
+    /// on the table permits all columns.
     pub fn shows_all_columns(&self, table: &str, operations: RowOperations) -> bool {
         let mut grants = self.grants(table).filter(|grant| grant.operations().contains(operations));
         grants.any(|grant| *grant.columns() == ColumnSet::All)
     }
 
-    /// Returns true if some grant to read the table leaves out columns. Then a row that is read may
-    /// have values that the caller may not know.
+    /// Returns true if some grant to read the table permits only some columns. A row that is read
+    /// may then contain values that the caller may not see.
     pub fn hides_columns(&self, table: &str) -> bool {
         let may_read = |grant: &&Grant| grant.operations().contains(RowOperations::READ);
         self.grants(table).filter(may_read).any(|grant| *grant.columns() != ColumnSet::All)
     }
 
-    /// Returns the grants of every table.
+    /// Returns the grants that apply to every table.
     fn grants_of_all_tables(&self) -> impl Iterator<Item = &Grant> {
         self.others.iter().map(|index| &self.role.grants()[usize::from(*index)])
     }
 }
 
-/// All that a caller may do.
+/// Permissions of a caller: its role and its tenants, or no restrictions at all.
 #[derive(Clone, Debug)]
 pub struct Rights(Option<Bounds>);
 
-/// Bounds of a caller's rights.
+/// Role and tenants that restrict a caller's rights.
 #[derive(Clone, Debug)]
 struct Bounds {
     role: Arc<CompiledRole>,
@@ -130,11 +133,11 @@ struct Bounds {
 }
 
 impl Rights {
-    /// Rights without bounds, for work of the system that borrows them.
+    /// Unrestricted rights as a constant, for internal work that needs a reference to rights.
     pub const ALL: &Self = &Self::all();
 
-    /// Returns rights without bounds: those of a cluster without access control, and of the
-    /// system's own work. A check of them costs one branch.
+    /// Returns unrestricted rights: they apply if a cluster has no access control, and to the
+    /// system's own work. Checking them costs one branch.
     #[inline]
     pub const fn all() -> Self {
         Self(None)
@@ -150,8 +153,8 @@ impl Rights {
         Self::of(Arc::clone(role), Tenants::none())
     }
 
-    /// Returns the rights of a role for a caller with these tenants. A tenant that contains a
-    /// separator of the role leaves no rights.
+    /// Returns the rights of a role for a caller with these tenants. If a tenant contains a
+    /// separator of the role's key rules, the caller has no rights at all.
     pub fn of(role: Arc<CompiledRole>, tenants: Tenants) -> Self {
         if tenants.check_separators(role.role().separators()).is_err() {
             return Self::none();
@@ -159,8 +162,9 @@ impl Rights {
         Self(Some(Bounds { role, tenants, share: FairShare::COMMON }))
     }
 
-    /// Returns these rights with the number of a tenant, whose operations wait in a queue of their
-    /// own, with the weight of the role. [`Rights::all`] get no number.
+    /// Returns these rights with a number that identifies the caller's tenants in the queues of the
+    /// shards. Operations with the same number wait in a queue of their own, which is served with
+    /// the weight of the role. [`Rights::all`] keep the common share, which has no such number.
     #[must_use]
     pub fn with_number(mut self, number: u64) -> Self {
         if let Some(bounds) = &mut self.0 {
@@ -169,13 +173,14 @@ impl Rights {
         self
     }
 
-    /// Returns the share of the caller's operations while those of several tenants wait.
+    /// Returns the number and weight by which the caller's operations are served while those of
+    /// several tenants wait.
     #[inline]
     pub fn share(&self) -> FairShare {
         self.0.as_ref().map_or(FairShare::COMMON, |bounds| bounds.share)
     }
 
-    /// Returns true if nothing bounds these rights.
+    /// Returns true if these rights are unrestricted.
     #[inline]
     pub fn is_all(&self) -> bool {
         self.0.is_none()
@@ -187,15 +192,15 @@ impl Rights {
         self.0.as_ref().map(|bounds| &*bounds.role)
     }
 
-    /// Returns the tenants, of which there are none for [`Rights::all`].
+    /// Returns the tenants; an empty list for [`Rights::all`].
     pub fn tenants(&self) -> &[Box<str>] {
         self.0.as_ref().map_or(&[], |bounds| bounds.tenants.as_slice())
     }
 
-    /// Allows a request about one shard key: the key by which it is routed.
+    /// Checks that a request about one shard key, by which it is routed, is allowed.
     ///
     /// # Errors
-    /// [`Denied`] names the missing part.
+    /// [`Denied`] names the part of the request that is not allowed.
     #[inline]
     pub fn allow_key<'q, C>(
         &self,
@@ -208,11 +213,12 @@ impl Rights {
         self.allow_if(request, |binding| binding.admits(key.as_str()))
     }
 
-    /// Allows a request that is not routed by one key. The request must then be bound to the keys
-    /// that are returned. A caller without tenants may be bound to none, and then finds no rows.
+    /// Checks that a request that is not routed by one key is allowed. The calling function must
+    /// restrict the request to the keys of the returned binding. For a caller without tenants these
+    /// may be no keys at all; the request then finds no rows.
     ///
     /// # Errors
-    /// [`Denied`] names the missing part.
+    /// [`Denied`] names the part of the request that is not allowed.
     #[inline]
     pub fn allow_bound<'q, C>(&self, request: &RowRequest<'q, C>) -> Result<Allowed<'_>, Denied>
     where
@@ -246,10 +252,10 @@ impl Rights {
         Err(explain(role, request))
     }
 
-    /// Allows a request that is not about rows.
+    /// Checks that a request that is not about rows is allowed.
     ///
     /// # Errors
-    /// [`Denied`] names the scope.
+    /// [`Denied`] names the missing scope.
     #[inline]
     pub fn allow_scope(&self, scope: AccessScope) -> Result<(), Denied> {
         match &self.0 {
@@ -259,13 +265,13 @@ impl Rights {
         }
     }
 
-    /// Returns the tables, columns and keys that the caller may know of.
+    /// Returns the reach of the caller: the tables, columns and keys whose existence it may know.
     #[inline]
     pub fn reach(&self) -> Reach<'_> {
         Reach(self.0.as_ref())
     }
 
-    /// Returns true if some grant of the role is not for all keys.
+    /// Returns true if some grant of the role does not apply to all keys.
     pub fn is_bound(&self) -> bool {
         self.0.as_ref().is_some_and(|bounds| bounds.role.role().is_bound())
     }
@@ -279,7 +285,8 @@ fn has_all<'q>(columns: &ColumnSet, mut named: impl Iterator<Item = &'q str>) ->
     }
 }
 
-/// Returns the reason why a request is denied, which depends on its role only.
+/// Returns the reason why a request is denied. It depends only on the role and the request, not on
+/// the tenants of the caller.
 #[cold]
 fn explain<'q, C>(role: &CompiledRole, request: &RowRequest<'q, C>) -> Denied
 where
@@ -311,14 +318,14 @@ where
 /// Denial of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// No grant allows an operation on rows.
+    /// No single grant allows the operations on rows.
     #[error("this caller may not {operations} these rows of {table}: {lack}")]
     Rows {
         /// All operations of the request.
         operations: RowOperations,
         /// The table.
         table: Box<str>,
-        /// Missing part.
+        /// Part of the request that is not allowed.
         lack: RowLack,
     },
     /// A scope is missing.
@@ -329,25 +336,25 @@ pub enum Denied {
 /// Part of a request that no grant allows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowLack {
-    /// No grant is for the table: to this caller it does not exist.
+    /// No grant applies to the table. For this caller, the table does not exist.
     #[error("no grant is for this table")]
     Table,
-    /// No grant of the table has these operations.
+    /// No grant for the table allows these operations.
     #[error("no grant of this table allows {0}")]
     Operations(RowOperations),
-    /// No grant with the operations has this column: to this caller it does not exist.
+    /// No grant of the operations permits this column. For this caller, the column does not exist.
     #[error("no grant has the column {0}")]
     Column(Box<str>),
-    /// Several grants allow the request only together.
+    /// Several grants together would allow the request, but no single grant does.
     #[error("several grants allow it only together, and one alone must allow all of it")]
     OneGrant,
-    /// The shard key is not one of the caller's.
+    /// The caller's grants do not admit the shard key.
     #[error("the shard key is not one of this caller's")]
     Key,
 }
 
 impl RowLack {
-    /// Returns the name of the missing part, for responses and counters.
+    /// Returns the name of this part, as used in responses and counters.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Table => "table",

@@ -1,8 +1,8 @@
 //! Roles: named lists of grants, with scopes, a weight and limits.
 //!
-//! **Invariant:** a role that was parsed has no fault that [`RoleFault`] lists: its grants state
-//! which keys they are for, and a role that is bound to keys cannot see other callers' keys through
-//! the scope `analytics`.
+//! **Invariant:** a parsed role has none of the faults that [`RoleFault`] lists. In particular,
+//! each of its grants states to which keys it applies, and a role that is restricted to some keys
+//! does not have the scope `analytics`, which would reveal other callers' keys.
 //! **Not here:** the decision about a request (`rights`), storage of roles.
 
 mod document;
@@ -13,7 +13,7 @@ use crate::limit::RoleLimits;
 use crate::operation::RowOperations;
 use crate::scope::{AccessScope, ScopeSet};
 
-/// Named permissions of callers.
+/// Role: a name, and the permissions and limits of each caller that has this role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRole {
     name: Box<str>,
@@ -24,26 +24,28 @@ pub struct AccessRole {
 }
 
 impl AccessRole {
-    /// Longest name in bytes.
+    /// Maximum length of a name in bytes.
     pub const NAME_LEN_MAX: usize = 64;
-    /// Highest number of grants: each may be examined for every request.
+    /// Maximum number of grants. The number is limited because a request may have to be compared
+    /// with every grant.
     pub const GRANTS_MAX: usize = 64;
-    /// Highest weight. A caller of this weight gets this many times the share of a caller of
-    /// weight 1 while both wait.
+    /// Maximum weight. While operations of two callers wait for a shard, a caller of weight n gets
+    /// n times the share of a caller of weight 1.
     pub const WEIGHT_MAX: u32 = 1_000;
 
     /// Role with every right.
     pub const ADMIN: &str = "admin";
-    /// Role of programs that read and write all rows.
+    /// Role for programs that read and write all rows.
     pub const SERVICE: &str = "service";
-    /// Role of programs that read all rows.
+    /// Role for programs that read all rows.
     pub const READER: &str = "reader";
-    /// Role of programs that collect metrics.
+    /// Role for programs that collect metrics.
     pub const SCRAPER: &str = "scraper";
-    /// Role of requests without credentials. It has no grants until it is redefined.
+    /// Role for requests without credentials. The built-in definition has no grants; it may be
+    /// replaced.
     pub const ANONYMOUS: &str = "anonymous";
 
-    /// Returns the roles that exist without being defined.
+    /// Returns the built-in roles, which exist without being defined.
     pub fn built_in() -> [Self; 5] {
         let all = |operations| vec![Grant::of_all_tables(operations)];
         let scraper = [AccessScope::Metrics, AccessScope::Frames].into_iter().collect();
@@ -63,7 +65,7 @@ impl AccessRole {
     /// Parses the JSON of a role.
     ///
     /// # Errors
-    /// [`RoleError`] names the member and what to do about it.
+    /// [`RoleError`] names the faulty member and states how to correct it.
     pub fn parse(json: &str) -> Result<Self, RoleError> {
         document::parse(json)
     }
@@ -71,7 +73,7 @@ impl AccessRole {
     /// Parses a file of roles: the JSON of one role, or a list of roles with different names.
     ///
     /// # Errors
-    /// [`RoleError`] names the role by its place in the list, and the member, as in
+    /// [`RoleError`] names the role by its index in the list, and the faulty member, as in
     /// `[2].grants[0].keys`.
     pub fn parse_file(json: &str) -> Result<Vec<Self>, RoleError> {
         roles_file::parse(json)
@@ -91,7 +93,7 @@ impl AccessRole {
             && name.chars().all(is_inner)
     }
 
-    /// Returns true if a role of this name exists without being defined and cannot be redefined.
+    /// Returns true if this is the name of a built-in role that cannot be redefined.
     pub fn is_reserved(name: &str) -> bool {
         [Self::ADMIN, Self::SERVICE, Self::READER, Self::SCRAPER].contains(&name)
     }
@@ -114,7 +116,8 @@ impl AccessRole {
         self.scopes
     }
 
-    /// Returns the share of a caller in a busy write lane, relative to others.
+    /// Returns the weight of a caller's operations relative to those of other callers, while
+    /// operations of several callers wait in the write lane (write queue) of a shard.
     #[inline]
     pub fn weight(&self) -> u32 {
         self.weight
@@ -126,7 +129,7 @@ impl AccessRole {
         &self.limits
     }
 
-    /// Returns true if some grant is not for all keys.
+    /// Returns true if some grant does not apply to all keys.
     pub fn is_bound(&self) -> bool {
         self.grants.iter().any(|grant| grant.keys != KeyRule::All)
     }
@@ -136,7 +139,7 @@ impl AccessRole {
         self.grants.iter().filter_map(|grant| grant.keys.separator())
     }
 
-    /// Returns true if the role has every right, and no limit.
+    /// Returns true if the role has every right and no limit.
     pub fn is_all_powerful(&self) -> bool {
         let all = |grant: &Grant| {
             grant.tables == TableSet::All
@@ -167,7 +170,7 @@ pub enum RoleFault {
     /// A required member is missing.
     #[error("is missing: give {hint}")]
     Missing {
-        /// Values that are possible.
+        /// Description of the permitted values.
         hint: &'static str,
     },
     /// The name of a role is malformed.
@@ -176,7 +179,7 @@ pub enum RoleFault {
         AccessRole::NAME_LEN_MAX
     )]
     RoleName,
-    /// The role exists without being defined.
+    /// The role is built in and cannot be redefined.
     #[error("is a built-in role: choose another name")]
     Reserved,
     /// The name of a table or a column is malformed.
@@ -185,15 +188,15 @@ pub enum RoleFault {
     /// A list contains `*` and names.
     #[error("must be [\"*\"] alone, or names without it")]
     WildcardAmongNames,
-    /// `*` is given as a column.
+    /// `*` is given as the name of a column.
     #[error("must be names: leave `columns` out to grant all columns")]
     WildcardColumn,
-    /// A list has no entries, or too many.
+    /// A list has no entries or too many entries.
     #[error("must have 1 to {max} entries, and has {count}")]
     Count {
         /// Number of entries.
         count: usize,
-        /// Highest number of entries.
+        /// Maximum number of entries.
         max: usize,
     },
     /// An entry occurs twice.
@@ -202,7 +205,7 @@ pub enum RoleFault {
     /// An operation is unknown.
     #[error("is not an operation: use {}", RowOperations::NAMES)]
     Operation,
-    /// A text is not a rule for keys.
+    /// A string is not a rule for keys.
     #[error(
         "must be \"*\", \"$tenant\", \"$tenant:*\" with a separator of your choice, or a list of keys"
     )]
@@ -215,7 +218,8 @@ pub enum RoleFault {
     /// A separator is not one character of ASCII punctuation.
     #[error("must separate tenant and rest by one punctuation character other than * and $")]
     Separator,
-    /// The rule for reads of all shards is unknown, or the grant needs none.
+    /// The value of `scatter` is unknown, or `scatter` is given although the keys of the grant do
+    /// not begin with a tenant.
     #[error("must be \"filter\", beside keys that begin with a tenant, such as \"$tenant:*\"")]
     Scatter,
     /// A literal key is not a shard key.
@@ -227,7 +231,7 @@ pub enum RoleFault {
     /// A scope is unknown.
     #[error("is not a scope: use {}", AccessScope::NAMES)]
     Scope,
-    /// A role that is bound to keys has the scope `analytics`.
+    /// A role with a grant that is restricted to some keys has the scope `analytics`.
     #[error(
         "cannot include analytics: it names other callers' keys, and a grant of this role is bound to keys"
     )]
@@ -235,7 +239,7 @@ pub enum RoleFault {
     /// A number is out of range.
     #[error("must be 1 to {max}")]
     Range {
-        /// Highest value.
+        /// Maximum value.
         max: u64,
     },
     /// A burst is given without a rate.

@@ -1,29 +1,33 @@
-//! Scopes: permissions that are not about rows.
+//! Scopes: permissions to use routes that do not read or write rows, such as metrics or the
+//! administration of keys.
 //!
-//! **Invariant:** each route that is not about rows needs exactly one scope, or is open to
-//! everyone.
+//! **Invariant:** each HTTP route that is not about rows either needs exactly one scope or is open
+//! to everyone.
 //! **Not here:** the scope of each route (the router).
 
 /// Permission that is not about rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessScope {
-    /// Keys, roles and denials.
+    /// API keys, roles and denials.
     Keys,
-    /// Creation of tables, indexes, columns and relations.
+    /// Creating tables with their columns and relations, and creating and removing indexes.
     Tables,
-    /// Groups of shards and the schema.
+    /// Reserved for groups of shards and the schema. No route needs this scope yet.
     Topology,
-    /// Analytics, dashboard, advice, distribution, statistics and the details of health.
+    /// Analytics, which the dashboard shows; distribution of the data, advice about it, statistics,
+    /// and the details of the health of the cluster.
     Analytics,
     /// Metrics for Prometheus.
     Metrics,
-    /// Frames that collectors fetch.
+    /// Frames: the measurements of one interval, which the collectors of the analytics service
+    /// fetch from each router.
     Frames,
-    /// The lab.
+    /// The lab: experiments for tests and teaching, in which nodes are paused, delayed or cut off.
     Lab,
-    /// Shards, moves, rebalancing and backup.
+    /// Operation of the cluster: shards, the fencing of slots, moves of slots, rebalancing and
+    /// backup.
     Operate,
-    /// The audit log.
+    /// Reserved for the audit log. No route needs this scope yet.
     Audit,
 }
 
@@ -41,11 +45,11 @@ impl AccessScope {
         Self::Audit,
     ];
 
-    /// Names that [`AccessScope::find`] knows, for messages.
+    /// Names that [`AccessScope::find`] accepts, as listed in error messages.
     pub const NAMES: &str =
         "keys, tables, topology, analytics, metrics, frames, lab, operate, audit";
 
-    /// Returns the name in a role.
+    /// Returns the name used in the JSON of a role.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
@@ -60,7 +64,7 @@ impl AccessScope {
         }
     }
 
-    /// Returns the scope of this name.
+    /// Returns the scope with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scope| scope.name() == name)
     }
@@ -89,7 +93,7 @@ impl ScopeSet {
         self.0 & 1 << scope as u16 != 0
     }
 
-    /// Returns true if this set has all scopes of the other.
+    /// Returns true if this set contains all scopes of the other set.
     #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -1,16 +1,18 @@
-//! Sessions: proofs that a browser has shown an API key, valid for an hour.
+//! Sessions: signed proofs, valid for up to one hour, that a browser has presented an API key.
 //!
 //! ```text
 //! 4fKq0ZxY81Ab.1800003600.7.HMAC-SHA256 in base64url
 //! ```
-//! A page cannot keep a key safely, so a key is exchanged for a cookie that scripts cannot read.
-//! The cookie names the key and has no rights of its own: it is good only while the key is.
+//! A web page cannot store a key safely, so the key is exchanged for a cookie that scripts cannot
+//! read. The cookie contains the id of the key, the time at which the session expires, a generation
+//! and an HMAC of these three (the code). It has no rights of its own: it is valid only as long as
+//! the key is.
 //!
-//! **Invariant:** a session is accepted only if its code was made with the secret, which is used
-//! for nothing else, and codes are compared in constant time. "Expired" is reported only for a
-//! session whose code is right. A session authorises no change, so another site has nothing to
-//! forge.
-//! **Not here:** the key behind the session (`snapshot`), the route that begins one.
+//! **Invariant:** a session is accepted only if its code was computed with the session secret,
+//! which is used for nothing else. Codes are compared in constant time. "Expired" is reported only
+//! for a session whose code is correct. A session authorises only reads, so another site that makes
+//! the browser send requests cannot change anything.
+//! **Not here:** the key of a session (`snapshot`), the route that begins a session.
 
 pub mod cookie;
 
@@ -26,33 +28,33 @@ use crate::hex;
 use crate::key::KeyId;
 use crate::unix_time::UnixTime;
 
-/// Session of a browser.
+/// Session of a browser, as read from its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrowserSession {
-    /// Key that was shown.
+    /// Id of the key that the browser has presented.
     pub key: KeyId,
     /// Time from which the session is refused.
     pub expires_at: UnixTime,
 }
 
 impl BrowserSession {
-    /// Seconds from the beginning of a session to its end.
+    /// Maximum lifetime of a session in seconds.
     pub const LIFETIME: u64 = 3_600;
 
-    /// Begins a session of a key. It ends no later than the key.
+    /// Begins a session for a key. The session expires no later than the key.
     pub fn begin(key: KeyId, key_expires_at: Option<UnixTime>, now: UnixTime) -> Self {
         let end = now.plus(Self::LIFETIME);
         Self { key, expires_at: key_expires_at.map_or(end, |expires_at| expires_at.min(end)) }
     }
 
-    /// Returns true if a session may authorise a request with this method. Methods are
-    /// case-sensitive.
+    /// Returns true if a session may authorise a request with this HTTP method. Names of methods
+    /// are case-sensitive.
     pub fn permits(method: &str) -> bool {
         matches!(method, "GET" | "HEAD")
     }
 }
 
-/// Stored form of a session secret, which the catalog keeps for all routers.
+/// Session secret as the catalog stores it for all routers, with the current generation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SessionSeed {
     bytes: [u8; SessionSecret::LEN],
@@ -60,12 +62,13 @@ pub struct SessionSeed {
 }
 
 impl SessionSeed {
-    /// Creates a seed of bytes that must come from the system's source of randomness.
+    /// Creates a seed from bytes that must come from the random number generator of the operating
+    /// system.
     pub fn from_random(bytes: [u8; SessionSecret::LEN]) -> Self {
         Self { bytes, generation: 0 }
     }
 
-    /// Returns the seed with another generation: sessions of any other generation are refused.
+    /// Returns the seed with this generation. Sessions of all other generations are refused.
     #[must_use]
     pub fn of_generation(self, generation: u64) -> Self {
         Self { generation, ..self }
@@ -76,7 +79,7 @@ impl SessionSeed {
         self.generation
     }
 
-    /// Parses the bytes, 64 hexadecimal digits in lower case.
+    /// Creates a seed from its bytes, given as 64 hexadecimal digits in lower case.
     pub fn parse_hex(text: &str, generation: u64) -> Option<Self> {
         Some(Self { bytes: hex::parse(text)?, generation })
     }
@@ -101,36 +104,40 @@ pub struct SessionSecret {
 }
 
 impl SessionSecret {
-    /// Number of bytes.
+    /// Number of bytes of a secret.
     pub const LEN: usize = 32;
-    /// Longest text of a session: an id, two numbers, a code and three dots.
+    /// Maximum length of a session in bytes: an id, two numbers, a code and three dots.
     const TEXT_LEN_MAX: usize = KeyId::LEN + 20 + 20 + 43 + 3;
-    /// Prefix of each signed message: no other use of the secret has it.
+    /// Prefix of each signed message. No other use of the secret has this prefix, so that a code
+    /// made for another purpose is never valid for a session.
     const PURPOSE: &'static [u8] = b"tessera session 1\0";
 
-    /// Creates a secret of random bytes. A session of another generation is refused, so that all
-    /// sessions end when the number is raised.
+    /// Creates a secret from random bytes. Sessions of another generation are refused, so raising
+    /// the generation ends all sessions.
     pub fn new(bytes: &[u8; Self::LEN], generation: u64) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, bytes), generation }
     }
 
-    /// Creates the secret of a seed.
+    /// Creates the secret from a seed.
     pub fn of_seed(seed: &SessionSeed) -> Self {
         Self::new(&seed.bytes, seed.generation)
     }
 
-    /// Returns the text of a session, which [`SessionSecret::open`] reads.
+    /// Returns the signed text of a session, which is the value of the cookie and which
+    /// [`SessionSecret::open`] reads.
     pub fn seal(&self, session: &BrowserSession) -> String {
         self.seal_as(session, self.generation)
     }
 
-    /// Reads a session.
+    /// Verifies the text of a session and reads it.
     ///
     /// # Errors
-    /// [`AuthReason`] if it was not made with this secret, has ended or is of another generation.
+    /// [`AuthReason`] if the text is malformed, its code was not computed with this secret, or the
+    /// session has expired or is of another generation.
     pub fn open(&self, text: &str, now: UnixTime) -> Result<BrowserSession, AuthReason> {
         let (session, generation) = parse(text).ok_or(AuthReason::SessionMalformed)?;
-        // The text is rebuilt and compared as a whole, so that a session has only one spelling.
+        // The expected text is built and compared with the whole `text`, so that each session has
+        // only one valid spelling.
         let made = self.seal_as(&session, generation);
         let is_made_here: bool = made.as_bytes().ct_eq(text.as_bytes()).into();
         if !is_made_here {
@@ -155,7 +162,7 @@ impl SessionSecret {
     }
 }
 
-/// Reads the parts of a text, without checking the code.
+/// Parses the parts of a session's text, without verifying its code.
 fn parse(text: &str) -> Option<(BrowserSession, u64)> {
     if text.len() > SessionSecret::TEXT_LEN_MAX {
         return None;

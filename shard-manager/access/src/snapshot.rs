@@ -1,10 +1,10 @@
 //! Snapshot: all keys, roles and denials at one moment, and the caller of each key.
 //!
-//! A request reads one snapshot without a lock; a change replaces the whole snapshot. So there is
-//! no cache of good keys that a revocation would have to reach: each request compares the digest
-//! again.
+//! A request reads one snapshot without a lock, and a change replaces the whole snapshot. There is
+//! no cache of accepted keys that a revocation would have to invalidate: each request compares the
+//! digest of its key with the snapshot.
 //!
-//! **Invariant:** a key of an unknown role has no rights.
+//! **Invariant:** a key whose role does not exist has no rights.
 //! **Not here:** reading the catalog, the comparison of keys (`known_keys`), tokens
 //! (`authenticator`).
 
@@ -38,16 +38,16 @@ pub struct SnapshotContents {
     pub roles: Vec<AccessRole>,
     /// The denials.
     pub denials: Vec<Denial>,
-    /// Counter of changes in the catalog.
+    /// Number that the catalog raises with each change of keys, roles or denials.
     pub generation: u64,
-    /// Time at which all of this was known to be current.
+    /// Time at which these contents were known to be current.
     pub read_at: UnixTime,
 }
 
-/// Counters of callers, and the number of routers that share their rates.
+/// Counters and settings from which the limits of callers are made.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitSource<'c> {
-    /// The counters.
+    /// The counters of all callers.
     pub cells: &'c LimitCells,
     /// Number of routers among which rates are divided.
     pub routers: u64,
@@ -61,14 +61,14 @@ pub struct Snapshot {
     denials: Denials,
     anonymous: Arc<Caller>,
     generation: u64,
-    /// Time at which this was last known to be current, in seconds since 1970.
+    /// Time at which this snapshot was last known to be current, in seconds since 1970.
     current_at: AtomicU64,
 }
 
 impl Snapshot {
-    /// Highest number of keys.
+    /// Maximum number of keys.
     pub const KEYS_MAX: usize = 100_000;
-    /// Highest number of defined roles.
+    /// Maximum number of defined roles, without the built-in roles.
     pub const ROLES_MAX: usize = 1_000;
 
     /// Builds a snapshot.
@@ -107,8 +107,9 @@ impl Snapshot {
         snapshot.keys.reserve(contents.keys.len());
         for record in contents.keys {
             let id = record.id;
-            // An id may have several entries, such as one in a file and one in the catalog. A
-            // usable entry never replaces another, so that no refusal is undone.
+            // An id may have several records, for example one from a file and one from the catalog.
+            // A record that is neither revoked nor suspended never replaces another record, so that
+            // a revocation or suspension in one of them takes effect.
             let is_refused = record.state(UnixTime::default()) != KeyState::Usable;
             if is_refused || !snapshot.keys.contains(id) {
                 let entry = snapshot.entry(record, limits);
@@ -144,12 +145,13 @@ impl Snapshot {
         &self.keys
     }
 
-    /// Takes over the uses of keys from an earlier snapshot, which may still serve requests.
+    /// Shares the days of last use of the keys with an earlier snapshot, which may still serve
+    /// requests.
     pub fn share_uses(&mut self, earlier: &Self) {
         self.keys.share_uses(&earlier.keys);
     }
 
-    /// Returns the caller that has this identity. If its role does not exist, the caller has no
+    /// Creates the caller that has this identity. If its role does not exist, the caller has no
     /// rights.
     pub fn caller(&self, identity: CallerIdentity, limits: &LimitSource<'_>) -> Caller {
         let CallerIdentity { principal, role, tenants, expires_at } = identity;
@@ -175,7 +177,8 @@ impl Snapshot {
         &self.anonymous
     }
 
-    /// Returns the limits of requests without credentials from this address, if there are any.
+    /// Returns the limits of requests without credentials from this address; `None` if the role
+    /// `anonymous` has no limits.
     pub fn anonymous_limits(
         &self,
         address: IpAddr,
@@ -198,30 +201,30 @@ impl Snapshot {
         &self.denials
     }
 
-    /// Returns the catalog's counter of changes at this snapshot.
+    /// Returns the generation of the catalog from which this snapshot was built.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Returns the seconds since this was last known to be current.
+    /// Returns the number of seconds since this snapshot was last known to be current.
     pub fn age(&self, now: UnixTime) -> u64 {
         now.since(UnixTime::from_seconds(self.current_at.load(Ordering::Relaxed)))
     }
 
-    /// Records that the catalog was seen at this time and has no later change. A time before the
-    /// last one comes from a clock that was corrected, and replaces it: otherwise the snapshot
-    /// would seem current until the clock reaches the last one again.
+    /// Records that at the time `now` the catalog had no later change than this snapshot. An
+    /// earlier time than the stored one means that the clock was set back; it replaces the stored
+    /// time, because otherwise the age would be 0 until the clock reaches the stored time again.
     pub fn confirm(&self, now: UnixTime) {
         self.current_at.store(now.seconds(), Ordering::Relaxed);
     }
 }
 
-/// Identity that good credentials prove.
+/// Identity that valid credentials prove.
 #[derive(Clone, Debug)]
 pub struct CallerIdentity {
     /// The identity.
     pub principal: Principal,
-    /// Name of its role.
+    /// Name of the role.
     pub role: Box<str>,
     /// Tenants of the caller.
     pub tenants: Tenants,

@@ -1,31 +1,34 @@
-//! Tenants: the texts that stand for `$tenant` in a role, as a key or a token names them.
+//! Tenants: the names of a caller's tenants, for which `$tenant` in the role stands. An API key,
+//! token or client certificate determines them.
 //!
-//! Tenants are compared by bytes. Unicode has several spellings of one text on the screen; if they
-//! were equal here but not in the databases, a caller could reach rows that a check did not see.
+//! Tenants are compared byte by byte. Unicode can encode the same visible text in several ways. If
+//! these counted as equal here but not in the databases, a caller could reach rows that the check
+//! of its rights did not cover.
 //!
 //! **Invariant:** a caller has at most [`Tenants::MAX`] tenants, each of 1 to [`Tenants::LEN_MAX`]
-//! bytes without control characters. A caller without tenants has no keys by `$tenant`.
+//! bytes without control characters. For a caller without tenants, `$tenant` matches no shard key.
 //! **Not here:** the keys that a tenant may use (`grant`).
 
-/// Tenants of a caller, in ascending order, each once.
+/// Tenants of a caller, sorted and without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenants(Box<[Box<str>]>);
 
 impl Tenants {
-    /// Highest number of tenants of a caller.
+    /// Maximum number of tenants of a caller.
     pub const MAX: usize = 16;
-    /// Longest tenant in bytes: with a separator and a part after it, it is still a shard key.
+    /// Maximum length of a tenant in bytes. It leaves room for a separator and the rest of a key
+    /// within the maximum length of a shard key.
     pub const LEN_MAX: usize = 200;
 
-    /// Creates the set without tenants, which matches no key.
+    /// Creates the empty set of tenants, for which `$tenant` matches no shard key.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Checks tenants; one that occurs twice is kept once.
+    /// Checks tenants, and removes duplicates.
     ///
     /// # Errors
-    /// [`TenantError`] names the rule that is broken.
+    /// [`TenantError`] names the violated rule.
     pub fn parse<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<Self, TenantError> {
         let mut tenants: Vec<Box<str>> = Vec::new();
         for (index, text) in texts.into_iter().enumerate() {
@@ -52,14 +55,15 @@ impl Tenants {
         self.0.is_empty()
     }
 
-    /// Returns true if this is one of the tenants.
+    /// Returns true if the set contains this tenant.
     #[inline]
     pub fn contains(&self, tenant: &str) -> bool {
         self.0.iter().any(|known| **known == *tenant)
     }
 
-    /// Fails if a tenant contains one of these separators. With the separator `:` the tenant `acme`
-    /// has the keys that begin with `acme:`, among them those of a tenant `acme:x`.
+    /// Checks that no tenant contains one of these separators. With the separator `:`, the tenant
+    /// `acme` owns all keys that begin with `acme:`, and these would include all keys of a tenant
+    /// `acme:x`.
     ///
     /// # Errors
     /// [`TenantError::Separator`] names the separator.
@@ -89,25 +93,25 @@ fn check(text: &str) -> Result<(), TenantError> {
     Ok(())
 }
 
-/// Reason why texts are not the tenants of a caller. It never quotes them.
+/// Reason why strings are not valid as the tenants of a caller. Its message never quotes a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TenantError {
-    /// A text is empty.
+    /// A tenant is empty.
     #[error("a tenant has at least one byte")]
     Empty,
-    /// A text is longer than [`Tenants::LEN_MAX`].
+    /// A tenant is longer than [`Tenants::LEN_MAX`].
     #[error("a tenant has at most {} bytes, this one has {len}", Tenants::LEN_MAX)]
     TooLong {
         /// Length in bytes.
         len: usize,
     },
-    /// A text contains a control character.
+    /// A tenant contains a control character.
     #[error("a tenant has no control characters")]
     ControlCharacter,
-    /// There are more than [`Tenants::MAX`].
+    /// There are more than [`Tenants::MAX`] tenants.
     #[error("a caller has at most {} tenants", Tenants::MAX)]
     TooMany,
-    /// A text contains the separator of a grant of the role.
+    /// A tenant contains the separator of a grant of the role.
     #[error(
         "the role separates tenants from the rest of a key by `{separator}`, so none may contain it"
     )]

@@ -1,8 +1,8 @@
-//! Unix time: seconds since 1970 in UTC, as expiries of keys and tokens are written.
+//! Unix time: times in seconds since 1970 in UTC, the unit of the expiry times of keys and tokens.
 //!
 //! **Invariant:** a time lies between 1970 and the end of year 9999, so adding a lifetime never
 //! overflows.
-//! **Not here:** reading a clock; time spent, which [`limit`](crate::limit) measures in a
+//! **Not here:** reading a clock; elapsed time, which [`limit`](crate::limit) measures as a
 //! [`std::time::Duration`].
 
 use chrono::{DateTime, SecondsFormat};
@@ -16,58 +16,61 @@ impl UnixTime {
     pub const MAX: Self = Self(253_402_300_799);
     const DAY: u64 = 86_400;
 
-    /// Returns the time this many seconds after 1970, at most [`UnixTime::MAX`].
+    /// Returns the time this many seconds after the beginning of 1970, or [`UnixTime::MAX`] if it
+    /// would be later.
     #[inline]
     pub fn from_seconds(seconds: u64) -> Self {
         Self(seconds.min(Self::MAX.0))
     }
 
-    /// Returns the seconds since 1970.
+    /// Returns the number of seconds since 1970.
     #[inline]
     pub fn seconds(self) -> u64 {
         self.0
     }
 
-    /// Returns the time this many seconds later.
+    /// Returns the time this many seconds later, or [`UnixTime::MAX`] if it would be later than
+    /// that.
     #[inline]
     #[must_use]
     pub fn plus(self, seconds: u64) -> Self {
         Self::from_seconds(self.0.saturating_add(seconds))
     }
 
-    /// Returns the seconds from an earlier time to this one; 0 if it is later.
+    /// Returns the number of seconds from `earlier` to this time; 0 if `earlier` is in fact later.
     #[inline]
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Returns the number of this day in UTC, counted from 1970-01-01.
+    /// Returns the day in UTC, as the number of days since 1970-01-01.
     #[inline]
     pub fn day(self) -> u32 {
         (self.0 / Self::DAY) as u32
     }
 
-    /// Returns the seconds until the next day in UTC begins.
+    /// Returns the number of seconds until the next day in UTC begins.
     #[inline]
     pub fn until_next_day(self) -> u64 {
         Self::DAY - self.0 % Self::DAY
     }
 
-    /// Returns the date of a day that is counted from 1970-01-01, such as `2027-01-31`.
+    /// Returns the date of a day, such as `2027-01-31`. The day is the number of days since
+    /// 1970-01-01.
     pub fn format_day(day: u32) -> String {
         let mut text = Self::from_seconds(u64::from(day) * Self::DAY).format();
         text.truncate("2027-01-31".len());
         text
     }
 
-    /// Parses RFC 3339, such as `2027-01-31T12:00:00Z`; fractions of a second are dropped. Returns
-    /// `None` if the text is something else, or a time before 1970.
+    /// Parses a time in RFC 3339 format, such as `2027-01-31T12:00:00Z`; fractions of a second are
+    /// dropped. Returns `None` if the string has another format or the time is before 1970.
     pub fn parse(text: &str) -> Option<Self> {
         let seconds = DateTime::parse_from_rfc3339(text).ok()?.timestamp();
         u64::try_from(seconds).ok().map(Self::from_seconds)
     }
 
-    /// Returns RFC 3339 in UTC.
+    /// Formats the time in RFC 3339 format in UTC.
     pub fn format(self) -> String {
         let time =
             i64::try_from(self.0).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));

@@ -1,11 +1,11 @@
 //! Doctor: checks a cluster before a router starts on it, and reports what to repair.
 //!
-//! A start stops at the first fault. The doctor checks everything, including conditions that do not
-//! prevent a start but cause problems later: after a crash, after a failover, or when the disk is
-//! full.
+//! A router that starts stops at the first fault that it finds. The doctor checks everything,
+//! including conditions that do not prevent a start but cause problems later: after a crash, after
+//! a failover, or when the disk is full.
 //!
 //! **Invariant:** a check changes nothing, neither on a server nor in a folder.
-//! **Not here:** the router itself, its port and its certificate.
+//! **Not here:** checks of the router's own port and certificate.
 
 mod access;
 mod cache;

@@ -1,7 +1,9 @@
-//! Assembly: opens a cluster with its engine, and hands it to a manager.
+//! Assembly: opens a cluster with its engine (SQLite or PostgreSQL), and creates the manager that
+//! serves it.
 //!
-//! **Invariant:** apart from this crate, only the commands for files or servers name an engine.
-//! **Not here:** the work of opening (the engines), serving (`cluster`).
+//! **Invariant:** apart from this crate, only the commands of `cli` that work on files or servers
+//! directly name an engine.
+//! **Not here:** opening files and connections (the engines), serving requests (`cluster`).
 #![forbid(unsafe_code)]
 
 pub mod doctor;
@@ -20,15 +22,15 @@ pub use postgres::temporary_database::{TemporaryDatabase, server_version};
 pub use sqlite::open::EmbeddedCluster;
 pub use sqlite::version as sqlite_version;
 
-/// Opens an embedded cluster, creating what is missing and migrating what is old. Blocks.
+/// Opens an embedded cluster, creating missing files and migrating old ones. Blocks.
 ///
 /// # Errors
-/// [`OpenError`], with a sentence that states what the operator has to do.
+/// [`OpenError`], whose message states what the operator has to do.
 pub fn open(cluster: &EmbeddedCluster) -> Result<Manager, OpenError> {
     open_with_source(cluster).map(|(manager, _)| manager)
 }
 
-/// Opens an embedded cluster like [`open`], and returns what a backup copies of it.
+/// Opens an embedded cluster like [`open`], and also returns its files as the source of backups.
 ///
 /// # Errors
 /// Errors of [`open`].
@@ -39,8 +41,8 @@ pub fn open_with_source(
     Ok((Manager::new(cluster)?, source))
 }
 
-/// Opens an embedded cluster without its replicas, for a command that fills a cluster that is not
-/// read meanwhile. The replicas catch up at the next start. Blocks.
+/// Opens an embedded cluster without its replicas, for a command during which no client reads. The
+/// replicas catch up at the next start. Blocks.
 ///
 /// # Errors
 /// Errors of [`open`].
@@ -48,10 +50,10 @@ pub fn open_primaries(cluster: &EmbeddedCluster) -> Result<Manager, OpenError> {
     Manager::new(sqlite::open::open_primaries(cluster)?.cluster)
 }
 
-/// Opens a cluster of PostgreSQL nodes, creating what is missing and migrating what is old. Blocks.
+/// Opens a cluster of PostgreSQL nodes, creating missing tables and migrating old schemas. Blocks.
 ///
 /// # Errors
-/// [`OpenError`], with a sentence that states what the operator has to do.
+/// [`OpenError`], whose message states what the operator has to do.
 pub fn connect(cluster: &ConnectedCluster) -> Result<Manager, OpenError> {
     Manager::new(postgres::open::open(cluster)?)
 }

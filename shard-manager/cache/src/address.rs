@@ -1,7 +1,8 @@
 //! Address: host, login and TLS settings of a Redis server.
 //!
-//! `redis://user:password@host:port/db`, or `rediss://` for TLS, which trusts the system's
-//! certificate authorities or the authorities in the file that `?ca=` names.
+//! The form is `redis://user:password@host:port/db`, or `rediss://` with TLS. With TLS, the
+//! certificate authorities of the system are trusted, or instead those in the file that `?ca=`
+//! names.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
 //! **Not here:** connecting (`connections`).
@@ -12,26 +13,26 @@ use std::str::FromStr;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-/// Highest number of a Redis database; the first is 0.
+/// Highest accepted number of a Redis database; the first database has number 0.
 const DATABASE_MAX: u32 = 1_000;
 
 /// Address of a Redis server.
 #[derive(Clone)]
 pub struct CacheAddress {
     info: ConnectionInfo,
-    /// The file of trusted certificate authorities.
+    /// File of trusted certificate authorities; `None` for those of the system.
     roots: Option<PathBuf>,
     shown: String,
 }
 
-/// Reason why a text is not a cache address. It never repeats the text, which may hold a
+/// Reason why a string is not a cache address. It never repeats the string, which may contain a
 /// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// The scheme is not `redis` or `rediss`.
     #[error("a cache address begins with redis:// or rediss://")]
     Scheme,
-    /// The text cannot be parsed.
+    /// The string cannot be parsed as a URL.
     #[error(
         "a cache address is redis://user:password@host:port/database; percent-encode special characters in user name and password: @ as %40, / as %2F, ? as %3F, # as %23, : as %3A"
     )]
@@ -44,12 +45,12 @@ pub enum AddressError {
         "the database of a cache is a number from 0 to {DATABASE_MAX}, such as redis://127.0.0.1:6379/0"
     )]
     Database,
-    /// A parameter other than a single `?ca=` with a value.
+    /// There is a parameter other than a single `?ca=` with a value.
     #[error(
         "the only parameter of a cache address is ca, a file of trusted certificate authorities"
     )]
     Parameter,
-    /// A file of authorities without TLS.
+    /// A file of certificate authorities is named, but the scheme does not use TLS.
     #[error("ca is a parameter of rediss:// addresses; redis:// ones are not encrypted")]
     RootsWithoutTls,
 }
@@ -93,9 +94,11 @@ impl FromStr for CacheAddress {
         };
         url.set_query(None);
         let info = url.into_connection_info().map_err(|_| AddressError::Form)?;
-        // The client does not announce its library, which saves a command per connection.
+        // The client does not send the name of its library, which saves one command on each new
+        // connection.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        // A command is sent at once, without waiting for the response to the one before.
+        // With `TCP_NODELAY` a command is sent at once, without waiting for the acknowledgement of
+        // earlier data.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         Ok(Self { info, roots, shown })
@@ -103,22 +106,22 @@ impl FromStr for CacheAddress {
 }
 
 impl CacheAddress {
-    /// Address without its secret: the password is `***`.
+    /// Returns the address with `***` in place of the password.
     pub fn redacted(&self) -> &str {
         &self.shown
     }
 
-    /// True if connections use TLS.
+    /// Returns true if connections use TLS.
     pub(super) fn is_secured(&self) -> bool {
         matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
     }
 
-    /// Connection parameters for the Redis client.
+    /// Returns the connection parameters for the Redis client.
     pub(super) fn info(&self) -> &ConnectionInfo {
         &self.info
     }
 
-    /// The file of trusted certificate authorities; `None` for those of the system.
+    /// Returns the file of trusted certificate authorities; `None` for those of the system.
     pub(super) fn roots(&self) -> Option<&Path> {
         self.roots.as_deref()
     }
@@ -136,7 +139,8 @@ impl fmt::Debug for CacheAddress {
     }
 }
 
-/// Two addresses are equal if they are shown alike and have the same password, which is not shown.
+/// Two addresses are equal if their displayed forms, which hide the password, and their passwords
+/// are equal.
 impl PartialEq for CacheAddress {
     fn eq(&self, other: &Self) -> bool {
         let secret = |address: &Self| address.info.redis_settings().password().map(str::to_owned);

@@ -1,17 +1,17 @@
 //! Admission: decides which queries are frequent enough to be worth a lookup in Redis.
 //!
-//! A lookup pays off only if the same query is expected again before the answer is too old. A table
-//! of fixed size therefore keeps, for the most recent queries, the average gap between two
-//! requests, and the time at which the entry last seen in Redis was current. It counts the requests
-//! of this process only, and starts empty.
+//! Using Redis for a query pays off only if the same query is expected again before the result is
+//! too old. A table of fixed size therefore keeps two facts about each of the most recent queries:
+//! the average gap between two requests, and the time at which the entry last seen in Redis was
+//! current. The table counts the requests of this process only, and starts empty.
 //!
-//! A query may use any of the four slots of one cache line; the one requested longest ago is
-//! replaced. Two threads that record the same query at the same time may lose one of the two
-//! requests.
+//! The hash of a query selects one cache line of the processor, in which the query may use any of
+//! four entries; a new query replaces the one that was requested longest ago. If two threads record
+//! the same query at the same time, one of the two requests may be lost.
 //!
-//! **Invariant:** the table never grows, and recording a request neither waits nor allocates.
-//! An error in the table causes a useless lookup or prevents a useful one; no guarantee depends on
-//! the table.
+//! **Invariant:** the table never grows, and recording a request neither waits nor allocates. A
+//! wrong value in the table causes a useless lookup or prevents a useful one; no guarantee depends
+//! on the table.
 //! **Not here:** reads that are not admitted (`read_path`), the check that an entry is new enough
 //! (`proof`).
 
@@ -20,25 +20,26 @@ use std::time::Duration;
 
 use super::cache_key::Name;
 
-/// Slots of one cache line.
+/// Number of queries in one line of the table, which is one cache line of the processor.
 const WAYS: usize = 4;
-/// Number of lines: with two words for each slot, the table takes 1 MiB.
+/// Number of lines of the table. With two words of 8 bytes for each query, the table takes 1 MiB.
 const SETS: usize = 1 << 14;
 /// Binary logarithm of the microseconds in one tick, the unit of all times in the table.
 const TICK_SHIFT: u32 = 4;
-/// Bits of the gap between two requests, in ticks. The longest gap is about 17 s: of a query that
-/// is repeated less often, an answer is hardly ever new enough for a second use, since a client
-/// accepts one of 30 s at most. A request after a longer gap counts as the first.
+/// Number of bits for the gap between two requests, in ticks. The longest gap is about 17 s. Longer
+/// gaps need no distinction: no result may be older than 30 s, so for two uses of one result the
+/// gap must be at most 15 s. A request after a longer gap counts as the first one.
 const GAP_BITS: u32 = 20;
-/// Bits of the time of the last request, in ticks, which wraps around after about five hours. A
-/// query that is repeated just then is taken for one repeated immediately.
+/// Number of bits for the time of the last request, in ticks. The time wraps around after about
+/// five hours; a query that is repeated exactly then looks as if it were repeated at once.
 const LAST_BITS: u32 = 30;
-/// Bits of the tag, which distinguishes the queries of one line.
+/// Number of bits of the tag, the part of the hash that distinguishes the queries of one line.
 const TAG_BITS: u32 = 14;
-/// Each new gap moves the average by the difference between them, divided by this number.
+/// Divisor of the moving average: each new gap moves the average by their difference divided by
+/// this number.
 const WEIGHT: u64 = 4;
-/// Requests that follow each other within this many ticks count as one: threads that keep
-/// requesting the same key do not contend for its cache line.
+/// Minimum number of ticks between two recorded requests of a query. An earlier request is not
+/// recorded, so that threads that request one key very often do not contend for its cache line.
 const FASTEST: u64 = 4;
 /// An entry is recorded only if it is newer than the recorded one by more than this many
 /// microseconds.
@@ -48,24 +49,24 @@ const GAP_MAX: u64 = (1 << GAP_BITS) - 1;
 const LAST_MASK: u64 = (1 << LAST_BITS) - 1;
 const SEEN_MASK: u64 = (1 << (GAP_BITS + LAST_BITS)) - 1;
 
-/// A query, as a hash.
+/// Hash that identifies a query about one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question(u64);
 
 impl Question {
     pub(super) fn of(name: &Name) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = name.field;
-        // The hash of the key and the name are both hashes under a secret.
+        // Both parts are hashes with a secret key, so a client cannot cause collisions.
         Self(name.key_hash as u64 ^ u64::from_le_bytes([a, b, c, d, e, f, g, h]))
     }
 
     fn tag(self) -> u64 {
-        // The tag is never 0, which marks an unused slot.
+        // A tag of 0 marks an unused entry, so no query has it.
         (self.0 >> (u64::BITS - TAG_BITS)).max(1)
     }
 }
 
-/// Expectation about the entry of a query in Redis.
+/// Expected state of a query's entry in Redis, from the last time that this router saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     /// Redis has an entry that is new enough.
@@ -76,10 +77,11 @@ pub(super) enum Expected {
     Unknown,
 }
 
-/// Slot of one query. Each word begins with its tag.
+/// Table entry of one query. Each of the two words begins with the tag of the query.
 #[derive(Default)]
 struct Slot {
-    /// Time of the last request, and the average gap between requests: 0 after a single request.
+    /// Time of the last request, and the average gap between requests, which is 0 after a single
+    /// request.
     requests: AtomicU64,
     /// Time at which the entry last seen in Redis was current.
     seen: AtomicU64,
@@ -89,7 +91,8 @@ struct Slot {
 #[repr(align(64))]
 struct Line([Slot; WAYS]);
 
-/// Table of the frequency of queries. All times are microseconds of one clock.
+/// Table of the frequencies of queries. The times that are passed to its methods are microseconds
+/// of one clock.
 pub(super) struct Admission {
     lines: Box<[Line]>,
     min_uses: u64,
@@ -104,22 +107,23 @@ fn tag_of(word: u64) -> u64 {
     word >> (LAST_BITS + GAP_BITS)
 }
 
-/// Returns the ticks from `last` to `now`; 0 if `now` is earlier. The times of different threads
-/// differ only slightly, so a difference of almost the whole range means that `now` is earlier.
+/// Returns the ticks from `last` to `now`; 0 if `now` is earlier. Threads may record their times
+/// slightly out of order. A difference of almost the whole range therefore means that `now` is
+/// earlier.
 fn since(last: u64, now: u64) -> u64 {
     let passed = now.wrapping_sub(last) & LAST_MASK;
     if passed > LAST_MASK - GAP_MAX { 0 } else { passed }
 }
 
 impl Admission {
-    /// Creates a table that admits queries expected at least `min_uses` times while their answer is
-    /// new enough; with 1, it admits all.
+    /// Creates a table that admits a query if at least `min_uses` requests of it are expected while
+    /// one result stays new enough. With 1, it admits all queries.
     pub(super) fn new(min_uses: usize) -> Self {
         Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses as u64 }
     }
 
-    /// Records a request; returns true if the query is frequent enough to look up its answer in
-    /// Redis and to keep it there.
+    /// Records a request at the time `now`. Returns true if the query is frequent enough to look up
+    /// its result in Redis and to store it there.
     pub(super) fn record_request(&self, question: Question, now: u64, age_max: Duration) -> bool {
         let gap = self.gap(question, (now >> TICK_SHIFT) & LAST_MASK);
         let within = age_max.as_micros() as u64;
@@ -153,12 +157,13 @@ impl Admission {
         };
         let reported = word(tag, now, gap);
         let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
-        // Another thread recorded a request at the same time: that one counts.
+        // The exchange fails if another thread has recorded a request at the same time; this
+        // request is then not counted.
         let _ = slot.requests.compare_exchange(known, reported, set, seen);
         (gap != 0).then_some(gap)
     }
 
-    /// Returns what to expect of the entry of a query in Redis, for a client that accepts an answer
+    /// Returns the expected state of a query's entry in Redis, for a client that accepts a result
     /// of this age.
     pub(super) fn expects(&self, question: Question, now: u64, age_max: Duration) -> Expected {
         let tag = question.tag();
@@ -205,7 +210,7 @@ mod tests {
     const AGE: Duration = Duration::from_secs(1);
 
     fn question(number: u64) -> Question {
-        // Spreads the numbers as a hash does.
+        // The multiplication spreads the numbers over all bits, as a hash does.
         Question(number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 

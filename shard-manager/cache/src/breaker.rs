@@ -1,17 +1,17 @@
-//! Circuit breaker: decides from the failures and durations of earlier commands whether Redis is
-//! used.
+//! Breaker: the circuit breaker, which decides from the failures and durations of earlier commands
+//! whether Redis is used.
 //!
-//! The breaker opens after several failures in a row, or when answers are slow for a while; then
-//! Redis is not used. On a busy machine everything is late, and delays of the router itself do not
-//! count against Redis. An answer is slow if it took longer than half of the patience (the maximum
-//! time that a read waits for Redis) and also longer than reads of the shards take, or if it took
-//! longer than the patience. Late answers that arrive together count as one, and a command whose
-//! timeout was noticed late by its own thread counts as slow, not as failed. After a pause there is
-//! a trial in the background: if Redis answers in time, it is used again; otherwise the next pause
-//! is longer.
+//! The breaker opens after several failures in a row, or when responses are slow for a while; then
+//! Redis is not used. On a busy machine everything is late, and delays of the router itself must
+//! not count against Redis. Therefore a response is slow only if it took longer than half of the
+//! patience (the maximum time that a read waits for Redis) and also longer than reads of the shards
+//! usually take, or if it took longer than the patience. Slow responses that arrive at the same
+//! time count as one. A timeout that the router's thread noticed late counts as a slow response,
+//! not as a failure. After a pause there is a trial in the background: if Redis responds in time,
+//! it is used again; otherwise the next pause is longer.
 //!
-//! **Invariant:** while the breaker is open, at most one trial is under way, and no read waits for
-//! it.
+//! **Invariant:** while the breaker is open, at most one trial is in progress, and no read waits
+//! for it.
 //! **Not here:** sending commands (`client`).
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -19,25 +19,29 @@ use std::time::{Duration, Instant};
 
 use super::stats::BreakerState;
 
-/// Failures in a row that open the breaker.
+/// Number of consecutive failures that open the breaker.
 const FAILURES_MAX: u32 = 3;
-/// Excess of spans with a slow answer over others that opens the breaker.
+/// Value of the counter of slow responses that opens the breaker. A slow response adds 1 to the
+/// counter, another one subtracts 1; each `SPAN` counts only its first response.
 const SLOW_MAX: u32 = 32;
-/// Only the first answer in each span of this length is judged: what one pause delays counts once.
+/// Length of a time span. Only the first response in each span is judged, so that many responses
+/// delayed by one pause of the machine count once.
 const SPAN: Duration = Duration::from_millis(10);
-/// A timeout that its thread notices later than this counts as slow, not as failed, if the delay
-/// also exceeds the duration of a slow answer.
+/// Longest delay with which a thread may notice a timeout that still counts as a failure, unless
+/// half of the patience is longer. After a longer delay, the timeout counts as a slow response.
 const LATE_FROM: Duration = Duration::from_millis(5);
-/// A read of a shard changes the average duration by one part in this many.
+/// Divisor of the moving average: each read of a shard moves the average duration by the difference
+/// divided by this number.
 const WEIGHT: u64 = 8;
 /// First pause of an open breaker.
 const OPEN_FIRST: Duration = Duration::from_secs(1);
-/// Longest pause before Redis is tried again.
+/// Longest pause of an open breaker.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// Longest duration of a trial.
+/// Time limit of a trial.
 pub(super) const TRIAL_MAX: Duration = Duration::from_secs(2);
-/// Time after which another trial begins if no end of a trial was reported; by then it has ended.
+/// Time after which another trial may begin if the result of a trial was never reported. It is
+/// longer than `TRIAL_MAX`, so the earlier trial has ended by then.
 const TRIAL_LOST: Duration = Duration::from_secs(3);
 
 const CLOSED: u8 = 0;
@@ -50,17 +54,17 @@ pub(super) struct Breaker {
     state: AtomicU8,
     failures: AtomicU32,
     slow: AtomicU32,
-    /// The span of the last answer that was judged.
+    /// Number of the time span of the last response that was judged.
     span: AtomicU64,
     /// Average duration of reads of the shards, in microseconds.
     shards: AtomicU64,
     epoch: Instant,
-    /// Milliseconds since `epoch` at which the pause ends.
+    /// End of the pause, in milliseconds since `epoch`.
     until: AtomicU64,
-    /// Milliseconds of the next pause.
+    /// Length of the next pause, in milliseconds.
     pause: AtomicU64,
-    /// An answer that took longer is slow, if reads of the shards are quicker; half of the
-    /// patience.
+    /// Half of the patience. A response that took longer is slow, unless reads of the shards
+    /// usually take as long.
     slow_from: Duration,
 }
 
@@ -71,12 +75,13 @@ pub(super) enum Advice {
     Use,
     /// Redis must not be used.
     Avoid,
-    /// Redis must not be used; the caller begins a trial and reports its end.
+    /// Redis must not be used by this request. The calling function starts a trial and reports its
+    /// result.
     Trial,
 }
 
 impl Breaker {
-    /// Creates a breaker with this patience: answers that take longer than half of it are slow.
+    /// Creates a closed breaker for this patience.
     pub(super) fn new(patience: Duration) -> Self {
         Self {
             state: AtomicU8::new(CLOSED),
@@ -91,7 +96,7 @@ impl Breaker {
         }
     }
 
-    /// State of the breaker.
+    /// Returns the state of the breaker.
     pub(super) fn state(&self) -> BreakerState {
         match self.state.load(Ordering::Acquire) {
             CLOSED => BreakerState::Closed,
@@ -100,19 +105,19 @@ impl Breaker {
         }
     }
 
-    /// True if Redis is used; begins no trial.
+    /// Returns true if Redis is used. Does not begin a trial.
     pub(super) fn is_closed(&self) -> bool {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// Returns the instruction for now.
+    /// Returns the instruction for a request that would use Redis now.
     pub(super) fn advice(&self) -> Advice {
         if self.is_closed() {
             return Advice::Use;
         }
         let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
-        // The caller that postpones the time is the one that begins the trial; if its end is never
-        // reported, another caller begins one later.
+        // Only the thread whose exchange succeeds begins the trial. The exchange also postpones the
+        // next trial, in case the result of this one is never reported.
         let later = now + TRIAL_LOST.as_millis() as u64;
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
@@ -124,35 +129,36 @@ impl Breaker {
         }
     }
 
-    /// Records the duration of a read of a shard. It is comparable with that of a lookup in Redis,
-    /// because the same threads on the same machine measure both.
+    /// Records the duration of a read of a shard. It can be compared with the duration of a lookup
+    /// in Redis, because the same threads on the same machine measure both.
     pub(super) fn shard_took(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / WEIGHT;
         let usual = self.shards.load(Ordering::Relaxed);
-        // A concurrent update that is lost makes no difference that matters.
+        // Concurrent threads may overwrite each other's update; a lost update changes the value
+        // only slightly.
         let usual = (usual - usual / WEIGHT).saturating_add(took);
         self.shards.store(usual, Ordering::Relaxed);
     }
 
-    /// Judges an answer that came now; returns true if the breaker opens because too many were
-    /// slow.
+    /// Judges a response that arrived at `now` after the duration `took`. Returns true if the
+    /// breaker opens, because too many responses were slow.
     pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
-        // An answer later than the patience does not end a series of failures.
+        // A response that took longer than the patience does not end a series of failures.
         if took <= 2 * self.slow_from && self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
         self.judge(took, now)
     }
 
-    /// Judges a command that is given up now and was due to be given up at `until`; returns true if
-    /// the breaker opens.
+    /// Judges a command that timed out at `until` and whose thread noticed this at `now`. Returns
+    /// true if the breaker opens.
     pub(super) fn late(&self, until: Instant, now: Instant) -> bool {
         let own = now.saturating_duration_since(until);
         if own <= LATE_FROM.max(self.slow_from) {
             return self.failed();
         }
-        // The answer may have arrived before the thread woke. If that persists, Redis is of no use
-        // either.
+        // The response may have arrived before the thread woke up, so this is not a failure of
+        // Redis. It counts as slow: if it happens often, using Redis does not help either.
         self.judge(2 * self.slow_from + own, now)
     }
 
@@ -165,11 +171,13 @@ impl Breaker {
             return false;
         }
         let usual = Duration::from_micros(self.shards.load(Ordering::Relaxed));
-        // Slow shards excuse a delay only up to the patience.
+        // A response may take as long as reads of the shards usually take, but not longer than the
+        // patience.
         if took <= self.slow_from.max(usual.min(2 * self.slow_from)) {
             let slow = self.slow.load(Ordering::Relaxed);
             if slow != 0 {
-                // A concurrent update that is lost makes no difference that matters.
+                // Concurrent threads may overwrite each other's update; a lost update changes the
+                // value only slightly.
                 self.slow.store(slow - 1, Ordering::Relaxed);
             }
             return false;
@@ -177,13 +185,14 @@ impl Breaker {
         self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX && self.open_from(CLOSED)
     }
 
-    /// Counts a failure; returns true if the breaker opens for it.
+    /// Counts a failure. Returns true if it opens the breaker.
     pub(super) fn failed(&self) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         failures >= FAILURES_MAX && self.open_from(CLOSED)
     }
 
-    /// Ends a trial.
+    /// Records the result of a trial: closes the breaker if Redis responded in time, and otherwise
+    /// begins the next pause.
     pub(super) fn end_trial(&self, is_well: bool) {
         if is_well {
             self.failures.store(0, Ordering::Relaxed);
@@ -197,7 +206,8 @@ impl Breaker {
 
     fn open_from(&self, state: u8) -> bool {
         let pause = self.pause.load(Ordering::Relaxed);
-        // Stored before the state, so that no thread finds the breaker open and its pause over.
+        // The end of the pause is stored before the state, so that no thread sees an open breaker
+        // with the end of an earlier pause.
         self.until.store(self.millis() + pause, Ordering::Release);
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         let opened = self.state.compare_exchange(state, OPEN, set, seen).is_ok();
@@ -219,12 +229,12 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(20);
 
-    /// Ends the pause of the breaker.
+    /// Ends the current pause of the breaker.
     fn wait_out(breaker: &Breaker) {
         breaker.until.store(0, Ordering::Release);
     }
 
-    /// Returns a moment in a span of its own.
+    /// Returns the first moment of the span with this number.
     fn span(breaker: &Breaker, number: u32) -> Instant {
         breaker.epoch + number * SPAN
     }

@@ -1,15 +1,16 @@
-//! Cache key: the name under which an answer is kept.
+//! Cache key: the name under which a query's result is stored.
 //!
-//! All answers about one key of one table are fields of one hash,
-//! `tessera:1:{cluster}:{since}:{slot}:{table}:{key}`. A write to a row of that key therefore
-//! removes them all without knowing which queries were cached. `1` is the version of the storage
-//! format, and `{cluster}` is derived from the cluster's secret. `{since}` is the epoch in which
-//! the slot got its owner. A slot that moves thus leaves its entries behind, also when it returns
-//! to an earlier owner, while the entries of all other slots stay in use. The field name is a keyed
-//! 128-bit hash of the query's canonical encoding.
+//! All results about one shard key of one table are fields of one Redis hash, whose key is
+//! `tessera:1:{cluster}:{since}:{slot}:{table}:{key}`. A write to a row of that shard key therefore
+//! removes all of them without knowing which queries were cached. `1` is the version of the storage
+//! format, and `{cluster}` is derived from the cluster's secret. `{since}` is the epoch of the
+//! shard map in which the slot got its present owner. When a slot moves, its old entries are
+//! therefore no longer found, even if it returns to an earlier owner, while the entries of all
+//! other slots stay in use. The field name is a keyed 128-bit hash of the query's canonical
+//! encoding.
 //!
-//! **Invariant:** two queries that may have different answers have different names.
-//! **Not here:** the bytes of an answer (`entry`).
+//! **Invariant:** two queries that may have different results have different names.
+//! **Not here:** the encoding of a result (`entry`).
 
 use std::fmt::Write as _;
 use std::hash::Hasher;
@@ -23,7 +24,7 @@ use model::sabotage::{Mutation, is_on};
 use model::token::TokenKey;
 use model::value::Value;
 
-/// Secrets with which a cluster names and signs its entries.
+/// Secrets of a cluster for the names and the tags of its entries.
 #[derive(Clone)]
 pub(super) struct Secrets {
     /// Beginning of every Redis key of the cluster.
@@ -32,10 +33,10 @@ pub(super) struct Secrets {
     pub(super) entries: [u8; 16],
 }
 
-/// Table and shard key of the rows of an answer, and their slot.
+/// Table, shard key and slot of the rows that a result contains.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// Epoch in which the slot got its owner.
+    /// Epoch of the shard map in which the slot got its present owner.
     pub since: u64,
     /// The slot of the key.
     pub slot: Slot,
@@ -45,14 +46,14 @@ pub struct About<'a> {
     pub key: &'a str,
 }
 
-/// Name under which an answer is stored.
+/// Name under which a result is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Name {
     /// The Redis key.
     pub(super) key: String,
-    /// A hash of the key.
+    /// Keyed hash of the Redis key.
     pub(super) key_hash: u128,
-    /// The field in the hash of Redis.
+    /// Name of the field in the Redis hash.
     pub(super) field: [u8; 16],
 }
 
@@ -74,7 +75,8 @@ impl Secrets {
         }
     }
 
-    /// Returns the Redis key that holds all answers about this shard key, and its hash.
+    /// Returns the Redis key that holds all results about this shard key, and the keyed hash of
+    /// that Redis key.
     pub(super) fn key(&self, about: &About<'_>) -> (String, u128) {
         let About { since, slot, table, key: shard_key } = about;
         let since = if is_on(Mutation::CacheKeepsSlot) { &1 } else { since };
@@ -85,7 +87,7 @@ impl Secrets {
         (key, hash)
     }
 
-    /// Returns the name of the answer to this query.
+    /// Returns the name under which the result of this query is stored.
     pub(super) fn name(&self, about: &About<'_>, query: &ReadQuery) -> Name {
         let (key, key_hash) = self.key(about);
         let mut spelled = Vec::with_capacity(128);
@@ -100,8 +102,8 @@ impl Secrets {
     }
 }
 
-/// True if an answer can be cached at all: it is the first page of a query about one key, without a
-/// count of all rows.
+/// Returns true if the result of this query can be cached at all: the query is about one key,
+/// returns the first page, and does not count all rows.
 pub(super) fn is_kept(query: &ReadQuery) -> bool {
     query.after.is_none() && query.offset == 0 && !query.counts && query.keys.is_empty()
 }
@@ -112,7 +114,7 @@ fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
         table,
         outputs,
         conditions,
-        // The binding is one of the conditions.
+        // The condition on the shard key is one of the conditions.
         is_bound: _,
         order,
         limit,
@@ -120,7 +122,7 @@ fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
         after: _,
         counts: _,
         keys: _,
-        // An order by slot does not matter among the rows of one key.
+        // All rows of one key are in the same slot, so an order by slot changes nothing.
         is_divided: _,
     } = query;
     // A table that was dropped and created again under the same name may have other columns.
@@ -266,7 +268,8 @@ mod tests {
     use model::table::{Column, Table};
     use model::value::ColumnType;
 
-    /// Few values of everything, so that two queries often differ in one thing only, or in none.
+    /// Returns few different strings. Like the strategies below, it has few values, so that two
+    /// generated queries often differ in one part only, or are equal.
     fn texts() -> impl Strategy<Value = String> {
         prop::sample::select(vec!["", "a", "b", "ab", "\u{0}", "a\u{0}"]).prop_map(str::to_owned)
     }
@@ -388,8 +391,8 @@ mod tests {
             prop_assert_ne!(name("k", &one).key, name("l", &one).key);
         }
 
-        /// Varies the lengths, so that no end of one part can be taken for the beginning of
-        /// another.
+        /// Varies the lengths of the parts, to find encodings in which the end of one part could
+        /// also be the beginning of the next.
         #[test]
         fn equal_encodings_mean_equal_conditions(one in vec(conditions(), 0..3), other in vec(conditions(), 0..3)) {
             let spelled = |conditions: &[Condition]| {
@@ -409,7 +412,7 @@ mod tests {
         let short = ReadQuery::all(&table);
         let output = |column| Output { column, alias: None };
         let outputs = short.outputs.iter().map(|it| output(it.column)).collect();
-        // The same declaration again, made by another router.
+        // A second, equal declaration, as another router would have it.
         let table = declared("users");
         let limit = ReadQuery::LIMIT_DEFAULT;
         let long = ReadQuery { outputs, limit, ..ReadQuery::all(&table) };

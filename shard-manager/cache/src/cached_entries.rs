@@ -1,10 +1,10 @@
 //! Cached entries: removes all entries of a cluster from Redis.
 //!
-//! Entries expire by themselves. A temporary cluster removes its own, because no other cluster uses
-//! them.
+//! Entries expire by themselves, after about half a minute at most. A temporary cluster, such as
+//! one of an experiment, still removes its entries at its end, because nothing will use them.
 //!
 //! **Invariant:** entries of other clusters are not touched.
-//! **Not here:** entries that a write makes invalid (`invalidation`).
+//! **Not here:** the removal of entries after a write (`invalidation`).
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use redis::{FromRedisValue, from_redis_value};
 use super::CacheAddress;
 use super::connections::connect;
 
-/// Longest duration of a removal.
+/// Time limit for the removal of all entries.
 const REMOVE_MAX: Duration = Duration::from_secs(10);
-/// Number of keys that Redis visits at a time.
+/// Approximate number of keys that Redis visits for each `SCAN` command.
 const KEYS_AT_A_TIME: usize = 1_000;
 
-/// Entries of a cluster in Redis.
+/// Handle for all entries of a cluster in Redis.
 #[derive(Clone, Debug)]
 pub struct CachedEntries {
     pub(super) address: CacheAddress,
-    /// Beginning of the key of each entry.
+    /// Prefix that the Redis keys of all entries have.
     pub(super) prefix: String,
 }
 
 impl CachedEntries {
-    /// Removes all entries. An entry that the cluster stores meanwhile may remain.
+    /// Removes all entries. An entry that the cluster stores during the removal may remain.
     ///
     /// # Errors
-    /// A sentence with the reason, if Redis does not answer or refuses a command.
+    /// A clause with the reason, if Redis does not respond or refuses a command.
     pub async fn remove(&self) -> Result<(), String> {
         let removed = tokio::time::timeout(REMOVE_MAX, self.scan_and_unlink()).await;
         removed.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))
@@ -62,7 +62,8 @@ async fn send<T: FromRedisValue>(
     command: &Cmd,
 ) -> Result<T, String> {
     let answered = connection.req_packed_command(command).await;
-    // The text of an error may repeat what was sent.
+    // The text of a Redis error is dropped, because it may repeat what was sent, such as a
+    // password.
     let answered = answered.map_err(|_| "it refuses SCAN or UNLINK".to_owned())?;
     from_redis_value(answered).map_err(|_| "it is not a Redis server".to_owned())
 }

@@ -1,7 +1,8 @@
-//! Client of Redis: sends commands, and reports their results to the breaker.
+//! Client of Redis: sends commands, and reports their durations and failures to the circuit
+//! breaker.
 //!
-//! **Invariant:** a command waits for Redis no longer than its limits; the log records changes of
-//! the cache's state, not each failure.
+//! **Invariant:** a command waits for Redis no longer than its wait limits; the log has a line for
+//! each change of the breaker's state, and not for each failure.
 //! **Not here:** connections (`connections`), the circuit breaker (`breaker`).
 
 use std::sync::Arc;
@@ -20,35 +21,37 @@ use super::connections::{
 use super::script::RedisStep;
 use super::tally::{Count, Tally};
 
-/// Longest duration of a background command.
+/// Time limit of a background command, which no request waits for.
 pub(super) const UNWAITED_MAX: Duration = Duration::from_secs(1);
-/// Highest number of fills and invalidated keys under way in the background; further ones are
-/// dropped.
+/// Maximum number of background operations in progress, counted as stored entries and invalidated
+/// keys. Further ones are dropped.
 const UNWAITED_COUNT_MAX: usize = 16_384;
-/// Error names with which Redis refuses every command, temporarily or until an operator acts.
+/// Error codes with which Redis refuses every command, either temporarily or until an operator
+/// acts.
 const REFUSES_ALL: [&str; 6] =
     ["NOAUTH", PROTOCOL_ERROR, "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
 
 /// Result of a command.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// An answer.
+    /// Redis returned this value.
     Answer(Value),
-    /// The key holds no hash, so its data is foreign.
+    /// The key exists but is not a hash, so another program stored it.
     WrongKind,
-    /// No response came in time.
+    /// No response arrived in time.
     Late,
     /// Redis refused the command, or the command could not be sent.
     Failed,
 }
 
-/// Limits the keys of commands under way that no request waits for.
+/// Limit on the number of keys of background commands in progress.
 pub(super) struct SendPermits {
     taken: Arc<AtomicUsize>,
     most: usize,
 }
 
-/// Permit to send a command without waiting for it; it is returned when dropped.
+/// Permit to send a background command for a number of keys; it is returned when this value is
+/// dropped.
 pub(super) struct SendPermit(Arc<AtomicUsize>, usize);
 
 impl SendPermits {
@@ -56,7 +59,7 @@ impl SendPermits {
         Self { taken: Arc::default(), most }
     }
 
-    /// Takes a permit for `count` keys, if there is room.
+    /// Takes a permit for `count` keys; returns `None` if that would exceed the limit.
     pub(super) fn take(&self, count: usize) -> Option<SendPermit> {
         let before = self.taken.fetch_add(count, Ordering::Relaxed);
         let permit = SendPermit(Arc::clone(&self.taken), count);
@@ -70,13 +73,13 @@ impl Drop for SendPermit {
     }
 }
 
-/// Client of one Redis server, with the breaker in front of it.
+/// Client of one Redis server, with the circuit breaker that decides whether the server is used.
 pub(super) struct Client {
     connections: Connections,
     pub(super) breaker: Breaker,
-    /// Permits of commands that no request waits for.
+    /// Permits of background commands.
     pub(super) permits: SendPermits,
-    /// Longest wait of a read for a connection.
+    /// Longest time that a read waits for a connection.
     patience: Duration,
     tally: Arc<Tally>,
 }
@@ -93,8 +96,8 @@ impl Client {
         }
     }
 
-    /// Returns true if Redis may be used now. Begins a trial if the pause of the breaker is over,
-    /// without waiting for it.
+    /// Returns true if Redis may be used now. If the pause of the circuit breaker is over, starts a
+    /// trial in the background and returns false.
     pub(super) fn may_use(self: &Arc<Self>) -> bool {
         match self.breaker.advice() {
             Advice::Use => true,
@@ -112,10 +115,11 @@ impl Client {
         self.connections.renew();
         let end = Instant::now() + TRIAL_MAX;
         let until = |until: Instant| WaitLimits { until: until.min(end), connection: CONNECT_MAX };
-        // The first command may have to connect; the second shows how long a response takes.
+        // The first command may have to open a connection; the second shows whether a response
+        // arrives within the patience.
         let is_well = self.connections.send(&ping, until(end)).await.is_ok()
             && self.connections.send(&ping, until(Instant::now() + self.patience)).await.is_ok();
-        // Connections that failed before the end of the trial no longer count.
+        // Connections that failed before the end of the trial no longer count as failures of Redis.
         self.connections.take_failures();
         self.breaker.end_trial(is_well);
         if is_well {
@@ -123,7 +127,7 @@ impl Client {
         }
     }
 
-    /// Sends a command and waits for the response, at most until `until`.
+    /// Sends a command and waits for the response until `until` at the latest.
     pub(super) async fn send(&self, cmd: &Cmd, until: Instant) -> Reply {
         let error = match self.connections.send(cmd, self.wait_limits(until)).await {
             Ok(Answered { value, took }) => {
@@ -140,8 +144,8 @@ impl Client {
         if matches!(error, RedisError::Late) { Reply::Late } else { Reply::Failed }
     }
 
-    /// Runs a script. A script that Redis refuses is not a failure of Redis, unless Redis refuses
-    /// every command.
+    /// Runs a script, and returns its result; `None` if it failed. An error response to a script
+    /// does not count as a failure of Redis, unless Redis refuses every command.
     pub(super) async fn run_script(&self, step: &RedisStep, until: Instant) -> Option<Value> {
         let limits = self.wait_limits(until);
         let answer = match self.connections.send(&step.cmd, limits).await {
@@ -174,8 +178,8 @@ impl Client {
         None
     }
 
-    /// Wait limits for a deadline: reads wait `patience` for a connection, background work
-    /// [`CONNECT_MAX`].
+    /// Returns the wait limits for a deadline. A read waits up to `patience` for a connection, and
+    /// background work up to [`CONNECT_MAX`].
     fn wait_limits(&self, until: Instant) -> WaitLimits {
         let is_read = until.saturating_duration_since(Instant::now()) <= self.patience;
         let connection = if is_read { self.patience } else { CONNECT_MAX };
@@ -194,11 +198,12 @@ impl Client {
         }
     }
 
-    /// Reports a failure to the breaker, if it is one of Redis.
+    /// Reports a failure to the circuit breaker, if Redis has caused it.
     fn report_failure(&self, error: &RedisError, until: Instant) {
         let (opens, why) = match error {
             RedisError::Connecting | RedisError::Unreachable(_) | RedisError::Ended => {
-                // Each connection counts once, however many commands have waited for it.
+                // A failed connection counts as one failure, even if many commands have waited for
+                // it.
                 let (failures, why) = self.connections.take_failures();
                 let opens = (0..failures).fold(false, |opens, _| self.breaker.failed() || opens);
                 (opens, why.unwrap_or_else(|| error.clone()))
@@ -216,10 +221,10 @@ impl Client {
         tracing::warn!(%address, why, "the cache is not used for a while: reads go to the shards");
     }
 
-    /// Removes the entries of these keys, without waiting for Redis.
+    /// Removes the entries of these keys in the background, without waiting for Redis.
     pub(super) fn unlink(self: &Arc<Self>, keys: Vec<String>) {
-        // No read uses Redis while the breaker is open, and afterwards every entry still states its
-        // true age.
+        // While the breaker is open no read uses Redis, so the invalidation can be omitted: an
+        // outdated entry that remains still states its true age and position.
         if !self.breaker.is_closed() {
             return;
         }
@@ -250,7 +255,7 @@ impl Client {
     }
 }
 
-/// Runs work in the background.
+/// Runs a task in the background; does nothing outside a Tokio runtime.
 pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(work);

@@ -1,14 +1,16 @@
-//! Connections to Redis: one for each serving thread, shared by all requests of the thread.
+//! Connections: one connection to Redis for each thread that serves requests, shared by all
+//! requests of the thread.
 //!
-//! A connection lives on the runtime of the thread that opened it, so a response wakes no other
-//! thread. The first request that needs a connection begins to open it and waits within its limits;
-//! the attempt continues even if the request stops waiting. A slow attempt, or one that leaves too
-//! little time for a response, does not count against Redis. A failed attempt counts, once for all
-//! requests that wait for it. The end of a connection counts too, unless the next connection is
-//! open while these requests wait.
+//! A connection belongs to the runtime of the thread that opened it, so a response wakes no other
+//! thread. The first request that needs a connection starts to open it and waits within its limits;
+//! the attempt to connect continues even if the request stops waiting. Some events count as
+//! failures of Redis, which may open the circuit breaker. An attempt that is slow, or that leaves
+//! too little time for a response, is not a failure. An attempt that fails is one failure for all
+//! requests that wait for it. A connection that ends is also a failure, unless a new connection
+//! opens while the requests still wait.
 //!
-//! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its
-//! limits.
+//! **Invariant:** a thread opens at most one connection at a time, and no request waits longer than
+//! its limits.
 //! **Not here:** the decision to use Redis (`breaker`), the commands (`client`).
 
 use std::cell::RefCell;
@@ -23,36 +25,39 @@ use tokio::sync::watch;
 
 use super::address::CacheAddress;
 
-/// Connections of one process; more threads than this share them.
+/// Maximum number of connections of one cache. If there are more threads, some of them share a
+/// connection.
 const CONNECTIONS_MAX: usize = 64;
-/// Longest duration of opening a connection.
+/// Time limit for opening a connection.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Commands that may wait to be written on one connection; further ones wait for room.
+/// Maximum number of commands in the send buffer of one connection; further commands wait for
+/// space.
 const WAITING_MAX: usize = 512;
 
-/// Timeouts in a row after which a connection counts as dead.
+/// Number of consecutive timeouts after which a connection counts as dead.
 const TIMEOUTS_MAX: u32 = 3;
 
-/// Redis error name for a command it cannot parse, or a long one before authentication.
+/// Name for the error with which Redis responds to a command that it cannot parse, or to a long one
+/// before authentication.
 pub(super) const PROTOCOL_ERROR: &str = "protocol error";
 
-/// Reason why a command has no result. It never repeats the text of Redis, which may contain a
-/// password.
+/// Reason why a command has no result. It never repeats the error text of Redis, which may contain
+/// a password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum RedisError {
-    /// No connection could be made.
+    /// No connection could be opened.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// Redis refused the command.
+    /// Redis responded with an error, whose code this is.
     #[error("{0}")]
     Refused(String),
     /// The connection ended.
     #[error("the connection ended")]
     Ended,
-    /// The command waited for a connection to open, and no response came in time.
+    /// The command had to wait until a connection was open, and no response arrived in time.
     #[error("the connection is being made")]
     Connecting,
-    /// Redis did not answer in time.
+    /// Redis did not respond in time on an open connection.
     #[error("it does not answer in time")]
     Late,
 }
@@ -61,17 +66,17 @@ pub(super) enum RedisError {
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) value: Value,
-    /// Time from the sending on an open connection to the response.
+    /// Time from sending the command on an open connection to its response.
     pub(super) took: Duration,
 }
 
-/// Wait limits of a command.
+/// Limits on how long a command waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WaitLimits {
-    /// Latest moment of the response.
+    /// Moment at which the command stops waiting for the response.
     pub(super) until: Instant,
-    /// Longest wait for a connection since its opening began; a request that comes later does not
-    /// wait.
+    /// Longest time that a command waits for a connection, measured from the moment at which the
+    /// opening of the connection began. A command that arrives after that does not wait.
     pub(super) connection: Duration,
 }
 
@@ -84,8 +89,8 @@ pub(super) struct Connections {
     failures: Arc<Failures>,
 }
 
-/// Connections that ended or failed to open since the last success and were not counted yet, and
-/// the last reason.
+/// Number of connections that ended or failed to open since a connection was last opened, without
+/// those already reported to the circuit breaker, and the reason of the last one.
 #[derive(Default)]
 struct Failures(Mutex<(u32, Option<RedisError>)>);
 
@@ -107,7 +112,8 @@ struct SharedConnection(Mutex<State>, Arc<Failures>);
 enum State {
     #[default]
     Idle,
-    /// Receiver of the end of the attempt, and the start of the attempt.
+    /// A connection is being opened. The receiver learns when the attempt ends; the instant is its
+    /// start.
     Connecting(watch::Receiver<Option<RedisError>>, Instant),
     Open(Open),
 }
@@ -115,12 +121,13 @@ enum State {
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// Number that distinguishes the connection from its predecessors.
+    /// Unique number of the connection, which distinguishes it from earlier ones.
     number: u64,
     timeouts: Arc<TimeoutStreak>,
 }
 
-/// Timeouts of a connection in a row: it may be dead while others work.
+/// Number of consecutive timeouts of one connection, which may be dead while other connections
+/// work.
 #[derive(Default)]
 struct TimeoutStreak {
     count: AtomicU32,
@@ -134,8 +141,9 @@ impl TimeoutStreak {
         }
     }
 
-    /// Counts the timeout of a command sent at `asked`; returns true if there are too many.
-    /// Commands that were under way together count once.
+    /// Counts the timeout of a command that was sent at `asked`. Returns true if there were
+    /// `TIMEOUTS_MAX` in a row. A command that was sent before the last counted timeout does not
+    /// count, so commands that waited at the same time count once.
     fn add(&self, asked: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| asked < last) {
@@ -161,13 +169,13 @@ impl Connections {
         Self { id: next_number(), address, all, shared, failures }
     }
 
-    /// Address of the Redis server.
+    /// Returns the address of the Redis server.
     pub(super) fn address(&self) -> &CacheAddress {
         &self.address
     }
 
-    /// Sends a command on the connection of this thread. A connection that has ended, or ends
-    /// before the response, is replaced once.
+    /// Sends a command on the connection of this thread. If the connection has ended, or ends
+    /// before the response, opens a new connection and sends the command again, once.
     pub(super) async fn send(&self, cmd: &Cmd, limits: WaitLimits) -> Result<Answered, RedisError> {
         let link = self.own();
         match link.send(cmd, &self.address, limits).await {
@@ -176,13 +184,13 @@ impl Connections {
         }
     }
 
-    /// Takes the number of connections that ended or failed to open since the last call and the
-    /// last success, and the last reason.
+    /// Returns the number of connections that ended or failed to open, and the reason of the last
+    /// one, and resets both. Opening a connection resets them, too.
     pub(super) fn take_failures(&self) -> (u32, Option<RedisError>) {
         self.failures.take()
     }
 
-    /// Forgets all open connections, because any of them may be dead: later commands open new ones.
+    /// Drops all open connections, because any of them may be dead. Later commands open new ones.
     pub(super) fn renew(&self) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for link in all.iter() {
@@ -242,8 +250,8 @@ impl SharedConnection {
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 if self.forget(open.number) {
-                    // Counted once for all commands; not at all if the next connection opens in
-                    // time.
+                    // The end of the connection counts once for all commands. If a new connection
+                    // opens before one of them reports the failure, the count is reset.
                     self.1.add(RedisError::Ended);
                 }
                 Err(RedisError::Ended)
@@ -259,7 +267,7 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the connection, and true if the command had to wait for it.
+    /// Returns the connection, and whether the command had to wait until it was open.
     async fn connection(
         self: &Arc<Self>,
         address: &CacheAddress,
@@ -281,12 +289,13 @@ impl SharedConnection {
                 }
             };
             if let Some(making) = making {
-                // Spawned only after the lock is released: a runtime that shuts down drops the task
-                // at once, and dropping it takes the lock.
+                // The task is spawned only after the lock is released. A runtime that is shutting
+                // down drops the task at once, and dropping the attempt takes the lock.
                 tokio::spawn(making.make(address.clone()));
             }
             has_waited = true;
-            // The attempt ends without a result if its runtime does; then the loop begins another.
+            // If its runtime shuts down, the attempt ends without a result; the loop then begins
+            // another attempt.
             let until = (began + limits.connection).min(limits.until);
             if tokio::time::timeout_at(until.into(), ended.changed()).await.is_err() {
                 return Err(RedisError::Connecting);
@@ -297,7 +306,8 @@ impl SharedConnection {
         }
     }
 
-    /// Forgets a connection that has ended; returns false if another one has taken its place.
+    /// Drops a connection that has ended. Returns false if another connection has already replaced
+    /// it.
     fn forget(&self, ended: u64) -> bool {
         let mut state = self.state();
         let is_it = matches!(&*state, State::Open(open) if open.number == ended);
@@ -312,14 +322,14 @@ impl SharedConnection {
     }
 }
 
-/// Attempt to open a connection; its drop is the end of the attempt.
+/// Attempt to open a connection. The attempt ends when this value is dropped.
 struct ConnectionAttempt(Arc<SharedConnection>, watch::Sender<Option<RedisError>>);
 
 impl ConnectionAttempt {
     async fn make(self, address: CacheAddress) {
         match tokio::time::timeout(CONNECT_MAX, connect(&address)).await {
             Ok(Ok(connection)) => {
-                // Earlier failures no longer count.
+                // Redis is reachable, so earlier failures no longer count.
                 self.0.1.take();
                 let (number, timeouts) = (next_number(), Arc::default());
                 *self.0.state() = State::Open(Open { connection, number, timeouts });
@@ -331,7 +341,7 @@ impl ConnectionAttempt {
 
     fn fail(&self, error: RedisError) {
         *self.0.state() = State::Idle;
-        // Counted once for all commands that wait, and even if none waits any more.
+        // The failure counts once for all commands that wait, and also if none waits any more.
         self.0.1.add(error.clone());
         self.1.send_replace(Some(error));
     }
@@ -349,8 +359,9 @@ impl Drop for ConnectionAttempt {
 pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, RedisError> {
     let unreachable = |error: redis::RedisError| RedisError::Unreachable(description(&error));
     if address.is_secured() && CryptoProvider::get_default().is_none() {
-        // The Redis client uses the provider of the process and panics if several exist and none is
-        // chosen. A provider that another thread chooses at this moment is as good.
+        // The Redis client uses the process-wide cryptography provider of rustls, and panics if
+        // several are compiled in and none is chosen. If another thread chooses one at this moment,
+        // that one is used.
         let _ = ring::default_provider().install_default();
     }
     let client = match address.roots() {
@@ -358,13 +369,14 @@ pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnect
         Some(path) => {
             let unreadable =
                 |error| RedisError::Unreachable(format!("{}: {error}", path.display()));
-            // A short file, read only when a connection opens.
+            // Blocking is acceptable here: the file is short, and is read only when a connection is
+            // opened.
             let roots = std::fs::read(path).map_err(unreadable)?;
             let certificates = TlsCertificates { client_tls: None, root_cert: Some(roots) };
             Client::build_with_tls(address.info().clone(), certificates).map_err(unreachable)?
         }
     };
-    // Each command has its own wait limits.
+    // The client's own timeouts are disabled, because each command has its own wait limits.
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(None)
@@ -372,7 +384,8 @@ pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnect
     client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)
 }
 
-/// Returns the kind of an error. The text of a server may repeat what was sent to it.
+/// Returns the code or kind of an error, without the error text of the server, which may repeat
+/// what was sent to it.
 fn description(error: &redis::RedisError) -> String {
     match error.code() {
         Some("ERR") if error.detail().is_some_and(|it| it.starts_with("Protocol error")) => {

@@ -1,14 +1,15 @@
-//! Entry: an answer with its metadata, encoded and signed with a secret of the cluster.
+//! Entry: a query result with its metadata, encoded and signed with a secret of the cluster.
 //!
 //! ```text
-//! json of the rows | ends of the rows | trailer | tag
-//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline,
-//!          min_position, seen, format
+//! rows as JSON | end offset of each row | trailer | tag
+//! trailer: row version, flag whether it exists, number of rows, process, monotonic clock,
+//!          system clock, timeline, min_position, seen, format version
 //! ```
-//! The trailer has a fixed length and precedes only the tag, so that a script can read it, and the
-//! bytes before it become the rows without being copied. The tag is a 128-bit SipHash-2-4, keyed
-//! with a secret of the cluster, of the entry's key and all its bytes. An entry that was cut or
-//! changed, or comes from another cluster or another key, does not decode.
+//! The trailer has a fixed length and only the tag follows it, so that a Redis script can read it
+//! at fixed distances from the end. The bytes before it become the rows without being copied. The
+//! tag is a 128-bit SipHash-2-4, keyed with a secret of the cluster, of the entry's key and of all
+//! bytes before the tag. An entry that was truncated or changed, or was stored by another cluster
+//! or under another key, cannot be decoded.
 //!
 //! **Invariant:** decoding returns what was encoded, or nothing.
 //! **Not here:** the check that an entry is new enough (`proof`), the script that reads the trailer
@@ -21,31 +22,32 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use super::proof::{ClockReading, EntryMetadata};
 use model::result_rows::Rows;
 
-/// The version of this encoding. It is in the key as well, so that entries of other versions are
-/// not even found.
+/// Version of this encoding. The Redis key contains it as well, so that entries of other versions
+/// are not found.
 pub(super) const FORMAT: u8 = 1;
-/// Bytes of the tag.
+/// Length of the tag in bytes.
 const TAG_LEN: usize = 16;
-/// Bytes of the trailer.
+/// Length of the trailer in bytes.
 const TRAILER_LEN: usize = 8 + 1 + 4 + 8 + 8 + 8 + 4 + 8 + 8 + 1;
-/// Bytes of an entry without rows.
+/// Length of an entry without rows, in bytes.
 pub(super) const OVERHEAD: usize = TRAILER_LEN + TAG_LEN;
 
-/// An answer that can be cached.
+/// Query result that can be cached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The rows.
     pub rows: Rows,
-    /// Facts that prove how new the answer is.
+    /// Facts that prove how new the rows are.
     pub metadata: EntryMetadata,
 }
 
-/// Key of an entry: the name of the Redis key, and the field. An entry is valid under its key only.
+/// Redis key and field of an entry. An entry is valid only under the key and field for which it was
+/// encoded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EntryKey<'s> {
-    /// The key.
+    /// Name of the Redis key.
     pub(super) key: &'s [u8],
-    /// The field.
+    /// Name of the field in the Redis hash.
     pub(super) field: &'s [u8; 16],
 }
 
@@ -85,7 +87,8 @@ impl Entry {
         bytes
     }
 
-    /// Decodes an entry; `None` if the bytes are not one for this key.
+    /// Decodes an entry; returns `None` if the bytes are not an entry that this cluster has encoded
+    /// for this key.
     pub(super) fn decode(
         mut bytes: Vec<u8>,
         entry_key: &EntryKey<'_>,
@@ -121,7 +124,8 @@ impl Entry {
     }
 }
 
-/// Returns the tag in the last bytes, which distinguishes the entries of one key.
+/// Returns the tag, which is in the last bytes and distinguishes the entries of one key; `None` if
+/// there are too few bytes.
 pub(super) fn tag_of(bytes: &[u8]) -> Option<[u8; TAG_LEN]> {
     bytes.split_last_chunk::<TAG_LEN>().map(|(_, tag)| *tag)
 }

@@ -1,6 +1,7 @@
-//! Inspection of a Redis that is to be a cache: version, memory limit and eviction policy.
+//! Inspect: reads version, memory limit and eviction policy of a Redis server that is to be used as
+//! the cache.
 //!
-//! **Invariant:** an inspection changes nothing, and no result holds a password.
+//! **Invariant:** an inspection changes nothing, and its result contains no password.
 //! **Not here:** the assessment of the result (`doctor`).
 
 use std::time::Duration;
@@ -11,14 +12,13 @@ use redis::from_redis_value;
 use super::CacheAddress;
 use super::connections::connect;
 
-/// Longest duration of an inspection.
+/// Time limit of an inspection.
 const INSPECT_MAX: Duration = Duration::from_secs(2);
 
 /// Version and settings of a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheServer {
-    /// Name and version, as in `Redis 7.0.15`; another server that speaks the protocol has its own
-    /// name.
+    /// Name and version, for example `Redis 7.0.15` or `Valkey 8.0.1`.
     pub version: String,
     /// Memory limit in bytes; `None` if there is none.
     pub memory_max: Option<u64>,
@@ -29,7 +29,7 @@ pub struct CacheServer {
 /// Reads version and settings of a Redis server.
 ///
 /// # Errors
-/// A sentence with the reason, if the server cannot be reached or refuses the command.
+/// A clause with the reason, if the server cannot be reached or refuses the command.
 pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
     let asked = async {
         let mut connection = connect(address).await.map_err(|error| error.to_string())?;

@@ -1,8 +1,9 @@
-//! Invalidation: a write removes all cached answers about its key.
+//! Invalidation: a write removes all cached results about the key that it has written.
 //!
-//! The invalidation is sent after the commit and before the response, which does not wait for it.
-//! It may be lost, late or refused: the entry left behind then serves no session that has seen the
-//! write, and serves others only until it is older than the bound.
+//! The invalidation is sent after the commit, and on an open connection before the response to the
+//! client. The response does not wait for Redis. An invalidation may be lost, late or refused. The
+//! outdated entry that remains is then not used for a session that has seen the write, and is used
+//! for others only until it is older than the bound.
 //!
 //! **Invariant:** a write never waits for Redis.
 //! **Not here:** writing (`shard-manager`).
@@ -11,11 +12,12 @@ use super::Cache;
 use super::cache_key::About;
 use super::tally::Count;
 
-/// Highest number of keys in one command.
+/// Maximum number of keys in one `UNLINK` command.
 const CHUNK: usize = 256;
 
 impl Cache {
-    /// Removes all answers about these keys, whose rows were or may have been written.
+    /// Removes all cached results about these keys, whose rows were written or may have been
+    /// written.
     pub fn invalidate<'a>(&self, written: impl IntoIterator<Item = About<'a>>) {
         let mut keys = Vec::new();
         for about in written {

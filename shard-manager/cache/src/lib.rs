@@ -1,82 +1,108 @@
-//! Cache: answers of reads kept in Redis, used only where they prove themselves new enough.
+//! Cache: results of reads, kept in Redis and used only if their metadata proves them new enough.
 //!
-//! Redis may lose, rewind, evict, hang or be written by others. So **no guarantee depends on it**,
-//! and none on the delivery of an invalidation: an entry carries facts about its content, and each
-//! reader decides by them.
+//! Redis may lose entries, restart with old data, evict, hang, or be written by other programs. So
+//! **no guarantee depends on Redis**, and none depends on the delivery of an invalidation: each
+//! entry states facts about its rows, and each reader decides from these facts whether it may use
+//! the entry.
 //!
 //! # What is stored
-//! All answers about one shard key of one table are one hash (`cache_key`). Each field is one
-//! query; its value is the rows and a claim (`entry`): *these rows are of this timeline of the
-//! shard, hold every change up to `min_position`, none after `seen`, and were complete at `as_of`*.
-//! A claim is a fact about the past. It does not become wrong, only old; no loss, copy or rewind of
-//! Redis changes that. A tag keyed with a secret of the cluster rejects everything else. The lease
-//! for an entry is another field of its hash.
+//! All results about one shard key of one table are stored in one Redis hash (`cache_key`). Each
+//! query has a field of that hash; its value is the rows and a claim about them (`entry`): *these
+//! rows belong to this timeline of the shard, contain every change up to `min_position` and none
+//! after `seen`, and were complete at the time `as_of`*. A *timeline* is a period of a shard's
+//! history; a new one begins, for example, when another node becomes the primary.
+//!
+//! A claim describes a past moment, so it may become old but never false, even if Redis loses,
+//! copies or restores entries. Each value ends with a tag that is keyed with a secret of the
+//! cluster; a value with a wrong tag is rejected. A *lease* is the right of one reader to store an
+//! entry, and is kept in another field of the same hash.
 //!
 //! The facts of a claim are measured before the rows are read, so that concurrent changes make the
-//! rows newer than the claim and never older. `min_position` is the position that the replica has
-//! applied or was required to have; on a primary in a file, the committed position. On a primary
-//! server it is 0: a commit has a position when it is flushed, before reads see it, so the server's
-//! position proves nothing. `as_of` is now, or the last moment at which the replica had every
-//! change. An answer is not kept if another node became the primary during the read.
+//! rows newer than the claim says and never older. On a replica, `min_position` is the position
+//! that the replica has applied or was required to have; on a primary in a SQLite file, it is the
+//! committed position. On a primary server it is 0: a commit gets its position when it is flushed,
+//! which is before reads see it, so the server's position does not prove which changes a read sees.
+//! `as_of` is the current time, or for a replica the last moment at which it had every change. A
+//! result is not kept if another node became the primary during the read.
 //!
 //! # When an entry answers a read
-//! At level `one`, if all of this holds (`proof`):
-//! - its timeline is the current one of the shard. Positions of another timeline may belong to
-//!   changes that were lost;
-//! - its age is within the client's limit, or within the bound if the client sets none. The age of
-//!   an entry stored by another router counts as higher by the allowed difference of clocks: with a
-//!   bound not above [`CLOCK_ALLOWANCE`] each router uses its own entries only;
-//! - the position that the session has seen of the shard is not after `min_position`. Every read
-//!   has checked before that the shard's history holds that position.
+//! An entry answers a read at consistency level `one` if all of this holds (`proof`):
+//! - The entry's timeline is the current one of the shard. Positions of another timeline may belong
+//!   to changes that were lost.
+//! - The entry's age is within the client's limit, or within the configured bound if the client
+//!   sets none. The clocks of routers may differ, so [`CLOCK_ALLOWANCE`] is added to the age of an
+//!   entry that another router stored. If the bound is lower and the clocks agree, each router
+//!   therefore uses its own entries only.
+//! - The position of the shard that the session has already seen is not after `min_position`. Every
+//!   read has checked before that the shard's history contains that position.
 //!
-//! The session has then seen up to `seen`. So it reads its own writes, and never older data than
-//! before, whether cache, replica or primary answers each of its reads: these are the session
-//! guarantees of Terry et al. ("Session Guarantees for Weakly Consistent Replicated Data", 1994),
-//! read-your-writes and monotonic reads.
+//! After the read, the session counts as having seen the position `seen`. So it reads its own
+//! writes, and never data older than it has read before, whether the cache, a replica or the
+//! primary answers each of its reads. These are two of the session guarantees of Terry et al.
+//! ("Session Guarantees for Weakly Consistent Replicated Data", 1994): read-your-writes and
+//! monotonic reads.
 //!
 //! # Order of steps
-//! A read whose query is too infrequent (`admission`) skips Redis and joins the shared read of its
-//! query. Any other read looks up the entry, if one is known that is new enough. Without an entry
-//! it joins the shared read (`shared_read`) or leads it: *take the lease; measure; read the shard;
-//! answer; store under the lease*. If no entry is known to be new enough, the lease is requested at
-//! once: Redis grants it if the stored entry is older than the reader allows, and otherwise returns
-//! the entry. Redis compares times only; the reader decides whether the entry is enough. If the
-//! entry is insufficient for another reason, a second request names its tag and takes the lease. A
-//! write: *commit; send the invalidation; answer*; an invalidation removes the whole hash, leases
-//! included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they
-//! let one of many readers fill, and stop a fill that a write has overtaken.
+//! A *shared read* is one read of the shard for all concurrent readers of the same query
+//! (`shared_read`); the first reader leads it. A read whose query is too infrequent (`admission`)
+//! skips Redis and joins the shared read of its query. Any other read first looks up the entry in
+//! Redis if this router knows of one that is new enough. Without such an entry it joins the shared
+//! read or leads it. The leader's steps are: *take the lease; measure; read the shard; respond;
+//! store under the lease*.
 //!
-//! # Why each race ends well
-//! *After any of these races the entry that is left is still a true claim: it serves no session
-//! that has seen a change it lacks, and serves others only until it is older than the bound. The
-//! lease makes such entries rare.*
+//! If this router knows of no entry that is new enough, the leader requests the lease without a
+//! lookup. Redis grants the lease if the stored entry is older than the reader allows, and
+//! otherwise returns the entry. Redis compares times only; the reader checks the rest of the claim.
+//! If the entry fails one of those checks, a second request names its tag and takes the lease. The
+//! steps of a write are: *commit; send the invalidation; respond*. An invalidation removes the
+//! whole hash, including the leases. Leases are those of Nishtala et al. ("Scaling Memcache at
+//! Facebook", NSDI 2013): they let only one of many readers store the entry, which is called a
+//! *fill*, and they prevent a fill with rows that a write has changed meanwhile.
 //!
-//! | Race | End |
-//! |---|---|
-//! | a write between the read of the rows and the fill | the invalidation took the lease: the fill is refused |
-//! | the same, and the invalidation is lost or late | the claim predates the write: see above; the invalidation removes it on arrival |
-//! | an invalidation before the lease is taken | the write was committed before, so the rows hold it |
-//! | the lease is evicted, flushed, or lost with Redis | the fill is refused |
-//! | a lease runs out, and another fills | the token is another: the late fill is refused |
-//! | two routers miss at once | one gets the lease, the other reads and does not fill |
-//! | an entry is stored before a reader that expects none requests the lease | it is new enough, and answers |
-//! | the knowledge about an entry is out of date | one request more, or a read of the shard that a hit would have avoided |
-//! | the rows come from a replica that lags | `min_position` and `as_of` are those of the replica |
-//! | another node becomes primary, has lost changes, or a backup was restored | the timeline is another |
-//! | a slot moves | its keys name the epoch of the move: no router that knows the move finds an entry of the old owner, or joins its read; nor if the slot returns later |
-//! | another slot moves | the keys stay, and so does the owner whose positions the claims name |
-//! | a router does not know that the slot has moved | the old owner's claims end with the move, because it refuses later reads: see above; a session that has read from the new owner brings the epoch, and the router learns the move first |
-//! | a read of the old owner ends after the move | its rows and its claim are of the time before, under the old key |
-//! | Redis restarts with old data | the claims are too old, or lack what the session has seen |
-//! | a writer disconnects | the invalidation is still sent; before the commit, it counts as lost |
-//! | a table is dropped and created again | its declaration is part of the field name |
+//! # Outcome of each race
+//! *After any of these races the entry that is left is still a true claim: it is not used for a
+//! session that has seen a change it lacks, and is used for others only until it is older than the
+//! bound. The lease makes such outdated entries rare.*
+//!
+//! - **A write between the read of the rows and the fill:** the invalidation has removed the lease,
+//!   so the fill is refused.
+//! - **The same, but the invalidation is lost or late:** the claim predates the write, so the
+//!   statement above holds; a late invalidation removes the entry on arrival.
+//! - **An invalidation before the lease is taken:** the write was committed before, so the rows
+//!   contain it.
+//! - **The lease is evicted, flushed, or lost with Redis:** the fill is refused.
+//! - **A lease expires, and another reader takes one:** the token of the lease differs, so the late
+//!   fill is refused.
+//! - **Two routers miss at once:** one gets the lease; the other reads and does not fill.
+//! - **An entry is stored before a reader that expects none requests the lease:** Redis returns the
+//!   entry, which is used if it is new enough.
+//! - **A router's knowledge of an entry is out of date:** the cost is one more request, or a read
+//!   of the shard that a hit would have avoided.
+//! - **The rows come from a replica that lags:** `min_position` and `as_of` are those of the
+//!   replica.
+//! - **Another node becomes the primary and lacks changes, or a backup was restored:** the timeline
+//!   differs.
+//! - **A slot moves:** its keys contain the epoch of the move. No router that knows the move finds
+//!   an entry of the old owner or joins a read of it, even if the slot returns later.
+//! - **Another slot moves:** the keys stay the same, and so does the shard whose positions the
+//!   claims contain.
+//! - **A router does not know that the slot has moved:** the old owner refuses reads after the
+//!   move, so no later claims come from it, and the statement above holds. The token of a session
+//!   that has read from the new owner contains the epoch, so the router first learns of the move,
+//!   or reads without the cache.
+//! - **A read of the old owner ends after the move:** its rows and its claim are from before the
+//!   move, and are stored under the old key.
+//! - **Redis restarts with old data:** the claims are too old, or lack what the session has seen.
+//! - **A client that writes disconnects:** the invalidation is still sent. If it is sent before the
+//!   commit, it counts as lost, because a reader may still store the old rows.
+//! - **A table is dropped and created again:** the table's declaration is part of the field name.
 //!
 //! # Failures of Redis
-//! A read waits for Redis no longer than `patience`, and writes do not wait at all. After some
-//! failures Redis is not used for a while (`breaker`). Shared reads work without it: concurrent
-//! readers of one query send one query to the shard.
+//! A read waits for Redis no longer than the setting `patience`, and writes do not wait at all.
+//! After several failures Redis is not used for a while (`breaker`). Shared reads work without
+//! Redis: concurrent readers of one query send one query to the shard.
 //!
-//! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader
+//! **Invariant:** a result from the cache was returned by the shard, and is as new as its reader
 //! demands.
 //! **Not here:** the requirements of a read on its shard (`shard`), requests (`manager`).
 #![forbid(unsafe_code)]
@@ -123,23 +149,23 @@ pub use proof::{
 pub use read_path::{Answer, ShardAnswer};
 pub use stats::{BreakerState, CacheStats, CacheUse, ServedBy};
 
-/// Address of the cache, and its settings.
+/// Settings of the cache, including the address of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheSettings {
     /// Address of Redis.
     pub address: CacheAddress,
-    /// Highest age of an answer for a client that sets none.
+    /// Maximum age of a cached result for a client that sets no limit.
     pub bound: Duration,
     /// Lifetime of an entry in Redis.
     pub ttl: Duration,
-    /// Longest wait of a read for Redis.
+    /// Longest time that a read waits for Redis.
     pub patience: Duration,
-    /// Highest size of an entry in bytes.
+    /// Maximum size of an entry in bytes.
     pub entry_bytes_max: usize,
     /// Size of the in-process cache in bytes; 0 for none.
     pub near_bytes: usize,
-    /// Redis is used only for queries that are expected at least this often while their answer is
-    /// new enough.
+    /// Minimum number of requests of a query that must be expected while one result of it stays new
+    /// enough; Redis is not used for less frequent queries.
     pub min_uses: usize,
 }
 
@@ -168,7 +194,7 @@ impl CacheSettings {
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
     /// Default of `min_uses`.
     pub const MIN_USES_DEFAULT: usize = 2;
-    /// Lowest `min_uses`: every answer is kept.
+    /// Lowest `min_uses`: Redis is used for every query.
     pub const MIN_USES_LEAST: usize = 1;
     /// Highest `min_uses`.
     pub const MIN_USES_MOST: usize = 1_000;
@@ -187,7 +213,7 @@ impl CacheSettings {
     }
 }
 
-/// Share by which the lifetime of an entry varies around its setting.
+/// Maximum deviation of an entry's lifetime from its setting, as a fraction of the setting.
 const TTL_JITTER: f64 = 0.1;
 
 /// The cache of a cluster, as one router uses it.
@@ -203,8 +229,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Creates the cache for the cluster that signs its tokens with this key; it does not connect
-    /// yet.
+    /// Creates the cache of the cluster that signs its tokens with this key. It does not connect to
+    /// Redis yet.
     pub fn new(settings: CacheSettings, key: &TokenKey) -> Self {
         let tally = Arc::default();
         Self {
@@ -219,7 +245,7 @@ impl Cache {
         }
     }
 
-    /// Returns state and counts of the cache.
+    /// Returns the state of the circuit breaker and the counts of the cache.
     pub fn stats(&self) -> CacheStats {
         let of = |what| self.tally.of(what);
         CacheStats {
@@ -237,7 +263,8 @@ impl Cache {
         }
     }
 
-    /// Returns the entries of the cluster in Redis, to remove them once nothing uses the cache.
+    /// Returns a handle with which all entries of the cluster can be removed from Redis, once
+    /// nothing uses the cache any more.
     pub fn entries(&self) -> CachedEntries {
         CachedEntries {
             address: self.settings.address.clone(),
@@ -245,8 +272,8 @@ impl Cache {
         }
     }
 
-    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads
-    /// do the same; this is for a cluster without reads.
+    /// Starts a trial of Redis in the background if the pause of the circuit breaker is over. Reads
+    /// do the same; a cluster without reads needs this call.
     pub fn begin_due_trial(&self) {
         self.client.may_use();
     }

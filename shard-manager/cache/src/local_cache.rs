@@ -1,9 +1,11 @@
-//! In-process cache: the hottest entries, without a round trip to Redis.
+//! In-process cache: entries that are kept in the memory of this process, so that a hit needs no
+//! round trip to Redis.
 //!
-//! Entries found here are checked like entries found in Redis. The entries that are least useful
-//! per byte are evicted.
+//! Entries found here are checked like entries found in Redis. The size of the cache in bytes is
+//! limited; when it is full, rarely used entries are evicted.
 //!
-//! **Invariant:** an invalidation removes every entry of its key whose rows were read before it.
+//! **Invariant:** an invalidation of a key removes every entry of the key whose rows were read
+//! before the invalidation.
 //! **Not here:** the check whether an entry is new enough (`proof`).
 
 use std::sync::Arc;
@@ -17,21 +19,23 @@ use super::entry::Entry;
 
 /// Maximum number of entries of one key.
 const ENTRIES_OF_KEY_MAX: usize = 32;
-/// Approximate bytes of an entry beside its rows.
+/// Approximate memory of an entry without its rows, in bytes.
 const ENTRY_BYTES: usize = 256;
-/// Number of counters of invalidations; several keys share one.
+/// Number of invalidation counters. Several keys share one, so an invalidation of one key may also
+/// prevent that an entry of another is stored.
 const COUNTERS: usize = 1_024;
 
 /// All entries of one key.
 type OfKey = Arc<[([u8; 16], Arc<Entry>)]>;
 
-/// Entries in memory.
+/// Entries in the memory of this process.
 pub(super) struct LocalCache {
     entries: Cache<u128, OfKey, Bytes>,
     invalidations: Box<[AtomicU64]>,
 }
 
-/// Counter of invalidations at the beginning of a read.
+/// Value of a key's invalidation counter before a read. If it differs when the result is to be
+/// stored, the rows may be older than a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
@@ -46,7 +50,7 @@ impl Weighter<u128, OfKey> for Bytes {
 }
 
 impl LocalCache {
-    /// Creates a cache of this many bytes.
+    /// Creates a cache with a maximum size of this many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         let about = bytes / (2 * ENTRY_BYTES);
         Self {
@@ -61,12 +65,13 @@ impl LocalCache {
         found.map(|(_, entry)| Arc::clone(entry))
     }
 
-    /// Returns the mark to take before reading rows that are to be kept.
+    /// Returns the mark of a key, which must be taken before the rows are read that are to be
+    /// stored.
     pub(super) fn mark(&self, key_hash: u128) -> Mark {
         Mark(self.invalidations(key_hash).load(Ordering::SeqCst))
     }
 
-    /// Keeps an entry, unless its key was invalidated since the mark.
+    /// Stores an entry, unless its key was invalidated after the mark was taken.
     pub(super) fn keep(&self, name: &Name, mark: Mark, entry: Arc<Entry>) {
         let Name { key_hash, field, .. } = name;
         let known = self.entries.get(key_hash);
@@ -74,8 +79,8 @@ impl LocalCache {
         let others = others.filter(|(known, _)| known != field).take(ENTRIES_OF_KEY_MAX - 1);
         let of_key = std::iter::once((*field, entry)).chain(others.cloned()).collect();
         self.entries.insert(*key_hash, of_key);
-        // The check must follow the insertion: then a concurrent invalidation either removes the
-        // new entry, or has changed the counter.
+        // The check must follow the insertion: a concurrent invalidation first changes the counter
+        // and then removes the entries, so it either removes this entry or is noticed here.
         if self.mark(*key_hash) != mark {
             self.entries.remove(key_hash);
         }

@@ -1,8 +1,8 @@
-//! Proof: checks from the metadata of a cached answer that the answer is new enough for a reader.
+//! Proof: checks from the metadata of a cached result that the result is new enough for a reader.
 //!
-//! **Invariant:** an answer that passes is of the shard's timeline, is not older than the reader
-//! allows, and holds everything that the reader's session has seen. No other check applies,
-//! wherever the entry was found.
+//! **Invariant:** a result that passes belongs to the shard's current timeline, is not older than
+//! the reader allows, and contains every change that the reader's session has seen. The same check
+//! applies to entries in Redis and in the memory of the process.
 //! **Not here:** the encoding of the metadata (`entry`), the requirements of a read on its shard
 //! (`manager`).
 
@@ -10,35 +10,37 @@ use std::time::{Duration, Instant};
 
 use model::sabotage::{Mutation, is_on};
 
-/// Highest difference between the clocks of two routers. The age of an entry stored by another
-/// router counts as higher by this much, and an entry further in the future than this proves
-/// nothing. It equals the clock difference between nodes at which operators are warned.
+/// Maximum assumed difference between the clocks of two routers. It is added to the age of an entry
+/// that another router stored, and such an entry is not used if its time is further in the future
+/// than this. It equals the clock difference between nodes at which operators are warned.
 pub const CLOCK_ALLOWANCE: Duration = Duration::from_millis(500);
 
-/// Lower bound of how new the rows of a read are.
+/// Facts that prove how new the rows of a read are at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreshnessBound {
-    /// The timeline of the shard, the same at the beginning and at the end of the read.
+    /// Timeline of the shard, which was the same at the beginning and at the end of the read.
     pub timeline: u32,
-    /// Every change up to this position is in the rows; 0 if nothing is known.
+    /// Position up to which the rows contain every change; 0 if no position is known.
     pub min_position: u64,
     /// Moment at which the node that was read had every acknowledged change.
     pub as_of: Instant,
 }
 
-/// A moment, by the clock of its process and by the clock of its machine.
+/// Moment in time, by the monotonic clock of a process and by the system clock of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockReading {
-    /// The process that counted `own`.
+    /// Random id of the process whose clock `own` is.
     pub process: u64,
-    /// Microseconds since that process began, by a monotonic clock; negative for earlier moments.
+    /// Microseconds since the clock of that process was created, by a monotonic clock; negative for
+    /// earlier moments.
     pub own: i64,
-    /// Microseconds since 1970, by the clock of the machine.
+    /// Microseconds since 1970, by the system clock of the machine.
     pub wall: i64,
 }
 
 impl ClockReading {
-    /// Highest possible age at `now`; `None` if the moment is in the future.
+    /// Returns the highest possible age of this moment at the time `now`; `None` if the moment is
+    /// in the future, for another process by more than [`CLOCK_ALLOWANCE`].
     pub fn age(&self, now: &Self) -> Option<Duration> {
         if self.process == now.process {
             let age = now.own.checked_sub(self.own)?;
@@ -50,51 +52,53 @@ impl ClockReading {
     }
 }
 
-/// Earliest moment at which a new enough answer was current, by the clock of this process and by
-/// those of machines.
+/// Earliest moment at which a result must have been current to be new enough for a reader, by both
+/// clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CurrentSince {
-    /// The process to whose entries `own` applies; `wall` applies to the entries of all others.
+    /// Id of this process: `own` applies to its entries, and `wall` to the entries of all other
+    /// processes.
     pub(super) process: u64,
     pub(super) own: i64,
     pub(super) wall: i64,
 }
 
 impl CurrentSince {
-    /// Returns the bound for a reader that allows this age now.
+    /// Returns the earliest moment for a reader that allows this age at the time `now`.
     pub(super) fn of(now: &ClockReading, age_max: Duration) -> Self {
         let age = i64::try_from(age_max.as_micros()).unwrap_or(i64::MAX);
         let allowance = CLOCK_ALLOWANCE.as_micros() as i64;
-        // The script reads the times of entries as unsigned numbers, for which a bound below 0
-        // means the same as 0.
+        // The Redis script reads the times of entries as unsigned numbers, so a limit below 0 means
+        // the same as 0.
         let own = now.own.saturating_sub(age).max(0);
         let wall = now.wall.saturating_sub(age).saturating_add(allowance).max(0);
         Self { process: now.process, own, wall }
     }
 }
 
-/// Facts about an answer that prove how new it is.
+/// Facts that prove how new a result is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryMetadata {
-    /// The timeline of its shard.
+    /// Timeline of the shard that returned the result.
     pub timeline: u32,
-    /// Every change up to this position is in the answer.
+    /// Position up to which the result contains every change.
     pub min_position: u64,
-    /// No change after this position is in the answer: a session that received it has seen up to
-    /// here.
+    /// Position after which the result contains no change. A session that received the result
+    /// counts as having seen this position.
     pub seen: u64,
-    /// Moment at which it was current.
+    /// Moment at which the result was current.
     pub as_of: ClockReading,
 }
 
-/// Requirement of a reader on the age and content of an answer.
+/// Requirement of a reader on the age and the content of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreshnessRequirement {
-    /// The timeline of the shard, which holds what the reader's session has seen.
+    /// Current timeline of the shard. Its history contains everything that the reader's session has
+    /// seen.
     pub timeline: u32,
-    /// Position that the session has seen of the shard.
+    /// Position of the shard that the session has seen; `None` if it has seen none.
     pub seen: Option<u64>,
-    /// Highest age of the answer.
+    /// Maximum age of the result.
     pub age_max: Duration,
 }
 
@@ -121,8 +125,8 @@ mod tests {
     }
 
     proptest! {
-        /// Checks answers against a model of a shard in which each change has a number and a time.
-        /// A lagging node gives the answer, and a reader requests it later.
+        /// Compares the check with a model of a shard in which each change has a number and a time.
+        /// A lagging node returns the result, and a reader uses it later.
         #[test]
         fn a_proven_answer_is_never_older_than_allowed(
             times in prop::collection::vec(0_i64..10_000_000, 1..20),
@@ -147,7 +151,8 @@ mod tests {
                 if let Some(seen) = seen {
                     prop_assert!(seen <= applied as u64);
                 }
-                // Every change that was acknowledged longer ago than the bound is in the answer.
+                // The result contains every change that was acknowledged longer ago than the
+                // maximum age.
                 let owed = times.iter().filter(|time| **time < now - age_max as i64).count();
                 prop_assert!(owed <= applied, "{owed} of {times:?} at {now}, {applied} applied");
             }
@@ -163,7 +168,8 @@ mod tests {
             prop_assert!(!metadata(timeline, min_position, now).proves(&requirement, &now));
         }
 
-        /// The entries that the Redis script skips are those that the reader would refuse.
+        /// Checks that the Redis script treats as too old exactly the entries that the reader would
+        /// refuse as too old.
         #[test]
         fn the_script_and_the_reader_agree_on_what_is_too_old(
             age in -1_000_000_i64..3_000_000, age_max in 0_u64..2_000_000, foreign in any::<bool>(),

@@ -1,7 +1,9 @@
-//! Read path: answers a query from the cache, from a shared read, or from the shard.
+//! Read path: answers a query from the cache, from a shared read (one read of the shard for several
+//! concurrent readers), or from the shard.
 //!
-//! **Invariant:** a reader gets an answer only if it read the answer itself or the answer belongs
-//! to this query and proves new enough. A lease is requested before the shard is read.
+//! **Invariant:** a reader gets a result only if it read the result itself, or if the result
+//! belongs to its query and its metadata proves it new enough. A lease is requested before the
+//! shard is read.
 //! **Not here:** the removal of entries (`invalidation`).
 
 use std::sync::Arc;
@@ -25,29 +27,29 @@ use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::sabotage::{Mutation, is_on};
 
-/// Answer of the shard to a read.
+/// Result of a read of the shard.
 #[derive(Clone, Debug)]
 pub struct ShardAnswer {
     /// The rows.
     pub rows: Rows,
-    /// Position up to which the rows may show changes.
+    /// Latest position whose changes the rows may contain.
     pub position: Position,
-    /// Lower bound of how new the rows are; `None` if it is not known.
+    /// Facts that prove how new the rows are at least; `None` if nothing can be proven.
     pub freshness: Option<FreshnessBound>,
-    /// Source of the answer.
+    /// Cache, or role of the node, that returned the rows.
     pub served_by: ServedBy,
 }
 
-/// Answer to a read, from the cache or the shard.
+/// Result of a read, from the cache or the shard.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The rows.
     pub rows: Rows,
-    /// Position up to which the rows may show changes.
+    /// Latest position whose changes the rows may contain.
     pub position: Position,
-    /// Source of the answer.
+    /// Cache, or role of the node, that returned the rows.
     pub served_by: ServedBy,
-    /// Use of the cache by the read.
+    /// Cache hit, cache miss or bypass of the cache.
     pub cache: CacheUse,
 }
 
@@ -63,27 +65,27 @@ impl Answer {
     }
 }
 
-/// Highest number of requests for one lease: a second one follows if the entry that is found does
-/// not suit the reader.
+/// Maximum number of requests for one lease: a second request follows if Redis returns an entry
+/// that the reader cannot use.
 const LEASE_VISITS_MAX: usize = 2;
 
 /// Result of the lookup in Redis.
 enum Found {
     Enough(Entry),
-    /// Redis has an entry that is not new enough, with this tag; `None` if an earlier read showed
-    /// that the entry is too old.
+    /// Redis has an entry that is not new enough. The value is the tag of the entry; `None` if the
+    /// entry was not looked up, because an earlier read showed that it is too old.
     Stale(Option<[u8; 16]>),
-    /// Redis has no entry, or none is known.
+    /// Redis has no entry, or this router knows of none.
     Nothing,
-    /// Redis is not used for this read, or did not answer.
+    /// Redis is not used for this read, or did not respond.
     Away,
 }
 
-/// Decision for the leader of a shared read: fill, or use an existing entry.
+/// Decision for the leader of a shared read: read the shard, or use an existing entry.
 enum FillDecision {
-    /// The leader reads the shard, and fills the cache if it has a lease.
+    /// The leader reads the shard, and stores the result in Redis if it has a lease.
     Reader(Option<Lease>),
-    /// The entry of Redis is enough.
+    /// The entry in Redis is new enough.
     Served(Entry),
 }
 
@@ -96,35 +98,38 @@ struct Reading<'r> {
     began: Instant,
     /// Time until which the read waits for Redis.
     patient_until: Instant,
-    /// Mark to keep the answer in the in-process cache.
+    /// Mark that was taken before the read, needed to store the result in the in-process cache;
+    /// `None` without that cache.
     mark: Option<Mark>,
 }
 
 impl Cache {
-    /// Returns true if answers to this query can be cached.
+    /// Returns true if results of this query can be cached.
     pub fn keeps(&self, query: &ReadQuery) -> bool {
         cache_key::is_kept(query)
     }
 
-    /// Counts a read that must not be answered from the cache.
+    /// Counts a read that must not use the cache.
     pub fn bypass(&self) -> CacheUse {
         self.tally.count(Count::Bypass);
         CacheUse::Bypass
     }
 
-    /// Returns the highest age of an answer for a client that allows this staleness.
+    /// Returns the maximum age of a cached result for a client that allows this staleness.
+    /// `Duration::MAX` means that the client sets no limit.
     pub fn age_max(&self, staleness: Duration) -> Duration {
         let allowed = if staleness == Duration::MAX { self.settings.bound } else { staleness };
         allowed.min(self.settings.ttl)
     }
 
-    /// Answers a query about one key: from the cache if an entry is enough, or else from the shard.
+    /// Answers a query about one key: from the cache if an entry is new enough, and otherwise from
+    /// the shard.
     ///
     /// # Errors
-    /// Those of `read`, which is called at most once.
+    /// The error that `read` returned. `read` is called at most once.
     ///
-    /// Cancel safety: if the leader's future is dropped, a reader that waits for its answer reads
-    /// instead.
+    /// Cancel safety: if the future of the reader that leads a shared read is dropped, one of the
+    /// waiting readers reads the shard instead.
     pub async fn read<E>(
         self: &Arc<Self>,
         (about, query): (&About<'_>, &ReadQuery),
@@ -165,8 +170,8 @@ impl Cache {
                         }
                         return Ok(answer);
                     }
-                    // The entry of Redis was enough for the leader only: one of the others reads
-                    // for the rest.
+                    // The leader used an entry of Redis that is not new enough for this reader.
+                    // Readers that waited form one more shared read, which reads the shard.
                     if result.served_by == ServedBy::Cache && !is_second {
                         is_second = true;
                         continue;
@@ -174,9 +179,9 @@ impl Cache {
                     reading.missed(&found);
                     return Ok(Answer::fresh(read().await?));
                 }
-                // The read failed: the next reader leads.
+                // The read failed: one of the waiting readers leads the next shared read.
                 Ok(None) => {}
-                // The deadline has passed: the read of the shard returns the error.
+                // The deadline has passed: the read of the shard returns the corresponding error.
                 Err(_elapsed) => {
                     reading.missed(&found);
                     return Ok(Answer::fresh(read().await?));
@@ -185,7 +190,7 @@ impl Cache {
         }
     }
 
-    /// Returns the entry of the in-process cache, if it is enough.
+    /// Returns the entry of the in-process cache, if it is new enough.
     fn local_entry(&self, name: &Name, requirement: &FreshnessRequirement) -> Option<Entry> {
         let entry = self.local_cache.as_ref()?.get(name)?;
         entry.metadata.proves(requirement, &self.clock.now()).then(|| {
@@ -202,7 +207,8 @@ impl Cache {
         }
     }
 
-    /// Stores an entry; returns false if Redis rejected it, and `None` if the result is unknown.
+    /// Stores an entry in Redis. Returns false if Redis rejected it, and `None` if it is unknown
+    /// whether the entry was stored.
     async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
         let until = Instant::now() + UNWAITED_MAX;
         let ttl = self.jittered_ttl();
@@ -221,8 +227,8 @@ impl Cache {
         Some(filled)
     }
 
-    /// Returns the lifetime of an entry, varied so that entries of one moment do not expire
-    /// together.
+    /// Returns the lifetime of an entry, with a random deviation so that entries that were stored
+    /// at the same time do not expire at the same time.
     fn jittered_ttl(&self) -> Duration {
         let chance = uuid::Uuid::new_v4().as_u64_pair().1 as u32;
         let spread = f64::from(chance) / f64::from(u32::MAX);
@@ -231,16 +237,16 @@ impl Cache {
 }
 
 impl Reading<'_> {
-    /// Skips Redis because the query is too infrequent. A trial of the breaker that is due still
-    /// begins.
+    /// Skips Redis because the query is too infrequent. If a trial of the circuit breaker is due,
+    /// it is started nevertheless.
     fn pass_over(&self) -> Found {
         self.cache.client.may_use();
         self.cache.tally.count(Count::TooInfrequent);
         Found::Away
     }
 
-    /// Looks up the entry, if one is expected that is new enough. Otherwise the leader finds any
-    /// entry when it requests a lease.
+    /// Looks up the entry in Redis if this router knows of one that is new enough. Otherwise no
+    /// lookup is needed: the leader gets any usable entry when it requests the lease.
     async fn find(&self) -> Found {
         if !self.cache.client.may_use() {
             return Found::Away;
@@ -274,7 +280,7 @@ impl Reading<'_> {
             }
             Reply::WrongKind => Found::Nothing,
             Reply::Late => {
-                // The stored value may be the cause of the delay.
+                // The stored value may be the cause of the delay, for example because it is huge.
                 self.remove();
                 Found::Away
             }
@@ -282,7 +288,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Decodes an entry. Bytes that do not decode are foreign data and are removed.
+    /// Decodes an entry. Bytes that cannot be decoded were not stored by this cluster for this key,
+    /// and are removed.
     fn read_entry(&self, bytes: Vec<u8>) -> Option<Entry> {
         let Self { cache, name, question, .. } = self;
         let Some(entry) = Entry::decode(bytes, &name.entry_key(), &cache.secrets.entries) else {
@@ -310,12 +317,13 @@ impl Reading<'_> {
         self.cache.tally.count(if stale { Count::Stale } else { Count::Miss });
     }
 
-    /// Returns the reading of both clocks at the beginning of the read.
+    /// Returns the values of the monotonic and the system clock at the beginning of the read.
     fn clock(&self) -> ClockReading {
         self.cache.clock.moment(self.began)
     }
 
-    /// Reads for all readers of the shared read.
+    /// Reads the shard on behalf of all readers of the shared read, unless Redis has a usable
+    /// entry.
     async fn lead<E>(
         self,
         lead: LeadRead,
@@ -353,7 +361,7 @@ impl Reading<'_> {
         Ok(Answer::fresh(fresh))
     }
 
-    /// Requests the right to fill, or the entry that is stored already.
+    /// Requests the lease from Redis, which grants it or returns the entry that is already stored.
     async fn fill_decision(&self, found: &Found) -> FillDecision {
         let mut known = match found {
             Found::Away | Found::Enough(_) => return FillDecision::Reader(None),
@@ -371,8 +379,8 @@ impl Reading<'_> {
                 Some(entry) if entry.metadata.proves(self.requirement, &self.cache.clock.now()) => {
                     return FillDecision::Served(entry);
                 }
-                // The entry is new, but lacks what the reader's session has seen, or is of another
-                // timeline.
+                // The entry is not too old, but lacks changes that the reader's session has seen,
+                // or belongs to another timeline.
                 Some(_) => {}
                 None => break,
             }
@@ -380,9 +388,11 @@ impl Reading<'_> {
         FillDecision::Reader(None)
     }
 
-    /// Requests the lease, unless an entry that differs from the `known` one is new enough.
+    /// Requests the lease. Redis returns the stored entry instead if that is new enough and does
+    /// not have the tag `known`, which marks an entry that was already found insufficient.
     async fn lease(&self, known: Option<[u8; 16]>) -> Option<Leased> {
-        // A shared read that took long may have used up the time: Redis is not to blame for that.
+        // Waiting for a shared read may have used up the time. A timeout would then count as a
+        // failure of Redis, which has not caused it.
         if !self.cache.client.breaker.is_closed() || Instant::now() >= self.patient_until {
             return None;
         }
@@ -394,7 +404,7 @@ impl Reading<'_> {
     }
 
     /// Stores the result in the background, if that is allowed. The shared read can be joined until
-    /// then, so that later readers find the answer here or in Redis.
+    /// the result is stored, so that a later reader finds it either here or in Redis.
     fn keep(self, lead: LeadRead, lease: Option<Lease>, result: Arc<SharedResult>) {
         let Self { cache, name, question, mark, .. } = self;
         let unchecked = is_on(Mutation::CacheSetWithoutVersion);
@@ -423,7 +433,8 @@ impl Reading<'_> {
             let _in_the_air_until_here = (lead, permit);
             match cache.fill(&name, lease, &bytes).await {
                 Some(true) => cache.admission.record_entry(question, as_of),
-                // The key was written, or a better entry was stored: the next reader looks it up.
+                // The key was written, or a more complete entry is stored. The next reader looks it
+                // up in Redis.
                 Some(false) => {
                     cache.admission.record_entry(question, cache.clock.own(Instant::now()));
                 }
@@ -432,9 +443,9 @@ impl Reading<'_> {
         });
     }
 
-    /// Returns the answer of a shared read, if it is enough. A reader with `in_time` came before
-    /// the shared read began: if the primary answered, it gets what it would have read there
-    /// itself.
+    /// Returns the result of a shared read, if it is new enough for this reader. `in_time` is true
+    /// if this reader arrived before the shared read began. It then gets, if the primary served the
+    /// read, the same rows as if it had read there itself.
     fn answer_of(&self, result: &SharedResult, in_time: bool) -> Option<Answer> {
         let began = &self.clock();
         let SharedResult { entry, served_by } = result;
@@ -442,8 +453,8 @@ impl Reading<'_> {
         let is_own_read = in_time && *served_by == ServedBy::Primary;
         let holds =
             is_own_read || self.requirement.seen.is_none_or(|seen| seen <= metadata.min_position);
-        // Rows that are newer than the query are new enough for it, however long the shared read
-        // took.
+        // Rows that were current after this reader's request began are new enough for it, however
+        // long the shared read took.
         let as_of = metadata.as_of;
         let is_newer = as_of.process == began.process && as_of.own >= began.own;
         let is_new =

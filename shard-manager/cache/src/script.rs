@@ -1,7 +1,9 @@
-//! Scripts: the two steps of a fill that Redis executes atomically.
+//! Scripts: the two steps of storing an entry that Redis executes atomically, taking the lease and
+//! storing the entry (the fill).
 //!
-//! A lease is stored in the same hash as its entry, so that removing one removes the other. It is a
-//! token of 16 bytes and the time at which it ends, by the clock of Redis.
+//! A lease is the right to store one entry. It is stored in the same hash as its entry, so that
+//! removing the hash removes both. Its value is a token of 16 bytes and the time at which the lease
+//! ends, by the clock of Redis.
 //!
 //! **Invariant:** an entry is stored only by the holder of a lease that was granted before its rows
 //! were read.
@@ -17,13 +19,16 @@ use super::proof::CurrentSince;
 
 /// Duration of a lease.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
-/// Highest number of fields of one hash: entries and leases of one key.
+/// Maximum number of fields of one hash, which are the entries and the leases of one key. A new
+/// lease beyond it first removes the whole hash.
 const FIELDS_MAX: usize = 32;
 
-/// Returns the entry, or grants a lease if there is none, if its tag is the one that is known to be
-/// insufficient, or if it is too old. The offsets are those of the entry's trailer. The script
-/// checks only the age of an entry; the caller checks the rest. A lease that ends later than one
-/// granted now is invalid: the clock was set back, or another program wrote the lease.
+/// Returns the stored entry or grants a lease. The lease is granted if there is no entry, if the
+/// entry is too old, or if its tag is the one that the reader has already found insufficient; it is
+/// refused while another reader holds it. The offsets are positions in the entry's trailer. The
+/// script checks only the age of an entry; the calling function checks the rest. A stored lease
+/// that ends later than one granted now is invalid: the clock was set back, or another program
+/// wrote the lease.
 static ACQUIRE: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -55,8 +60,9 @@ return 1
     )
 });
 
-/// Stores an entry if its lease is still held, unless the stored entry is of the same timeline,
-/// more complete and not older. The offsets are those of the entry's trailer.
+/// Stores an entry if its lease is still held, unless the entry that is already stored belongs to
+/// the same timeline, has a higher `min_position` and is not older. The offsets are positions in
+/// the entry's trailer.
 static FILL: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -81,7 +87,7 @@ return 1
     )
 });
 
-/// Right to store an entry, as a random token.
+/// Right to store an entry, identified by a random token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease(pub(super) [u8; 16]);
 
@@ -92,11 +98,11 @@ pub(super) enum Leased {
     Granted(Lease),
     /// Another reader has the lease.
     Refused,
-    /// An entry is stored that the script does not find too old.
+    /// An entry is already stored, and the script has not found it too old. These are its bytes.
     Filled(Vec<u8>),
 }
 
-/// A script, which is called by its digest.
+/// Source text of a script, and the digest by which Redis calls it.
 struct Text {
     code: &'static str,
     digest: String,
@@ -108,7 +114,7 @@ impl Text {
     }
 }
 
-/// A command that runs a script, with the text of the script.
+/// Command that runs a script, with the source text to load if Redis does not have the script yet.
 pub(super) struct RedisStep {
     pub(super) cmd: Cmd,
     code: &'static str,
@@ -128,8 +134,8 @@ impl RedisStep {
         cmd
     }
 
-    /// Requests a lease. An entry with the `known` tag is not enough, nor is one older than
-    /// `oldest`.
+    /// Creates the command that requests a lease. Redis does not return an entry with the tag
+    /// `known` or one older than `oldest`, but grants the lease instead.
     pub(super) fn acquire(
         name: &Name,
         lease: Lease,
@@ -143,14 +149,15 @@ impl RedisStep {
         step
     }
 
-    /// Stores an entry unconditionally, which violates the guarantees on purpose.
+    /// Creates the command that stores an entry unconditionally. It violates the guarantees on
+    /// purpose, for a test that must detect this.
     pub(super) fn set(name: &Name, entry: &[u8]) -> Cmd {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&name.key).arg(&name.field).arg(entry);
         cmd
     }
 
-    /// Stores an entry under a lease.
+    /// Creates the command that stores an entry if this lease is still held.
     pub(super) fn fill(name: &Name, lease: Lease, entry: &[u8], ttl: Duration) -> Self {
         let mut step = Self::new(&FILL, name);
         step.cmd.arg(&lease.0).arg(entry).arg(ttl.as_millis() as u64);

@@ -1,11 +1,12 @@
 //! Shared read: one read of the shard answers all concurrent readers of the same query.
 //!
-//! The first reader leads and reads; the others wait. Each waiting reader checks that the result is
-//! new enough for it, like an entry of the cache. If a leader fails, or its client disconnects, the
-//! next reader leads.
+//! The first reader of a query is the leader, which reads the shard; the others, the followers,
+//! wait. Each follower checks whether the result is new enough for it, as it checks an entry of the
+//! cache. If the leader fails or its client disconnects, one of the followers becomes the leader of
+//! a new shared read.
 //!
-//! **Invariant:** at most one read of a query can be joined at a time.
-//! **Not here:** reading, and the age that a reader allows (`read_path`, `proof`).
+//! **Invariant:** at any time, at most one shared read of a query can be joined.
+//! **Not here:** the read itself, and the check of the result's age (`read_path`, `proof`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +19,13 @@ use super::cache_key::Name;
 use super::entry::Entry;
 use super::stats::ServedBy;
 
-/// Number of locks: readers of different keys seldom wait for each other.
+/// Number of parts of the table, each with its own lock, so that readers of different keys seldom
+/// wait for each other.
 const PARTS: usize = 32;
 
 type OpenReads = HashMap<u128, Vec<([u8; 16], Arc<SharedRead>)>>;
 
-/// Shared reads that can be joined, by the hash of their key and by their field.
+/// Shared reads that can be joined. They are found by the hash of the Redis key and by the field.
 #[derive(Default)]
 pub(super) struct SharedReads {
     parts: [Mutex<OpenReads>; PARTS],
@@ -32,10 +34,10 @@ pub(super) struct SharedReads {
 /// A read that several readers share.
 #[derive(Default)]
 pub(super) struct SharedRead {
-    /// Start of the read. Only a read that starts after a request is certain to see every write
-    /// before that request.
+    /// Moment at which the leader began to read the shard. A read that began after a request
+    /// arrived is certain to see every write that was acknowledged before the request.
     begun: OnceLock<Instant>,
-    /// True if rows of the key were written since the read began.
+    /// True if the key was invalidated because of a write since the shared read began.
     invalidated: AtomicBool,
     /// Result of the read; holds `None` if the read failed.
     result: OnceLock<Option<Arc<SharedResult>>>,
@@ -51,14 +53,15 @@ pub(super) struct SharedResult {
 
 /// Role of a reader in a shared read.
 pub(super) enum Participation {
-    /// The reader reads.
+    /// The reader is the leader and reads the shard.
     Leader(LeadRead),
-    /// The reader waits.
+    /// The reader waits for the result of this shared read.
     Follower(Arc<SharedRead>),
 }
 
-/// The leader's handle of a shared read. Dropping it ends the shared read: no reader joins any
-/// more, and without a result the read has failed.
+/// Handle with which the leader controls a shared read. Dropping it ends the shared read: no more
+/// readers can join it, and if no result was published, the followers learn that the read has
+/// failed.
 pub(super) struct LeadRead {
     shared_reads: Arc<SharedReads>,
     key_hash: u128,
@@ -79,7 +82,8 @@ impl SharedReads {
         Participation::Leader(LeadRead { shared_reads, key_hash, shared_read })
     }
 
-    /// Closes the shared reads of a key whose rows were written: later readers do not join them.
+    /// Closes the shared reads of a key whose rows were written, so that later readers do not join
+    /// them.
     pub(super) fn invalidate(&self, key_hash: u128) {
         let Some(gone) = self.part(key_hash).remove(&key_hash) else { return };
         gone.iter()
@@ -93,19 +97,20 @@ impl SharedReads {
 }
 
 impl SharedRead {
-    /// True if the read began at `then` or later.
+    /// Returns true if the leader began to read the shard at `then` or later.
     pub(super) fn began_after(&self, then: Instant) -> bool {
         self.begun.get().is_some_and(|begun| *begun >= then)
     }
 
     /// Waits for the result; returns `None` if the read failed.
     ///
-    /// Cancel safety: a dropped future loses nothing.
+    /// Cancel safety: dropping the future has no effect on the shared read.
     pub(super) async fn result(&self) -> Option<Arc<SharedResult>> {
         loop {
             let finished = self.finished.notified();
             tokio::pin!(finished);
-            // Registered before the check, so that a later notification is not missed.
+            // The task registers for the notification before it checks the result, so that it
+            // cannot miss a result that is published in between.
             finished.as_mut().enable();
             if let Some(result) = self.result.get() {
                 return result.clone();
@@ -116,13 +121,14 @@ impl SharedRead {
 }
 
 impl LeadRead {
-    /// Marks the start of the read.
+    /// Records that the leader now begins to read the shard.
     pub(super) fn begin(&self) {
-        // A leader starts one read only.
+        // Setting the start fails only if it is already set, and a leader begins one read only.
         let _ = self.shared_read.begun.set(Instant::now());
     }
 
-    /// Ends joining: readers for whom the result is not enough must not join this read again.
+    /// Closes the shared read to further readers. A reader that cannot use the result must not join
+    /// the same read again.
     pub(super) fn leave(&self) {
         let mut part = self.shared_reads.part(self.key_hash);
         if let Some(of_key) = part.get_mut(&self.key_hash) {
@@ -133,14 +139,16 @@ impl LeadRead {
         }
     }
 
-    /// Hands the result to the readers that wait, and to those that join until this is dropped.
+    /// Publishes the result to the readers that wait, and to those that join until this handle is
+    /// dropped.
     pub(super) fn publish(&self, result: Arc<SharedResult>) {
-        // Only the leader sends a result, and only once.
+        // Setting the result fails only if it is already set, and only the leader publishes one,
+        // once.
         let _ = self.shared_read.result.set(Some(result));
         self.shared_read.finished.notify_waiters();
     }
 
-    /// True if rows of the key were written since the read began.
+    /// True if the key was invalidated because of a write since the shared read began.
     pub(super) fn is_invalidated(&self) -> bool {
         self.shared_read.invalidated.load(Ordering::SeqCst)
     }
@@ -149,7 +157,8 @@ impl LeadRead {
 impl Drop for LeadRead {
     fn drop(&mut self) {
         self.leave();
-        // After the removal, so that a reader that learns of the failure does not join again.
+        // The failure is published after the removal, so that a reader that learns of it does not
+        // join this shared read again. A result that is already published stays.
         let _ = self.shared_read.result.set(None);
         self.shared_read.finished.notify_waiters();
     }

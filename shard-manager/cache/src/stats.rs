@@ -1,34 +1,35 @@
-//! Stats: counts of what the cache has done since the process began.
+//! Stats: state of the cache, and counts of its events since the process began.
 //!
 //! **Not here:** counting (`tally`), the state of Redis (`breaker`).
 
 use model::topology::Role;
 
-/// State of the cache, and counts since the process began.
+/// State of the cache, and counts of its events since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Reads that were answered from the cache, those of the in-process cache included.
+    /// Number of reads that were answered from the cache, including the in-process cache.
     pub hits: u64,
-    /// Reads that found no entry, could not use Redis, or are too infrequent for a lookup.
+    /// Number of reads for which no entry was found, including reads that did not use Redis.
     pub misses: u64,
-    /// Reads that found an entry, or knew of one, that was not new enough for them.
+    /// Number of reads for which an entry was found or known that was not new enough for them.
     pub stale: u64,
-    /// Reads that must not be answered from the cache.
+    /// Number of reads that must not be answered from the cache.
     pub bypass: u64,
-    /// Entries that were stored.
+    /// Number of entries that were stored in Redis.
     pub fills: u64,
-    /// Fills that were refused because the lease was lost or the stored entry is more complete.
+    /// Number of entries that were not stored because the lease was lost, the key was written
+    /// meanwhile, or a more complete entry is stored.
     pub rejected: u64,
-    /// Timeouts and wrong answers of Redis, stored values that are not entries, and invalidations
-    /// that were dropped.
+    /// Number of commands to Redis that failed, of stored values that are not valid entries, and of
+    /// invalidations that were dropped.
     pub errors: u64,
-    /// Keys whose entries were removed because of a write.
+    /// Number of invalidations of keys because of writes. A key counts once for each write.
     pub invalidations: u64,
-    /// Hits in the in-process cache, without Redis.
+    /// Number of hits in the in-process cache.
     pub local_hits: u64,
-    /// Reads that did not use Redis because their query is too infrequent.
+    /// Number of reads that did not use Redis because their query is too infrequent.
     pub too_infrequent: u64,
-    /// State of the breaker in front of Redis.
+    /// State of the circuit breaker in front of Redis.
     pub breaker: BreakerState,
 }
 
@@ -38,14 +39,15 @@ pub enum BreakerState {
     /// Redis is used.
     #[default]
     Closed,
-    /// A trial is under way.
+    /// A trial is running: Redis is not used yet, and a test command is sent to it in the
+    /// background.
     HalfOpen,
     /// Redis is not used, because it failed or was too slow.
     Open,
 }
 
 impl BreakerState {
-    /// Name in `GET /api/health`.
+    /// Returns the name in `GET /api/health`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -55,7 +57,7 @@ impl BreakerState {
     }
 }
 
-/// Use of the cache by a read.
+/// Outcome of a read for the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
     /// The read was answered from the cache.
@@ -67,7 +69,7 @@ pub enum CacheUse {
 }
 
 impl CacheUse {
-    /// Name in `x-cache`.
+    /// Returns the value of the response header `x-cache`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -77,10 +79,10 @@ impl CacheUse {
     }
 }
 
-/// Source of an answer.
+/// Node role or cache that served a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServedBy {
-    /// The primary of the shard; for several shards, at least one primary.
+    /// The primary of the shard; for a read of several shards, at least one primary.
     Primary,
     /// Replicas only.
     Replica,
@@ -89,7 +91,7 @@ pub enum ServedBy {
 }
 
 impl ServedBy {
-    /// Name in `x-served-by`.
+    /// Returns the value of the response header `x-served-by`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => Role::Primary.name(),
@@ -98,7 +100,7 @@ impl ServedBy {
         }
     }
 
-    /// Returns the role of the node; `None` if the answer came from the cache.
+    /// Returns the role of the node that served the read; `None` if the cache served it.
     pub fn role(self) -> Option<Role> {
         match self {
             Self::Primary => Some(Role::Primary),

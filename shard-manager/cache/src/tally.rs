@@ -1,7 +1,7 @@
-//! Tally: counters of the cache, cheap to update.
+//! Tally: counters of the cache's events, which many threads can update at low cost.
 //!
-//! Each thread counts in a stripe that it shares with few others, so that threads seldom contend
-//! for the same cache line.
+//! The counters exist several times, in stripes. Each thread counts in one stripe, which it shares
+//! with few others, so that threads seldom contend for the same cache line of the processor.
 //!
 //! **Not here:** the events that are counted (`cache`).
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const STRIPES: usize = 16;
 
-/// Counted events.
+/// Kind of event that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
     Hit,
@@ -31,7 +31,7 @@ const COUNTS: usize = Count::TooInfrequent as usize + 1;
 #[repr(align(128))]
 struct Stripe([AtomicU64; COUNTS]);
 
-/// The counts.
+/// Counters of all kinds of events.
 #[derive(Default)]
 pub(super) struct Tally([Stripe; STRIPES]);
 
@@ -50,17 +50,17 @@ fn own() -> usize {
 }
 
 impl Tally {
-    /// Counts one event.
+    /// Counts one event of this kind.
     pub(super) fn count(&self, what: Count) {
         self.add(what, 1);
     }
 
-    /// Counts several events.
+    /// Counts several events of this kind.
     pub(super) fn add(&self, what: Count, more: u64) {
         self.0[own()].0[what as usize].fetch_add(more, Ordering::Relaxed);
     }
 
-    /// Returns the count so far.
+    /// Returns the number of events of this kind since the process began.
     pub(super) fn of(&self, what: Count) -> u64 {
         self.0.iter().map(|stripe| stripe.0[what as usize].load(Ordering::Relaxed)).sum()
     }

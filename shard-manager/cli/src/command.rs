@@ -1,9 +1,10 @@
-//! Commands of the operator, and their exit codes.
+//! Commands: the subcommands of `shard-manager`, and their exit codes.
 //!
-//! **Invariant:** exit code 0 means success, 1 that a check found a fault or the reader of the
-//! results closed its end, 2 that the command could not be carried out: wrong use, or an
-//! unreachable cluster.
-//! **Not here:** the work itself (the library), the output (`terminal`).
+//! **Invariant:** exit code 0 means success; 1 means that the command found a fault, that work such
+//! as a move did not succeed, or that the reader of the output closed the pipe; 2 means that the
+//! command could not be carried out, for example because of wrong arguments or an unreachable
+//! cluster.
+//! **Not here:** the work itself (the crates that the commands call), the output (`terminal`).
 
 mod access;
 mod atomic_file;
@@ -73,11 +74,12 @@ pub(crate) struct DataDirArgs {
 }
 
 impl DataDirArgs {
-    /// Returns the data directory of the flag, else of the variable, else the default one.
+    /// Returns the data directory that the flag names, or else the environment variable, or else
+    /// the default one.
     ///
     /// # Errors
-    /// Fails with this remedy if there is no flag and variables name servers: a command that is
-    /// meant for the servers would act on files.
+    /// Fails if there is no flag and an environment variable names servers, because a command that
+    /// is meant for the servers would then act on files. The message ends with `remedy`.
     pub(crate) fn dir(&self, remedy: &str) -> Result<PathBuf, CommandError> {
         if let Some(dir) = &self.data_dir {
             return Ok(dir.clone());
@@ -105,21 +107,21 @@ pub(crate) struct ClusterSource {
 }
 
 impl ClusterSource {
-    /// Returns the router, if one is named.
+    /// Returns the address of the router, if `--url` is given.
     pub(crate) fn router(&self) -> Option<RouterAddress> {
         let key_file = self.key_file.clone();
         self.url.clone().map(|url| RouterAddress { url, key_file })
     }
 
-    /// Returns the data directory, for a command without a router.
+    /// Returns the data directory, for a command without `--url`.
     ///
     /// # Errors
-    /// Those of [`DataDirArgs::dir`].
+    /// The errors of [`DataDirArgs::dir`].
     pub(crate) fn data_dir(&self) -> Result<PathBuf, CommandError> {
         self.place.dir("name their router with --url, or files with --data-dir")
     }
 
-    /// Returns the flags that name the cluster, for a command that continues this one.
+    /// Returns the flags that name the cluster, for a follow-up command that a message suggests.
     pub(crate) fn flags(&self) -> PlaceFlags {
         match (self.router(), &self.place.data_dir) {
             (Some(address), _) => PlaceFlags::of_router(&address),
@@ -143,18 +145,19 @@ pub(crate) struct Destination {
     data_dir: Option<PathBuf>,
 }
 
-/// Program that stores rows.
+/// Way in which a command stores rows.
 #[derive(Debug)]
 pub(crate) enum Store {
-    /// The router at this address.
+    /// The router at this address stores the rows.
     Router(RouterAddress),
-    /// Embedded files, opened by this command in this data directory.
+    /// The command itself opens the files in this data directory and stores the rows.
     Files(PathBuf),
 }
 
 impl Destination {
-    /// Returns the destination of the flags, else of the environment. The environment is read here,
-    /// because the parser could not distinguish the two and would report a conflict.
+    /// Returns the destination that the flags name, or else the environment variable, or else the
+    /// default router. The variable is read here and not by the argument parser, which would treat
+    /// it like `--data-dir` and report a conflict with `--url`.
     pub(crate) fn store(&self) -> Store {
         let at = |url: &str| {
             let (url, key_file) = (url.to_owned(), self.key_file.clone());
@@ -236,11 +239,11 @@ enum Command {
 /// Reason why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum CommandError {
-    /// The check found a fault, which was shown.
+    /// The command found a fault, or work such as a move did not succeed. Exit code 1.
     Found(String),
-    /// The command could not be carried out.
+    /// The command could not be carried out. Exit code 2.
     Refused(String),
-    /// The reader of the results closed its end: nothing to report.
+    /// The reader of the output closed the pipe. Nothing is reported. Exit code 1.
     Unread,
 }
 
@@ -250,7 +253,8 @@ impl From<OpenError> for CommandError {
     }
 }
 
-/// A closed pipe (`| head`) is not an error; any other failure loses results.
+/// A closed pipe (`| head`) is not reported as an error, because the reader wanted no more; any
+/// other failure is, because results are lost.
 impl From<Unwritten> for CommandError {
     fn from(Unwritten(error): Unwritten) -> Self {
         if error.kind() == ErrorKind::BrokenPipe {
@@ -269,7 +273,8 @@ impl fmt::Display for CommandError {
     }
 }
 
-/// Prints the requested help, or one line about a wrong command line.
+/// Prints the help if it was requested or a subcommand is missing, and otherwise one line about the
+/// error in the arguments.
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let is_help = error.kind() == Mistake::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -279,14 +284,14 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
                 say(format_args!("error: {unwritten}"));
                 ExitCode::from(2)
             }
-            // A closed pipe is not a reason to fail.
+            // A closed pipe does not change the exit code.
             Ok(()) | Err(_) => ExitCode::from(if is_help { 2 } else { 0 }),
         };
     }
     let said = text.split("\n\nUsage:").next().unwrap_or(&text);
     let said = said.split("\n\nFor more information").next().unwrap_or(said);
     let said = said.replace("\n\n  tip: ", "; ");
-    // Replaces the wording of the standard library's parser.
+    // The standard library reports a malformed number in these words.
     let said = said.replace("invalid digit found in string", "it is not a number");
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     let arguments = std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok());
@@ -295,7 +300,8 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Returns the command that these arguments name, without its options.
+/// Returns the program and subcommands that these arguments name, without flags, such as
+/// `shard-manager placement show`.
 fn command_of(arguments: impl Iterator<Item = String>) -> String {
     let mut command = CommandLine::command();
     let mut names = vec![command.get_name().to_owned()];
@@ -380,7 +386,7 @@ mod tests {
         assert!(checked > 20, "{checked} commands");
     }
 
-    /// Longer lines would wrap in a terminal of 100 columns.
+    /// A terminal of 100 columns would wrap longer lines.
     #[test]
     fn the_help_of_every_command_is_written_for_a_hundred_columns() {
         let mut commands = vec![CommandLine::command()];

@@ -1,6 +1,7 @@
-//! Command line of the operator: inspects, checks, fills, exports and backs up a cluster.
+//! Command line: the commands by which an operator inspects, checks, fills, exports and backs up a
+//! cluster.
 //!
-//! **Not here:** the program (`shard-manager`), serving a cluster (`cluster`).
+//! **Not here:** the `main` function (`shard-manager`), serving a cluster (`cluster`).
 #![forbid(unsafe_code)]
 
 mod command;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Runs the command of this process's arguments, and returns its exit code.
+/// Runs the command that the arguments of this process name, and returns its exit code.
 pub fn run() -> ExitCode {
     match command::CommandLine::try_parse() {
         Ok(line) => command::run(line),

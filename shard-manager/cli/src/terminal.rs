@@ -2,8 +2,8 @@
 //!
 //! Results go to standard output, messages to standard error, so that results can be piped.
 //!
-//! **Invariant:** with `--json`, standard output holds one JSON document per command and nothing
-//! else; a command whose result cannot be written fails.
+//! **Invariant:** with `--json`, every command except `completions` writes one JSON document to
+//! standard output and nothing else; a command whose result cannot be written fails.
 //! **Not here:** the results (`command`).
 
 use std::fmt::{self, Display};
@@ -16,7 +16,7 @@ use indicatif::{
 };
 use serde::Serialize;
 
-/// Error of writing results to standard output.
+/// Error that prevented results from being written to standard output.
 #[derive(Debug)]
 pub(crate) struct Unwritten(pub(crate) io::Error);
 
@@ -31,7 +31,7 @@ pub(crate) fn print(text: &[u8]) -> Result<(), Unwritten> {
     out.write_all(text).and_then(|()| out.flush()).map_err(Unwritten)
 }
 
-/// Destination of a command's results.
+/// Output of a command: results on standard output, progress bars on standard error.
 #[derive(Clone, Debug)]
 pub(crate) struct Terminal {
     json: bool,
@@ -40,7 +40,8 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Creates the output of this process; with `json`, results are JSON documents.
+    /// Creates the output of this process. If `json` is true, results are JSON documents and there
+    /// are no progress bars.
     pub(crate) fn new(json: bool) -> Self {
         let watched = std::io::stderr().is_terminal() && !json;
         let target =
@@ -54,7 +55,7 @@ impl Terminal {
         self.json
     }
 
-    /// Shows a result: `document` to programs, `text` to people.
+    /// Prints a result: `document` as JSON with `--json`, otherwise the result of `text`.
     pub(crate) fn show(
         &self,
         document: &impl Serialize,
@@ -71,10 +72,11 @@ impl Terminal {
         print(shown.as_bytes())
     }
 
-    /// Formats a table: aligned and ruled on a terminal, else one line per row with tabs.
+    /// Formats a table: with aligned columns if standard output is a terminal, otherwise as one
+    /// line per row with tabs between the cells.
     pub(crate) fn table(&self, heads: &[&str], rows: &[Vec<String>]) -> String {
         if !self.is_interactive {
-            // Columns without a name are decoration for a terminal.
+            // Columns without a name hold bars, which are meant for a terminal only.
             let line = |cells: &mut dyn Iterator<Item = &str>| {
                 let named = heads.iter().zip(cells).filter(|(head, _)| !head.is_empty());
                 named.map(|(_, cell)| cell).collect::<Vec<_>>().join("\t")
@@ -85,7 +87,7 @@ impl Terminal {
         }
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        // Rows are short: a rule after each would hide them.
+        // Rows are one line high, so a rule after each would make the table harder to read.
         table.remove_style(TableComponent::HorizontalLines);
         table.remove_style(TableComponent::MiddleIntersections);
         table.remove_style(TableComponent::LeftBorderIntersections);
@@ -102,7 +104,8 @@ impl Terminal {
         table.to_string()
     }
 
-    /// Formats a bar of up to `width` characters for a share of 0 to 1; empty unless on a terminal.
+    /// Formats a share from 0 to 1 as a bar of up to `width` characters; returns an empty string if
+    /// standard output is not a terminal.
     pub(crate) fn bar(&self, share: f64, width: usize) -> String {
         if !self.is_interactive {
             return String::new();
@@ -111,7 +114,8 @@ impl Terminal {
         "█".repeat(signs)
     }
 
-    /// Adds a bar of steps towards `total`, with a message; hidden unless on a terminal.
+    /// Adds a progress bar with `total` steps and a message; it is hidden if standard error is not
+    /// a terminal.
     pub(crate) fn steps(&self, name: &str, total: u64) -> ProgressBar {
         let style = ProgressStyle::with_template("{prefix:>10} {bar:20} {msg}");
         let bar = self.bars.add(ProgressBar::new(total));
@@ -120,23 +124,27 @@ impl Terminal {
         bar
     }
 
-    /// Hides the bars while `write` writes lines, so that no remains of bars are between the lines.
+    /// Hides the bars while `write` writes lines, so that no fragments of bars remain between the
+    /// lines.
     pub(crate) fn above_bars(&self, write: impl FnOnce()) {
         self.bars.suspend(write);
     }
 
-    /// Returns true if progress is reported by lines: there is no bar, and results are not JSON.
+    /// Returns true if progress is to be reported as lines, because bars are hidden and results are
+    /// not JSON.
     pub(crate) fn has_lines(&self) -> bool {
         !self.json && self.bars.is_hidden()
     }
 
-    /// Adds a progress bar towards `total`; hidden unless on a terminal.
+    /// Adds a progress bar for `total` units with their rate and the time left; it is hidden if
+    /// standard error is not a terminal.
     pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
         let style =
             "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {left:>12} {msg}";
         let style =
             ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-        // The width of `per_sec` would also be the number of its decimals.
+        // The built-in key `per_sec` is not used, because it takes the width of its column as the
+        // number of decimals, too.
         let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
             let _ = out.write_str(&rate(state.per_sec()));
         });
@@ -150,7 +158,7 @@ impl Terminal {
     }
 }
 
-/// Formats a rate in whole rows: decimals change too fast to be read.
+/// Formats a rate per second without decimals, which would change too fast to be read.
 fn rate(per_second: f64) -> String {
     format!("{}/s", HumanCount(per_second.round() as u64))
 }

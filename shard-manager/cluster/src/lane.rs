@@ -1,17 +1,20 @@
-//! Lane: the queue of writes to a shard's primary, where waiting writes become one transaction.
+//! Lane: a queue of writes to a shard's primary, in which waiting writes become one transaction.
 //!
-//! A bounded queue and a loop: take everything that waits, apply it in one durable transaction,
-//! answer each operation. The loop is a thread if the writer blocks, and a task if it waits for a
-//! server. Nothing waits for a timer: while one batch is committed, the next one gathers, so that
-//! all waiting writes share the cost of a sync (group commit, as in "Implementation Techniques for
-//! Main Memory Database Systems", DeWitt et al. 1984).
+//! A lane consists of a bounded queue and a loop. The loop takes the waiting operations, as many as
+//! fit into one batch, applies them in one durable transaction, and sends each operation its
+//! result. The loop has its own thread if the engine's writer blocks, and is an async task if the
+//! writer waits for a server. No write waits for a timer: while one batch is being committed, the
+//! next one accumulates in the queue, so all writes of a batch share the cost of one sync to disk
+//! (group commit, as in "Implementation Techniques for Main Memory Database Systems", DeWitt et al.
+//! 1984).
 //!
-//! If operations of several tenants wait, and more than one batch, batches are filled in turns of
-//! the tenants by [`engine::fair_channel`].
+//! If operations of several tenants wait and they exceed one batch, [`engine::fair_channel`] fills
+//! the batches from the tenants in turn.
 //!
-//! **Invariant:** one batch is in flight; operations of one tenant on the same slots are applied in
-//! the order of their arrival; an operation is answered after its transaction is durable, and is
-//! never taken after its deadline.
+//! **Invariant:** at most one batch is in flight. Operations of one tenant on the same slots are
+//! applied in the order in which they arrived. The result of an operation is sent only after its
+//! transaction is durable. An operation is never taken from the queue for execution after its
+//! deadline.
 //! **Not here:** SQL (the engines), routing (`manager`).
 
 mod lanes;
@@ -43,19 +46,20 @@ use solo::SoloOperation;
 use tally::Tally;
 use worker::Worker;
 
-/// Highest number of queued operations. More would only wait past their deadlines.
+/// Maximum number of queued operations. With more, the last ones would wait until their deadlines
+/// had passed.
 const QUEUE_MAX: usize = 4_096;
-/// Highest size of all queued rows, so that large rows cannot fill memory.
+/// Maximum size in bytes of all queued rows together, so that large rows cannot exhaust memory.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// Highest number of operations in one transaction: enough that each one's share of the sync is
-/// small, few enough for short transactions.
+/// Maximum number of operations in one transaction: large enough that each operation bears only a
+/// small part of the cost of a sync, and small enough that transactions stay short.
 const BATCH_OPERATIONS_MAX: usize = 512;
-/// Highest size of the rows in one transaction.
+/// Maximum size in bytes of the rows in one transaction. The last operation may exceed it.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Longest wait for a lane's task to end after it was stopped.
+/// Longest wait for a lane's task to end after the lane was stopped.
 const END_MAX: Duration = Duration::from_secs(30);
-/// Interval at which an operation that waits for room tries a full queue again. A full queue takes
-/// much longer to empty.
+/// Interval at which an operation that waits for room in a full queue tries again. It takes much
+/// longer than this to empty a full queue.
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// A queue of writes and the loop that applies them.
@@ -68,11 +72,11 @@ pub struct Lane {
     end: Mutex<Option<End>>,
 }
 
-/// State that the loop shares with the sender of the queue.
+/// State that the loop shares with the sending side of the queue.
 #[derive(Debug, Default)]
 struct State {
     shard: String,
-    /// True while no node accepts writes: queued operations wait for one.
+    /// True while no node accepts writes and queued operations wait for one that does.
     waits: AtomicBool,
     /// True once the lane stops: queued operations no longer wait for a node.
     stops: AtomicBool,
@@ -82,7 +86,7 @@ struct State {
     pulse: Pulse,
 }
 
-/// Handle to wait for the end of a lane.
+/// Handle with which `Lane::stop` waits until the loop has ended.
 enum End {
     Thread(JoinHandle<()>),
     /// Channel without messages, which closes when the task or its runtime ends.
@@ -91,10 +95,10 @@ enum End {
 
 enum Message {
     Operation(Operation),
-    /// Change of the tables or slots, applied alone, after all earlier and before all later
-    /// operations.
+    /// Change of the tables, of the slots or of a move. It is applied alone, after all operations
+    /// that were queued earlier and before all that are queued later.
     Solo(SoloOperation),
-    /// Probe: waits its turn like a write and changes nothing.
+    /// Check of the loop's progress, which waits its turn like a write and changes nothing.
     Probe(Probe),
     Stop,
 }
@@ -134,8 +138,8 @@ pub struct Applied {
     pub position: Position,
     /// Time in the queue and in the transaction.
     pub times: LaneTimes,
-    /// The request, if the shard refused the slot of one of its rows: the caller may send such rows
-    /// again.
+    /// The request, returned if the shard refused the slot of one of its rows, so that the refused
+    /// rows can be sent again.
     pub refused: Option<Box<WriteRequest>>,
 }
 
@@ -149,7 +153,7 @@ pub struct LaneTimes {
 }
 
 impl LaneTimes {
-    /// Returns the sums for two operations, one after the other.
+    /// Returns the total times of two operations, one of which ran after the other.
     #[must_use]
     pub fn and_then(self, next: Self) -> Self {
         Self { queue: self.queue + next.queue, database: self.database + next.database }
@@ -171,8 +175,8 @@ pub struct LaneFailure {
     pub outcome: Outcome,
 }
 
-/// Decision about a queued operation: it is executed by the lane or abandoned by the client,
-/// whichever decides first.
+/// Decision about a queued operation: either the lane takes it for execution or its client abandons
+/// it, whichever happens first.
 #[derive(Debug, Default)]
 struct Claim(AtomicU8);
 
@@ -189,11 +193,12 @@ impl Claim {
     /// may abandon it again.
     fn put_back(&self) {
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
-        // Only the lane changes what it has taken.
+        // This succeeds for every operation that was taken: only the lane changes its state.
         let _ = self.0.compare_exchange(TAKEN, WAITING, set, seen);
     }
 
-    /// Abandons the operation for its client: if it was not taken yet, it never will be.
+    /// Abandons the operation for its client. If the lane has not taken it yet, the lane never
+    /// will, so the operation is rejected; otherwise its outcome is unknown.
     fn give_up(&self, error: Error) -> LaneFailure {
         let outcome = if self.decide(ABANDONED) { Outcome::Rejected } else { Outcome::Unknown };
         LaneFailure { error, outcome }
@@ -201,10 +206,11 @@ impl Claim {
 }
 
 impl Lane {
-    /// Starts a lane with this writer: a thread, or a task on the runtime of its handle.
+    /// Starts a lane with this writer: on a new thread, or as a task on the runtime that comes with
+    /// the writer.
     ///
     /// # Errors
-    /// The error of the system, if no thread can be started.
+    /// The error of the operating system if no thread can be started.
     pub fn start(shard: &str, writer: WriterKind, controls: LaneControls) -> std::io::Result<Self> {
         let (queue, waiting) = fair_channel::channel(FairLimits {
             operations: QUEUE_MAX,
@@ -240,7 +246,8 @@ impl Lane {
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
     ///
-    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    /// Cancel safety: dropping the future does not cancel a queued operation: it is still applied,
+    /// unless its deadline passes first, or it is dropped while no node accepts writes.
     ///
     /// # Errors
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
@@ -282,8 +289,8 @@ impl Lane {
         self.state.waits.load(Ordering::SeqCst)
     }
 
-    /// Queues an operation. With `waits_for_room` it waits until a full queue has room for its
-    /// tenant, but not past its deadline.
+    /// Queues an operation. If its request sets `waits_for_room`, waits until a full queue has room
+    /// for its tenant, but not past the deadline of the operation.
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
@@ -301,7 +308,7 @@ impl Lane {
         }
     }
 
-    /// Queues an operation; returns it with the reason if the queue does not accept it.
+    /// Queues an operation. If the queue does not accept the operation, returns it with the reason.
     fn try_enqueue(&self, operation: Operation) -> Option<(Operation, Error)> {
         let full = || Error::QueueFull { shard: self.shard.clone() };
         let bytes = operation.bytes;
@@ -335,12 +342,13 @@ impl Lane {
         !self.queue.is_closed()
     }
 
-    /// Returns the interface for solo changes.
+    /// Returns the interface for changes that are applied alone.
     pub fn solo(&self) -> SoloChanges<'_> {
         SoloChanges(self)
     }
 
-    /// Applies what is queued, closes the writer and ends the loop. Blocks.
+    /// Lets the loop apply the queued operations, close the writer and end. Blocks until then; if
+    /// the loop is a task, at most for `END_MAX` after the queue has accepted the stop message.
     pub fn stop(&self) {
         let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
         self.controls.fault_injector.set(NodeFault::default());
@@ -349,7 +357,7 @@ impl Lane {
             std::thread::sleep(ROOM_LOOK);
         }
         match end {
-            // An error means that the loop has already ended.
+            // Errors are ignored: they mean that the loop has ended, or that `END_MAX` has passed.
             End::Thread(thread) => drop(thread.join()),
             End::Task(ended) => drop(ended.recv_timeout(END_MAX)),
         }

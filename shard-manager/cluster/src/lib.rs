@@ -1,10 +1,10 @@
-//! Cluster: the open cluster, from a request to the node of the shard that answers it.
+//! Cluster: an open cluster, which sends each request to a node of the shard that has its rows.
 //!
-//! A manager has one [`shard::Shard`] per shard, which writes through the [`lane::Lanes`] of its
-//! primary and reads from its replicas and its primary.
+//! The manager of a cluster has one [`shard::Shard`] for each shard. A shard writes through the
+//! write queues of its primary ([`lane::Lanes`]), and reads from its replicas and its primary.
 //!
-//! **Invariant:** nothing here depends on one engine: nodes are reached by the traits of
-//! [`engine`].
+//! **Invariant:** nothing here depends on a particular engine: nodes are reached only through the
+//! traits of [`engine`].
 //! **Not here:** opening a cluster (`assembly`), HTTP, SQL.
 #![forbid(unsafe_code)]
 

@@ -2,17 +2,19 @@
 //!
 //! The interfaces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Indexes`] for
 //! their indexes, [`Sessions`] for session tokens, [`Status`] for health and sizes, [`Access`] for
-//! keys and roles, [`Shards`] for the list of shards, [`Slots`] for fences, [`Moves`] and
-//! [`Rebalances`] for slots that change hands, [`Nodes`] for the nodes of an engine that
+//! keys and roles, [`Shards`] for the list of shards, [`Slots`] for fences of slots, [`Moves`] and
+//! [`Rebalances`] for slots that move between shards, [`Nodes`] for the nodes of an engine that
 //! distributes rows itself, [`Faults`] for injected faults. Only [`Backups`] has state of its own,
-//! and is opened once. Each request uses one snapshot of the shard map and one of the registry.
+//! and is opened once. Each request uses one snapshot of the shard map and one of the table
+//! registry.
 //!
-//! The interfaces that return rows or names of tables take the [`Rights`] of the caller: code that
-//! forgets them does not compile. Work of the system passes [`Rights::ALL`].
+//! The interfaces that return rows or names of tables take the [`Rights`] of the API client as an
+//! argument, so code that forgets them does not compile. Internal work passes [`Rights::ALL`].
 //!
-//! **Invariant:** a success means durable on the primary that the receipt names. A row or the name
-//! of a table is returned only as far as the rights of the interface permit.
-//! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
+//! **Invariant:** a write that is reported as successful is durable on the primary of the shard
+//! that the receipt names. A row or the name of a table is returned only if the rights that were
+//! passed permit it.
+//! **Not here:** HTTP, metrics (the calling code records the receipt), SQL.
 
 mod access_control;
 mod backups;
@@ -101,51 +103,53 @@ pub use visible_tables::{check_key, partition_columns};
 pub struct Manager {
     map: Arc<PublishedMap>,
     registry: Arc<ArcSwap<Registry>>,
-    /// Held while the tables change.
+    /// Lock that is held while the tables change.
     schema_turn: Arc<tokio::sync::Mutex<()>>,
-    /// The open shards. The list is replaced before the map names a new one.
+    /// The open shards. A new shard is added to the list before the map names it.
     shards: ArcSwap<ShardList>,
-    /// Held while the list is replaced.
+    /// Lock that is held while the list of open shards is replaced.
     shards_turn: Mutex<()>,
-    /// Held while a shard is opened and added to the list.
+    /// Lock that is held while a shard is opened and added to the list.
     opening: tokio::sync::Mutex<()>,
-    /// Shards that are to join.
+    /// Orders to let shards join.
     joins: JoinOrders,
-    /// Announcements of moves and of orders for them, inside this process.
+    /// Announcements of moves and of orders for moves, inside this process.
     move_announcements: MoveAnnouncements,
-    /// Moves that are known here.
+    /// Moves as this process last read them from the catalog, and counts of its work for moves.
     move_status: MoveStatus,
-    /// Rebalance that is known here.
+    /// Latest rebalance, as far as this process knows it.
     rebalance_status: RebalanceStatus,
-    /// Indexes that are known here.
+    /// Indexes as this process last read them from the catalog.
     index_status: ArcSwap<Vec<IndexRecord>>,
-    /// Part of the process that counts requests.
+    /// Part of the process that counts requests, from which rebalances by load are planned.
     load_source: OnceLock<Arc<dyn LoadSource>>,
     token_key: TokenKey,
-    /// Dropped after the shards.
+    /// Backend of the engine. It is dropped after the shards.
     backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
     /// Routes slots to shards.
     router: SlotRouter,
     /// Writes that wait until a shard accepts their slots.
     parked: ParkedWrites,
-    /// Memory of the rows of running reads of several shards.
+    /// Limit on the memory for the rows of running reads of several shards.
     scatter_budget: ScatterBudget,
-    /// Slots that the last complete answers to a read of all shards have shown, for each table
-    /// group.
+    /// For each table group, the slots that each shard showed in the last complete read of all
+    /// shards.
     coverage: [KnownCoverage; GROUPS_MAX],
 }
 
 /// Options of a request for rows.
 #[derive(Clone, Debug)]
 pub struct RequestOptions {
-    /// Number of nodes that must have a write, or the changes that a read must observe.
+    /// Consistency level, which determines how many nodes must have a write and which changes a
+    /// read must observe.
     pub level: Level,
     /// Positions that the client has seen.
     pub session: SessionToken,
-    /// Longest time since the node that answers a read had all changes of its primary.
+    /// Maximum staleness of a read: the time since the node that serves it last had all changes of
+    /// its primary.
     pub staleness: Duration,
-    /// Allows a read of all shards to leave out shards that cannot answer.
+    /// True if a read of all shards may leave out shards that cannot be read.
     pub partial: bool,
     /// Moment by which the response is due.
     pub deadline: Instant,
@@ -184,31 +188,32 @@ pub struct WriteReceipt {
 pub struct ReadDone {
     /// The rows.
     pub rows: Rows,
-    /// Shards that answered, in order.
+    /// Shards that were read, in order.
     pub shards: Vec<ShardNumber>,
-    /// Shards that could not answer, if the options allow that.
+    /// Shards that could not be read, if the options allow leaving them out.
     pub missing: Vec<ShardNumber>,
     /// Cursor of the next page, if more rows follow.
     pub next_cursor: Option<String>,
     /// Slot and shard, if the read had a key.
     pub place: Option<KeyLocation>,
-    /// Primary, replica or cache, whichever answered; of several shards, primary if at least one
-    /// was read from its primary.
+    /// Source of the rows: primary, replica or cache. For a read of several shards, it is the
+    /// primary if at least one shard was read from its primary.
     pub served_by: ServedBy,
-    /// Use of the cache; `None` if there is none.
+    /// Use of the cache by this read; `None` if the cluster has no cache.
     pub cache: Option<CacheUse>,
     /// Session of the client, with the positions of this read.
     pub session: SessionToken,
     /// Epoch of the shard map.
     pub epoch: u64,
-    /// Time until all shards had answered, without merging; zero if the cache answered.
+    /// Time until all shards had responded, without merging; zero after a cache hit.
     pub database: Duration,
     /// Time for merging.
     pub merge: Duration,
 }
 
 impl ReadDone {
-    /// Returns the version of the row, if it is the only one of a read by key.
+    /// Returns the version of the row, if a read by key has returned only one row and no page
+    /// follows.
     pub fn version(&self) -> Option<i64> {
         let only = self.rows.len() == 1 && self.next_cursor.is_none();
         self.rows.version.filter(|_| only)
@@ -222,9 +227,10 @@ pub struct ShardReport {
     pub shard: ShardNumber,
     /// Health of its nodes.
     pub nodes: Vec<NodeHealth>,
-    /// Sizes of its tables; `None` if the shard did not answer.
+    /// Sizes of its tables; `None` if the shard did not respond.
     pub tables: Option<Vec<TableSize>>,
-    /// Nodes over which the engine itself distributes the shard's rows, if the primary answered.
+    /// Nodes over which the engine itself distributes the shard's rows; empty if it does not, or if
+    /// the primary did not respond.
     pub workers: Vec<WorkerNode>,
 }
 
@@ -232,7 +238,7 @@ impl Manager {
     /// Creates the manager of an opened cluster, and starts the lanes of its shards.
     ///
     /// # Errors
-    /// [`OpenError`] if the system cannot start a thread.
+    /// [`OpenError`] if the operating system cannot start a thread.
     pub fn new(opened: OpenedCluster) -> Result<Self, OpenError> {
         let OpenedCluster { map, registry, token_key, shards: opened, backend } = opened;
         let members: Vec<ShardNumber> = map.load().topology().numbers().collect();
@@ -278,13 +284,13 @@ impl Manager {
         self.map.load_full()
     }
 
-    /// Returns the interface for rows, for a caller with these rights.
+    /// Returns the interface for rows, for an API client with these rights.
     #[inline]
     pub fn data<'m>(&'m self, rights: &'m Rights) -> Data<'m> {
         Data { manager: self, rights }
     }
 
-    /// Returns the interface for tables, for a caller with these rights.
+    /// Returns the interface for tables, for an API client with these rights.
     #[inline]
     pub fn schema<'m>(&'m self, rights: &'m Rights) -> Schema<'m> {
         Schema { manager: self, rights }
@@ -314,7 +320,7 @@ impl Manager {
         Faults(self)
     }
 
-    /// Puts a cache before the shards. Its server is contacted by the first read.
+    /// Puts a cache in front of the shards. The first read connects to the cache's server.
     #[must_use]
     pub fn with_cache(mut self, settings: CacheSettings) -> Self {
         tracing::info!(address = %settings.address, "reads may be answered from a cache");

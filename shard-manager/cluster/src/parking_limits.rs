@@ -1,19 +1,20 @@
-//! Parking limits: the limits and counters of writes that a shard has refused for their slots, and
-//! that wait until a shard accepts them.
+//! Parking limits: the limits and counters of parked writes. A write is parked if a shard has
+//! refused its slot; it then waits until a shard accepts the slot.
 //!
-//! **Invariant:** the rows that wait are at most [`ROWS_MAX`] and [`BYTES_MAX`]; each is counted
-//! from its refusal to its end.
-//! **Not here:** the wait itself (`shard::slot_wait`), the next shard
-//! (`manager::data::waiting_rows`).
+//! **Invariant:** the parked rows exceed neither [`ROWS_MAX`] in number nor [`BYTES_MAX`] in size.
+//! Each row is counted from its refusal until its wait ends.
+//! **Not here:** the wait itself (`shard::slot_wait`), the choice of the shard to which a row is
+//! sent next (`manager::data::waiting_rows`).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use model::stats::{PARKED_WAITS_MS, ParkedStats};
 
-/// Highest number of rows that wait at the same time: as many as wait in a few full lanes.
+/// Maximum number of parked rows: as many as there are operations in 16 full lanes (queues of
+/// writes).
 pub const ROWS_MAX: usize = 65_536;
-/// Highest size of all rows that wait, so that large rows cannot fill memory.
+/// Maximum size in bytes of all parked rows together, so that large rows cannot exhaust memory.
 pub const BYTES_MAX: usize = 64 << 20;
 
 /// The counters of a cluster's parked writes.
@@ -24,14 +25,15 @@ pub struct ParkedWrites {
     total: AtomicU64,
     refused: AtomicU64,
     longest: AtomicU64,
-    /// Rows whose wait has ended, by the bound of [`PARKED_WAITS_MS`] that it has not exceeded; the
-    /// last count is of longer waits.
+    /// Histogram of the waits that have ended: the number of rows in each bucket. A row is counted
+    /// in the first bucket of [`PARKED_WAITS_MS`] whose bound its wait did not exceed; the last
+    /// bucket counts longer waits.
     waits: [AtomicU64; PARKED_WAITS_MS.len() + 1],
-    /// Sum of these waits in microseconds.
+    /// Sum of the waits of all these rows, in microseconds.
     waited: AtomicU64,
 }
 
-/// Rows that wait. They are counted until this value is dropped.
+/// Guard that counts rows as parked until it is dropped.
 pub struct ParkedRows<'p> {
     parked: &'p ParkedWrites,
     rows: usize,
@@ -40,7 +42,7 @@ pub struct ParkedRows<'p> {
 }
 
 impl ParkedWrites {
-    /// Counts rows that begin to wait; `None` if there is no room for them.
+    /// Counts rows as parked; returns `None` if they would exceed a limit.
     pub fn park(&self, rows: usize, bytes: usize) -> Option<ParkedRows<'_>> {
         let all_rows = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         let all_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;

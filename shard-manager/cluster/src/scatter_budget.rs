@@ -1,24 +1,26 @@
-//! Scatter budget: limits the memory of rows that shards have returned to reads of several shards,
-//! until they are merged. Rows that a shard is still sending are limited by its connections only.
+//! Scatter budget: limits the memory for the rows of reads of several shards, from the moment at
+//! which a shard has returned them until they are merged. Rows that a shard is still sending are
+//! limited only by the number of connections to it.
 //!
-//! **Invariant:** at most [`Rows::SCATTER_BYTES_MAX`] are charged, except by a read that runs
-//! alone; dropping a charge returns its bytes.
-//! **Not here:** the largest answer of one shard (`model::result_rows`), reads of one shard, whose
-//! rows wait for no others.
+//! **Invariant:** all charges together are at most [`Rows::SCATTER_BYTES_MAX`] bytes, unless a
+//! single read holds all of them; dropping a charge returns its bytes.
+//! **Not here:** the maximum size of the response of one shard (`model::result_rows`), reads of one
+//! shard, whose rows do not wait to be merged.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use model::error::Error;
 use model::result_rows::Rows;
 
-/// Answers of a shard up to this size are not charged.
+/// Maximum size in bytes of a shard's response that is not charged.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes of the rows of all running reads.
+/// Budget for the rows of all running reads of several shards.
 #[derive(Debug, Default)]
 pub struct ScatterBudget {
     held: AtomicUsize,
-    /// Number of refused charges. A read ends with its first.
+    /// Number of refused charges. A read ends with its first refused charge, so this is also the
+    /// number of refused reads.
     refused: AtomicU64,
 }
 
@@ -37,7 +39,7 @@ pub struct RowsCharge<'s> {
 }
 
 impl ScatterBudget {
-    /// Opens the share of a read; it holds nothing yet.
+    /// Opens the share of a read, to which nothing is charged yet.
     pub fn open_share(&self) -> ScatterShare<'_> {
         ScatterShare { budget: self, own: AtomicUsize::new(0) }
     }

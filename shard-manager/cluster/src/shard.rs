@@ -1,7 +1,7 @@
 //! Shard: the nodes of one shard, and the routing of requests to them.
 //!
-//! Writes go through the lane to the primary, and wait for as many replicas as their level
-//! requires.
+//! A write goes through a lane (the queue of writes) to the primary, and then waits until as many
+//! replicas have it as its consistency level requires.
 //!
 //! **Invariant:** a write that is reported as confirmed is durable on as many nodes as its level
 //! requires.
@@ -52,7 +52,7 @@ pub struct Shard {
     name: String,
     primary_name: String,
     replica_names: Vec<String>,
-    /// Replication state of its nodes.
+    /// Replication state of the shard's nodes.
     pub replication: Arc<ReplicationState>,
     primary: Primary,
     replicas: ReplicaSet,
@@ -70,7 +70,7 @@ pub struct WriteDone {
 }
 
 impl WriteDone {
-    /// Returns the position that the writer has seen.
+    /// Returns the position that the session of the writing client has seen.
     pub fn seen(&self) -> Position {
         let Position { timeline, sequence } = self.applied.position;
         let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
@@ -82,7 +82,7 @@ impl Shard {
     /// Starts the lanes of a shard that was opened. On an error the shard's replicas are stopped.
     ///
     /// # Errors
-    /// The error of the system, if no thread can be started.
+    /// The error of the operating system if no thread can be started.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
         let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
         let OpenedShard { primary, findings, copy_faults, replicas, slot_news, .. } = opened;
@@ -91,7 +91,8 @@ impl Shard {
             replicas.iter().for_each(|replica| replica.node.stop());
         })?;
         let replicas = ReplicaSet::new(replicas, &replication);
-        // If any node may become primary, the list of nodes begins with the one named primary.
+        // If any node may become the primary, the list begins with the node that is named after the
+        // primary, which is skipped here.
         let first = usize::from(replication.timeline().leader().is_some());
         let replica_names = replicas.replicas().skip(first);
         Ok(Self {
@@ -130,8 +131,8 @@ impl Shard {
         Reads(self)
     }
 
-    /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a
-    /// server.
+    /// Returns the fault injector of a node; `None` if the node does not belong to this shard, or
+    /// is a replica on a server.
     pub fn fault_injector(&self, node: &str) -> Option<&Arc<FaultInjector>> {
         if node == self.primary_name {
             return Some(self.primary.lanes.fault_injector());
@@ -145,8 +146,8 @@ impl Shard {
         (&self.primary_name, &self.replica_names)
     }
 
-    /// Applies rows as one operation, and waits until as many replicas have them as the level
-    /// requires.
+    /// Writes rows as one operation, and waits until the rows are durable on as many replicas as
+    /// `level` requires.
     ///
     /// # Errors
     /// [`LaneFailure`] if the rows are not known to be stored.
@@ -169,7 +170,7 @@ impl Shard {
         let mut found = self.replicas.following();
         if found < needed && (self.primary.lanes.waits() || self.replication.timeline().is_silent())
         {
-            // Replicas follow again once there is a new primary.
+            // Waits, because replicas follow again once there is a new primary.
             let enough = || {
                 let found = self.replicas.following();
                 (found >= needed && !self.replication.timeline().is_silent()).then_some(found)
@@ -186,7 +187,8 @@ impl Shard {
             };
             return Err(LaneFailure { error, outcome: Outcome::Rejected });
         }
-        // Requested before the commit, so that replicas sync when they first see it.
+        // Confirmations are requested before the commit, so that replicas sync the commit to disk
+        // as soon as they apply it.
         let _confirmations = self.replication.waiters().request_confirmations();
         let applied = self.primary.lanes.apply(rows, deadline).await?;
         if applied.refused.is_some() && applied.rows.iter().all(is_untouched) {
@@ -208,7 +210,8 @@ impl Shard {
         }
         let shard = self.name.clone();
         let achieved = Level::reached(self.replication.confirmations(position.sequence), replicas);
-        // Compared after the replicas were counted, which may follow another node by now.
+        // The timeline is compared after the replicas were counted, because they may follow another
+        // primary by now.
         if ended == Some(false) || !is_kept(self.replication.timeline()) {
             let error = Error::ShardUnavailable { shard };
             return Err(LaneFailure { error, outcome: Outcome::Unknown });
@@ -217,8 +220,8 @@ impl Shard {
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
-    /// Creates or drops a table or an index on the primary. Replicas receive the change with the
-    /// log. A replica is not read before it has all tables.
+    /// Creates or drops a table or an index on the primary. Replicas receive the change through
+    /// replication, and are not read before they have all tables.
     ///
     /// # Errors
     /// [`LaneFailure`] if the change is not known to be stored.
@@ -230,8 +233,8 @@ impl Shard {
         self.primary.lanes.solo().change_schema(change, deadline).await
     }
 
-    /// Changes the slots that the shard owns, on its primary. Replicas receive the change with the
-    /// log.
+    /// Changes the slots that the shard owns, on its primary. Replicas receive the change through
+    /// replication.
     ///
     /// # Errors
     /// [`SlotChangeError`] if the change is not known to be stored.
@@ -248,19 +251,21 @@ impl Shard {
         ShardIndexes(self)
     }
 
-    /// Returns the index of the lane that changes of this key take.
+    /// Returns the number of the lane in which changes of this key are applied.
     pub fn lane_of(&self, key: &str) -> usize {
         self.primary.lanes.number(key)
     }
 
-    /// Applies what is queued, lets replicas catch up briefly, and closes the files. Blocks.
+    /// Applies the queued writes, lets the replicas catch up for a short time, and closes the
+    /// files. Blocks.
     pub fn close(&self) {
         self.primary.lanes.stop();
         self.replicas.replicas().for_each(|replica| replica.stop());
     }
 }
 
-/// Returns true if a row was refused for its slot, or for another row of its transaction.
+/// Returns true if a row was not applied because its slot was refused, or because another row of
+/// its transaction failed.
 fn is_untouched(row: &Result<RowDone, Error>) -> bool {
     matches!(row, Err(Error::SlotRefused(_) | Error::Undone { .. }))
 }

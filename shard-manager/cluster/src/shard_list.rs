@@ -1,10 +1,10 @@
 //! Shard list: the open shards of a cluster by number, as one immutable value.
 //!
-//! A request uses one snapshot of the list. A shard that joins or retires makes a new list; a shard
-//! that retired is released by the last request that uses it.
+//! A request uses one snapshot of the list. When a shard joins or retires, a new list replaces the
+//! old one. A shard that has retired is freed when the last request that uses it ends.
 //!
 //! **Invariant:** the list contains every member of the shard map in force: a shard is added before
-//! the map names it, and removed only when the map no longer does.
+//! the map names it, and removed only when the map no longer names it.
 //! **Not here:** enforcing this order (`engine::published_map`), the owners of slots (`ShardMap`).
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::shard::Shard;
 /// The open shards, by number.
 #[derive(Default)]
 pub struct ShardList {
-    /// An entry for every number, `None` for a shard that is not open.
+    /// Entries by shard number; `None` for a shard that is not open.
     shards: Vec<Option<Arc<Shard>>>,
 }
 

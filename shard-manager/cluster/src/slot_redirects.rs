@@ -1,19 +1,20 @@
-//! Slot redirects: shards to which slots have moved, as their former owners reported, until the
-//! shard map names them.
+//! Slot redirects: the shards to which slots have moved according to reports of their former
+//! owners. Each redirect is kept until the shard map names the new owner.
 //!
-//! A replica of the former owner that lags may still show the rows of such a slot, also to other
-//! routers. So a response of the new owner adds a position of the former one to the client's token,
-//! at which the slot had moved.
+//! A lagging replica of the former owner may still return the rows of such a slot, also through
+//! other routers. So with a response of the new owner, the client's session token receives a
+//! position of the former owner at which the slot had already moved.
 //!
-//! A failover of the former owner may lose this position, and with it the move of the slot. Then
-//! the redirect is doubted: requests go to the owner in the map again, and what it reports on its
-//! new timeline counts. Tokens get a position of that timeline instead of the lost one. It is at or
-//! after everything that the failover has kept, and no session is refused because of it.
+//! A failover of the former owner may lose this position, and with it the move of the slot. The
+//! redirect is then marked as doubted: requests go to the owner in the map again, and its report on
+//! the new timeline decides. Tokens receive a position of that timeline instead of the lost one.
+//! The new position is at or after every change that the failover has kept, and no session is
+//! refused because of it.
 //!
-//! **Invariant:** a redirect is followed only until the map names an owner with a later epoch than
-//! it did when the redirect was learned, until the target refuses the slot (unless the map names
-//! the target as well), and while the positions of the target's former owners are in the histories
-//! of their shards.
+//! **Invariant:** a redirect is followed only while three conditions hold: the map has not recorded
+//! a new owner of the slot since the redirect was learned; the target has not refused the slot
+//! (unless the map names the target as well); and the positions of the target's former owners are
+//! in the histories of their shards.
 //! **Not here:** the map (`model::shard_map`), the refusals (`model::slot_refusal`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,7 +32,7 @@ use model::topology::ShardNumber;
 pub struct FormerPosition {
     /// The position.
     pub position: Position,
-    /// Replication of the former owner, whose history may lose the position.
+    /// Replication state of the former owner, whose history may lose the position in a failover.
     pub replication: Arc<ReplicationState>,
 }
 
@@ -41,8 +42,8 @@ impl FormerPosition {
         !self.replication.timeline().holds(self.position)
     }
 
-    /// Replaces a lost position by the one that the primary of the present timeline has reached. So
-    /// it is at or after everything that this timeline has kept.
+    /// Replaces a lost position with the position that the primary of the present timeline has
+    /// reached, which is at or after every change that this timeline has kept.
     fn renew(&mut self) {
         // The timeline is read first, because a promotion sets the positions before the history.
         let timeline = self.replication.timeline().id();
@@ -54,7 +55,7 @@ impl FormerPosition {
 /// Redirects by slot.
 #[derive(Debug, Default)]
 pub struct SlotRedirects {
-    /// Number of redirects, so that nothing is locked while there are none.
+    /// Number of redirects. While it is 0, no lock is taken.
     count: AtomicUsize,
     known: RwLock<Known>,
 }
@@ -62,15 +63,16 @@ pub struct SlotRedirects {
 #[derive(Debug, Default)]
 struct Known {
     by_slot: HashMap<u16, Redirect>,
-    /// Positions of former owners at which slots had moved, by the new owner and the former one. A
-    /// position stays until there are no redirects.
+    /// Positions of former owners at which slots had moved. The key is the new owner and the former
+    /// owner. Positions are kept until no redirects are left.
     former_positions: BTreeMap<(ShardNumber, ShardNumber), FormerPosition>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Redirect {
     to: ShardNumber,
-    /// Epoch in which the slot got the owner that the map named when the redirect was learned.
+    /// Epoch in which the map last changed the owner of the slot, as of the time when the redirect
+    /// was learned. A later change in the map ends the redirect.
     since: u64,
     /// True if a former owner of the target's slots has lost its position since: the move may be
     /// lost as well.
@@ -114,8 +116,9 @@ impl SlotRedirects {
     }
 
     /// Remembers that a slot has moved from one shard to another. `former_position` is a position
-    /// of the former owner at which it had moved. A slot that has come back to the owner in the map
-    /// is redirected there too, so that tokens get the position of the shard where it was.
+    /// of the former owner at which the slot had moved. A slot that has come back to the owner in
+    /// the map is also redirected, to that owner, so that tokens receive the position of the shard
+    /// that owned the slot in the meantime.
     pub fn remember(
         &self,
         map: &ShardMap,
@@ -143,7 +146,8 @@ impl SlotRedirects {
     }
 
     /// Returns the former owners of slots that are redirected to a shard, each with a position at
-    /// which they had moved. A position that its shard has lost is renewed first.
+    /// which the slots had moved. A position that was lost in a failover is first replaced with one
+    /// of the present timeline.
     pub fn former_owner_positions(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
         let known = self.read();
         if !known.has_lost(to) {
@@ -205,7 +209,8 @@ impl Known {
         self.former_positions_of(to).any(|(_, former_position)| former_position.is_lost())
     }
 
-    /// Renews the former positions that were lost, and doubts the redirects that rely on them.
+    /// Renews the former positions that were lost, and marks the redirects that rely on them as
+    /// doubted.
     fn doubt_lost(&mut self) {
         let mut targets = BTreeSet::new();
         for ((to, _), former_position) in &mut self.former_positions {
@@ -222,7 +227,8 @@ impl Known {
         }
     }
 
-    /// Adds the former owner of a slot, and its own former owners, to those of the new owner.
+    /// Adds the former owner of a slot, and the former owners recorded for that shard, to the
+    /// former owners of the new owner.
     fn add_former_positions(
         &mut self,
         (from, to): (ShardNumber, ShardNumber),
@@ -233,7 +239,7 @@ impl Known {
             .map(|(former, former_position)| (former, former_position.clone()));
         let mut added: Vec<(ShardNumber, FormerPosition)> = earlier.collect();
         added.extend(former_position.map(|former_position| (from, former_position.clone())));
-        // A slot may return to a shard that has owned it before.
+        // The new owner itself is left out: a slot may return to a shard that has owned it before.
         for (former, former_position) in added.into_iter().filter(|(former, _)| *former != to) {
             let known = self.former_positions.get(&(to, former));
             if known.is_none_or(|known| known.position.sequence < former_position.position.sequence)

@@ -1,9 +1,9 @@
-//! Slot router: the shard of a slot, by the shard map and by what former owners have reported.
+//! Slot router: finds the shard of a slot from the shard map and from the reports of former owners.
 //!
-//! **Invariant:** a slot that has moved before the map names its owner is routed to the shard that
-//! its former owner has named, as soon as a position of the former owner is known, and until the
-//! named shard refuses the slot or the former owner loses that position. If the map names that
-//! shard as well, a refusal changes nothing.
+//! **Invariant:** if a slot has moved but the map does not name its new owner yet, requests go to
+//! the shard that the former owner has named. This begins when a position of the former owner is
+//! known, and ends when the named shard refuses the slot or a failover of the former owner loses
+//! that position. If the map names that shard as well, a refusal changes nothing.
 //! **Not here:** the lifetime of a redirect (`slot_redirects`), the wait for an owner (`manager`).
 
 use std::sync::Arc;
@@ -20,23 +20,25 @@ use crate::slot_redirects::{FormerPosition, SlotRedirects};
 /// Routes slots to shards.
 pub struct SlotRouter {
     map: Arc<PublishedMap>,
-    /// Slots that have moved, before the map names their owners.
+    /// Redirects of slots that have moved to owners that the map does not name yet.
     redirects: SlotRedirects,
 }
 
 impl SlotRouter {
-    /// Creates the router of a cluster, by its map in force.
+    /// Creates the router of a cluster with this map.
     pub fn new(map: &Arc<PublishedMap>) -> Self {
         Self { map: Arc::clone(map), redirects: SlotRedirects::default() }
     }
 
-    /// Returns true if the map names the owner of every slot, as far as is known.
+    /// Returns true if no slot is redirected, so that the map names the owner of every slot as far
+    /// as this router knows.
     #[inline]
     pub fn follows_map(&self) -> bool {
         self.redirects.is_empty()
     }
 
-    /// Returns the shard to which a slot has moved; `None` if the map names the owner.
+    /// Returns the shard to which a slot is redirected; `None` if it is not redirected, so that the
+    /// map names its owner.
     pub fn redirect(&self, map: &ShardMap, slot: Slot) -> Option<ShardNumber> {
         self.redirects.find(map, slot)
     }
@@ -57,8 +59,8 @@ impl SlotRouter {
         }
     }
 
-    /// Returns a location that was computed from a recent map, or the present one if any slot is
-    /// redirected.
+    /// Returns `place`, which was computed from a recent map, or computes the present location of
+    /// its slot if any slot is redirected.
     #[inline]
     pub fn redirected(&self, place: KeyLocation) -> KeyLocation {
         if self.redirects.is_empty() { place } else { self.locate(place.slot) }
@@ -72,24 +74,26 @@ impl SlotRouter {
         }
     }
 
-    /// Returns the former owners of slots that were routed to a shard before the map names it, each
-    /// with a position at which the slots had moved.
+    /// Returns the former owners of slots that are redirected to a shard, each with a position at
+    /// which the slots had moved.
     pub fn former_owner_positions(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
         self.redirects.former_owner_positions(to)
     }
 
-    /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
-    /// `former_position` is a position of that shard at which it refused the slot. Without it, a
-    /// new owner is not remembered: the tokens of its responses would lack the position, and a
-    /// router with the former map could show a session less than it has seen. The same applies to a
-    /// slot that came back to the owner in the map.
+    /// Learns from a refusal: remembers where the slot has moved, or forgets a redirect to the
+    /// shard that refuses the slot. `former_position` is a position of the refusing shard at which
+    /// it refused the slot. Without it, a new owner is not remembered: the session tokens in the
+    /// new owner's responses would lack the position, and a router with the older map could show a
+    /// session less than it has already seen. The same applies to a slot that has come back to the
+    /// owner in the map.
     pub fn learn(
         &self,
         refused_by: ShardNumber,
         refusal: SlotRefusal,
         former_position: Option<&FormerPosition>,
     ) {
-        // A report from a timeline that has ended does not show what the present one has kept.
+        // A report from a timeline that has ended does not show which changes the present one has
+        // kept.
         let former_position = former_position.filter(|former_position| !former_position.is_lost());
         match refusal.state {
             RefusedState::Moved { to } => {
@@ -102,8 +106,9 @@ impl SlotRouter {
                 }
             }
             RefusedState::Importing | RefusedState::Absent => {
-                // A redirect to the owner in the map changes no route, but keeps the positions of
-                // the shards where the slot was, also while the owner has not activated it yet.
+                // A redirect to the owner in the map changes no route, but it keeps the positions
+                // of the former owners of the slot, even while the owner has not activated the slot
+                // yet.
                 if self.map.load().owner(refusal.slot) != refused_by {
                     self.redirects.forget(refusal.slot, refused_by);
                 }

@@ -1,12 +1,13 @@
-//! Cached reads: the same reads without a cache, with one in the memory of the process and with
-//! Redis, for evenly and for unevenly distributed keys, with concurrent writes.
+//! Cached reads: compares the same reads without a cache, with a cache in the memory of the
+//! process, and with Redis. Each is tried with evenly and with unevenly chosen keys, and with
+//! concurrent writes.
 //!
-//! Every read carries the position of the last acknowledged write of its key. A result that is
-//! older than that write is *stale*, and no cache may return it.
+//! The session of every read contains the position of the last acknowledged write of the key that
+//! is read. A result that is older than that write is *stale*, and must not be returned.
 //!
-//! **Invariant:** a stale read makes the experiment fail. Keys in Redis are derived from a secret
-//! of the experiment's own cluster, and are removed at the end.
-//! **Not here:** deciding whether an answer is new enough (the package `cache`).
+//! **Invariant:** the experiment fails if a read is stale. The keys in Redis are derived from a
+//! secret of the experiment's own cluster, and are removed at the end.
+//! **Not here:** deciding whether a cached result is new enough (the crate `cache`).
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,17 +31,18 @@ use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
 
-/// Highest number of users: the last write of each is kept in memory.
+/// Maximum number of users. The last write of each user is kept in memory.
 pub const USERS_MAX: u64 = 1_000_000;
-/// Number of shards.
+/// Number of shards of the cluster.
 pub const SHARDS: usize = 3;
-/// Number of operations of which one is a write.
+/// Average number of operations for each write; the others are reads.
 const WRITE_EVERY: u64 = 20;
-/// Longest duration of one condition.
+/// Longest time for which the operations of one condition are sent.
 const AT_MOST: Duration = Duration::from_secs(20);
-/// Memory of the cache in the process.
+/// Size of the cache in the memory of the process, in bytes.
 const MEMORY_BYTES: usize = 64 << 20;
-/// Address of the cache in memory without Redis: no server listens on this port.
+/// Redis address for the condition that uses only the cache in memory. No server listens on this
+/// port.
 const NOWHERE: &str = "redis://127.0.0.1:1";
 
 /// Settings of the experiment.
@@ -48,19 +50,19 @@ const NOWHERE: &str = "redis://127.0.0.1:1";
 pub struct CachedReadsOptions {
     /// Number of users.
     pub users: u64,
-    /// Number of operations of each condition, one in 20 of which is a write.
+    /// Number of operations of each condition. On average, one in 20 is a write.
     pub operations: u64,
-    /// Number of clients.
+    /// Number of concurrent clients.
     pub clients: u16,
-    /// Address of a Redis server, if one is to be tried.
+    /// Address of the Redis server to try; `None` to omit the conditions with Redis.
     pub redis: Option<String>,
-    /// Seed of the rows, and of the keys of the operations.
+    /// Seed of the generated rows, and of the keys that the operations choose.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
-/// Cache that is tried.
+/// Cache that a condition uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CacheKind {
     None,
@@ -86,8 +88,8 @@ impl CacheKind {
                 Some(CacheSettings { near_bytes: MEMORY_BYTES, min_uses, ..nowhere })
             }
             (Self::Redis, Some(address)) => {
-                // After a short stall of this machine, a router would do without Redis for a while,
-                // and the experiment would measure reads without a cache.
+                // With the default patience, a short stall of this machine could open the circuit
+                // breaker, and the experiment would then measure reads without a cache.
                 let patience = CacheSettings::PATIENCE_MAX;
                 Some(CacheSettings { min_uses, patience, ..CacheSettings::at(address.clone()) })
             }
@@ -95,10 +97,10 @@ impl CacheKind {
     }
 }
 
-/// Choice of the key of an operation.
+/// Distribution from which the key of an operation is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeyChoice {
-    /// Each key is as likely as any other.
+    /// All keys are equally likely.
     Even,
     /// The first key is twice as likely as the second, three times as likely as the third, and so
     /// on (Zipf's law).
@@ -115,7 +117,8 @@ impl KeyChoice {
         }
     }
 
-    /// Returns the upper end of each key's interval within 0 to 1.
+    /// Divides the range from 0 to 1 into one interval for each key, as wide as the key is likely,
+    /// and returns the upper end of each interval.
     fn ends(self, users: u64) -> Vec<f64> {
         let weight = |rank: u64| match self {
             Self::Even => 1.0,
@@ -131,7 +134,7 @@ impl KeyChoice {
     }
 }
 
-/// Operations of a condition.
+/// Results of one condition: a cache and a distribution of keys.
 struct Tried {
     place: CacheKind,
     choice: KeyChoice,
@@ -141,7 +144,7 @@ struct Tried {
     stale: u64,
 }
 
-/// Carries out the experiment, in files unless there are databases on servers.
+/// Carries out the experiment in the databases on servers, or in files if there are none.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
@@ -160,7 +163,7 @@ pub fn run(
         [Some(CacheKind::None), Some(CacheKind::Memory), address.map(|_| CacheKind::Redis)];
     let (mut tried, mut left) = (Vec::new(), None);
     for place in places.into_iter().flatten() {
-        // One after another on the same rows.
+        // The conditions use the same rows one after another.
         let cluster = databases.open((0, SHARDS), place.settings(address)?)?;
         let of_place = try_place(place, (options, &plan), &cluster, observer);
         if place == CacheKind::Redis {
@@ -193,8 +196,8 @@ pub fn run(
     Ok(report.ended(began.elapsed()))
 }
 
-/// Carries out the operations with both choices of keys; without a cache it generates the rows
-/// first.
+/// Carries out the operations with both distributions of keys. The first condition, which has no
+/// cache, also generates the rows.
 fn try_place(
     place: CacheKind,
     (options, plan): (&CachedReadsOptions, &Plan),
@@ -211,10 +214,10 @@ fn try_place(
     tried.collect()
 }
 
-/// Closes a cluster, and removes its entries from Redis.
+/// Closes a cluster, and removes its cache entries from Redis.
 fn remove_entries(cluster: LabCluster) -> Result<(), String> {
     let entries = cluster.manager().status().cached_entries();
-    // Afterwards it stores no further ones.
+    // The closed cluster stores no further entries.
     drop(cluster);
     entries.map_or(Ok(()), |entries| block_on(entries.remove()))
 }
@@ -222,7 +225,7 @@ fn remove_entries(cluster: LabCluster) -> Result<(), String> {
 /// Checks the settings before anything is created, and returns the Redis server to be tried.
 ///
 /// # Errors
-/// [`LabError::Impossible`], also if the Redis server does not answer.
+/// [`LabError::Impossible`], also if the Redis server cannot be inspected.
 pub fn check(
     options: &CachedReadsOptions,
 ) -> Result<Option<(CacheAddress, CacheServer)>, LabError> {
@@ -233,7 +236,7 @@ pub fn check(
     options.redis.as_deref().map(reach).transpose()
 }
 
-/// Returns the address of the Redis server and its version, if it answers.
+/// Returns the address of the Redis server, and its version and settings, if it responds.
 fn reach(redis: &str) -> Result<(CacheAddress, CacheServer), LabError> {
     let address: CacheAddress = redis.parse().map_err(LabError::impossible)?;
     let failed = |cause| LabError::Impossible(format!("the Redis {address}: {cause}"));
@@ -241,7 +244,7 @@ fn reach(redis: &str) -> Result<(CacheAddress, CacheServer), LabError> {
     Ok((address, server))
 }
 
-/// Operations on a cluster, all with one choice of keys.
+/// Condition in progress: a cluster, one distribution of keys, and the results so far.
 struct Condition<'c> {
     options: &'c CachedReadsOptions,
     plan: &'c Plan,
@@ -249,7 +252,7 @@ struct Condition<'c> {
     ends: Vec<f64>,
     cluster: &'c LabCluster,
     users: Arc<DataTable>,
-    /// Version and receipt of the last acknowledged write of each user.
+    /// Row version and receipt of the last acknowledged write of each user.
     written: Mutex<Vec<Option<(i64, Receipt)>>>,
     reads: Mutex<Timings>,
     hits: AtomicU64,
@@ -308,8 +311,8 @@ impl<'c> Condition<'c> {
         }
     }
 
-    /// Reads or writes a user. The number decides which, so every condition has the same
-    /// operations.
+    /// Reads or writes a user. The number of the operation determines the user and whether it is a
+    /// write, so every condition has the same operations.
     async fn operate(&self, number: u64) -> Result<(), String> {
         let mut random = Random::new(self.options.seed.wrapping_add(number), "cached reads");
         let share = random.share();
@@ -328,7 +331,7 @@ impl<'c> Condition<'c> {
         let done = self.cluster.write(placed, &request_options()).await;
         let done = done.map_err(|failure| failure.error.to_string())?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of two concurrent writes, the one with the higher version is the last.
+        // Of two concurrent writes, the one with the higher row version was the last.
         if written[index].is_none_or(|(version, _)| version < done.row.version) {
             written[index] = Some((done.row.version, done.receipt));
         }

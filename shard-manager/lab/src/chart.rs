@@ -1,7 +1,7 @@
-//! Chart: pictures of a report, drawn as SVG in its page.
+//! Chart: the pictures of a report, drawn as SVG in the HTML page.
 //!
-//! **Invariant:** the size of a chart is bounded, whatever the data.
-//! **Not here:** the page (`report`), scales of axes (`report_page::axis`).
+//! **Invariant:** the size of a chart has an upper limit that does not depend on the data.
+//! **Not here:** the page (`report`), the scales of axes (`report_page::axis`).
 
 mod bars;
 mod ring;
@@ -9,11 +9,11 @@ mod slots;
 
 use maud::{Markup, html};
 
-/// Number of colours; further series repeat them from the first.
+/// Number of colours. If there are more series, the colours repeat from the first.
 const COLOURS: usize = 8;
-/// Width of a drawing, without its margins.
+/// Width of a drawing without the left margin, in SVG units.
 const WIDTH: f64 = 800.0;
-/// Space for labels at the left.
+/// Width of the left margin for labels, in SVG units.
 const LEFT: f64 = 150.0;
 
 /// Picture of numbers.
@@ -21,9 +21,9 @@ const LEFT: f64 = 150.0;
 pub enum Chart {
     /// Grouped bars of numbers.
     Bars(BarChart),
-    /// Owners of all slots, one row for each map.
+    /// Owners of all slots, with one row for each shard map.
     Slots(SlotChart),
-    /// Points of shards on a ring.
+    /// Points of the shards on a ring.
     Ring(RingChart),
 }
 
@@ -32,42 +32,43 @@ pub enum Chart {
 pub struct BarChart {
     /// Title.
     pub title: String,
-    /// Unit, written after the numbers.
+    /// Unit, which is written after the numbers; may be empty.
     pub unit: &'static str,
     /// Names of the bars of a group, in order.
     pub series: Vec<String>,
-    /// Groups: a label, and a number for each of the series.
+    /// Groups of bars: the label of each group, and a number for each of the series.
     pub groups: Vec<(String, Vec<f64>)>,
 }
 
-/// Owners of all slots, one row for each map.
+/// Owners of all slots, with one row for each shard map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlotChart {
     /// Title.
     pub title: String,
-    /// Names of the shards, by the numbers in the rows.
+    /// Names of the shards; the numbers in the rows are indexes of this list.
     pub shards: Vec<String>,
-    /// Label of each map, and its ranges.
+    /// Label of each shard map, and the ranges of its slots.
     pub rows: Vec<(String, Vec<OwnedSlots>)>,
 }
 
 /// Range of slots: the first, the last, and the number of the shard that owns them.
 pub type OwnedSlots = (u16, u16, usize);
 
-/// Points of shards on a ring.
+/// Points of the shards on a ring.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RingChart {
     /// Title.
     pub title: String,
-    /// Names of the shards, by the numbers of the points.
+    /// Names of the shards; the numbers of the points are indexes of this list.
     pub shards: Vec<String>,
-    /// Position of each point, 0 to 1, and its shard, in ascending order of position.
+    /// Position of each point, from 0 to 1, and the number of its shard, in ascending order of
+    /// position.
     pub points: Vec<(f64, usize)>,
 }
 
 impl Chart {
-    /// Returns the chart as a figure of the page; `number` is its index among the figures of the
-    /// page.
+    /// Returns the chart as a figure of the HTML page. `number` is its index among the figures of
+    /// the page.
     pub fn figure(&self, number: usize) -> Markup {
         match self {
             Self::Bars(chart) => figure(number, &chart.title, &chart.series, &bars::drawing(chart)),
@@ -79,12 +80,12 @@ impl Chart {
     }
 }
 
-/// Contents of a chart, and the size of its drawing.
+/// Drawing of a chart: its size in SVG units, and its contents.
 struct Drawing {
     width: f64,
     height: f64,
     content: Markup,
-    /// Contents in words, for screen readers.
+    /// Description of the contents in words, for screen readers.
     about: String,
 }
 
@@ -107,7 +108,8 @@ fn figure(number: usize, title: &str, series: &[String], drawing: &Drawing) -> M
 }
 
 fn legend(series: &[String]) -> Markup {
-    // With more names than colours, samples would repeat.
+    // Only as many names as there are colours are shown, because further colour samples would
+    // repeat.
     let shown = series.iter().take(COLOURS);
     html! {
         @for (index, name) in shown.enumerate() {
@@ -120,7 +122,7 @@ fn legend(series: &[String]) -> Markup {
     }
 }
 
-/// Returns the class of a series' colour.
+/// Returns the CSS class for the colour of the series with this index.
 fn colour(index: usize) -> String {
     format!("s{}", index % COLOURS)
 }

@@ -1,7 +1,8 @@
-//! Clients: threads that each send one request after another, and the times of their requests.
+//! Clients: threads that each send one request after another, and the measured durations of the
+//! requests.
 //!
-//! **Invariant:** a request that failed is counted as failed, and its time is not recorded.
-//! **Not here:** the requests (the experiments).
+//! **Invariant:** a request that failed is counted as failed, and its duration is not recorded.
+//! **Not here:** the requests themselves (the experiments).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,32 +10,33 @@ use std::time::{Duration, Instant};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::block_on;
 
-/// Highest number of requests of each client whose times are kept.
+/// Maximum number of durations that are kept for each client; further successful requests are only
+/// counted.
 const TIMES_MAX: usize = 1 << 20;
 
 /// Amount of work of all clients together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amount {
-    /// Number of clients.
+    /// Number of clients, each of which is a thread.
     pub(crate) clients: usize,
-    /// Number of requests.
+    /// Total number of requests.
     pub(crate) requests: u64,
     /// Time after which no further request is sent.
     pub(crate) at_most: Duration,
 }
 
-/// Times of requests.
+/// Durations of successful requests, and counts of all requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timings {
-    /// Times of requests that succeeded, ascending after [`Timings::ended`].
+    /// Durations of requests that succeeded; sorted in ascending order by [`Timings::ended`].
     times: Vec<Duration>,
-    /// Number of requests that succeeded, including those whose times are not kept.
+    /// Number of requests that succeeded, including those whose durations are not kept.
     succeeded: u64,
     /// Number of requests that failed.
     pub(crate) failed: u64,
-    /// First failure.
+    /// Reason of the first failure.
     pub(crate) first_failure: Option<String>,
-    /// Time from the first request to the end of the last.
+    /// Time from the start of the first request to the end of the last one.
     pub(crate) elapsed: Duration,
 }
 
@@ -44,8 +46,8 @@ impl Timings {
         self.succeeded
     }
 
-    /// Returns the time within which this share of the requests was answered, in milliseconds; 0
-    /// without requests.
+    /// Returns the quantile of the durations for this share (0.99 for p99), in milliseconds; 0 if
+    /// no request succeeded.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         let last = self.times.len().saturating_sub(1);
         let index = (share * last as f64).ceil() as usize;
@@ -82,7 +84,8 @@ impl Timings {
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
 
-    /// Sorts the times and sets the duration, after all requests have ended.
+    /// Completes the value after all requests have ended: sorts the durations and sets the elapsed
+    /// time.
     pub(crate) fn ended(mut self, elapsed: Duration) -> Self {
         self.times.sort_unstable();
         self.elapsed = elapsed;
@@ -90,8 +93,8 @@ impl Timings {
     }
 }
 
-/// Sends requests, numbered from 0, and returns their times. The clients end early once the
-/// experiment is cancelled.
+/// Sends requests, numbered from 0, from all clients, and returns their durations. The clients end
+/// early once the experiment is cancelled.
 pub(crate) fn send<F: Future<Output = Result<(), String>>>(
     amount: Amount,
     observer: &dyn ExperimentObserver,
@@ -120,7 +123,8 @@ pub(crate) fn send<F: Future<Output = Result<(), String>>>(
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..amount.clients).map(|_| scope.spawn(client)).collect();
         for client in clients {
-            // A client that panics has a defect; its times are lost, and the run has failed.
+            // A panic is a defect of the program. The durations of that client are lost, and the
+            // run counts as failed.
             match client.join() {
                 Ok(own) => all.merge(own),
                 Err(_) => all.fail("a client of the lab has panicked".to_owned()),

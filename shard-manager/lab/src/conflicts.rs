@@ -1,12 +1,12 @@
-//! Conflicts: clients that change the same row at the same time, and what each way of writing
-//! loses or refuses.
+//! Conflicts: clients change the same row at the same time, and the experiment counts the changes
+//! that each way of writing loses or refuses.
 //!
-//! In each round every client reads the row, and when all have read it every client writes the
-//! number that it has read, plus 1. With inserts, every client inserts the same new row instead. So
-//! the clients of a round always conflict.
+//! In each round every client first reads a number from the row. When all clients have read it,
+//! every client writes this number plus 1. If the way of writing is an insert, every client inserts
+//! the same new row instead. So the clients of a round always conflict.
 //!
 //! **Invariant:** the result depends on the settings only, not on the speed of the machine.
-//! **Not here:** writes of different rows, which never conflict.
+//! **Not here:** concurrent writes of different rows, which never conflict.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
@@ -24,30 +24,30 @@ use crate::lab_cluster::{LabCluster, block_on, failure, options as request_optio
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
 
-/// Number of shards.
+/// Number of shards of the cluster.
 pub const SHARDS: usize = 1;
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct ConflictsOptions {
-    /// Number of clients.
+    /// Number of clients that write the same row.
     pub clients: u16,
-    /// Number of rounds.
+    /// Number of rounds, in each of which every client writes once.
     pub rounds: u32,
-    /// Seed of the report; nothing is random.
+    /// Seed that the report names. It has no effect, because nothing is random.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
-/// Way of writing.
+/// Way of writing that is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Upsert: the last one wins.
+    /// Upsert without a condition: the last write wins.
     LastWrite,
-    /// Update on condition of the version that was read.
+    /// Update on condition that the row still has the version that was read.
     IfMatch,
-    /// Insert of one new row per round, the same for all clients.
+    /// Insert of a new row in each round, with the same key for all clients.
     Insert,
 }
 
@@ -63,18 +63,18 @@ impl Way {
     }
 }
 
-/// Results of a way of writing.
+/// Results of one way of writing.
 struct Tried {
     way: Way,
     attempts: u64,
     acknowledged: u64,
     refused: u64,
-    /// Acknowledged changes that the last state does not contain.
+    /// Number of acknowledged changes that the final state does not contain.
     lost: u64,
     first_refusal: Option<String>,
 }
 
-/// Carries out the experiment, in files unless there are databases on servers.
+/// Carries out the experiment in the databases on servers, or in files if there are none.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
@@ -102,7 +102,7 @@ pub fn run(
     Ok(report.ended(began.elapsed()))
 }
 
-/// Row that clients change, and its table.
+/// Row that the clients change at the same time, with its table and the way of writing.
 struct Contest<'c> {
     cluster: &'c LabCluster,
     users: Arc<DataTable>,
@@ -151,7 +151,8 @@ impl Contest<'_> {
         }
     }
 
-    /// Lets all clients read, and then all write.
+    /// Carries out one round: lets all clients read the row, and then lets all of them write it.
+    /// Returns the result of each write.
     fn meet(&self, round: u32, clients: usize) -> Vec<Result<(), LabError>> {
         let barrier = Barrier::new(clients);
         let written = Mutex::new(Vec::new());

@@ -1,9 +1,10 @@
-//! Crash: a writing process, and the servers to which it writes if there are any, are repeatedly
-//! killed with SIGKILL; every row that it has acknowledged must be there at the next opening.
+//! Crash: repeatedly kills a process that writes to a cluster, and the database servers of the
+//! cluster if there are any, with SIGKILL. Every row that was acknowledged must be found when the
+//! databases are opened again.
 //!
-//! **Invariant:** a missing acknowledged row makes the experiment fail.
-//! **Not here:** the process (`killed_writer`), killing servers (`cli`); a loss of power, which
-//! also loses the data that the operating system keeps in memory.
+//! **Invariant:** the experiment fails if an acknowledged row is missing.
+//! **Not here:** the process that writes (`killed_writer`), killing servers (`cli`); a loss of
+//! power, in which data in the memory of the operating system is lost as well.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,40 +22,43 @@ use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
-/// Number of shards.
+/// Number of shards of the cluster.
 pub const SHARDS: usize = 3;
-/// Distance between the first row numbers of two rounds, each of which writes fewer rows.
+/// Difference between the first row numbers of consecutive rounds. A round writes fewer rows than
+/// this, so no two rounds write the same row.
 const ROUND: u64 = 1 << 32;
 
 /// Settings of the experiment.
 #[derive(Clone)]
 pub struct CrashOptions<'c> {
-    /// Number of times that the process is killed.
+    /// Number of rounds; in each round a new process is started and killed.
     pub rounds: u32,
-    /// Number of acknowledged rows after which it is killed.
+    /// Number of acknowledged rows after which the process is killed.
     pub acknowledged: usize,
     /// Seed of the ids of the rows.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
-    /// Function that returns the command of the process, which has the same seed, for the folder
-    /// of its files or servers and the number of its first row.
+    /// Function that returns the command of the process that writes. Its arguments are the folder
+    /// by which the process finds the databases, and the number of the first row. The process must
+    /// use the same seed.
     pub start_writer: &'c (dyn Fn(&Path, u64) -> Command + Sync),
 }
 
-/// Servers to which the process writes, instead of files. They are killed together with it.
+/// Database servers to which the process writes instead of files, and which are killed together
+/// with it.
 pub struct KilledServers<'s> {
-    /// The servers, without replicas.
+    /// Servers of the cluster, which has no replicas.
     pub nodes: &'s ServerNodes,
-    /// Folder by which the process finds them.
+    /// Folder whose files tell the process how to reach the servers.
     pub dir: PathBuf,
-    /// Function that kills all processes of all servers with SIGKILL.
+    /// Function that kills all processes of all database servers with SIGKILL.
     pub kill: &'s dyn Fn() -> Result<(), LabError>,
-    /// Function that starts the servers again, and returns once they accept connections.
+    /// Function that restarts the servers, and returns once they accept connections.
     pub start: &'s dyn Fn() -> Result<(), LabError>,
 }
 
-/// Rows that were found after a kill.
+/// Result of one round: numbers of rows, and the time to open the cluster after the kill.
 struct Round {
     acknowledged: u64,
     found: u64,
@@ -62,16 +66,17 @@ struct Round {
     opened_ms: f64,
 }
 
-/// Databases that are killed together with the process that writes to them.
+/// Databases to which the killed process writes.
 enum Killed<'k> {
     /// Files in this folder.
     Files(PathBuf),
-    /// Servers.
+    /// Servers, which are killed together with the process.
     Servers(&'k KilledServers<'k>),
 }
 
 impl Killed<'_> {
-    /// Returns the folder by which the process finds the databases.
+    /// Returns the folder of the files, or the folder whose files tell the process how to reach the
+    /// servers.
     fn dir(&self) -> &Path {
         match self {
             Self::Files(dir) => dir,
@@ -86,7 +91,7 @@ impl Killed<'_> {
         }
     }
 
-    /// Opens the cluster, after the servers have been started again.
+    /// Opens the cluster after a kill. Restarts the servers first, if there are any.
     fn open(&self) -> Result<LabCluster, LabError> {
         match self {
             Self::Files(dir) => LabCluster::embedded(dir.clone(), SHARDS, 0),
@@ -98,7 +103,7 @@ impl Killed<'_> {
     }
 }
 
-/// Carries out the experiment, in files unless there are servers.
+/// Carries out the experiment on the servers, or in files if there are none.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed, for example a lost row.
@@ -146,7 +151,7 @@ fn kill_repeatedly(
         let cluster = killed.open()?;
         let opened_ms = opening.elapsed().as_secs_f64() * 1_000.0;
         acknowledged.extend(known.iter().copied());
-        // Rows of earlier rounds must be there, too.
+        // The acknowledged rows of earlier rounds must be found as well.
         let found = count_found(&cluster, &ids, &acknowledged)?;
         if found != acknowledged.len() as u64 {
             let lost = acknowledged.len() as u64 - found;

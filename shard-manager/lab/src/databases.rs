@@ -1,7 +1,7 @@
-//! Databases: the empty databases of an experiment's clusters, as files or on servers.
+//! Databases: provides the databases of an experiment's clusters, as files or on servers.
 //!
-//! **Invariant:** each cluster of an experiment has databases of its own, and its number leads to
-//! the same ones whenever it is opened.
+//! **Invariant:** each cluster of an experiment has its own databases, and opening a cluster again
+//! by its number opens the same databases.
 //! **Not here:** creating and removing databases on servers (`cli`).
 
 use std::path::Path;
@@ -14,31 +14,34 @@ use crate::lab_error::LabError;
 use crate::report::Report;
 use crate::work_folder::WorkFolder;
 
-/// Empty databases on servers, to use instead of files. The caller removes them afterwards.
+/// Empty databases on servers, which are used instead of files. The calling function removes them
+/// afterwards.
 #[derive(Clone, Debug)]
 pub struct ServerDatabases {
-    /// Databases of each cluster that the experiment opens, by its number.
+    /// Databases of each cluster that the experiment opens; the index is the number of the cluster.
     pub clusters: Vec<ConnectedCluster>,
-    /// URL of the database of a shard that joins later, without user and password.
+    /// URL of the database of a shard that joins later, without user and password; `None` if no
+    /// shard joins.
     pub joining: Option<String>,
-    /// Servers and their version, for the report.
+    /// Database engine and its version, for the report.
     pub engine: String,
-    /// Conditions that affect the numbers, for the report.
+    /// Notes for the report on conditions that affect the numbers.
     pub notes: Vec<String>,
 }
 
-/// Servers of the nodes of a cluster, to use instead of files. The caller removes them afterwards.
+/// Database servers of one cluster with its replicas, which are used instead of files. The calling
+/// function removes them afterwards.
 #[derive(Clone, Debug)]
 pub struct ServerNodes {
-    /// The nodes.
+    /// Cluster of these servers.
     pub cluster: ConnectedCluster,
-    /// Servers and their version, for the report.
+    /// Database engine and its version, for the report.
     pub engine: String,
-    /// Conditions that affect the numbers, for the report.
+    /// Notes for the report on conditions that affect the numbers.
     pub notes: Vec<String>,
 }
 
-/// Databases of the clusters of an experiment.
+/// Location of the databases of an experiment's clusters.
 #[derive(Debug)]
 pub(crate) enum Databases<'d> {
     /// Files in a temporary folder.
@@ -48,11 +51,11 @@ pub(crate) enum Databases<'d> {
 }
 
 impl<'d> Databases<'d> {
-    /// Returns the databases on the servers, or else creates a folder for files below
+    /// Uses the databases on the servers; without servers, creates a temporary folder for files in
     /// `work_folder`.
     ///
     /// # Errors
-    /// [`LabError::Impossible`] if no folder can be created there.
+    /// [`LabError::Impossible`] if the folder cannot be created.
     pub(crate) fn new(
         servers: Option<&'d ServerDatabases>,
         work_folder: Option<&Path>,
@@ -63,8 +66,8 @@ impl<'d> Databases<'d> {
         })
     }
 
-    /// Opens the cluster of this number, counted from 0, and creates it first if there is none. It
-    /// has no replicas; with a cache, its reads may be answered from there.
+    /// Opens the cluster with this number, counted from 0. Creates it first if it does not exist.
+    /// The cluster has no replicas; if `cache` is given, reads may be answered from that cache.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -94,8 +97,8 @@ impl<'d> Databases<'d> {
         }
     }
 
-    /// Returns the URL of the database of a shard that joins later; `None` with files, which are
-    /// created when it joins.
+    /// Returns the URL of the database of a shard that joins later. Returns `None` for files, which
+    /// are created when the shard joins.
     pub(crate) fn joining(&self) -> Option<&str> {
         match self {
             Self::Files(_) => None,
@@ -103,7 +106,7 @@ impl<'d> Databases<'d> {
         }
     }
 
-    /// Begins the report of an experiment on these databases.
+    /// Creates the report of an experiment on these databases, with the engine and the notes.
     ///
     /// # Errors
     /// [`LabError::Failed`] if the version of SQLite cannot be read.
@@ -117,7 +120,7 @@ impl<'d> Databases<'d> {
     }
 }
 
-/// Begins the report of an experiment on files in a folder.
+/// Creates the report of an experiment on files in a folder, with the engine and the notes.
 ///
 /// # Errors
 /// [`LabError::Failed`] if the version of SQLite cannot be read.
@@ -131,7 +134,7 @@ pub(crate) fn report_of_files(
     Ok(report)
 }
 
-/// Begins the report of an experiment on servers of this engine, with notes about them.
+/// Creates the report of an experiment on servers of this engine, with these notes.
 pub(crate) fn report_of_servers(
     (engine, notes): (&str, &[String]),
     experiment: &'static str,
@@ -142,7 +145,7 @@ pub(crate) fn report_of_servers(
     report
 }
 
-/// Returns the engine of files and its version, for the report.
+/// Returns the name of the engine of files and its version, for the report.
 ///
 /// # Errors
 /// [`LabError::Failed`] if the version cannot be read.

@@ -1,6 +1,6 @@
-//! Dataset: synthetic users with an order each, generated into a cluster.
+//! Dataset: synthetic users, each with one order, which are generated and stored in a cluster.
 //!
-//! **Not here:** the rows themselves (`import::demo_data`).
+//! **Not here:** the contents of the rows (`import::demo_data`).
 
 use import::demo_data::{DemoSpec, Plan};
 use import::{DemoRows, ImportResult, RowChunk, store_rows};
@@ -13,8 +13,8 @@ use crate::lab_cluster::{LabCluster, LabRow};
 use crate::lab_error::LabError;
 use crate::random::Random;
 
-/// Ids of users who are not part of a plan. They depend on a seed and a purpose only, and so do
-/// their slots.
+/// Ids of users that are not part of the generated dataset. The ids, and therefore their slots,
+/// depend only on a seed and the name of a purpose.
 #[derive(Clone, Debug)]
 pub(crate) struct UserIds(Random);
 
@@ -29,21 +29,22 @@ impl UserIds {
     }
 }
 
-/// Returns the plan of this many users.
+/// Returns the plan of a dataset with this number of users. The plan can generate each user and
+/// order.
 ///
 /// # Errors
-/// [`LabError::Impossible`] if there can be no such plan.
+/// [`LabError::Impossible`] if a dataset cannot have this number of users.
 pub(crate) fn plan(users: u64, seed: u64) -> Result<Plan, LabError> {
     let spec = DemoSpec { users, weights: None, orders_per_user: 1, seed };
     Plan::new(&spec, &Keyspace::Hash).map_err(LabError::impossible)
 }
 
-/// Returns the row of a user who is not part of a plan.
+/// Returns the row of a user with this id who is not part of the generated dataset.
 pub(crate) fn new_user(id: &str) -> LabRow {
     user_named(id, "New User")
 }
 
-/// Returns the row of a user of this name.
+/// Returns the row of a user with this id and name.
 pub(crate) fn user_named(id: &str, name: &str) -> LabRow {
     vec![
         ("user_id", Value::Text(id.to_owned())),
@@ -52,7 +53,7 @@ pub(crate) fn user_named(id: &str, name: &str) -> LabRow {
     ]
 }
 
-/// Generates all rows into a cluster.
+/// Generates all rows of a plan and stores them in a cluster.
 ///
 /// # Errors
 /// [`LabError`] if a row is not stored, or the experiment is cancelled.
@@ -68,11 +69,11 @@ pub(crate) fn generate(
     complete(&filled, plan.rows())
 }
 
-/// Stores chunks of rows until there are no more, and reports the rows that each shard has stored
-/// to `progress`.
+/// Stores the chunks of rows that `next` returns until there are no more. Calls `progress` with the
+/// number of a shard and the number of rows that it has just stored.
 ///
 /// # Errors
-/// [`LabError`] if there is no next chunk, or the experiment is cancelled.
+/// [`LabError`] if `next` fails, or the experiment is cancelled.
 pub(crate) fn store_rows_while(
     cluster: &LabCluster,
     mut next: impl FnMut() -> Result<Option<RowChunk>, LabError>,
@@ -88,10 +89,10 @@ pub(crate) fn store_rows_while(
     ended.map(|()| filled)
 }
 
-/// Checks that all rows are stored.
+/// Checks that the expected number of rows is stored and that no row was refused.
 ///
 /// # Errors
-/// [`LabError::Failed`] with the first refused row.
+/// [`LabError::Failed`] with the reason of the first refused row, if there is one.
 pub(crate) fn complete(filled: &ImportResult, expected: u64) -> Result<(), LabError> {
     let stored = filled.total();
     if stored == expected && filled.failed == 0 {

@@ -1,8 +1,8 @@
-//! Disturbance: a fault between the cluster of an experiment and some of its nodes, in files or on
-//! servers behind links.
+//! Disturbance: a temporary fault of some nodes of an experiment's cluster. It is injected into the
+//! node if its data is in files, or into the link in front of its server.
 //!
 //! **Invariant:** a disturbance ends when its value is dropped.
-//! **Not here:** the faults of files (`node_faults`), the links (`tcp_link`).
+//! **Not here:** faults of nodes in files (`node_faults`), the links (`tcp_link`).
 
 use assembly::ConnectedCluster;
 use engine::fault_injector::NodeFault;
@@ -12,21 +12,21 @@ use crate::lab_error::LabError;
 use crate::node_faults::{InjectedFault, inject};
 use crate::tcp_link::{LinkState, TcpLink};
 
-/// Servers to use instead of files, and the links through which the cluster reaches them. The
-/// caller removes them afterwards.
+/// Database servers that are used instead of files, and the links (proxies) through which the
+/// cluster reaches them. The calling function removes the servers afterwards.
 #[derive(Debug)]
 pub struct LinkedServers {
-    /// The nodes, at the ports of the links.
+    /// Cluster of these servers, whose addresses are the ports of the links.
     pub cluster: ConnectedCluster,
-    /// Name of each node, and its link.
+    /// Name of each node, with the link in front of its server.
     pub links: Vec<(String, TcpLink)>,
-    /// Servers and their version, for the report.
+    /// Database engine and its version, for the report.
     pub engine: String,
-    /// Conditions that affect the numbers, for the report.
+    /// Notes for the report on conditions that affect the numbers.
     pub notes: Vec<String>,
 }
 
-/// Disturbance of the connections to a node. It ends when the value is dropped.
+/// Disturbance of one node. It ends when the value is dropped.
 pub(crate) trait Disturbance {}
 
 impl Disturbance for InjectedFault {}
@@ -41,8 +41,8 @@ impl Drop for DisturbedLink<'_> {
     }
 }
 
-/// Disturbs the nodes whose names fulfil a condition: on servers by the state of their links, in
-/// files by a fault.
+/// Disturbs the nodes whose names fulfil a condition. Servers get this state of their links, nodes
+/// in files get this fault.
 ///
 /// # Errors
 /// [`LabError::Failed`] if faults cannot be injected into one of the nodes.

@@ -1,21 +1,21 @@
-//! Experiment observer: sees the progress of an experiment, and may end it early.
+//! Experiment observer: receives the progress of an experiment, and may cancel it.
 //!
-//! **Not here:** the bars of a terminal (`cli`).
+//! **Not here:** progress bars in a terminal (`cli`).
 
 use crate::lab_error::LabError;
 
-/// Observer of an experiment.
+/// Receiver of the progress of an experiment, such as a terminal.
 pub trait ExperimentObserver: Sync {
-    /// Reports a line that announces the next step.
+    /// Receives a line of text that announces the next step or a result.
     fn report(&self, line: &str);
 
-    /// Begins a progress bar with this many steps.
+    /// Begins a progress bar with this name and number of steps.
     fn bar(&self, name: &str, total: u64) -> Box<dyn Bar>;
 
-    /// Returns true once the experiment is to end early.
+    /// Returns true once the experiment has been cancelled and must end early.
     fn is_cancelled(&self) -> bool;
 
-    /// Fails once the experiment is to end early.
+    /// Returns an error once the experiment has been cancelled and must end early.
     ///
     /// # Errors
     /// Only [`LabError::Cancelled`].
@@ -26,6 +26,6 @@ pub trait ExperimentObserver: Sync {
 
 /// Progress of one part of an experiment. It ends when it is dropped.
 pub trait Bar: Send + Sync {
-    /// Adds steps that are done.
+    /// Adds this number of completed steps.
     fn add(&self, steps: u64);
 }

@@ -1,8 +1,8 @@
-//! Grow: a shard joins while clients read and write, takes its share of the slots, and is removed
-//! again.
+//! Grow: adds a shard while clients read and write, moves its share of the slots to it, and removes
+//! it again.
 //!
-//! **Invariant:** an acknowledged write that is missing at the end, or a request that failed, makes
-//! the experiment fail.
+//! **Invariant:** the experiment fails if a request fails, or if an acknowledged write is missing
+//! at the end.
 //! **Not here:** adding and draining the shard (`growth`).
 
 use std::collections::BTreeMap;
@@ -29,39 +29,41 @@ use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
 
-/// Interval of checks whether the experiment is cancelled, while no slot moves.
+/// Interval at which a phase without moves checks whether the experiment is cancelled.
 const RECHECK_EVERY: Duration = Duration::from_millis(5);
-/// Parts of the experiment, in order.
+/// Names of the phases of the experiment, in order.
 const PHASES: [&str; 5] = ["before", "joining", "with it", "draining", "after"];
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct GrowOptions {
-    /// Number of users.
+    /// Number of users that are generated.
     pub users: u64,
-    /// Number of shards at the beginning.
+    /// Number of shards before the new one joins.
     pub shards: usize,
-    /// Number of clients; each writes rows that no other client writes.
+    /// Number of concurrent clients. Each client writes its own rows, and reads those of the
+    /// others.
     pub clients: u16,
-    /// Duration of each phase in which no slot moves.
+    /// Duration of each phase in which no slot moves: before, between and after the changes.
     pub quiet: Duration,
     /// Seed of the rows and of the keys that are read.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
-/// Requests of a client: times of each phase, and the last acknowledged version of each row.
+/// Results of one client: the durations of its requests in each phase, and the last acknowledged
+/// version of each row that it has written.
 #[derive(Default)]
 struct Traffic {
     phases: [Timings; PHASES.len()],
     written: BTreeMap<String, i64>,
 }
 
-/// Clients of the experiment.
+/// State that all clients of the experiment share.
 struct Clients<'c> {
     cluster: &'c LabCluster,
-    /// URL of the database of the shard that joins, if it is on a server.
+    /// URL of the database of the shard that joins; `None` if the cluster consists of files.
     joining: Option<&'c str>,
     users: Arc<DataTable>,
     options: &'c GrowOptions,
@@ -69,7 +71,7 @@ struct Clients<'c> {
     is_over: AtomicBool,
 }
 
-/// Carries out the experiment, in files unless there are databases on servers.
+/// Carries out the experiment in the databases on servers, or in files if there are none.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
@@ -124,11 +126,11 @@ pub fn check(options: &GrowOptions) -> Result<(), LabError> {
 
 /// Duration of each phase.
 type Lengths = [Duration; PHASES.len()];
-/// Rebalances after the join and of the drain.
+/// Results of the two rebalances: after the shard has joined, and when it is drained.
 type Changes = [RebalanceView; 2];
 
 impl Clients<'_> {
-    /// Serves clients while the cluster changes.
+    /// Runs the clients while the function `change` changes the cluster.
     fn serve_while(
         &self,
         change: impl FnOnce() -> Result<(Lengths, Changes), LabError>,
@@ -147,7 +149,7 @@ impl Clients<'_> {
         })
     }
 
-    /// Adds a shard and removes it, with quiet phases before, between and after.
+    /// Adds a shard and removes it again, with a phase without moves before, between and after.
     fn grow(&self, observer: &dyn ExperimentObserver) -> Result<(Lengths, Changes), LabError> {
         let mut lengths = [Duration::ZERO; PHASES.len()];
         let name = format!("shard{}", self.options.shards + 1);
@@ -167,7 +169,7 @@ impl Clients<'_> {
         Ok((lengths, changes))
     }
 
-    /// Reads and writes in turn until the experiment is over.
+    /// Sends the requests of one client, one after another, until the experiment is over.
     fn serve(&self, client: u16) -> Result<Traffic, LabError> {
         let mut random = Random::new(self.options.seed.wrapping_add(client.into()), "traffic");
         let plan = dataset::plan(self.options.users, self.options.seed)?;
@@ -206,7 +208,8 @@ impl Clients<'_> {
         Ok(())
     }
 
-    /// Checks that every row exists once, with its last acknowledged change.
+    /// Checks that no request has failed, that every written row has at least its last acknowledged
+    /// version, and that the number of rows is correct.
     fn check(&self, traffic: &[Traffic]) -> Result<(), LabError> {
         let failures = traffic.iter().flat_map(|own| &own.phases);
         if let Some(cause) = failures.filter_map(|phase| phase.first_failure.as_ref()).next() {
@@ -233,7 +236,7 @@ impl Clients<'_> {
     }
 }
 
-/// Waits for a duration, or fails once the experiment is cancelled.
+/// Waits for this duration; returns an error once the experiment is cancelled.
 fn rest(duration: Duration, observer: &dyn ExperimentObserver) -> Result<(), LabError> {
     let until = Instant::now() + duration;
     loop {
@@ -246,7 +249,7 @@ fn rest(duration: Duration, observer: &dyn ExperimentObserver) -> Result<(), Lab
     }
 }
 
-/// Merges the times of all clients.
+/// Merges the results of all clients into one for each phase.
 fn merged(traffic: Vec<Traffic>, lengths: Lengths) -> Vec<Timings> {
     let mut all = vec![Timings::default(); PHASES.len()];
     for own in traffic {
@@ -273,7 +276,8 @@ fn phase_table(phases: &[Timings]) -> ReportTable {
     table
 }
 
-/// Returns the number of slots that a rebalance has moved, and of rows that it has copied.
+/// Returns the number of slots that a rebalance has moved, and the number of rows that it has
+/// copied.
 fn moved(record: &RebalanceView) -> (u64, u64) {
     (record.slots_moved as u64, record.rows.unwrap_or_default())
 }

@@ -1,4 +1,5 @@
-//! Growth: adds a shard to a cluster of the lab and gives it its share of the slots, or drains one.
+//! Growth: adds a shard to an experiment's cluster and moves its share of the slots to it, or
+//! drains a shard, which moves all its slots away.
 //!
 //! **Invariant:** when a function returns without an error, every slot that had to move is on its
 //! new shard.
@@ -16,11 +17,11 @@ use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE};
 use crate::lab_error::LabError;
 
-/// Interval at which a rebalance is polled.
+/// Interval at which the state of a rebalance is polled.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Adds a shard of weight 1, and moves slots until each shard has its share. On servers the shard
-/// has the database at this URL.
+/// Adds a shard of weight 1, and moves slots until each shard has its share. If the cluster is on
+/// servers, the new shard uses the database at this URL.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
@@ -39,7 +40,7 @@ pub(crate) fn add_shard(
     })
 }
 
-/// Moves all slots of a shard to the others, and retires it.
+/// Moves all slots of a shard to the other shards, and then removes the shard from the cluster.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.

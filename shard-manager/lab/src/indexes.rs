@@ -1,10 +1,10 @@
-//! Indexes: a filtered query with and without an index, on more and more rows, and what the index
-//! costs a write.
+//! Indexes: measures a filtered query with and without an index on increasing numbers of rows, and
+//! how much the index slows down writes.
 //!
-//! The query looks up the user with a given e-mail address. It has no shard key, so it goes to
-//! every shard.
+//! The query looks up the user with a given e-mail address. It contains no shard key, so it is sent
+//! to every shard.
 //!
-//! **Invariant:** each query finds exactly its row, or the experiment fails.
+//! **Invariant:** the experiment fails if a query does not find exactly one row.
 //! **Not here:** building an index (`cluster`).
 
 use std::path::PathBuf;
@@ -30,44 +30,46 @@ use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
 
-/// Highest number of users.
+/// Maximum number of users.
 pub const USERS_MAX: u64 = 10_000_000;
-/// Highest number of user counts in one run.
+/// Maximum number of user counts that one run tries.
 pub const COUNTS_MAX: usize = 12;
-/// Column of the index.
+/// Indexed column.
 const COLUMN: &str = "email";
-/// Longest duration of the queries, and of the writes, for one number of rows.
+/// Longest time for which the queries are sent for one number of users, with or without the index,
+/// and likewise the writes.
 const AT_MOST: Duration = Duration::from_secs(20);
-/// Interval at which an index that is being built is polled.
+/// Interval at which the state of an index that is being built is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct IndexesOptions {
-    /// Numbers of users, which are tried one after another.
+    /// Numbers of users. Each is tried on a new cluster, in this order.
     pub counts: Vec<u64>,
     /// Number of shards.
     pub shards: usize,
-    /// Number of queries, and of writes, on each number of users.
+    /// Number of queries for each number of users, with and without the index; the number of writes
+    /// is the same.
     pub operations: u64,
-    /// Number of clients that write; one client queries.
+    /// Number of concurrent clients that write; a single client sends the queries.
     pub clients: u16,
-    /// Seed of the rows and of the queries.
+    /// Seed of the generated rows and of the queries.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
-/// Queries and writes on a number of users, with or without the index.
+/// Results of the queries and the writes for one number of users, with or without the index.
 struct Tried {
     users: u64,
-    /// Time in which the index was built; `None` without an index.
+    /// Time that building the index took; `None` without an index.
     built: Option<Duration>,
     queries: Timings,
     writes: Timings,
 }
 
-/// Carries out the experiment, in files unless there are databases on servers.
+/// Carries out the experiment in the databases on servers, or in files if there are none.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
@@ -122,7 +124,7 @@ pub fn check(options: &IndexesOptions) -> Result<(), LabError> {
     Err(LabError::Impossible(line))
 }
 
-/// Cluster with a number of users.
+/// Experiment in progress: a cluster with one number of users, and the settings.
 struct Trial<'t> {
     options: &'t IndexesOptions,
     plan: &'t Plan,
@@ -130,11 +132,11 @@ struct Trial<'t> {
 }
 
 impl Trial<'_> {
-    /// Builds the index on every shard, and returns the time that this took.
+    /// Builds the index on every shard, and returns how long that took.
     fn build(&self, observer: &dyn ExperimentObserver) -> Result<Duration, LabError> {
         let began = Instant::now();
         let indexes = Indexes::of(self.cluster.manager().schema(Rights::ALL));
-        // No writes run meanwhile, so none waits too long.
+        // No writes run meanwhile, so the building may pause writes for any time.
         let draft = IndexDraft {
             name: "by_email".to_owned(),
             columns: vec![COLUMN.to_owned()],
@@ -181,7 +183,7 @@ impl Trial<'_> {
         Ok(Tried { users: self.plan.users(), built, queries, writes })
     }
 
-    /// Finds a user by the e-mail address.
+    /// Finds a random user by e-mail address.
     async fn query(&self, users: &Arc<DataTable>, number: u64) -> Result<(), String> {
         let mut random = Random::new(self.options.seed.wrapping_add(number), "queries");
         let user = self.plan.user(random.below(self.plan.users()));

@@ -1,7 +1,7 @@
-//! Key set: shard keys as real systems have them, generated from a seed or read from a file.
+//! Key set: shard keys like those of real systems, generated from a seed or provided by the user.
 //!
-//! **Invariant:** the same kind, number and seed yield the same keys on every machine.
-//! **Not here:** reading the file (`cli`).
+//! **Invariant:** the same kind, number of keys and seed yield the same keys on every machine.
+//! **Not here:** reading the user's keys from a file (`cli`).
 
 use std::collections::BTreeSet;
 
@@ -10,27 +10,28 @@ use model::keyspace::{Keyspace, ShardKey};
 
 use crate::random::Random;
 
-/// Highest number of keys of a set, all of which are in memory.
+/// Maximum number of keys of a set. All keys of a set are in memory.
 pub const KEYS_MAX: u64 = 1_000_000;
-/// Number of servers of Matrix ids, and of tenants.
+/// Number of groups of keys: servers in Matrix ids, or tenants.
 const GROUPS: u64 = 50;
-/// Highest number of partitions of the keyspace `list`. Keys with more names before their first
-/// colons do not get this keyspace.
+/// Maximum number of partitions of a keyspace `list`. Each distinct name before the first colon of
+/// a key is a partition; a set with more names is not tried with this keyspace.
 const PARTITIONS_MAX: usize = 256;
 /// Number of ranges of the keyspaces `range` and `range-text`.
 const RANGES: i128 = 64;
-/// Share of the keys that are drawn from the last tenth of a range with a hot end; the others are
-/// drawn from the whole range.
+/// Fraction of the keys of the kind `hot-end` that are drawn from the last tenth of the range; the
+/// others are drawn from the whole range.
 const HOT_SHARE: f64 = 0.8;
 
 /// Kind of generated keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
-    /// Ids of Matrix users, most of them on a few servers.
+    /// User ids of the Matrix protocol, such as `@user1:s3.example.org`, most of them on a few
+    /// servers.
     Matrix,
     /// Consecutive numbers.
     Numeric,
-    /// Users of tenants, most of them of a few tenants.
+    /// Users of tenants, such as `tenant3:user_1`, most of them of a few tenants.
     Tenants,
     /// Numbers of a range, most of them near its end, as with timestamps and counters.
     HotEnd,
@@ -51,17 +52,17 @@ impl KeyKind {
     }
 }
 
-/// Shard keys, and the name of their kind.
+/// Set of shard keys with a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabKeys {
-    /// Name.
+    /// Name of the kind of generated keys, or of the user's file.
     pub name: String,
-    /// Keys, each of which is a shard key.
+    /// Shard keys of the set.
     pub keys: Vec<String>,
 }
 
 impl LabKeys {
-    /// Generates this number of keys of a kind.
+    /// Generates this number of keys of a kind from a seed.
     pub fn generated(kind: KeyKind, count: u64, seed: u64) -> Self {
         let mut random = Random::new(seed, kind.name());
         let key = |number: u64| match kind {
@@ -73,7 +74,8 @@ impl LabKeys {
         Self { name: kind.name().to_owned(), keys: (0..count).map(key).collect() }
     }
 
-    /// Returns the keyspaces that have a slot for each of the keys.
+    /// Returns the keyspaces with which the set is tried: those that can map each of its keys to a
+    /// slot.
     pub fn keyspaces(&self) -> Vec<Keyspace> {
         let plain = ["hash", "modulo", "matrix:id", "matrix:server"];
         let plain = plain.iter().filter_map(|name| name.parse().ok());
@@ -82,14 +84,15 @@ impl LabKeys {
         all.filter(|keyspace: &Keyspace| self.fits(keyspace)).collect()
     }
 
-    /// Returns true if the keyspace has a slot for each of the keys.
+    /// Returns true if the keyspace can map each of the keys to a slot.
     pub fn fits(&self, keyspace: &Keyspace) -> bool {
         self.keys
             .iter()
             .all(|key| ShardKey::parse(key).is_ok_and(|key| keyspace.slot_of(key).is_ok()))
     }
 
-    /// Returns ranges of equal width between the smallest and the largest key, if all are numbers.
+    /// Returns the keyspace `range` with ranges of equal width between the smallest and the largest
+    /// key; `None` if not all keys are integers.
     fn ranges(&self) -> Option<Keyspace> {
         let numbers: Option<Vec<i64>> = self.keys.iter().map(|key| key.parse().ok()).collect();
         let numbers = numbers?;
@@ -101,7 +104,8 @@ impl LabKeys {
         format!("range:{}", splits.join(",")).parse().ok()
     }
 
-    /// Returns ranges with equal numbers of keys, in the order of text.
+    /// Returns the keyspace `range-text`, whose ranges in alphabetical order of the keys contain
+    /// equal numbers of keys.
     fn text_ranges(&self) -> Option<Keyspace> {
         let mut sorted: Vec<&str> = self.keys.iter().map(String::as_str).collect();
         sorted.sort_unstable();
@@ -112,8 +116,8 @@ impl LabKeys {
         format!("range-text:{}", splits.join(",")).parse().ok()
     }
 
-    /// Returns partitions of equal weight for the names before the first colon, if all keys have a
-    /// colon and there are not too many names.
+    /// Returns the keyspace `list`, with a partition of weight 1 for each name before the first
+    /// colon; `None` if a key has no colon or there are too many names.
     fn partitions(&self) -> Option<Keyspace> {
         let mut names = BTreeSet::new();
         for key in &self.keys {
@@ -127,8 +131,8 @@ impl LabKeys {
     }
 }
 
-/// Returns the number of a random group: the first group is the most frequent, and each further one
-/// is less frequent.
+/// Returns the number of a random group. Group 0 is the most frequent, and each further group is
+/// less frequent than the one before.
 fn group(random: &mut Random) -> u64 {
     let cubed = random.share().powi(3);
     (cubed * GROUPS as f64) as u64

@@ -1,9 +1,9 @@
 //! Killed writer: a separate process that writes to a cluster until it is killed.
 //!
-//! The process reports each row on its standard output once the row is acknowledged. So the
-//! process that kills it knows which rows must be there afterwards.
+//! The process prints the number of each row to its standard output once the row is acknowledged.
+//! So the process that kills it knows which rows must be found afterwards.
 //!
-//! **Invariant:** a number is reported only after its row was acknowledged.
+//! **Invariant:** a number is printed only after its row was acknowledged.
 //! **Not here:** the command line of the process (`cli`).
 
 use std::collections::BTreeSet;
@@ -21,21 +21,22 @@ use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 
-/// Function that returns the command of a process that writes to the cluster in a folder.
+/// Function that returns the command of a process that writes to a cluster. Its argument is the
+/// folder by which the process finds the cluster.
 pub type StartWriter<'s> = &'s (dyn Fn(&Path) -> Command + Sync);
 
-/// Number of clients of the process.
+/// Number of concurrent clients in the process.
 const CLIENTS: u64 = 4;
-/// Interval of checks whether the experiment is cancelled, while the writer reports nothing.
+/// Interval at which cancellation of the experiment is checked while the process prints nothing.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Returns the ids of the users that a writer with this seed writes.
+/// Returns the ids of the users that a process with this seed writes.
 pub(crate) fn user_ids(seed: u64) -> UserIds {
     UserIds::new(seed, "killed writer")
 }
 
-/// Writes users to a cluster and reports the number of each, until the process is killed or its
-/// output is closed.
+/// Writes users to a cluster, numbered from `first`, and prints the number of each, until the
+/// process is killed or its output is closed.
 ///
 /// # Errors
 /// [`LabError::Failed`] if a row is not stored.
@@ -64,13 +65,13 @@ pub fn write_until_killed(cluster: &LabCluster, first: u64, seed: u64) -> Result
     })
 }
 
-/// Starts a writer, kills it with SIGKILL once it has reported this many rows, and returns the
-/// numbers of all rows that it has reported. Immediately before that, `kill_servers` kills the
-/// servers to which it writes, if there are any.
+/// Starts a process that writes, kills it with SIGKILL once it has printed this many row numbers,
+/// and returns all row numbers that it has printed. Immediately before the process, `kill_servers`
+/// kills the database servers to which it writes, if there are any.
 ///
 /// # Errors
-/// [`LabError`] if the writer cannot be started or ends without being killed, or the experiment is
-/// cancelled; errors of `kill_servers`.
+/// [`LabError`] if the process cannot be started or ends by itself, or the experiment is cancelled;
+/// errors of `kill_servers`.
 pub(crate) fn kill_after(
     mut command: Command,
     acknowledged: usize,
@@ -89,7 +90,8 @@ pub(crate) fn kill_after(
             Err(RecvTimeoutError::Disconnected) => break,
         }
         if !is_killed && (numbers.len() >= acknowledged || observer.is_cancelled()) {
-            // The writer may then end by itself, because it has lost its servers.
+            // Without its servers the process may end by itself before it is killed, which is not
+            // an error.
             kill_servers()?;
             writer.0.kill().map_err(LabError::failed)?;
             is_killed = true;
@@ -107,12 +109,12 @@ pub(crate) fn kill_after(
     Ok(numbers)
 }
 
-/// Process of a writer, which is killed when it is dropped.
+/// Process that writes. It is killed when this value is dropped.
 struct Writer(Child);
 
 impl Writer {
-    /// Returns the receiver of the numbers that the process reports, which is closed when its
-    /// output ends.
+    /// Starts to read the output of the process, and returns the receiver of the printed numbers.
+    /// The receiver is closed when the output ends.
     fn lines(&mut self) -> Result<Receiver<u64>, LabError> {
         let out = self.0.stdout.take();
         let out = out.ok_or_else(|| LabError::failed("the writer has no output"))?;
@@ -120,7 +122,7 @@ impl Writer {
         let read = move || -> io::Result<()> {
             let (mut out, mut line) = (BufReader::new(out), String::new());
             while out.read_line(&mut line)? > 0 {
-                // The last line may be incomplete, and would then be a different number.
+                // The last line may be truncated, and its digits would then be the wrong number.
                 let number = line.strip_suffix('\n').and_then(|line| line.parse().ok());
                 if number.is_some_and(|number| sender.send(number).is_err()) {
                     break;
@@ -133,7 +135,8 @@ impl Writer {
         Ok(lines)
     }
 
-    /// Starts to read the error messages of the process, so that it never waits for a full pipe.
+    /// Starts to read the standard error of the process, so that the process never blocks on a full
+    /// pipe.
     fn message(&mut self) -> Result<JoinHandle<String>, LabError> {
         let err = self.0.stderr.take();
         spawn(move || {
@@ -149,13 +152,13 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // If the process cannot be killed, it has already ended.
+        // Killing fails only if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Starts a thread that reads what a writer prints.
+/// Starts a thread that reads output of the process.
 fn spawn<T: Send + 'static>(
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, LabError> {

@@ -1,6 +1,6 @@
-//! Lab cluster: a cluster that an experiment has created, and requests to it.
+//! Lab cluster: a temporary cluster of an experiment, and functions that send requests to it.
 //!
-//! Requests go through the manager, as those of a router do, but without HTTP.
+//! Requests go through the cluster manager, as those of a router do, but without HTTP.
 //!
 //! **Invariant:** the cluster is closed before its folder is removed.
 //! **Not here:** the folder (`work_folder`).
@@ -26,19 +26,19 @@ use model::value::Value;
 
 use crate::lab_error::LabError;
 
-/// Time limit of a request. Generous, because late responses are still measured.
+/// Time limit of a request. It is generous, so that slow responses are measured and do not fail.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Row of a table, as columns and values.
+/// Row of a table, as pairs of a column name and a value.
 pub type LabRow = Vec<(&'static str, Value)>;
 
-/// Cluster of an experiment, closed when it is dropped.
+/// Cluster of an experiment. It is closed when the value is dropped.
 pub struct LabCluster {
     manager: Manager,
 }
 
 impl LabCluster {
-    /// Opens the cluster of files in this folder, and creates it first if there is none.
+    /// Opens the cluster of SQLite files in this folder. Creates it first if it does not exist.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -49,8 +49,8 @@ impl LabCluster {
         Ok(Self { manager: manager.map_err(LabError::failed)? })
     }
 
-    /// Opens or creates the cluster of files in this folder; its reads may be answered from a
-    /// cache.
+    /// Opens or creates the cluster of SQLite files in this folder, without replicas. Reads may be
+    /// answered from a cache with these settings.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -65,7 +65,7 @@ impl LabCluster {
         Ok(Self { manager: manager.map_err(LabError::failed)?.with_cache(settings) })
     }
 
-    /// Opens a cluster of servers.
+    /// Opens a cluster of database servers.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -73,7 +73,7 @@ impl LabCluster {
         Ok(Self { manager: assembly::connect(cluster).map_err(LabError::failed)? })
     }
 
-    /// Opens a cluster of servers; its reads may be answered from a cache.
+    /// Opens a cluster of database servers. Reads may be answered from a cache with these settings.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -85,16 +85,16 @@ impl LabCluster {
         Ok(Self { manager: manager.with_cache(settings) })
     }
 
-    /// Returns the manager.
+    /// Returns the manager of the cluster.
     pub fn manager(&self) -> &Manager {
         &self.manager
     }
 
-    /// Runs work concurrently with the task that opens shards, carries out moves and builds
-    /// indexes.
+    /// Runs the future `work` concurrently with the maintenance task, which opens shards, carries
+    /// out moves and builds indexes.
     ///
     /// # Errors
-    /// Those of the work.
+    /// Those of `work`; [`LabError::Failed`] if the maintenance task ends first.
     pub fn beside_upkeep<T>(
         &self,
         work: impl Future<Output = Result<T, LabError>>,
@@ -113,7 +113,7 @@ impl LabCluster {
         map.topology().members().map(|(_, shard)| shard.name.clone()).collect()
     }
 
-    /// Returns the table of this name.
+    /// Returns the table with this name.
     ///
     /// # Errors
     /// [`LabError::Failed`] if there is no table with this name.
@@ -121,7 +121,7 @@ impl LabCluster {
         self.manager.schema(Rights::ALL).table(name).map_err(LabError::failed)
     }
 
-    /// Checks a change and finds its shard.
+    /// Checks a write of a row against the table, and finds the slot and the shard of its key.
     ///
     /// # Errors
     /// [`Error`] if the row does not fit the table.
@@ -143,7 +143,7 @@ impl LabCluster {
         place_row(&self.manager.map(), table, operation, ShardKey::parse(key)?, values?)
     }
 
-    /// Writes one row.
+    /// Writes one row that [`LabCluster::place`] has returned.
     ///
     /// # Errors
     /// [`Failure`] of the shard.
@@ -155,7 +155,7 @@ impl LabCluster {
         self.manager.data(Rights::ALL).write(place, row, options).await
     }
 
-    /// Writes many rows, and returns the number of those that were stored.
+    /// Writes many rows in one bulk write, and returns the number of rows that were stored.
     pub async fn write_bulk(&self, rows: Vec<(KeyLocation, RowWrite)>) -> usize {
         let rows = rows.into_iter().enumerate();
         let rows = rows.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
@@ -163,7 +163,7 @@ impl LabCluster {
         done.rows.iter().filter(|row| row.outcome.is_ok()).count()
     }
 
-    /// Reads the rows of a key, or of all shards.
+    /// Reads rows of one shard key, or of all shards if `key` is `None`.
     ///
     /// # Errors
     /// [`Failure`] of a shard.
@@ -195,12 +195,12 @@ impl Drop for LabCluster {
     }
 }
 
-/// Returns the options of a request at level `one`.
+/// Returns the options of a request at consistency level `one` with the usual time limit.
 pub fn options() -> RequestOptions {
     RequestOptions::by(Instant::now() + PATIENCE)
 }
 
-/// Returns the error of a request that failed.
+/// Converts the failure of a request to the error of an experiment.
 pub(crate) fn failure(failure: Failure) -> LabError {
     LabError::failed(failure.error)
 }

@@ -1,7 +1,7 @@
-//! Levels: the cost of the consistency levels, and which of them refuse requests while nodes are
-//! unreachable.
+//! Levels: measures the cost of each consistency level, and which levels refuse requests while
+//! replicas are unreachable.
 //!
-//! **Not here:** what a read may see (`replicas`).
+//! **Not here:** how old the rows of a read may be (`replicas`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,11 +30,12 @@ use crate::report::{Cell, Report, ReportTable};
 use crate::tcp_link::LinkState;
 use crate::work_folder::WorkFolder;
 
-/// Number of shards.
+/// Number of shards of the cluster.
 pub const SHARDS: usize = 3;
-/// Longest duration of the requests of one level.
+/// Longest time for which the writes of one level are sent, and likewise its reads.
 const AT_MOST: Duration = Duration::from_secs(20);
-/// Time limit of a request while nodes are cut off: a read at `quorum` waits for them until then.
+/// Time limit of a request while replicas are cut off. It is shorter than usual, because a read at
+/// `quorum` waits that long for them.
 const PATIENCE_WITHOUT_NODES: Duration = Duration::from_secs(5);
 
 /// Settings of the experiment.
@@ -42,17 +43,17 @@ const PATIENCE_WITHOUT_NODES: Duration = Duration::from_secs(5);
 pub struct LevelsOptions {
     /// Number of replicas of each shard.
     pub replicas: usize,
-    /// Number of writes, and of reads, of each level.
+    /// Number of writes at each level; the number of reads is the same.
     pub operations: u64,
-    /// Number of clients.
+    /// Number of concurrent clients.
     pub clients: u16,
     /// Seed of the ids of the rows.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
-/// Requests of a level, in a state of the nodes.
+/// Results of the requests at one level while this many replicas are cut off.
 struct Tried {
     /// Number of replicas of each shard that are cut off.
     gone: usize,
@@ -66,7 +67,7 @@ struct Tried {
 pub struct LevelFigures {
     /// Number of replicas of each shard that are cut off.
     pub replicas_gone: u64,
-    /// Name of the level.
+    /// Name of the consistency level.
     pub level: &'static str,
     /// Number of writes that were stored.
     pub writes: u64,
@@ -95,7 +96,7 @@ pub struct LevelsResult {
     pub engine: String,
     /// Machine and program.
     pub machine: Machine,
-    /// Number of shards.
+    /// Number of shards of the cluster.
     pub shards: usize,
     /// Results of each level, first with all replicas reachable.
     pub figures: Vec<LevelFigures>,
@@ -126,7 +127,8 @@ impl Tried {
     }
 }
 
-/// Carries out the experiment, in files unless there are servers, and reports it.
+/// Carries out the experiment on the servers, or in files if there are none, and returns its
+/// report.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
@@ -163,7 +165,7 @@ pub fn run(
     Ok(report.ended(began.elapsed()))
 }
 
-/// Carries out the experiment in files, and returns its results.
+/// Carries out the experiment in files, and returns its results without a report.
 ///
 /// # Errors
 /// Errors of [`run`].
@@ -223,8 +225,8 @@ fn try_levels(
     Ok(tried)
 }
 
-/// Waits until this number of nodes is known to be down. A server that is cut off is noticed by
-/// its next request or probe.
+/// Waits until the cluster considers exactly this number of nodes to be down. The cluster notices
+/// that a server is cut off at the next request to it or the next probe.
 fn until_down(
     nodes: usize,
     cluster: &LabCluster,

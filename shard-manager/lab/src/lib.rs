@@ -1,9 +1,11 @@
-//! Lab: experiments on generated keys and on temporary clusters, each with a table, a chart and an
-//! explanation of the result.
+//! Lab: experiments on generated keys and on temporary clusters. The report of each has tables,
+//! charts and an explanation of the result.
 //!
-//! **Invariant:** an experiment touches no data that it did not create, and removes everything that
-//! it created, even if it is interrupted.
-//! **Not here:** the command line and its bars (`cli`), files of reports on disk (`cli`).
+//! **Invariant:** an experiment changes no data that it did not create, and removes everything that
+//! it created, even if it is cancelled. If its process is killed, the next experiment in the same
+//! folder removes its files.
+//! **Not here:** the command line with its progress bars, and storing reports in files (both
+//! `cli`).
 #![forbid(unsafe_code)]
 
 pub mod cached_reads;

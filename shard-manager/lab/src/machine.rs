@@ -1,10 +1,11 @@
-//! Machine: facts without which a measured number means little.
+//! Machine: facts about the hardware and the program, which a reader needs to judge measured
+//! numbers.
 
 use std::fs;
 
 use serde::Serialize;
 
-/// Machine and program of a measurement.
+/// Hardware, operating system and program with which numbers were measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Machine {
     /// Name of the processor.
@@ -17,7 +18,7 @@ pub struct Machine {
     pub kernel: String,
     /// Version of this program.
     pub tessera: &'static str,
-    /// True if the program was compiled without optimisation, so that its times mean little.
+    /// True if the program was compiled without optimisation, so that its times are not meaningful.
     pub is_debug_build: bool,
 }
 
@@ -54,7 +55,8 @@ impl Machine {
     }
 }
 
-/// Returns the peak memory of this process in bytes; `None` if the system does not report it.
+/// Returns the peak resident memory of this process in bytes; `None` if the system does not report
+/// it.
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

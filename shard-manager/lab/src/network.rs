@@ -1,11 +1,13 @@
-//! Network: effect of latency, loss and cuts between the router and the nodes on requests.
+//! Network: measures how latency, loss and cuts on the network between the router and the nodes
+//! affect requests.
 //!
-//! After each condition the network is restored, and the experiment checks which of the writes were
+//! The experiment sends writes and reads under one condition of the network after another. After
+//! each condition the network is restored, and the experiment checks which of the writes were
 //! stored.
 //!
-//! **Invariant:** an acknowledged write that is missing, or a refused one that was stored, makes
-//! the experiment fail.
-//! **Not here:** the connections to the nodes (`disturbance`).
+//! **Invariant:** the experiment fails if an acknowledged write is missing or a refused write was
+//! stored.
+//! **Not here:** disturbing the connections to the nodes (`disturbance`).
 
 mod findings;
 
@@ -34,17 +36,17 @@ use crate::report::Report;
 use crate::tcp_link::LinkState;
 use crate::work_folder::WorkFolder;
 
-/// Highest number of latencies.
+/// Maximum number of latencies that one run tries.
 pub const LATENCIES_MAX: usize = 8;
-/// Highest latency, in milliseconds.
+/// Maximum latency, in milliseconds.
 pub const LATENCY_MS_MAX: u64 = 1_000;
-/// Number of chunks of which one is lost.
+/// Average number of chunks of data for each chunk that is lost.
 const LOST_ONE_OF: u64 = 100;
-/// Number of users that are read.
+/// Number of users that the reads choose from.
 const READ_USERS: u64 = 64;
 /// Time limit of a request.
 const WAIT_MAX: Duration = Duration::from_millis(1_500);
-/// Longest duration of the writes, and of the reads, of one condition.
+/// Longest time for which the writes of one condition are sent, and likewise its reads.
 const AT_MOST: Duration = Duration::from_secs(6);
 
 /// Settings of the experiment.
@@ -54,26 +56,27 @@ pub struct NetworkOptions {
     pub shards: usize,
     /// Number of replicas of each shard.
     pub replicas: usize,
-    /// Number of writes, and of reads, of each condition.
+    /// Number of writes under each condition; the number of reads is the same.
     pub operations: u64,
-    /// Number of clients.
+    /// Number of concurrent clients.
     pub clients: u16,
-    /// Latencies to try, in milliseconds.
+    /// Latencies to try one after another, in milliseconds.
     pub latencies_ms: Vec<u64>,
-    /// Seed that selects the lost chunks; the rows depend on their numbers only.
+    /// Seed that selects the lost chunks. The rows do not depend on the seed.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
 /// Condition of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NetworkCondition {
-    /// Nothing is disturbed.
+    /// The network is undisturbed.
     Calm,
-    /// Responses of every node are delayed by this many milliseconds.
+    /// On servers, the responses of every node are delayed by this many milliseconds; with files,
+    /// writes and the replay of changes on every node begin that much later.
     Latency(u64),
-    /// One chunk in this many is lost and sent again.
+    /// One chunk in `LOST_ONE_OF` is lost and sent again; servers only.
     Loss,
     /// One replica of each shard cannot be reached.
     ReplicasCut,
@@ -92,7 +95,7 @@ impl NetworkCondition {
         }
     }
 
-    /// Returns true if this node is disturbed.
+    /// Returns true if the condition disturbs this node.
     fn is_about(self, node: &str) -> bool {
         match self {
             Self::Calm => false,
@@ -122,7 +125,7 @@ impl NetworkCondition {
     }
 }
 
-/// Requests under a condition.
+/// Results of the requests under one condition.
 struct Tried {
     condition: NetworkCondition,
     writes: Timings,
@@ -130,7 +133,7 @@ struct Tried {
     outcomes: Outcomes,
 }
 
-/// Number of writes of each outcome, and of those with an unknown outcome that were stored.
+/// Number of writes by outcome, and of the writes with an unknown outcome that were found stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Outcomes {
     acknowledged: u64,
@@ -210,7 +213,7 @@ pub fn check(options: &NetworkOptions) -> Result<(), LabError> {
     Err(LabError::Impossible(line))
 }
 
-/// Cluster whose network is disturbed.
+/// Experiment in progress: the cluster whose network is disturbed, and the settings.
 struct Trial<'t> {
     options: &'t NetworkOptions,
     servers: Option<&'t LinkedServers>,
@@ -227,7 +230,7 @@ impl Trial<'_> {
         [NetworkCondition::Calm].into_iter().chain(latencies).chain(loss).chain(cuts).collect()
     }
 
-    /// Stores the users that are read.
+    /// Stores the users that the reads choose from.
     fn store_users(&self) -> Result<(), LabError> {
         for number in 0..READ_USERS {
             let id = format!("read_{number}");
@@ -271,7 +274,7 @@ impl Trial<'_> {
         Ok(Tried { condition, writes, reads, outcomes })
     }
 
-    /// Writes a user; returns the outcome of a write that failed, and the reason.
+    /// Writes a user. The error of a write that failed contains its outcome and the reason.
     async fn write(&self, id: &str) -> Result<(), (Outcome, String)> {
         let placed = self.cluster.place(&self.users, Operation::Insert, id, new_user(id));
         let placed = placed.map_err(|error| (Outcome::Rejected, error.to_string()))?;
@@ -279,7 +282,8 @@ impl Trial<'_> {
         written.map(drop).map_err(|failure| (failure.outcome, failure.error.to_string()))
     }
 
-    /// Checks which writes were stored, after the network has been restored.
+    /// Reads every written user after the network has been restored, and counts the writes by
+    /// outcome.
     fn look_for(
         &self,
         written: &[(String, Option<Outcome>)],
@@ -312,7 +316,7 @@ impl Trial<'_> {
     }
 }
 
-/// Returns the options of a request with a short deadline.
+/// Returns the options of a request that must end within `WAIT_MAX`.
 fn asked() -> RequestOptions {
     RequestOptions::by(Instant::now() + WAIT_MAX)
 }

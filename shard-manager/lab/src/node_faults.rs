@@ -1,5 +1,5 @@
-//! Node faults: faults that an experiment injects into nodes of its cluster, and waits until nodes
-//! have a state.
+//! Node faults: injects faults into nodes of an experiment's cluster, and waits until nodes reach a
+//! state.
 //!
 //! **Invariant:** a fault ends when its value is dropped.
 //! **Not here:** the effect of a fault (`engine::fault_injector`).
@@ -13,10 +13,10 @@ use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
 use crate::lab_error::LabError;
 
-/// Interval at which a state is polled.
+/// Interval at which a condition is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Fault of a node, ended when it is dropped.
+/// Fault of a node, which ends when this value is dropped.
 pub(crate) struct InjectedFault(Arc<FaultInjector>);
 
 impl Drop for InjectedFault {
@@ -45,10 +45,10 @@ pub(crate) fn in_mode(mode: NodeMode) -> NodeFault {
     NodeFault { mode, ..NodeFault::default() }
 }
 
-/// Waits until a condition holds.
+/// Waits until a condition holds. `what` describes it for the error message.
 ///
 /// # Errors
-/// [`LabError`] if it does not hold in time, or the experiment is cancelled.
+/// [`LabError`] if the condition does not hold within [`PATIENCE`], or the experiment is cancelled.
 pub(crate) fn until(
     observer: &dyn ExperimentObserver,
     what: &str,
@@ -65,7 +65,7 @@ pub(crate) fn until(
     Ok(())
 }
 
-/// Waits until every node fulfils its role.
+/// Waits until every node is up and fulfils its role as primary or replica.
 ///
 /// # Errors
 /// Errors of [`until`].

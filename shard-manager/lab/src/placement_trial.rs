@@ -1,9 +1,9 @@
-//! Placement trial: computes the slots of each shard and its share of the keys for a keyspace and a
-//! placement, and what would move if the shards changed.
+//! Placement trial: computes, for a keyspace and a placement, the slots of each shard and its share
+//! of the keys, and the slots and keys that would move if the shards changed.
 //!
-//! **Invariant:** a trial depends on its options only, stores nothing, and takes a few
-//! milliseconds, because each option has a limit.
-//! **Not here:** the comparison of all placements (`strategies`), a cluster.
+//! **Invariant:** the result depends on the options only; a trial stores nothing, and takes only a
+//! few milliseconds, because each option has a limit.
+//! **Not here:** the comparison of all placements (`strategies`); a trial uses no cluster.
 
 mod options;
 
@@ -15,61 +15,63 @@ use serde::Serialize;
 
 pub use self::options::{TrialFault, TrialKeys, TrialOptions, TrialTexts};
 
-/// Highest number of shards: more could not be distinguished in a picture.
+/// Maximum number of shards. More could not be distinguished in a picture.
 pub const SHARDS_MAX: usize = 64;
-/// Highest number of generated keys.
+/// Maximum number of generated keys.
 pub const TRIAL_KEYS_MAX: u64 = 20_000;
-/// Highest number of keys whose locations are listed individually.
+/// Maximum number of sample keys, whose locations are listed individually.
 pub const SAMPLE_MAX: usize = 100;
-/// Highest number of points of a ring.
+/// Maximum number of points of a ring that is computed.
 pub const RING_POINTS_MAX: u64 = 1 << 16;
-/// Highest number of points of a ring that are listed: a picture has no room for more.
+/// Maximum number of points of a ring for which the points are listed. A picture has no space for
+/// more.
 pub const RING_POINTS_SHOWN: usize = 1_024;
 
-/// Slots from the first to the last, inclusive, with their owner.
+/// Run of consecutive slots with the same owner: the first slot, the last slot, and the name of the
+/// shard.
 pub type SlotRun = (u16, u16, String);
 
 /// Result of a trial.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trial {
-    /// The keyspace, with its parameters.
+    /// Keyspace, with its parameters.
     pub keyspace: String,
-    /// The placement, with its parameters.
+    /// Placement, with its parameters.
     pub placement: String,
-    /// Number of keys, or of slots if there are no keys.
+    /// Number of keys that were counted, or of all slots if no keys were counted.
     pub total: u64,
-    /// Shares and slots of the shards.
+    /// Shares and slots of the shards before a change.
     pub before: TrialState,
-    /// Slots and keys that the change moves; `None` without one.
+    /// Slots and keys that the change of the shards moves; `None` without a change.
     pub moved: Option<TrialMove>,
-    /// Points of the ring, if the placement has one.
+    /// Points of the ring, if the placement is a ring.
     pub ring: Option<TrialRing>,
     /// Locations of the sample keys.
     pub sample: Vec<PlacedKey>,
 }
 
-/// Shards with their shares and slots.
+/// Distribution of the slots and keys over the shards.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrialState {
-    /// Shares, and the skew.
+    /// Share of each shard, and the skew.
     #[serde(flatten)]
     pub shares: Distribution,
-    /// Owners of all slots, in order.
+    /// Owners of all slots, as runs in ascending order of slots.
     pub runs: Vec<SlotRun>,
 }
 
-/// Slots and keys that a change moves.
+/// Slots and keys that a change of the shards moves.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrialMove {
-    /// The change.
+    /// Description of the change.
     pub change: String,
-    /// Lowest share that must move so that each shard has the load of its weight.
+    /// Smallest fraction of the load that must move so that each shard has the share of its weight.
     pub needed: f64,
-    /// Number of slots with another owner.
+    /// Number of slots that get another owner.
     pub slots: u64,
-    /// Number of keys in these slots, or of slots if there are no keys.
+    /// Number of keys in these slots, or of the slots themselves if no keys are counted.
     pub load: u64,
-    /// Share of all keys that move.
+    /// Fraction of all keys that move, or of all slots if no keys are counted.
     pub share: f64,
     /// Shares and slots after the change.
     pub after: TrialState,
@@ -78,29 +80,29 @@ pub struct TrialMove {
 /// Points of a ring.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrialRing {
-    /// Number of all points.
+    /// Number of all points of the ring.
     pub total: u64,
-    /// Positions from 0 to 1 and their shards, in the order of the ring; empty if there are too
-    /// many.
+    /// Position of each point, from 0 to 1, and its shard, in ascending order of position; empty if
+    /// there are more than [`RING_POINTS_SHOWN`].
     pub points: Vec<(f64, String)>,
 }
 
-/// Key with its location.
+/// Sample key with its location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlacedKey {
-    /// The key.
+    /// Shard key.
     pub key: String,
-    /// Slot of the key; `None` if the keyspace has none for it.
+    /// Slot of the key; `None` if the keyspace has no slot for it.
     pub slot: Option<u16>,
-    /// Shard of the key.
+    /// Shard that owns the slot before the change.
     pub shard: Option<String>,
-    /// Shard of the key after the change, if there is a change.
+    /// Shard that owns the slot after the change; `None` without a change.
     pub after: Option<String>,
-    /// Reason why the key has no slot.
+    /// Reason why the key has no slot, if it has none.
     pub reason: Option<String>,
 }
 
-/// Owners of all slots, with the names of the shards.
+/// Owner of each slot, and the names of the shards.
 struct Owners {
     names: Vec<String>,
     slots: Vec<ShardNumber>,

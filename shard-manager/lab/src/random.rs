@@ -1,17 +1,18 @@
-//! Random: numbers that are the same for the same seed, on every machine.
+//! Random: generates pseudorandom numbers that depend only on the seed, so they are equal on every
+//! machine.
 //!
-//! Source: SplitMix64 (Steele, Lea and Flood 2014).
+//! The algorithm is SplitMix64 (Steele, Lea and Flood, 2014).
 
-/// Difference of two successive states.
+/// Difference between two successive states of the generator.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Generator of numbers from a seed.
+/// Generator of pseudorandom numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Creates a generator from a seed and a purpose, so that experiments with one seed are
-    /// independent.
+    /// Creates a generator from a seed and the name of a purpose. Generators with the same seed and
+    /// different purposes yield different sequences.
     pub(crate) fn new(seed: u64, purpose: &str) -> Self {
         let mixed = purpose.bytes().fold(seed, |state, byte| {
             let mut one = Self(state ^ u64::from(byte));
@@ -20,8 +21,8 @@ impl Random {
         Self(mixed)
     }
 
-    /// Returns the number at this place of the sequence, counted from 0. Numbers at different
-    /// places are different.
+    /// Returns the number at this index of the sequence, counted from 0. Numbers at different
+    /// indexes are different.
     pub(crate) fn at(&self, place: u64) -> u64 {
         Self(self.0.wrapping_add(STEP.wrapping_mul(place))).next()
     }
@@ -35,12 +36,12 @@ impl Random {
         bits ^ (bits >> 31)
     }
 
-    /// Returns a number below this bound. The bound must not be 0.
+    /// Returns a number from 0 to `bound - 1`. The bound must not be 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Returns a number from 0 to 1, excluding 1.
+    /// Returns a number that is at least 0 and less than 1.
     pub(crate) fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,10 +1,12 @@
-//! Replicas: what reads return while replicas lag, and the cost of fresher reads.
+//! Replicas: measures how often reads return outdated rows while replicas lag, and the cost of
+//! reads that do not.
 //!
-//! Each operation is a write followed by a read of the same row. A read that returns an older row
-//! is *stale*: this is permitted at level `one` without a token, and never otherwise.
+//! Each operation is a write followed by a read of the same row. A read is *stale* if it returns a
+//! row that is older than this write. Stale reads are permitted only at level `one` without a
+//! session token.
 //!
-//! **Invariant:** a stale read that is not permitted makes the experiment fail.
-//! **Not here:** refusals while nodes are unreachable (`levels`).
+//! **Invariant:** the experiment fails if a read is stale and this is not permitted.
+//! **Not here:** requests that are refused while nodes are unreachable (`levels`).
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -27,36 +29,37 @@ use crate::node_faults::{InjectedFault, inject, until_well};
 use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
-/// Number of shards.
+/// Number of shards of the cluster.
 pub const SHARDS: usize = 2;
 /// Number of replicas of each shard.
 pub const REPLICAS: usize = 2;
-/// Delays of each change on each replica, in milliseconds.
+/// Delays, in milliseconds, with which each replica applies each change. They are tried one after
+/// another.
 pub const DELAYS_MS: [u64; 3] = [0, 20, 200];
-/// Keys that the operations use in turn.
+/// Number of keys that the operations use in turn.
 const KEYS: u64 = 16;
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct ReplicasOptions {
-    /// Number of operations of each kind of read.
+    /// Number of operations for each delay and kind of read.
     pub operations: u64,
     /// Seed of the ids of the rows.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
 }
 
-/// Kind of read.
+/// Kind of read, by the requirement on the node that serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
-    /// From any node.
+    /// Level `one` without a session token: any node may serve the read.
     One,
-    /// From a node that has everything that the session has seen.
+    /// Level `one` with a session token: a node that has every change that the session has seen.
     Token,
-    /// From a node that has every earlier acknowledged write.
+    /// Level `quorum`: a node that has every write that was acknowledged before the read.
     Quorum,
-    /// From the primary.
+    /// Level `all`: the primary.
     All,
 }
 
@@ -81,7 +84,7 @@ impl Reading {
     }
 }
 
-/// Reads of a kind with a delay of the replicas.
+/// Results of one kind of read with one delay of the replicas.
 struct Tried {
     delay_ms: u64,
     reading: Reading,
@@ -90,7 +93,7 @@ struct Tried {
     reads: Timings,
 }
 
-/// Carries out the experiment, in files unless there are servers.
+/// Carries out the experiment on the servers, or in files if there are none.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
@@ -134,7 +137,7 @@ fn try_delays(
     for delay_ms in DELAYS_MS {
         observer.report(&format!("each replica is {delay_ms} ms behind"));
         let delay = Duration::from_millis(delay_ms);
-        // Ends the faults when it is dropped.
+        // Dropping this value ends the delays in files.
         let _delayed = match servers {
             Some(servers) => {
                 delay_servers(servers, delay)?;
@@ -149,7 +152,7 @@ fn try_delays(
     Ok(tried)
 }
 
-/// Delays each change on each replica in files, until the result is dropped.
+/// Makes each replica in files apply each change with this delay, until the result is dropped.
 fn delay_files(cluster: &LabCluster, delay: Duration) -> Result<Vec<InjectedFault>, LabError> {
     let fault = NodeFault { delay, ..NodeFault::default() };
     let nodes = (1..=SHARDS).flat_map(|shard| {
@@ -158,7 +161,7 @@ fn delay_files(cluster: &LabCluster, delay: Duration) -> Result<Vec<InjectedFaul
     nodes.map(|node| inject(cluster, &node, fault)).collect()
 }
 
-/// Delays each change on each replica on a server, until another delay is set.
+/// Makes each replica on a server apply each change with this delay, until another delay is set.
 fn delay_servers(servers: &ServerNodes, delay: Duration) -> Result<(), LabError> {
     let mut replicas = servers.cluster.address.shards.iter().flat_map(|shard| &shard.replicas);
     replicas.try_for_each(|replica| delay_replay(replica, delay).map_err(LabError::failed))

@@ -1,7 +1,7 @@
-//! Report: the result of an experiment, for people and for programs.
+//! Report: the result of an experiment, as an HTML page, Markdown or JSON.
 //!
-//! **Invariant:** all forms of a report have the same numbers; only the page has charts.
-//! **Not here:** measuring (the experiments), the files (`cli`).
+//! **Invariant:** all three forms of a report have the same numbers; only the HTML page has charts.
+//! **Not here:** measuring (the experiments), storing reports in files (`cli`).
 
 mod html;
 mod markdown;
@@ -18,20 +18,20 @@ use crate::machine::Machine;
 pub struct Report {
     /// Name of the experiment, as on the command line.
     pub experiment: &'static str,
-    /// Seed of all random numbers.
+    /// Seed of all random numbers of the experiment.
     pub seed: u64,
-    /// Settings, by name.
+    /// Settings of the experiment, with their names.
     pub settings: Vec<Setting>,
-    /// Machine and program.
+    /// Machine and program with which the numbers were measured.
     pub machine: Machine,
-    /// Duration of the experiment.
+    /// Duration of the experiment in seconds.
     pub seconds: f64,
-    /// Numbers.
+    /// Tables of the measured numbers.
     pub tables: Vec<ReportTable>,
-    /// Charts of the numbers, for the page.
+    /// Charts of the numbers, for the HTML page only.
     #[serde(skip)]
     pub charts: Vec<Chart>,
-    /// Conditions that were omitted, and the reasons.
+    /// Notes on conditions that affect the numbers or were omitted, with the reasons.
     pub notes: Vec<String>,
     /// Summary of the result, in a few sentences.
     pub explanation: String,
@@ -53,21 +53,21 @@ pub struct ReportTable {
     pub title: String,
     /// Names of the columns.
     pub columns: Vec<String>,
-    /// Rows, each with as many cells as there are columns.
+    /// Rows of the table, each with one cell for each column.
     pub rows: Vec<Vec<Cell>>,
 }
 
-/// Value in a table. Programs get the number, and people the number with its unit.
+/// Value in a table. JSON contains the number, and the other forms the number with its unit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Cell {
-    /// A text.
+    /// String that is not a number.
     Text(String),
-    /// A count.
+    /// Count of items or events.
     Count(u64),
-    /// A fraction, 0 to 1.
+    /// Fraction from 0 to 1, shown in percent.
     Share(f64),
-    /// A multiple.
+    /// Ratio or other number without a unit, shown with two decimal places.
     Ratio(f64),
     /// Time in milliseconds.
     Millis(f64),
@@ -75,12 +75,12 @@ pub enum Cell {
     Nanos(f64),
     /// Number per second.
     Rate(f64),
-    /// Nothing was measured.
+    /// There is no value, because nothing was measured.
     Absent,
 }
 
 impl Cell {
-    /// Returns the text for people.
+    /// Returns the value with its unit, as text for people.
     pub fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -95,7 +95,7 @@ impl Cell {
         }
     }
 
-    /// Returns true if the value is a number, which is aligned to the right of its column.
+    /// Returns true if the cell is aligned to the right, as numbers and absent values are.
     pub fn is_number(&self) -> bool {
         !matches!(self, Self::Text(_))
     }

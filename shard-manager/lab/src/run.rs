@@ -1,10 +1,12 @@
-//! Run: users in one database and the same users on shards, and the same queries on both.
+//! Run: stores the same users in one database and on several shards, and compares the same queries
+//! on both sides.
 //!
-//! Both sides are clusters of this program: the one database is a cluster with one shard. So both
+//! Both sides are Tessera clusters: the single database is a cluster with one shard. So both sides
 //! have the same tables, primary keys and durability, handle requests in the same way, and differ
-//! only in the number of databases.
+//! only in the number of databases, unless one side is on a server and the other in files.
 //!
-//! **Invariant:** both sides have the same number of rows when the queries begin; this is checked.
+//! **Invariant:** both sides have the same number of rows when the queries begin, or the experiment
+//! fails.
 //! **Not here:** the rows (`dataset`), the clients (`clients`).
 
 mod distribution;
@@ -31,9 +33,9 @@ use crate::work_folder::WorkFolder;
 
 /// Default number of users.
 pub const USERS_DEFAULT: u64 = 10_000;
-/// Highest number of users.
+/// Maximum number of users.
 pub const USERS_MAX: u64 = 100_000_000;
-/// Highest number of clients.
+/// Maximum number of clients.
 pub const CLIENTS_MAX: u16 = 256;
 /// Time limit of each probe of a node.
 const PROBE_MAX: Duration = Duration::from_secs(5);
@@ -41,39 +43,40 @@ const PROBE_MAX: Duration = Duration::from_secs(5);
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Number of users, each with an order.
+    /// Number of users, each with one order.
     pub users: u64,
-    /// Number of shards.
+    /// Number of shards of the sharded side.
     pub shards: usize,
-    /// Number of clients that read and write single rows.
+    /// Number of concurrent clients that read and write single rows; one client sends the other
+    /// queries.
     pub clients: u16,
-    /// Number of reads and of writes of single rows; the other queries are sent a hundredth as
-    /// often.
+    /// Number of reads, and also of writes, of single rows on each side. Each of the other queries
+    /// is sent a hundredth as often.
     pub operations: u64,
-    /// Longest duration of each query on each side.
+    /// Longest time for which requests of each kind of query are sent on each side.
     pub at_most: Duration,
     /// Seed of the rows and of the keys that are read.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<PathBuf>,
-    /// Servers to use instead of files.
+    /// Databases on servers that are used instead of files, if any.
     pub servers: Option<ServerSides>,
 }
 
-/// Empty databases on servers, which the caller removes afterwards.
+/// Empty databases on servers, which the calling function removes afterwards.
 #[derive(Clone, Debug)]
 pub struct ServerSides {
-    /// The one database.
+    /// Cluster of the single database.
     pub one: ConnectedCluster,
-    /// The databases of the shards; `None` for files.
+    /// Cluster of the sharded side; `None` if its shards are files.
     pub shards: Option<ConnectedCluster>,
-    /// Servers and their version, for the report.
+    /// Database engine and its version, for the report.
     pub engine: String,
-    /// Conditions that make the comparison less fair, for the report.
+    /// Notes for the report on conditions that make the comparison less fair.
     pub notes: Vec<String>,
 }
 
-/// Both sides of the comparison.
+/// Both sides of the comparison: the single database and the sharded cluster.
 pub(crate) struct Sides {
     pub(crate) one: LabCluster,
     pub(crate) shards: LabCluster,
@@ -88,7 +91,8 @@ pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Re
     let began = Instant::now();
     check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
-    // The folder is declared first, so that it is removed after its files were closed.
+    // The folder is declared first, so that it is dropped last and its files are closed before it
+    // is removed.
     let (_folder, sides, mut report) = open(options, observer)?;
     report = report
         .set("users", options.users)
@@ -100,7 +104,8 @@ pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Re
     Ok(report.ended(began.elapsed()))
 }
 
-/// Opens both sides and begins the report. Returns the folder of files, if there are any.
+/// Opens both sides and creates the report. Returns the temporary folder as well if a side has
+/// files.
 fn open(
     options: &RunOptions,
     observer: &dyn ExperimentObserver,
@@ -150,7 +155,7 @@ pub fn check(options: &RunOptions) -> Result<(), LabError> {
     Err(LabError::Impossible(line))
 }
 
-/// Carries out the four steps on open clusters.
+/// Carries out the four steps of the experiment on the open clusters.
 fn compare(
     mut report: Report,
     (options, plan): (&RunOptions, &Plan),
@@ -191,7 +196,7 @@ fn compare(
     })
 }
 
-/// Probes every node of both sides.
+/// Probes every node of both sides, and fails if one of them does not respond.
 fn probe(sides: &Sides) -> Result<ReportTable, LabError> {
     let mut table = ReportTable::new("Nodes", &["side", "node", "state", "answered in"]);
     for (side, cluster) in [("one database", &sides.one), ("shards", &sides.shards)] {
@@ -207,7 +212,7 @@ fn probe(sides: &Sides) -> Result<ReportTable, LabError> {
     Ok(table)
 }
 
-/// Checks that both sides have all rows.
+/// Checks that both sides have all users and all orders.
 fn count(sides: &Sides, plan: &Plan) -> Result<(), LabError> {
     for (side, cluster) in [("one database", &sides.one), ("shards", &sides.shards)] {
         for table in ["users", "orders"] {

@@ -1,6 +1,8 @@
-//! Shard counts: the same users and queries on clusters with more and more shards.
+//! Shard counts: measures the same queries on the same users in clusters with different numbers of
+//! shards.
 //!
-//! **Not here:** the comparison with one database (`run`), growth under traffic (`grow`).
+//! **Not here:** the comparison with a single database (`run`), adding a shard during traffic
+//! (`grow`).
 
 use std::time::Instant;
 
@@ -17,17 +19,17 @@ use crate::report::{Cell, Report, ReportTable};
 use crate::run::queries::{QUERIES, Query, measure};
 use crate::run::{self, RunOptions};
 
-/// Highest number of shard counts in one run.
+/// Maximum number of shard counts that one run tries.
 pub const COUNTS_MAX: usize = 12;
 
-/// Queries on a cluster with a number of shards.
+/// Results of all kinds of requests on a cluster with this number of shards.
 struct Counted {
     shards: usize,
     timings: Vec<(Query, Timings)>,
 }
 
-/// Carries out the experiment, in files unless there are databases on servers: `options` apply to
-/// each number of shards.
+/// Carries out the experiment in the databases on servers, or in files if there are none. The
+/// options apply to each number of shards in `counts`.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
@@ -46,7 +48,8 @@ pub fn run(
     let mut all = Vec::new();
     for (number, shards) in counts.iter().enumerate() {
         observer.report(&format!("{shards} shards"));
-        // Each cluster is closed before the next one is opened, so that they do not share memory.
+        // Each cluster is closed before the next one is opened, so that they do not compete for
+        // memory.
         let cluster = databases.open((number, *shards), None)?;
         dataset::generate(&cluster, &plan, observer)?;
         all.push(count(&of(*shards), &plan, &cluster, observer)?);
@@ -89,7 +92,8 @@ fn count(
     Ok(Counted { shards: options.shards, timings })
 }
 
-/// Returns the rate of a query, as a multiple of that with the first number of shards.
+/// Returns the rate of one kind of request, as a multiple of its rate with the first number of
+/// shards.
 fn ratio(all: &[Counted], one: &Counted, index: usize) -> f64 {
     let rate = |counted: &Counted| counted.timings.get(index).map_or(0.0, |(_, own)| own.rate());
     let first = all.first().map_or(0.0, rate);

@@ -1,9 +1,10 @@
-//! Strategies: applies every keyspace and placement to the same keys, and compares the share of
-//! each shard, the keys that move when the shards change, and the cost of a lookup.
+//! Strategies: applies every combination of keyspace and placement to the same keys. It compares
+//! each shard's share of the keys, the keys that move when the shards change, and the cost of a
+//! lookup.
 //!
-//! **Invariant:** all combinations for a key set use the same keys; everything except the times
-//! depends on the settings only.
-//! **Not here:** a cluster. Nothing is stored; moves are only computed.
+//! **Invariant:** all combinations for a key set use the same keys; all results except the times
+//! depend on the settings only.
+//! **Not here:** clusters. Nothing is stored; moves are only computed.
 
 mod cost;
 mod explanation;
@@ -26,34 +27,36 @@ use crate::report::{Cell, Report, ReportTable};
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct StrategiesOptions {
-    /// Kinds of generated keys; empty if the user provides keys.
+    /// Kinds of keys to generate, each of which is a key set; may be empty if the user provides
+    /// keys.
     pub kinds: Vec<KeyKind>,
-    /// Keys that the user provides.
+    /// Key set that the user provides, if any.
     pub own_keys: Option<LabKeys>,
-    /// Number of keys of each generated set.
+    /// Number of keys of each generated key set.
     pub keys: u64,
-    /// Weights of the shards.
+    /// Weight of each shard.
     pub weights: Vec<u32>,
-    /// Keyspaces that are tried on the user's keys, in addition to those that
-    /// [`LabKeys::keyspaces`] returns.
+    /// Additional keyspaces to try on the user's keys, besides those that [`LabKeys::keyspaces`]
+    /// returns.
     pub keyspaces: Vec<Keyspace>,
-    /// Seed of the keys.
+    /// Seed of the generated keys.
     pub seed: u64,
 }
 
-/// A keyspace with a placement on the keys of a set.
+/// Results of one keyspace with one placement on one key set.
 #[derive(Clone, Debug)]
 struct Tried {
     keyspace: String,
     placement: String,
     skew: f64,
-    /// Share of the keys on the fullest shard.
+    /// Fraction of the keys that are on the shard with the most keys.
     fullest: f64,
-    /// Result of each change; `None` if the placement cannot make it.
+    /// Keys that each change of the shards moves; `None` if the placement does not permit the
+    /// change.
     moved: Vec<Option<Moved>>,
 }
 
-/// All combinations on the keys of a set.
+/// Results of all combinations on one key set.
 #[derive(Clone, Debug)]
 struct TriedSet {
     name: String,
@@ -106,7 +109,7 @@ impl StrategiesOptions {
         self.kinds.len() + usize::from(self.own_keys.is_some())
     }
 
-    /// Returns the key sets one at a time, because each may take much memory.
+    /// Returns an iterator that generates one key set at a time, because each may need much memory.
     fn key_sets(&self) -> impl Iterator<Item = LabKeys> + '_ {
         let generated =
             self.kinds.iter().map(|kind| LabKeys::generated(*kind, self.keys, self.seed));
@@ -120,7 +123,7 @@ impl StrategiesOptions {
     }
 }
 
-/// Checks the settings, and returns the shards.
+/// Checks the settings, and returns the topology, which is the shards with their weights.
 fn checked(options: &StrategiesOptions) -> Result<Topology, LabError> {
     let topology = Topology::with_weights(&options.weights).map_err(LabError::impossible)?;
     let own = options.own_keys.iter().map(|set| set.keys.len() as u64).max();
@@ -153,8 +156,8 @@ fn joined(weights: &[u32]) -> String {
     weights.iter().map(u32::to_string).collect::<Vec<_>>().join(":")
 }
 
-/// Returns the changes that are tried: a shard is added, the last one is removed, or the weight of
-/// the first one is doubled.
+/// Returns the changes of the shards that are tried: adding a shard of weight 1, removing the last
+/// shard, and doubling the weight of the first one.
 fn changes(topology: &Topology) -> Vec<TopologyChange> {
     let members: Vec<&ShardSpec> = topology.members().map(|(_, shard)| shard).collect();
     let mut changes = vec![TopologyChange::Add(1)];
@@ -166,7 +169,7 @@ fn changes(topology: &Topology) -> Vec<TopologyChange> {
     changes
 }
 
-/// Returns the placements of a keyspace, with their names in the tables.
+/// Returns the placements that are tried with a keyspace, each with its name in the tables.
 fn placements(keyspace: &Keyspace, topology: &Topology) -> Vec<(String, Algorithm)> {
     let simple = Algorithm::all(topology, None).unwrap_or_default().into_iter();
     let mut all: Vec<_> = simple.map(|algorithm| (algorithm.name(), algorithm)).collect();
@@ -196,7 +199,8 @@ fn add(all: &mut Vec<(String, Algorithm)>, name: &str, text: &str) {
 fn load_of(set: &LabKeys, keyspace: &Keyspace) -> Load {
     let mut load = Load::of_keys();
     for key in &set.keys {
-        // A set is tried with keyspaces that have a slot for each of its keys.
+        // There is no error here: a set is tried only with keyspaces that can map each of its keys
+        // to a slot.
         if let Ok(slot) = ShardKey::parse(key).and_then(|key| keyspace.slot_of(key)) {
             load.add(slot);
         }
@@ -225,11 +229,12 @@ fn try_one(
     })
 }
 
-/// Returns the name of a keyspace, without its long parameters.
+/// Returns the name of a keyspace for tables and charts, without long parameters.
 fn keyspace_label(keyspace: &Keyspace) -> String {
     match keyspace {
         Keyspace::Hash | Keyspace::Modulo | Keyspace::List(_) => keyspace.name().to_owned(),
-        // Ranges of numbers and ranges of text have the same name, but different forms.
+        // Ranges of numbers and ranges of text share one name, but their written forms begin
+        // differently.
         Keyspace::Range(_) => {
             let form = keyspace.to_string();
             form.split([':', '(']).next().unwrap_or_default().to_owned()
@@ -270,7 +275,8 @@ fn skew_chart(set: &TriedSet) -> Chart {
     })
 }
 
-/// Returns the chart of the keys that move, for the first keyspace of the first set.
+/// Returns the chart of the fraction of keys that move, for the first keyspace of the first key
+/// set.
 fn moved_chart(sets: &[TriedSet], changes: &[TopologyChange]) -> Chart {
     let first = sets.first().map(|set| set.tried.as_slice()).unwrap_or_default();
     let keyspace = first.first().map(|one| one.keyspace.clone()).unwrap_or_default();

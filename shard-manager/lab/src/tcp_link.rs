@@ -1,11 +1,11 @@
-//! TCP link: a proxy on a loopback port in front of a server on this machine, which can be slow,
-//! lossy or cut.
+//! TCP link: a proxy on a loopback port in front of a server on this machine. The proxy can delay,
+//! lose or cut the traffic.
 //!
-//! TCP hides the loss of a packet: it is sent again after a timeout, which is at least 200 ms on
-//! Linux. So a lossy link delays some chunks for that long.
+//! TCP hides the loss of a packet, because it sends the packet again after a timeout, which is at
+//! least 200 ms on Linux. So a lossy link does not drop data, but delays some chunks by that time.
 //!
-//! **Invariant:** bytes pass in order and unchanged, or the connection ends; threads and
-//! connections end with the link.
+//! **Invariant:** bytes pass in order and unchanged, or the connection ends; the threads and
+//! connections of a link end when it is dropped.
 //! **Not here:** choosing the state of a link (`disturbance`).
 
 use std::collections::HashMap;
@@ -17,31 +17,31 @@ use std::time::Duration;
 
 use crate::random::Random;
 
-/// Highest number of connections of a link; further ones are closed at once.
+/// Maximum number of connections of a link. Further connections are closed at once.
 const CONNECTIONS_MAX: usize = 256;
-/// Bytes of a chunk. A longer response is delayed once for each chunk.
+/// Maximum size of a chunk in bytes. A longer response is delayed once for each of its chunks.
 const PIECE: usize = 64 << 10;
-/// Time after which a lost packet is sent again: the minimum on Linux.
+/// Time after which a lost chunk is sent again, which is the minimum of TCP on Linux.
 const SENT_AGAIN: Duration = Duration::from_millis(200);
 
-/// Pause after a connection could not be accepted.
+/// Pause after a failure to accept a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// State of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
-    /// Everything passes.
+    /// All data passes without delay.
     #[default]
     Open,
-    /// Each chunk of a response is delayed.
+    /// Each chunk of a response is delayed by this time; requests are not delayed.
     Late(Duration),
-    /// One chunk in this many is lost, and sent again.
+    /// On average, one chunk in this many is lost and sent again.
     Lossy(u64),
-    /// Connections are closed, new ones too.
+    /// All connections are closed, and new ones are closed at once.
     Cut,
 }
 
-/// Proxy in front of a server.
+/// Proxy in front of one server.
 #[derive(Debug)]
 pub struct TcpLink {
     port: u16,
@@ -58,16 +58,16 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     link: LinkState,
-    /// Both ends of each connection, by its number.
+    /// Sockets to the client and to the server of each connection, by the number of the connection.
     connections: HashMap<u64, [TcpStream; 2]>,
     is_over: bool,
 }
 
 impl TcpLink {
-    /// Opens a port in front of the server's port. The seed selects the chunks that are lost.
+    /// Opens a link to a server's port on this machine. The seed selects the chunks that are lost.
     ///
     /// # Errors
-    /// The error of the operating system, if there is no port or no thread.
+    /// The error of the operating system, if no port or no thread is available.
     pub fn to(server: u16, seed: u64) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
@@ -79,10 +79,11 @@ impl TcpLink {
                     return;
                 }
                 match client {
-                    // If the server does not answer, the client is disconnected, as it would be
-                    // without the link.
+                    // If the server cannot be reached, the client is disconnected, which it would
+                    // notice without the link as well.
                     Ok(client) => drop(accepting.connect(number, client)),
-                    // Too many open files, for example: trying again at once would only spin.
+                    // The cause may last, for example too many open files. Without the pause, the
+                    // loop would use a whole core.
                     Err(_) => thread::sleep(ACCEPT_RETRY),
                 }
             }
@@ -95,7 +96,7 @@ impl TcpLink {
         self.port
     }
 
-    /// Changes the state, also for existing connections.
+    /// Changes the state of the link, also for existing connections.
     pub fn set(&self, link: LinkState) {
         let mut state = self.shared.lock();
         state.link = link;
@@ -111,7 +112,7 @@ impl Drop for TcpLink {
         state.is_over = true;
         state.end_connections();
         drop(state);
-        // Wakes the thread that accepts, which then ends.
+        // The connection wakes the thread that accepts connections, which then ends.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
@@ -145,7 +146,7 @@ impl Shared {
             (server.try_clone()?, client.try_clone()?, true),
         ];
         {
-            // The link may have been cut meanwhile.
+            // The link may have been cut or dropped while the server was being connected.
             let mut state = self.lock();
             if !is_open(&state) || state.is_over {
                 return Ok(());
@@ -156,7 +157,7 @@ impl Shared {
             let shared = Arc::clone(self);
             let way = thread::Builder::new().name("tcp-link".to_owned());
             let begun = way.spawn(move || {
-                // Either end may be closed at any time, which closes the other.
+                // Either socket may be closed at any time; then the other socket is closed, too.
                 let _ = shared.pass(from, to, (number, is_answer));
                 shared.end(number);
             });
@@ -167,7 +168,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Forwards the bytes of one direction until one of the ends is closed.
+    /// Forwards the bytes of one direction until one of the sockets is closed.
     fn pass(
         &self,
         mut from: TcpStream,
@@ -206,7 +207,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// A server that returns every byte that it gets.
+    /// Starts a server that returns every byte that it receives, and returns its port.
     fn echo() -> u16 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();

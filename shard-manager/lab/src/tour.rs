@@ -2,7 +2,7 @@
 //! that implement it.
 //!
 //! **Invariant:** chapters are independent: a tour can begin at any of them.
-//! **Not here:** the state by which a tour is continued later (`cli`).
+//! **Not here:** storing the chapter at which a tour is continued later (`cli`).
 
 mod failures;
 mod growing;
@@ -28,23 +28,23 @@ use crate::node_faults::in_mode;
 use crate::tcp_link::LinkState;
 use crate::work_folder::WorkFolder;
 
-/// Number of shards of most chapters.
+/// Number of shards of the cluster in most chapters.
 const SHARDS: usize = 3;
 
 /// One chapter of the tour.
 #[derive(Clone, Copy, Debug)]
 pub struct Chapter {
-    /// Title.
+    /// Title of the chapter.
     pub title: &'static str,
-    /// Subject of the chapter, and why it matters.
+    /// Introduction: the subject of the chapter, and why it matters.
     pub intro: &'static str,
-    /// Files that implement it, from the root of the repository.
+    /// Source files that implement the feature, as paths from the root of the repository.
     pub files: &'static [&'static str],
-    /// Number of shards.
+    /// Number of shards of the chapter's cluster.
     shards: usize,
     /// Number of replicas of each shard.
     replicas: usize,
-    /// True if another shard joins.
+    /// True if another shard joins during the chapter.
     grows: bool,
     work: fn(&Stage<'_>) -> Result<(), LabError>,
 }
@@ -63,88 +63,93 @@ pub const CHAPTERS: [Chapter; 10] = [
     writes::BULK,
 ];
 
-/// Reader of a tour.
+/// User interface through which a person follows a tour.
 pub trait Guide: ExperimentObserver {
-    /// Shows the title and the introduction of a chapter, numbered from 1.
+    /// Shows the number, counted from 1, the title and the introduction of a chapter at its
+    /// beginning.
     fn open(&self, number: usize, chapter: &Chapter);
 
-    /// Shows the files of a chapter, and waits until the reader continues. Returns false if the
-    /// reader leaves the tour.
+    /// Shows the source files of a chapter at its end, and waits until the reader continues.
+    /// Returns false if the reader ends the tour.
     fn close(&self, number: usize, chapter: &Chapter) -> Result<bool, LabError>;
 }
 
-/// Chapter that was read.
+/// Chapter that was shown, with its output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ChapterRead {
-    /// Number, from 1.
+    /// Number of the chapter, counted from 1.
     pub number: usize,
-    /// Title.
+    /// Title of the chapter.
     pub title: &'static str,
-    /// Lines that were shown.
+    /// Lines of output that the chapter has shown.
     pub seen: Vec<String>,
-    /// Files that implement it.
+    /// Source files that implement the feature, as paths from the root of the repository.
     pub files: &'static [&'static str],
 }
 
-/// Chapters that were read, and the conditions of their numbers.
+/// Chapters that were shown, and the conditions under which their numbers were measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct TourSummary {
-    /// Seed of the keys that a chapter chooses.
+    /// Seed of the random keys in the chapters.
     pub seed: u64,
-    /// Engine of the clusters and its version.
+    /// Database engine of the clusters and its version.
     pub engine: String,
     /// Machine and program.
     pub machine: Machine,
-    /// Chapters.
+    /// Chapters that were shown, in order.
     pub chapters: Vec<ChapterRead>,
 }
 
-/// Nodes of a chapter.
+/// Size of the cluster that a chapter needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChapterSize {
-    /// Number of shards.
+    /// Number of shards of the chapter's cluster.
     pub shards: usize,
     /// Number of replicas of each shard.
     pub replicas: usize,
-    /// True if another shard joins, which needs a server, too.
+    /// True if another shard joins during the chapter, which then needs a database on a server as
+    /// well.
     pub grows: bool,
 }
 
-/// Servers of one chapter, to use instead of files. They are removed when the value is dropped.
+/// Database servers of one chapter, used instead of SQLite files. They are removed when the value
+/// is dropped.
 pub trait ChapterServers {
-    /// Returns the nodes; those of a cluster with replicas are behind links.
+    /// Returns the nodes of the cluster. If it has replicas, each node is behind a link, a proxy
+    /// that can delay or cut the connection.
     fn linked(&self) -> &LinkedServers;
 
-    /// Returns the URL of the database of the shard that joins, without user and password.
+    /// Returns the URL of the database of the shard that joins, without user and password; `None`
+    /// if no shard joins.
     fn joining(&self) -> Option<&str>;
 
-    /// Returns the folder by which another process finds the servers.
+    /// Returns the folder whose files tell another process how to reach the servers.
     ///
     /// # Errors
-    /// [`LabError::Failed`] without servers.
+    /// [`LabError::Failed`] if there are no servers.
     fn dir(&self) -> Result<&Path, LabError>;
 
-    /// Kills all processes of all servers with SIGKILL.
+    /// Kills all processes of all database servers with SIGKILL.
     ///
     /// # Errors
-    /// [`LabError::Failed`] if one of them continues.
+    /// [`LabError::Failed`] if one of the processes is still running afterwards.
     fn kill(&self) -> Result<(), LabError>;
 
-    /// Starts the servers again, and returns once they accept connections.
+    /// Restarts the servers, and returns once they accept connections.
     ///
     /// # Errors
     /// [`LabError::Failed`] if a server does not start.
     fn start_again(&self) -> Result<(), LabError>;
 }
 
-/// Function that starts the servers of a chapter.
+/// Function that starts the servers of a chapter with this size.
 pub type StartServers<'s> = &'s dyn Fn(ChapterSize) -> Result<Box<dyn ChapterServers>, LabError>;
 
-/// Cluster of the tour, and the lines that a chapter has shown. Fields are dropped in the order of
-/// declaration.
+/// State of one chapter: its cluster, and the lines that it has shown. The order of the fields
+/// matters, because they are dropped in this order: the cluster before its servers.
 struct Stage<'t> {
     cluster: LabCluster,
-    /// Servers of the cluster; `None` if it has files.
+    /// Servers of the cluster; `None` if the cluster consists of files.
     servers: Option<Box<dyn ChapterServers>>,
     folder: &'t WorkFolder,
     guide: &'t dyn Guide,
@@ -156,23 +161,25 @@ struct Stage<'t> {
 /// Settings of a tour.
 #[derive(Clone, Copy)]
 pub struct TourOptions<'t> {
-    /// First chapter, from 1.
+    /// Number of the first chapter to show, counted from 1.
     pub first: usize,
-    /// Seed of the keys that a chapter chooses.
+    /// Seed of the random keys in the chapters.
     pub seed: u64,
-    /// Folder for the temporary folder.
+    /// Folder in which the temporary folder is created; `None` for the system's folder.
     pub work_folder: Option<&'t Path>,
-    /// Starter of the process that one chapter kills, which has the same seed.
+    /// Function that returns the command of the writing process that one chapter kills. The process
+    /// must use the same seed.
     pub start_writer: StartWriter<'t>,
-    /// Starter of the servers of each chapter; `None` for files.
+    /// Function that starts the servers of a chapter; `None` to use files.
     pub start_servers: Option<StartServers<'t>>,
 }
 
-/// Reads chapters until the last, or until the reader leaves, and returns those that were read.
+/// Shows chapters until the last one, or until the reader ends the tour, and returns those that
+/// were shown.
 ///
 /// # Errors
-/// [`LabError::Impossible`] if there is no such chapter; otherwise the error of the step that
-/// failed.
+/// [`LabError::Impossible`] if the first chapter does not exist; otherwise the error of the step
+/// that failed.
 pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<TourSummary, LabError> {
     let TourOptions { first, seed, work_folder, start_writer, start_servers } = options;
     if !(1..=CHAPTERS.len()).contains(&first) {
@@ -184,7 +191,7 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<TourSummary, L
     for (number, chapter) in (1..).zip(&CHAPTERS).skip(first - 1) {
         guide.check_cancelled()?;
         guide.open(number, chapter);
-        // Each chapter has its own cluster, so that it does not depend on earlier ones.
+        // Each chapter has its own cluster, so that it does not depend on earlier chapters.
         let Chapter { title, files, shards, replicas, grows, work, .. } = *chapter;
         let size = ChapterSize { shards, replicas, grows };
         let servers = start_servers.map(|start| start(size)).transpose()?;
@@ -209,19 +216,20 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<TourSummary, L
 }
 
 impl Stage<'_> {
-    /// Shows a line, and keeps it.
+    /// Shows a line of output, and stores it for the summary.
     fn report(&self, line: impl Into<String>) {
         let line = line.into();
         self.guide.report(&line);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 
-    /// Returns the servers; `None` if the cluster has files.
+    /// Returns the servers; `None` if the cluster consists of files.
     fn linked(&self) -> Option<&LinkedServers> {
         self.servers.as_ref().map(|servers| servers.linked())
     }
 
-    /// Cuts off the nodes whose names fulfil a condition, until the result is dropped.
+    /// Cuts the connections to the nodes whose names fulfil a condition, until the result is
+    /// dropped.
     fn cut(
         &self,
         is_about: impl Fn(&str) -> bool,
@@ -230,7 +238,7 @@ impl Stage<'_> {
         disturb((&self.cluster, self.linked()), is_about, cut)
     }
 
-    /// Stores a user, and returns its row.
+    /// Stores a user with this id and name, and returns the stored row.
     fn store(&self, id: &str, name: &str) -> Result<RowDone, LabError> {
         let users = self.cluster.table("users")?;
         let row = user_named(id, name);

@@ -1,10 +1,11 @@
 //! Work folder: the temporary folder of an experiment's databases.
 //!
-//! Each folder has a locked file while its experiment runs. If the lock of a folder is free, its
-//! lab was killed, and the next lab removes the folder.
+//! Each folder contains a file that the experiment keeps locked while it runs. If the file is not
+//! locked, the process of the experiment was killed; the next experiment in the same parent folder
+//! then removes the folder.
 //!
-//! **Invariant:** only folders that a lab has created are removed, and none while its experiment
-//! runs.
+//! **Invariant:** only folders with the name prefix and lock file of an experiment are removed, and
+//! none while its experiment runs.
 //! **Not here:** the databases (`lab_cluster`).
 
 use std::fs::{self, DirEntry, File};
@@ -16,14 +17,14 @@ use rustix::fs::{Mode, OFlags, open, statfs};
 
 use crate::lab_error::LabError;
 
-/// Beginning of the names of all folders.
+/// Prefix of the names of all work folders.
 const PREFIX: &str = "tessera-lab-";
-/// File whose lock the experiment holds.
+/// Name of the file that the experiment keeps locked.
 const LOCK: &str = "lab.lock";
-/// Magic number of the in-memory file system (tmpfs).
+/// Magic number in `statfs` of the in-memory file system (tmpfs).
 const TMPFS: i64 = 0x0102_1994;
 
-/// Temporary folder, removed with everything in it when it is dropped.
+/// Temporary folder. The folder and its contents are removed when the value is dropped.
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
@@ -32,8 +33,8 @@ pub struct WorkFolder {
 }
 
 impl WorkFolder {
-    /// Creates a folder below `parent`, or below the system's folder for temporary files. Removes
-    /// folders that killed labs have left there.
+    /// Creates a folder in `parent`, or without it in the system's folder for temporary files.
+    /// First removes folders there whose experiments were killed.
     ///
     /// # Errors
     /// [`LabError::Impossible`] if no folder can be created there.
@@ -55,17 +56,18 @@ impl WorkFolder {
         Ok(Self { path, run, _lock: lock })
     }
 
-    /// Returns the name of the run, by which its databases are named.
+    /// Returns the unique name of this run, which is part of the names of its databases.
     pub fn run(&self) -> &str {
         &self.run
     }
 
-    /// Returns the path of a database or folder in it.
+    /// Returns the path of a database or folder with this name in the work folder.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Returns a note for the report if the folder is in memory.
+    /// Returns a note for the report if the folder is in an in-memory file system; otherwise
+    /// nothing.
     pub fn notes(&self) -> Vec<String> {
         let is_in_memory = statfs(&self.path).is_ok_and(|found| found.f_type == TMPFS);
         let note = "the temporary folder is in memory, so commits do not wait for a disk: choose another one with --work-dir";
@@ -75,17 +77,18 @@ impl WorkFolder {
 
 impl Drop for WorkFolder {
     fn drop(&mut self) {
-        // The next lab removes the remaining folder.
+        // If this fails, the next experiment removes the remaining folder.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes the folders whose experiments have ended without removing them.
+/// Removes the folders in `parent` whose experiments have ended without removing them.
 fn remove_left_behind(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     let is_ours = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
     for entry in entries.flatten().filter(is_ours) {
-        // The folder may be shared with other users: opening a FIFO of theirs would wait for ever.
+        // The parent folder may be shared with other users. Opening a FIFO that one of them has put
+        // there would block for ever without `NONBLOCK`.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Ok(lock) = open(entry.path().join(LOCK), flags, Mode::empty()) else { continue };
         let lock = File::from(lock);

@@ -1,14 +1,17 @@
 //! Advice: compares the load of shards with their weights, and proposes slots to move.
 //!
-//! The judgement rests on observations: requests of each slot, or bytes of each shard. A skew
-//! within [`SKEW_TOLERATED`], or a skew that chance explains, needs no action. A plan aims well
-//! below that skew, so that the same cluster does not need further advice soon. Nothing is moved
-//! here.
+//! The judgement is based on observations: the number of requests to each slot, or the number of
+//! bytes on each shard. The skew is the load of the fullest shard as a multiple of its fair share,
+//! which is its part of the total load in proportion to its weight. A skew of at most
+//! [`SKEW_TOLERATED`], or one that chance explains, needs no action. A plan aims at a skew well
+//! below that tolerance, so that the cluster does not soon need another plan. This module only
+//! plans; it moves nothing.
 //!
 //! **Invariant:** the moves never make the fullest shard fuller, a slot moves at most once, slots
 //! that are already being moved are left alone, and the same observations give the same advice.
-//! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
-//! are estimated by the mean of its shard. No I/O, no clock, no `async`.
+//! **Not here:** collecting the observations, carrying out the moves. The number of rows of a
+//! single slot is not known: it is estimated as the mean over the slots of its shard. No I/O, no
+//! clock, no `async`.
 
 mod fair_shares;
 mod findings;
@@ -26,21 +29,22 @@ pub use plan::MOVES_MAX;
 
 /// Highest tolerated load of the fullest shard, as a multiple of its fair share.
 pub const SKEW_TOLERATED: f64 = 1.1;
-/// Total number of requests below which there is no verdict.
+/// Minimum number of observed requests, over all shards, for a verdict.
 pub const REQUESTS_MIN: u64 = 1_000;
-/// Lowest number of requests per shard that allows a verdict.
+/// Minimum mean number of observed requests per shard for a verdict.
 pub const REQUESTS_OF_SHARD_MIN: u64 = 100;
-/// Total bytes below which there is no verdict: an empty shard has some as well.
+/// Minimum number of bytes, over all shards, for a verdict by size. Below it, the bytes that even
+/// an empty shard occupies would distort the comparison.
 pub const BYTES_MIN: u64 = 16 << 20;
-/// Highest number of hot spots in the advice.
+/// Maximum number of hot slots that an advice lists.
 pub const HOT_MAX: usize = 20;
 
 /// Quantity that the shards should share evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BalanceBy {
-    /// The requests that were observed.
+    /// Number of observed requests.
     Load,
-    /// The bytes that shards hold.
+    /// Number of bytes stored.
     Size,
 }
 
@@ -56,7 +60,7 @@ impl BalanceBy {
         }
     }
 
-    /// Returns the quantity of this name.
+    /// Returns the quantity with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|balance_by| balance_by.name() == name)
     }
@@ -69,8 +73,8 @@ pub enum Verdict {
     Balanced,
     /// The load of the shards is uneven.
     Skewed,
-    /// The load is uneven, and a slot exceeds the fair share of every shard: it cannot be split,
-    /// and moving it does not help.
+    /// The load is uneven, and a single slot carries more than the fair share of any shard. A slot
+    /// cannot be split, so moving it would only overload another shard.
     Hot,
     /// There are too few observations for a verdict.
     TooLittleToSay,
@@ -88,21 +92,21 @@ impl Verdict {
     }
 }
 
-/// Requests of one slot that were observed.
+/// Number of observed requests to one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotLoad {
-    /// Number of reads of keys.
+    /// Number of reads that named a shard key in this slot.
     pub reads: u64,
     /// Number of writes.
     pub writes: u64,
 }
 
-/// Size of a shard, as far as it is known.
+/// Size of a shard; each number is `None` if it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardSize {
     /// Number of rows.
     pub rows: Option<u64>,
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: Option<u64>,
 }
 
@@ -113,7 +117,7 @@ pub struct KeyLoad {
     pub key: String,
     /// Slot of the key.
     pub slot: Slot,
-    /// Number of its requests.
+    /// Number of requests for this key.
     pub requests: u64,
 }
 
@@ -122,15 +126,17 @@ pub struct KeyLoad {
 pub struct Observed<'o> {
     /// Owners of the slots and weights of the shards.
     pub map: &'o ShardMap,
-    /// Requests of each slot, in order; those that are missing had none.
+    /// Number of requests to each slot, in slot order; a slot beyond the end of the slice had none.
     pub load: &'o [SlotLoad],
-    /// Sizes of the shards, by number; missing ones are unknown.
+    /// Size of each shard, indexed by shard number; a shard beyond the end of the slice has an
+    /// unknown size.
     pub sizes: &'o [ShardSize],
     /// The most frequently requested keys.
     pub keys: &'o [KeyLoad],
     /// Moves in progress; `None` if there are none.
     pub open: Option<OpenMoves<'o>>,
-    /// Number of the first slot of the map in sentences: that of its table group.
+    /// Number that the sentences of the advice give to slot 0 of the map: the number of the first
+    /// slot of the table group that the map describes.
     pub first_slot: u16,
 }
 
@@ -143,7 +149,7 @@ pub struct OpenMoves<'o> {
     pub moving: &'o SlotSet,
 }
 
-/// Verdict on a cluster, and the moves that improve it.
+/// Verdict on a cluster, with the moves that would improve it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advice {
     /// Quantity that should be even.
@@ -152,21 +158,22 @@ pub struct Advice {
     pub verdict: Verdict,
     /// The verdict as a sentence.
     pub because: String,
-    /// Total count: requests or bytes.
+    /// Total number of requests, or of bytes.
     pub total: u64,
-    /// Load of the fullest shard as a multiple of its fair share: 1 is even. Shards that should
-    /// have no load do not count.
+    /// Load of the fullest shard as a multiple of its fair share: 1 is perfectly even. Shards whose
+    /// fair share is zero are left out.
     pub skew: f64,
     /// Load of the fullest shard after all moves.
     pub skew_after: f64,
     /// The members of the cluster, in their order.
     pub shards: Vec<ShardOutlook>,
-    /// Moves in this order; each one is an improvement by itself.
+    /// Moves, in the order in which they should be carried out. Stopping after any of them leaves
+    /// the cluster better than before.
     pub moves: Vec<Move>,
-    /// Slots that exceed the fair share of every shard, the heaviest first.
+    /// Slots that each carry more than the fair share of any shard, the heaviest first.
     pub hot: Vec<HotSpot>,
-    /// Findings, each with its remedy: hot slots first, then the shards as a whole. If the remedies
-    /// are carried out in this order, each one is an improvement.
+    /// Findings, each with its remedy: first those about hot slots, then the one about the shards
+    /// as a whole. If the remedies are carried out in this order, each one is an improvement.
     pub findings: Vec<AdviceFinding>,
 }
 
@@ -175,17 +182,18 @@ pub struct Advice {
 pub struct ShardOutlook {
     /// Number of the shard.
     pub shard: ShardNumber,
-    /// Number of its slots.
+    /// Number of slots that the shard owns.
     pub slots: usize,
-    /// Count of the shard: requests or bytes.
+    /// Number of requests to the shard, or of bytes on it.
     pub carries: u64,
-    /// Count as a fraction of the total, 0 to 1.
+    /// Requests or bytes of the shard as a fraction of the total, 0 to 1.
     pub share: f64,
-    /// Fair fraction of the total, 0 to 1.
+    /// Fraction of the total that the shard should carry by its weight, 0 to 1.
     pub fair_share: f64,
-    /// Number of its slots after all moves.
+    /// Number of slots that the shard owns after all moves.
     pub slots_after: usize,
-    /// Fraction of the total after all moves, if requests or bytes stay as they are.
+    /// Fraction of the total after all moves, if the number of requests or bytes of each slot does
+    /// not change.
     pub share_after: f64,
 }
 
@@ -200,32 +208,35 @@ pub struct Move {
     pub ranges: Vec<(u16, u16)>,
     /// Number of slots.
     pub slots: usize,
-    /// Approximate number of rows, by the mean of the shard.
+    /// Approximate number of rows that move, from the mean number of rows per slot of the shard
+    /// `from`.
     pub rows: Option<u64>,
-    /// Approximate number of bytes, by the mean of the shard.
+    /// Approximate number of bytes that move, from the mean number of bytes per slot of the shard
+    /// `from`.
     pub bytes: Option<u64>,
     /// Fraction of all requests, or of all bytes, that moves.
     pub share: f64,
-    /// The giver's fraction of the total after this move and those before it.
+    /// Fraction of the total that the shard `from` carries after this move and those before it.
     pub from_share_after: f64,
-    /// The taker's fraction of the total after this move and those before it.
+    /// Fraction of the total that the shard `to` carries after this move and those before it.
     pub to_share_after: f64,
 }
 
-/// Slot that exceeds the fair share of every shard.
+/// Slot that alone carries more than the fair share of any shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HotSpot {
     /// The slot.
     pub slot: Slot,
     /// Owner.
     pub shard: ShardNumber,
-    /// Fraction of all requests.
+    /// Requests to the slot as a fraction of all requests.
     pub share: f64,
-    /// The largest fair share of a shard.
+    /// Largest fair share among the shards.
     pub fair_share: f64,
-    /// Key that alone exceeds the largest fair share; `None` if only several keys together do so.
+    /// Key that alone receives more than the largest fair share; `None` if only several keys of the
+    /// slot together do so.
     pub key: Option<String>,
-    /// The key's fraction of all requests.
+    /// Requests for this key as a fraction of all requests.
     pub key_share: Option<f64>,
 }
 
@@ -237,8 +248,8 @@ pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     advice
 }
 
-/// Assesses the observations; the outlook contains an entry for every shard number, including those
-/// of retired shards.
+/// Assesses the observations. The result has an entry in `shards` for every shard number, including
+/// those of retired shards.
 fn judge(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     let judgement = LoadJudgement::new(observed, balance_by);
     let mut advice = judgement.outlook(balance_by);
@@ -260,8 +271,8 @@ fn judge(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     advice
 }
 
-/// Returns the load of the fullest shard as a multiple of its fair share, if slots had these owners
-/// and the requests that were observed.
+/// Returns the skew by requests that the cluster would have if its slots had these owners and each
+/// slot received as many requests as were observed.
 pub fn skew_of_owners(observed: &Observed<'_>, owners: &[ShardNumber]) -> f64 {
     LoadJudgement::new(observed, BalanceBy::Load).skew_of_owners(owners)
 }

@@ -1,21 +1,21 @@
-//! Consistency: the number of nodes that must have a write, and the changes that a read must
-//! observe.
+//! Consistency: how many nodes must have stored a write, and which changes a read must observe.
 //!
-//! **Invariant:** levels are ordered: `all` includes the guarantees of `quorum`, and `quorum` those
-//! of `one`.
+//! **Invariant:** the levels are ordered by strength: `all` includes the guarantees of `quorum`,
+//! and `quorum` those of `one`.
 //! **Not here:** waiting for nodes (`shard`), the positions that a session has seen (`token`).
 
 /// Consistency level of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// A write is on the primary. A read comes from any node that has everything the session has
-    /// seen.
+    /// A write is acknowledged when the primary has stored it. A read is answered by any node that
+    /// has all changes that the session has seen.
     #[default]
     One,
-    /// A write is on a majority of the shard's nodes. A read observes everything that was
-    /// acknowledged before it began.
+    /// A write is acknowledged when a majority of the shard's nodes has stored it. A read observes
+    /// every write that was acknowledged before the read began.
     Quorum,
-    /// A write is on every node. A read comes from the primary.
+    /// A write is acknowledged when every node of the shard has stored it. A read is answered by
+    /// the primary.
     All,
 }
 
@@ -23,7 +23,7 @@ impl Level {
     /// All levels, weakest first.
     pub const ALL: [Self; 3] = [Self::One, Self::Quorum, Self::All];
 
-    /// Returns the name in `x-consistency`.
+    /// Returns the name that the header `x-consistency` uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::One => "one",
@@ -32,12 +32,12 @@ impl Level {
         }
     }
 
-    /// Returns the level of this name.
+    /// Returns the level with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 
-    /// Returns the number of replicas that must have a write, beside the primary.
+    /// Returns the number of replicas, in addition to the primary, that must have stored a write.
     pub fn replicas_needed(self, replicas: usize) -> usize {
         match self {
             Self::One => 0,

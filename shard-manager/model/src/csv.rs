@@ -1,24 +1,25 @@
-//! CSV: splits text into records of RFC 4180 as it arrives.
+//! CSV: splits text in the format of RFC 4180 into records, while more of the text is still
+//! arriving.
 //!
-//! This parser exists because an empty field means null and a quoted empty field the empty text,
-//! and other parsers report both as empty. Fields are separated by commas, records by line feeds (a
-//! carriage return before a line feed belongs to the line feed). A quote that does not begin a
-//! field is an ordinary character.
+//! An empty field means null, and a quoted empty field means the empty string. This parser exists
+//! because others report both as empty. Fields are separated by commas, and records by line feeds;
+//! a carriage return directly before a line feed is part of the line end. A quote that is not the
+//! first character of a field is an ordinary character.
 //!
-//! **Invariant:** a record ends at the first line feed outside quotes, even if it is malformed;
-//! reading continues after it.
-//! **Not here:** the meaning of the fields (`import`, and the router's routes).
+//! **Invariant:** a record ends at the first line feed outside quotes, even if the record is
+//! malformed; the next record begins after that line feed.
+//! **Not here:** converting fields to values of columns (`import`, and the router's routes).
 
 use memchr::{memchr, memchr2};
 
-/// Fields of one record, valid until the next one is read.
+/// Buffer with the fields of one record; reading the next record replaces them.
 #[derive(Debug, Default)]
 pub struct Record {
     text: Vec<u8>,
     fields: Vec<Span>,
 }
 
-/// End of a field in the text, which is the start of the next one.
+/// End of a field in the buffer, where the next field begins.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     end: usize,
@@ -28,16 +29,17 @@ struct Span {
 /// Field of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'r> {
-    /// Text without quotes.
+    /// Content of the field, without the quotes around it and with doubled quotes replaced by
+    /// single ones.
     pub text: &'r [u8],
     /// True if the field was quoted.
     pub quoted: bool,
 }
 
-/// Part of a text that is one record.
+/// Part of the input that is one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Length of the record, its line end included.
+    /// Length of the record in bytes, including its line end.
     pub bytes: usize,
     /// Kind of the record.
     pub kind: Kind,
@@ -52,13 +54,14 @@ pub enum Kind {
     Fields,
     /// A closing quote is followed by something other than a comma or the end of the record.
     TextAfterQuote,
-    /// The text ends inside quotes.
+    /// The input ends inside quotes.
     OpenQuote,
 }
 
 impl Record {
-    /// Reads the record at the beginning of `text`; `None` if it is incomplete. With `at_end` no
-    /// text follows, and the end of a text that is not empty ends the record.
+    /// Reads the record at the beginning of `text`; `None` if `text` does not contain all of it.
+    /// `at_end` states that no more input follows: then the end of `text` ends the record, unless
+    /// `text` is empty.
     pub fn read(&mut self, text: &[u8], at_end: bool) -> Option<Cut> {
         self.text.clear();
         self.fields.clear();
@@ -85,7 +88,7 @@ impl Record {
         }
     }
 
-    /// Returns the size of this buffer in bytes.
+    /// Returns the number of bytes of memory that this buffer has allocated.
     pub fn held(&self) -> usize {
         self.text.capacity() + self.fields.capacity() * size_of::<Span>()
     }
@@ -99,7 +102,7 @@ impl Record {
         })
     }
 
-    /// Reads a field up to a comma or a line feed; `quoted` is recorded with it.
+    /// Reads the rest of a field, up to a comma or a line feed; `quoted` is stored with the field.
     fn plain(&mut self, text: &[u8], at: usize, at_end: bool, quoted: bool) -> Option<Read> {
         let rest = &text[at..];
         let found = memchr2(b',', b'\n', rest);
@@ -133,7 +136,7 @@ impl Record {
                     self.text.push(b'"');
                     at += 1;
                 }
-                // The next byte may be a second quote.
+                // The next byte of the input, which has not arrived yet, may be a second quote.
                 None if !at_end => return None,
                 Some(_) | None => break,
             }
@@ -147,36 +150,36 @@ impl Record {
     }
 }
 
-/// Position up to which growing text was searched for the end of a record, so that each byte is
-/// examined once.
+/// Search for the end of a record in input that is still arriving. It stores the position that it
+/// has reached, so that each byte is examined once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seek {
     at: usize,
     within: Within,
 }
 
-/// State of the search at the end of the text.
+/// State of the search at the position that it has reached.
 #[derive(Clone, Copy, Debug, Default)]
 enum Within {
-    /// Before a field.
+    /// At the beginning of a field.
     #[default]
     Field,
-    /// In a field without quotes, or after its closing quote.
+    /// In an unquoted field, or in the text that follows a closing quote.
     Plain,
-    /// In quotes.
+    /// Inside quotes.
     Quotes,
-    /// After a quote in quotes: the first of two, or the closing one.
+    /// After a quote inside quotes: either the first of a doubled quote, or the closing quote.
     Quote,
 }
 
 impl Seek {
-    /// Returns true if some text was examined.
+    /// Returns true if the search has examined at least one byte.
     pub fn is_begun(self) -> bool {
         self.at > 0
     }
 
-    /// Returns true if the record at the start of `text` ends in it; `text` must be the text of the
-    /// last call with more appended.
+    /// Returns true if `text` contains the end of the record with which it begins. `text` must be
+    /// the `text` of the previous call, with more input appended.
     pub fn finds_end(&mut self, text: &[u8]) -> bool {
         while let Some(byte) = text.get(self.at) {
             self.within = match (self.within, byte) {
@@ -186,7 +189,7 @@ impl Seek {
                 (Within::Field | Within::Quote, _) => Within::Plain,
                 (Within::Plain, _) => {
                     let rest = &text[self.at..];
-                    // The comma or the line end is examined next.
+                    // The next iteration examines the comma or the line feed.
                     self.at += memchr2(b',', b'\n', rest).unwrap_or(rest.len());
                     continue;
                 }
@@ -208,9 +211,9 @@ impl Seek {
     }
 }
 
-/// Field that was read.
+/// Result of reading one field.
 struct Read {
-    /// Start of the next field.
+    /// Position at which the next field begins.
     after: usize,
     ends_record: bool,
     kind: Kind,

@@ -1,23 +1,27 @@
-//! Cursor: the position of an iteration over a table, as text for the client to keep.
+//! Cursor: the position of an iteration over a table, as an opaque string that the client sends
+//! back to get the next page.
 //!
 //! ```text
 //! base64url( 2 | fingerprint of the query, 8 bytes | value of each sort key | tag of 8 bytes )
 //! ```
-//! A cursor contains the values of the last row's sort keys, never a number of rows. So rows that
-//! exist throughout the iteration are returned exactly once, whatever is written meanwhile, and a
-//! change of placement does not matter ("keyset pagination"; Markus Winand, "We need tool support
-//! for keyset pagination"). The tag is computed like that of a session token (`token`); the first
-//! byte distinguishes cursors from tokens.
+//! A cursor contains the values of the sort keys of the last row that was returned, never a number
+//! of rows to skip ("keyset pagination"; Markus Winand, "We need tool support for keyset
+//! pagination"). Therefore rows that exist throughout the iteration are returned exactly once,
+//! whatever is written meanwhile, and slots may move between shards during it. The tag is a keyed
+//! hash, computed like that of a session token (`token`); the first byte distinguishes cursors from
+//! tokens.
 //!
-//! A caller who may not read all columns gets a sealed cursor (`seal`), because the sort keys end
-//! with the columns that identify a row:
+//! A client without the right to read all columns gets a sealed cursor (`seal`), in which the
+//! values are encrypted: the last sort keys are the columns that identify a row, and the client may
+//! not be permitted to see them.
 //!
 //! ```text
 //! base64url( 16 | fingerprint of the query, 8 bytes | sealed values )
 //! ```
 //!
-//! **Invariant:** a cursor that was parsed fits the query: it has as many values as the query has
-//! sort keys, each of its column's type. A sealed cursor shows none of its values.
+//! **Invariant:** a cursor that was decoded fits the query: it has as many values as the query has
+//! sort keys, and each value has the type of its column. A sealed cursor does not reveal its
+//! values.
 //! **Not here:** comparing rows with the values (`engine::select`).
 
 mod seal;
@@ -35,8 +39,8 @@ const VERSION: u8 = 2;
 const SEALED: u8 = 16;
 const FINGERPRINT_LEN: usize = 8;
 
-/// Returns the text for a client that has seen the rows of `query` up to the one with these sort
-/// keys.
+/// Returns the cursor for a client that has received the rows of `query` up to the row with the
+/// sort keys `last`.
 pub fn encode(query: &ReadQuery, key: Option<&str>, last: &[Value], secret: &TokenKey) -> String {
     let mut bytes = head(VERSION, query, key);
     last.iter().for_each(|value| push_value(&mut bytes, value));
@@ -45,7 +49,8 @@ pub fn encode(query: &ReadQuery, key: Option<&str>, last: &[Value], secret: &Tok
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Returns a text like [`encode`], which shows the client nothing of the row.
+/// Returns a cursor like that of [`encode`], from which the client cannot read any value of the
+/// row.
 pub fn encode_sealed(
     query: &ReadQuery,
     key: Option<&str>,
@@ -60,7 +65,7 @@ pub fn encode_sealed(
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Returns the beginning of a cursor: all but its values.
+/// Returns the part of a cursor that precedes its values.
 fn head(version: u8, query: &ReadQuery, key: Option<&str>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     bytes.push(version);
@@ -68,10 +73,10 @@ fn head(version: u8, query: &ReadQuery, key: Option<&str>) -> Vec<u8> {
     bytes
 }
 
-/// Returns the sort keys of the row after which `query` continues.
+/// Returns the sort keys of the row after which the next page of `query` begins.
 ///
 /// # Errors
-/// [`CursorError`] if the text is not a cursor of this cluster, or one of another query.
+/// [`CursorError`] if `text` is not a cursor of this cluster, or belongs to another query.
 pub fn decode(
     text: &str,
     query: &ReadQuery,
@@ -94,7 +99,8 @@ pub fn decode(
     });
     let values: Option<Vec<Value>> = values.collect();
     let is_end = rest.is_empty() || (is_sealed && rest.iter().all(|byte| *byte == seal::PADDING));
-    // If the values do not fit the columns, the table was created again with other columns.
+    // If the fingerprint matches and the values do not fit the columns, the table was dropped and
+    // created again with other columns.
     values.filter(|_| is_end).ok_or(CursorError::OtherQuery)
 }
 
@@ -268,10 +274,10 @@ fn push_length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
-/// Reason why a text is not a cursor of a query.
+/// Reason why a string is not a cursor of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
-    /// The cursor was not made by this cluster, or is incomplete.
+    /// The cursor was not created by this cluster, or is incomplete.
     #[error("this is not a cursor of this cluster")]
     Foreign,
     /// The cursor belongs to another table, key, filter or order.

@@ -1,10 +1,10 @@
-//! Declarations: the rules for tables that clients declare.
+//! Declarations: checks the tables that clients declare.
 //!
-//! [`Table::new`] checks what the program relies on. Tables of clients must fulfil further rules:
-//! names that can be used everywhere, and keys that identify rows.
+//! [`Table::new`] checks only what the program itself relies on. A table that a client declares
+//! must also have names that are not reserved anywhere, and keys that can identify rows.
 //!
 //! **Invariant:** no name in a table that was checked here is reserved by SQL, by query strings or
-//! by the system, so statements need no quoting in SQLite or PostgreSQL.
+//! by this system, so SQLite and PostgreSQL accept all of them without quotes.
 //! **Not here:** the format of the request (the router), creating the table (`manager`).
 
 use crate::table::{Column, DefaultFault, Table, TableError, closest, is_name};
@@ -15,16 +15,16 @@ use crate::value::ColumnType;
 pub struct Declaration {
     /// `name`.
     pub name: String,
-    /// `columns`, in their order.
+    /// `columns`, in the order of the declaration.
     pub columns: Vec<Column>,
-    /// `id`: the columns that identify a row among those of its shard key.
+    /// `id`: the columns that identify a row among the rows with the same shard key.
     pub id: Vec<String>,
     /// `routing`: the column that contains the shard key.
     pub routing: Option<String>,
 }
 
 impl Declaration {
-    /// Highest number of id columns: all of them are part of every row's key.
+    /// Maximum number of id columns. All of them are part of the key of every row.
     pub const ID_MAX: usize = 8;
 
     /// All types that a column may have.
@@ -38,15 +38,15 @@ impl Declaration {
         ColumnType::Uuid,
     ];
 
-    /// Returns the type of this name.
+    /// Returns the type with this name.
     pub fn find_type(name: &str) -> Option<ColumnType> {
         Self::TYPES.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Returns the table, if it is permitted.
+    /// Checks the declaration and returns the table that it describes.
     ///
     /// # Errors
-    /// [`DeclarationError`] names the member and what is wrong with it.
+    /// [`DeclarationError`], which names the member of the declaration and its fault.
     pub fn check(self) -> Result<Table, DeclarationError> {
         let reported = |member: String| move |fault| DeclarationError { member, fault };
         check_table_name(&self.name).map_err(reported("name".into()))?;
@@ -99,7 +99,7 @@ impl Declaration {
     }
 }
 
-/// Reason why a declaration is refused.
+/// Member of a declaration that is refused, with its fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{member} {fault}")]
 pub struct DeclarationError {
@@ -109,7 +109,7 @@ pub struct DeclarationError {
     pub fault: Fault,
 }
 
-/// Fault of a member.
+/// Fault of a member of a declaration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The name does not match `[a-z][a-z0-9_]{0,39}`.
@@ -118,7 +118,7 @@ pub enum Fault {
     /// The name is reserved.
     #[error("is a name that {by} needs for itself")]
     Reserved {
-        /// Owner of the reserved name.
+        /// The program or language that reserves the name.
         by: &'static str,
     },
     /// The name occurs twice.
@@ -148,7 +148,7 @@ pub enum Fault {
     /// An id column or the routing column may be null.
     #[error("is a column that may be null")]
     Nullable,
-    /// A column cannot have its default.
+    /// An id column or the routing column has a default that is not permitted there.
     #[error("{0}")]
     Default(DefaultFault),
     /// [`Table::new`] refuses the table for another reason.
@@ -193,7 +193,7 @@ const PARAMETERS: [&str; 12] = [
     "table", "where",
 ];
 
-/// Columns that every table has, and those that SQLite or PostgreSQL add to each.
+/// Columns that Tessera, SQLite or PostgreSQL adds to every table.
 const SYSTEM_COLUMNS: [&str; 13] = [
     "slot",
     "shard_key",
@@ -210,8 +210,7 @@ const SYSTEM_COLUMNS: [&str; 13] = [
     "cmax",
 ];
 
-/// Tables that exist in every database of SQLite or PostgreSQL and are named in statements of this
-/// program or of tools.
+/// Tables and schemas of SQLite or PostgreSQL that statements of this program or of tools name.
 const SYSTEM_TABLES: [&str; 6] =
     ["information_schema", "dbstat", "json_each", "json_tree", "jsonb_each", "jsonb_tree"];
 

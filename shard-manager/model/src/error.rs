@@ -1,6 +1,6 @@
 //! Errors: the reasons why a request to a shard fails.
 //!
-//! Variants contain data; messages are formatted from it where an error is reported.
+//! A variant contains data; its message is formatted from this data when the error is reported.
 //!
 //! **Invariant:** no variant that reaches a client contains SQL, a path, an address or a row's
 //! value.
@@ -21,13 +21,13 @@ pub enum Error {
     /// The registry has no such table.
     #[error("there is no table `{table}`")]
     NoSuchTable {
-        /// The name given, cut to 80 characters.
+        /// Name in the request, truncated to 80 characters.
         table: String,
         /// A table that may have been meant.
         suggestion: Option<String>,
     },
-    /// The caller's rights do not allow the request. The reason depends on the rights alone, never
-    /// on stored rows.
+    /// The rights of the client do not permit the request. The reason depends only on these rights,
+    /// never on stored rows, so that it reveals nothing about them.
     #[error("this caller may not {operations} in `{table}`: {lack}")]
     Forbidden {
         /// Operations of the request.
@@ -37,14 +37,14 @@ pub enum Error {
         /// Missing right.
         lack: String,
     },
-    /// The caller is bound to shard keys by a prefix, so they cannot be listed, and the read names
-    /// none.
+    /// The client may read only shard keys with a certain prefix, and the read names no shard key.
+    /// Such keys cannot be enumerated, so the read cannot be limited to them.
     #[error("this caller may read `{table}` by shard key only")]
     KeyRequired {
         /// The table.
         table: String,
     },
-    /// The members are not a row of the table.
+    /// The members of the request are not a valid row of the table.
     #[error(transparent)]
     Row(#[from] RowError),
     /// The keyspace has no slot for the shard key.
@@ -56,16 +56,17 @@ pub enum Error {
     /// The row to update or delete does not exist.
     #[error("there is no such row")]
     NoSuchRow,
-    /// `If-Match`, or `if_version` of a bulk write, does not match.
+    /// The version of the stored row does not match `If-Match`, or `if_version` of a bulk write.
     #[error("the row is not of the version that If-Match names")]
     VersionDiffers,
     /// The idempotency key was used before with another request.
     #[error("the idempotency key was used for another request under this shard key")]
     KeyReused,
-    /// The write was sent before under this idempotency key, and was rejected for this reason.
+    /// The write was sent before with this idempotency key, and was rejected for the reason that is
+    /// repeated here.
     #[error("{0}")]
     Remembered(Box<Error>),
-    /// Another row of the same transaction was refused.
+    /// The row was rolled back because another row of the same transaction was refused.
     #[error("undone with row {row} of the same transaction: {cause}")]
     Undone {
         /// Index of that row in the request.
@@ -73,13 +74,14 @@ pub enum Error {
         /// Reason why it was refused.
         cause: Box<Error>,
     },
-    /// The rows of one transaction are larger than one entry of the log may be.
+    /// The rows of one transaction are larger than one entry of the change log may be.
     #[error("the rows of this transaction are together more than {} MiB", crate::row_change::IMAGES_BYTES_MAX >> 20)]
     TransactionTooLarge,
-    /// The columns that the change sets, and those that are stored already, are too large together.
+    /// The columns that the change sets, together with those that are already stored, are too
+    /// large.
     #[error("with this change the values of the row are together more than {} MiB", crate::row_change::ROW_BYTES_MAX >> 20)]
     RowTooLarge,
-    /// A constraint of the database (unique, foreign key, check) forbids it.
+    /// A constraint of the database (unique, foreign key, check) forbids the change.
     #[error("the row breaks a {rule} constraint")]
     Constraint {
         /// Kind of the constraint.
@@ -91,7 +93,8 @@ pub enum Error {
         /// The index.
         index: String,
     },
-    /// The build of an index was stopped, because writes waited for it as long as they may.
+    /// The build of an index was stopped, because it had made writes wait for the longest permitted
+    /// time.
     #[error(
         "the build of the index was stopped, because it took longer than pause_max_ms = {pause_max_ms}"
     )]
@@ -99,7 +102,8 @@ pub enum Error {
         /// Longest permitted wait in milliseconds.
         pause_max_ms: u64,
     },
-    /// The database did not do what the statement requires, and the transaction was rolled back.
+    /// The database did not store the row as the statement requires, and the transaction was rolled
+    /// back.
     #[error(
         "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \
          and the transaction was rolled back"
@@ -108,7 +112,7 @@ pub enum Error {
         /// The table.
         table: String,
     },
-    /// The table is UNLOGGED: a crash of the server would empty it.
+    /// The table is UNLOGGED: a crash of the server would empty it, so the write was refused.
     #[error(
         "`{table}` is UNLOGGED: a crash of its server would empty it, so nothing is written to it"
     )]
@@ -131,7 +135,8 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// The caller has more than half of the shard's queue of writes, and others wait too.
+    /// More than half of the writes in the shard's queue belong to the tenant of this client, and
+    /// writes of other tenants wait too.
     #[error(
         "more than half of the writes that wait for {shard} are this caller's, and others wait too"
     )]
@@ -139,16 +144,17 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// No read connection became free in time.
+    /// All connections for reads of the node were in use, and none became free in time.
     #[error("no connection to {shard} became free in time")]
     PoolExhausted {
         /// The shard.
         shard: String,
     },
-    /// The rows of running reads of several shards fill the memory for them.
+    /// The reads of several shards that run now have filled the memory that is reserved for their
+    /// rows.
     #[error("the rows of reads of several shards that run now fill the {} MiB of memory for them", crate::result_rows::Rows::SCATTER_BYTES_MAX >> 20)]
     ScatterMemoryFull,
-    /// The shard cannot be used.
+    /// The shard does not respond.
     #[error("{shard} does not answer")]
     ShardUnavailable {
         /// The shard.
@@ -168,7 +174,7 @@ pub enum Error {
     FilesLost {
         /// The shard.
         shard: String,
-        /// Reason for the loss.
+        /// Reason why the files must not be written to.
         loss: Reason,
     },
     /// No node of the shard accepted writes before the deadline.
@@ -177,7 +183,7 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// Fewer replicas are available than the level requires; nothing was written.
+    /// Fewer replicas are available than the consistency level requires; nothing was written.
     #[error(
         "{level} needs {needed} replicas of {shard} beside its primary, and {found} can take part now",
         level = level.name()
@@ -192,7 +198,7 @@ pub enum Error {
         /// Number of replicas that are available.
         found: usize,
     },
-    /// The write is on the primary, but replicas did not confirm it before the deadline.
+    /// The write is stored on the primary, but too few replicas confirmed it before the deadline.
     #[error(
         "{shard} has stored it, but not on as many nodes as {level} asks for before the deadline",
         level = requested.name()
@@ -200,9 +206,9 @@ pub enum Error {
     NotConfirmed {
         /// The shard.
         shard: String,
-        /// Requested level.
+        /// Consistency level that was requested.
         requested: Level,
-        /// Level that was reached.
+        /// Consistency level that was reached.
         achieved: Level,
     },
     /// The position that the session has seen is not part of the shard's history.
@@ -213,7 +219,8 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// The shard does not accept the slot: it is fenced, or has another owner than the map states.
+    /// The shard does not accept the slot: writes to it are fenced, or the shard does not own it,
+    /// although the shard map of the router names it as the owner.
     #[error("the slot of this key is fenced or moving")]
     SlotRefused(SlotRefusal),
     /// The shard's storage is full.
@@ -230,25 +237,26 @@ pub enum Error {
         /// The difference, as a fact about the existing table.
         difference: String,
     },
-    /// The cluster has the highest number of tables.
+    /// The cluster already has the maximum number of tables.
     #[error("there are {} tables already, and there can be no more", Registry::TABLES_MAX)]
     TooManyTables,
     /// The requested rows are larger than one response may be.
     #[error("the rows are more than {} MiB", crate::result_rows::Rows::BYTES_MAX >> 20)]
     AnswerTooLarge,
-    /// A defect of this program; details are in the log.
+    /// A defect of this program; the log has the details.
     #[error("an internal error")]
     Internal,
 }
 
-/// Returns the prefix of the message. The message of a partition fault names its column, and needs
-/// no prefix.
+/// Returns the prefix of the message about a key. It is empty for a fault of a partition, whose
+/// message already names the partition column.
 fn subject(error: &KeyError) -> &'static str {
     if matches!(error, KeyError::Partition(_)) { "" } else { "shard key: " }
 }
 
 impl Error {
-    /// Returns true if one shard cannot answer a read, while others may.
+    /// Returns true if this error means that one shard cannot answer a read, while other shards may
+    /// be able to.
     pub fn is_of_one_shard(&self) -> bool {
         matches!(
             self,
@@ -261,10 +269,11 @@ impl Error {
     }
 }
 
-/// Kinds of database constraints.
+/// Kinds of database constraints that an error can name.
 const RULES: [&str; 6] = ["unique", "foreign key", "check", "not null", "exclusion", "size"];
 
-/// Returns the kind of constraint of this name, as [`Error::Constraint`] holds it.
+/// Returns the kind of constraint with this name, as [`Error::Constraint`] contains it, or
+/// `database` for an unknown kind.
 pub(crate) fn rule(name: &str) -> &'static str {
     RULES.into_iter().find(|rule| *rule == name).unwrap_or("database")
 }
@@ -272,7 +281,7 @@ pub(crate) fn rule(name: &str) -> &'static str {
 /// Outcome of a write that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing was stored, and nothing will be.
+    /// Nothing was stored, and this request will not store anything later.
     Rejected,
     /// The write is durable on the primary; a later step failed.
     Committed,
@@ -281,7 +290,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the name in the body's `outcome`.
+    /// Returns the name that the member `outcome` of a response uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
@@ -291,24 +300,24 @@ impl Outcome {
     }
 }
 
-/// A failed request: the reason, the place and the outcome.
+/// Failed request, with the reason, the slot and shard, and the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
     /// Reason of the failure.
     pub error: Error,
-    /// Slot and shard of the key; `None` if the request failed before routing, or had several
-    /// shards.
+    /// Slot and shard of the key; `None` if the request failed before it was routed, or concerned
+    /// several shards.
     pub place: Option<KeyLocation>,
-    /// Outcome, if it was a write.
+    /// Outcome, if the request was a write.
     pub outcome: Outcome,
-    /// Position that the client has seen despite the failure: the refusal of a write by a
-    /// constraint depends on stored rows.
+    /// Position in the shard's history that the client has now seen despite the failure: if a
+    /// constraint refuses a write, the refusal itself shows the state of stored rows.
     pub seen: Option<Position>,
 }
 
 impl Failure {
-    /// Creates a failure that stored nothing.
+    /// Creates the failure of a request that stored nothing.
     pub fn rejected(error: Error, place: Option<KeyLocation>) -> Self {
         Self { error, place, outcome: Outcome::Rejected, seen: None }
     }

@@ -1,10 +1,12 @@
-//! Fair share: the tenant of an operation, as a number, and its weight relative to other tenants.
+//! Fair share: the tenant on whose behalf an operation runs, as a number, and its weight relative
+//! to other tenants that wait for the same queue.
 //!
-//! **Invariant:** a number denotes the same tenant as long as the process lives. The number 0 is
-//! shared by all callers of a cluster without access control, which are not distinguished.
-//! **Not here:** the number of a caller (`access::limit`), the queues that use it (`engine`).
+//! **Invariant:** a number denotes the same tenant as long as the process lives. All clients of a
+//! cluster without access control share the number 0, because they cannot be distinguished.
+//! **Not here:** assigning numbers to tenants (`access::limit`), the queues that use them
+//! (`engine`).
 
-/// Tenant of an operation, and its share while several tenants wait.
+/// Tenant of an operation, and its weight while operations of several tenants wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FairShare {
     number: u64,
@@ -12,13 +14,13 @@ pub struct FairShare {
 }
 
 impl FairShare {
-    /// Share of callers that are not distinguished.
+    /// Share of all clients that cannot be distinguished.
     pub const COMMON: Self = Self { number: 0, weight: 1 };
-    /// Highest number of a tenant. A few numbers above it have other meanings in queues.
+    /// Highest tenant number. Queues use a few numbers above it for other purposes.
     pub const NUMBER_MAX: u64 = u64::MAX - 16;
 
-    /// Returns the share of the tenant with this number. A number of 0 counts as 1, and so does a
-    /// weight of 0.
+    /// Returns the share of the tenant with this number. A number of 0 becomes 1, because 0 is
+    /// reserved, and a weight of 0 becomes 1.
     #[inline]
     pub fn new(number: u64, weight: u32) -> Self {
         Self { number: number.clamp(1, Self::NUMBER_MAX), weight: weight.max(1) }
@@ -30,13 +32,14 @@ impl FairShare {
         self.number
     }
 
-    /// Returns the weight: a tenant of weight 3 gets three times as much as one of weight 1.
+    /// Returns the weight: while both wait, a tenant of weight 3 gets three times as much as one of
+    /// weight 1.
     #[inline]
     pub fn weight(self) -> u32 {
         self.weight
     }
 
-    /// Returns true for the share of callers that are not distinguished.
+    /// Returns true for the common share of all clients that cannot be distinguished.
     #[inline]
     pub fn is_common(self) -> bool {
         self.number == 0

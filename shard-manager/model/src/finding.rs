@@ -1,20 +1,20 @@
-//! Finding: result of an examination of a cluster, a cache or a router, and its severity.
+//! Finding: result of one check of a cluster, a cache or a router, with its severity.
 //!
-//! **Not here:** the examinations (`doctor`).
+//! **Not here:** the checks (`doctor`).
 
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// No fault.
+    /// The check found no fault.
     Good,
-    /// A router starts, but problems are possible later.
+    /// A router would start, but may have problems later.
     Warning,
-    /// A router does not start, or starts without this feature.
+    /// A router would not start, or would start without this feature.
     Fault,
 }
 
 impl Severity {
-    /// Returns `good`, `warning` or `fault`.
+    /// Returns the name of the severity: `good`, `warning` or `fault`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Good => "good",
@@ -24,14 +24,14 @@ impl Severity {
     }
 }
 
-/// Result of one examination.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Severity.
+    /// Severity of the result.
     pub severity: Severity,
-    /// Subject: a node, a folder, a port.
+    /// Object of the check, such as a node, a folder or a port.
     pub about: String,
-    /// Description, and the remedy.
+    /// Description of the result, with the remedy for a fault.
     pub text: String,
 }
 

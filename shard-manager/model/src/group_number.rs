@@ -1,18 +1,18 @@
 //! Group number: the table group that a slot belongs to.
 //!
-//! **Invariant:** the slots of the groups are disjoint, and each slot has a group.
+//! **Invariant:** the slot numbers of the groups are disjoint, and every slot belongs to one group.
 //! **Not here:** the description of a group (`table_group`).
 
 use std::ops::RangeInclusive;
 
 use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 
-/// Number of a group, given once: `0..GROUPS_MAX`.
+/// Number of a table group, `0..GROUPS_MAX`. A group keeps its number for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupNumber(u8);
 
 impl GroupNumber {
-    /// Group `main`, to which tables belong that name no group.
+    /// Number of the group `main`, which has every table that is not assigned to another group.
     pub const MAIN: Self = Self(0);
 
     /// Returns the group with this number, if the number is valid.
@@ -43,14 +43,15 @@ impl GroupNumber {
         self.first_slot()..=self.first_slot() + (SLOT_COUNT - 1)
     }
 
-    /// Converts one of the group's slots to a slot of its keyspace; `None` for a slot of another
-    /// group.
+    /// Converts a slot of the cluster to the slot of the group's keyspace, whose numbers begin with
+    /// 0; `None` if the slot belongs to another group.
     #[inline]
     pub(crate) fn within(self, slot: Slot) -> Option<Slot> {
         slot.number().checked_sub(self.first_slot()).filter(|n| *n < SLOT_COUNT).and_then(Slot::new)
     }
 
-    /// Converts a slot of the group's keyspace to the group's slot.
+    /// Converts a slot of the group's keyspace, whose numbers begin with 0, to the slot of the
+    /// cluster.
     #[inline]
     pub(crate) fn slot(self, within: Slot) -> Slot {
         Slot::of_group(self.first_slot(), within)

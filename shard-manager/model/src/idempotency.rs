@@ -1,13 +1,15 @@
-//! Idempotency: recognizes a repeated write, and returns the response of the first attempt.
+//! Idempotency: recognizes a write that a client repeats with the same idempotency key, and returns
+//! the response to the first attempt.
 //!
-//! The response is stored in the same transaction as the write, beside the rows of the same shard
-//! key, for at least 24 hours. So the response is stored if and only if the write is. Rejections
-//! that depend on stored rows (exists, no such row, …) are stored as well: a request that was
-//! answered "rejected" must not succeed when a proxy repeats it. If the database rolls back the
-//! transaction with the rejection, a second one stores it before it is reported. The scheme is that
-//! of the IETF draft "The Idempotency-Key HTTP Header Field".
+//! The response is stored in the same transaction as the write, in the slot of the written row, for
+//! at least 24 hours. So it is stored if and only if the write is stored. Rejections that depend on
+//! stored rows (the row exists already, there is no such row, …) are stored as well: a request that
+//! was answered with `rejected` must not succeed when a proxy repeats it. If the rejection makes
+//! the database roll back the transaction, a second transaction stores the rejection before it is
+//! reported. The scheme follows the IETF draft "The Idempotency-Key HTTP Header Field".
 //!
-//! **Invariant:** the fingerprint depends on the meaning of a request, not on its spelling.
+//! **Invariant:** the fingerprint of a write, by which another request under the same key is
+//! detected, depends on the meaning of the request, not on its JSON formatting.
 //! **Not here:** looking up and storing records (`batch/idempotency` of `postgres` and of
 //! `sqlite`).
 
@@ -22,10 +24,11 @@ use crate::sabotage::{Mutation, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};
 
-/// Shortest time for which a response is stored.
+/// Minimum time for which a response is stored.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
-/// Table of the records: sharded, replicated and moved like any other, but hidden from clients.
+/// Table of the stored responses. It is sharded, replicated and moved like any other table, but
+/// hidden from clients.
 pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
     let text = |name: &str| Column {
         name: name.to_owned(),
@@ -44,7 +47,7 @@ pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
     Arc::new(table.expect("the declaration above is sound"))
 });
 
-/// Response to a write, as it is stored.
+/// Response to a write in the form in which it is stored.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 enum Answer<'a> {
@@ -76,7 +79,7 @@ enum Answer<'a> {
         column: String,
     },
     RowTooLarge,
-    /// The row was refused only because of another row of the same transaction.
+    /// The row was rolled back because another row of the same transaction was refused.
     Undone {
         row: usize,
         #[serde(borrow)]
@@ -84,13 +87,12 @@ enum Answer<'a> {
     },
 }
 
-/// Returns the key by which a repeated write is recognized, if the write has one.
+/// Returns the idempotency key of a write, if it has one.
 pub fn key(change: &RowWrite) -> Option<&str> {
     change.idempotency_key.as_deref().filter(|_| !is_on(Mutation::NoIdempotency))
 }
 
-/// Returns the record of a write's outcome, to be stored with it; `None` if the outcome is not
-/// stored.
+/// Returns the row that stores the outcome of a write; `None` if this outcome is not stored.
 pub fn record(change: &RowWrite, outcome: &Result<RowDone, Error>) -> Option<RowWrite> {
     let key = key(change)?;
     let answer = serde_json::to_string(&answer(outcome)?).ok()?;
@@ -125,8 +127,8 @@ fn answer(outcome: &Result<RowDone, Error>) -> Option<Answer<'_>> {
     })
 }
 
-/// Returns the rejection to store: one that depends on rows is stored, one that depends on the
-/// momentary state of the shard is not.
+/// Returns a rejection in the form in which it is stored; `None` if it does not depend on stored
+/// rows, but for example on the present state of the shard.
 fn rejection(error: &Error) -> Option<Answer<'static>> {
     match error {
         Error::Exists => Some(Answer::Exists),
@@ -141,8 +143,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::Undone { row, cause } => {
             Some(Answer::Undone { row: *row, cause: Box::new(rejection(cause)?) })
         }
-        // The cause may be another row whose write was a repetition: the rejection that it repeats
-        // is stored.
+        // The cause may be another row of the transaction whose write was itself a repetition: then
+        // the rejection of its first attempt is stored.
         Error::Remembered(first) => rejection(first),
         Error::Row(_)
         | Error::NoSuchTable { .. }
@@ -176,11 +178,13 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
     }
 }
 
-/// Returns the first response, from its record.
+/// Returns the response to the first attempt of a write. `of` is the stored fingerprint, and
+/// `answer` the stored response.
 ///
 /// # Errors
-/// [`Error::KeyReused`] if the record belongs to another request, [`Error::Remembered`] if the
-/// write was rejected the first time, [`Error::Internal`] if the record cannot be read.
+/// [`Error::KeyReused`] if another request was sent under the same idempotency key,
+/// [`Error::Remembered`] if the first attempt was rejected, [`Error::Internal`] if the stored
+/// response cannot be parsed.
 pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Error> {
     if of != fingerprint(change) {
         return Err(Error::KeyReused);
@@ -222,13 +226,14 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
         Answer::Undone { row, cause } => {
             Error::Undone { row: *row, cause: Box::new(rejected_for(change, cause)) }
         }
-        // No record states that a write was undone because another one succeeded.
+        // The cause of a rollback is never stored as a success.
         Answer::Made { .. } | Answer::Changed { .. } | Answer::Removed { .. } => Error::Internal,
     }
 }
 
-/// Returns the fingerprint of a write as 32 hex digits (XXH3-128). It is not a security measure: a
-/// client that knows a shard key and an idempotency key may write to that shard key anyway.
+/// Returns the fingerprint of a write as 32 hex digits (XXH3-128). The hash need not resist
+/// attackers: a client that knows a shard key and an idempotency key may write to that shard key
+/// anyway.
 fn fingerprint(change: &RowWrite) -> String {
     let mut text = Vec::with_capacity(128);
     text.extend_from_slice(change.operation.name().as_bytes());

@@ -1,7 +1,8 @@
-//! JSON members: splits a JSON object into names and raw values without building a tree.
+//! JSON members: splits a JSON object into member names and raw values, without parsing the values
+//! into a tree.
 //!
-//! **Invariant:** members are in the order of the text, and duplicates are kept, so that the caller
-//! can detect them.
+//! **Invariant:** members are in the order of the JSON text, and repeated names are kept, so that
+//! `row_change` can report them.
 //! **Not here:** the meaning of the members (`row_change`).
 
 use std::borrow::Cow;
@@ -15,8 +16,8 @@ use serde_json::value::RawValue;
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl Members<'_> {
-    /// Returns the JSON of an object with only those members for whose names `keeps` returns true;
-    /// `None` if the text is not an object.
+    /// Returns the JSON of `object` without the members for whose names `keeps` returns false;
+    /// `None` if `object` is not the JSON of an object.
     pub fn keep(object: &[u8], keeps: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
         let Members(members) = serde_json::from_slice(object).ok()?;
         let mut kept = Vec::with_capacity(object.len());
@@ -30,7 +31,7 @@ impl Members<'_> {
         Some(kept)
     }
 
-    /// Highest number of members of one object: a table has at most 200 columns.
+    /// Maximum number of members of one object. A table has at most 200 columns of its own.
     pub const MAX: usize = 256;
 }
 
@@ -61,7 +62,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// Name of a member, borrowed unless it contains escapes.
+/// Name of a member, borrowed from the JSON text unless it contains escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {

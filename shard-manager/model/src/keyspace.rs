@@ -1,9 +1,9 @@
 //! Keyspace: the function from a shard key to its slot.
 //!
 //! **Invariant:** a keyspace is a pure function from a key to a slot, or to the reason why the key
-//! has none, that never changes in the lifetime of a cluster; golden vectors in the tests pin it.
-//! The catalog records name, algorithm, parameters and slot count, and a router with other values
-//! refuses to start.
+//! has no slot. It never changes in the lifetime of a cluster; tests compare it with fixed results.
+//! The catalog stores its name, algorithm, parameters and number of slots, and a router with other
+//! values refuses to start.
 //! **Not here:** the owner of a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
 
 pub mod blocks;
@@ -24,20 +24,22 @@ use partition_column::PartitionError;
 use range::RangeSpace;
 use routing_step::{Explanation, RoutingStep};
 
-/// Number of slots of a table group, fixed for all clusters. A power of two, so that a hash is
-/// reduced by a mask.
+/// Number of slots of a table group, the same in all clusters. It is a power of two, so that a hash
+/// is reduced to a slot by a bit mask.
 pub const SLOT_COUNT: u16 = 16_384;
 
-/// Highest number of table groups: the number of a slot has 16 bits.
+/// Maximum number of table groups. Slot numbers have 16 bits, and each group has [`SLOT_COUNT`] of
+/// them.
 pub const GROUPS_MAX: usize = (u16::MAX / SLOT_COUNT) as usize + 1;
 
-/// Highest number of slots of a cluster.
+/// Maximum number of slots of a cluster, over all table groups.
 pub const SLOTS_MAX: usize = GROUPS_MAX * SLOT_COUNT as usize;
 
 const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of dividing");
 
-/// One of the [`SLOT_COUNT`] parts of the keyspace of a table group: the unit that is owned and
-/// moved. Slots of all groups have different numbers (`table_group`).
+/// One of the [`SLOT_COUNT`] parts of the keyspace of a table group. A slot is owned by one shard,
+/// and moves to another one as a whole. Slots of different groups have different numbers
+/// (`table_group`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
@@ -55,7 +57,7 @@ impl Slot {
         Self(first + within.0)
     }
 
-    /// Returns the number. In the group `main` it is less than [`SLOT_COUNT`].
+    /// Returns the number of the slot. In the group `main` it is less than [`SLOT_COUNT`].
     #[inline]
     pub fn number(self) -> u16 {
         self.0
@@ -74,19 +76,21 @@ impl fmt::Display for Slot {
     }
 }
 
-/// Key by which a client routes: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without control
-/// characters.
+/// Key in a request that determines the shard: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without
+/// control characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardKey<'k>(&'k str);
 
 impl<'k> ShardKey<'k> {
-    /// Longest key in bytes. Keys are part of every row, index entry and log line.
+    /// Maximum length of a key in bytes. It is short because keys are part of every row, index
+    /// entry and log line.
     pub const LEN_MAX: usize = 256;
 
-    /// Checks a key once, when it enters the program; all other code relies on that.
+    /// Checks a key when it enters the program. All other code relies on this check and does not
+    /// repeat it.
     ///
     /// # Errors
-    /// [`KeyError`] names the rule that the text breaks.
+    /// [`KeyError`], which names the rule that `text` breaks.
     pub fn parse(text: &'k str) -> Result<Self, KeyError> {
         if text.is_empty() {
             return Err(KeyError::Empty);
@@ -107,8 +111,8 @@ impl<'k> ShardKey<'k> {
     }
 }
 
-/// Returns true if the text contains U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII,
-/// and the loop examines many bytes at a time because it has no early exit.
+/// Returns true if the text contains U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII;
+/// their loop has no early exit, so that the compiler can make it examine many bytes at a time.
 fn has_control_characters(text: &str) -> bool {
     if !text.is_ascii() {
         return text.chars().any(char::is_control);
@@ -116,7 +120,7 @@ fn has_control_characters(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
-/// Reason why a text is not a shard key, or has no slot in the keyspace.
+/// Reason why a string is not a shard key, or has no slot in the keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text is empty.
@@ -125,7 +129,7 @@ pub enum KeyError {
     /// The text is longer than [`ShardKey::LEN_MAX`].
     #[error("a shard key has at most {} bytes, this one has {len}", ShardKey::LEN_MAX)]
     TooLong {
-        /// Bytes of the text.
+        /// Length of the text in bytes.
         len: usize,
     },
     /// The text contains U+0000..U+001F, U+007F or U+0080..U+009F.
@@ -144,44 +148,44 @@ pub enum KeyError {
         "in keyspace list a shard key begins with the name of a partition and `:`; there are: {known}"
     )]
     NoSuchPartition {
-        /// The partitions, at most [`list::NAMES_SHOWN_MAX`] of them.
+        /// Names of the existing partitions, at most [`list::NAMES_SHOWN_MAX`] of them.
         known: Arc<str>,
     },
-    /// Keyspace `matrix`: the key is not the id of a user on a server.
+    /// Keyspace `matrix`: the key does not have the form `@user:server`.
     #[error("in keyspace matrix a shard key has the form @user:server")]
     NotAMatrixId,
-    /// Keyspace by a column: the partition is missing or does not exist.
+    /// Keyspace by a column of the row: the value of the column is missing, or names no partition.
     #[error(transparent)]
     Partition(Box<PartitionError>),
-    /// The shard map is older than the group of the table.
+    /// The table belongs to a group that was added after the epoch of this router's shard map.
     #[error("this router does not know the table's group yet: try again")]
     UnknownGroup,
 }
 
-/// Function from keys to slots, chosen when a cluster is created. Cloning is cheap: parameters are
-/// shared.
+/// Function from keys to slots, chosen when a cluster or a table group is created. Clones share the
+/// parameters, so cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Keyspace {
-    /// XXH3-64 with seed 0 over the key's bytes, modulo [`SLOT_COUNT`]. Distributes all keys
+    /// XXH3-64 with seed 0 over the key's bytes, modulo [`SLOT_COUNT`]. Keys are distributed
     /// evenly; neighbouring keys are not kept together.
     #[default]
     Hash,
     /// The key's trailing integer modulo [`SLOT_COUNT`] (`keyspace/modulo.rs`).
     Modulo,
-    /// A slot for each range between split points ([`range`]).
+    /// One slot for each range of keys between two split points ([`range`]).
     Range(Arc<RangeSpace>),
-    /// A block of slots for each named partition ([`list`]).
+    /// One block of slots for each named partition ([`list`]).
     List(Arc<ListSpace>),
-    /// Users of federated servers ([`matrix`]).
+    /// Hash of a user id `@user:server`, or of its server ([`matrix`]).
     Matrix(MatrixMode),
 }
 
 impl Keyspace {
-    /// Names of all keyspaces in the configuration, for messages and help. The catalog calls
-    /// `range-text` `range`.
+    /// Names of all keyspaces in the configuration, for messages and help. The catalog stores
+    /// `range-text` under the name `range`.
     pub const NAMES: [&str; 6] = ["hash", "modulo", "range", "range-text", "list", "matrix"];
 
-    /// Forms in the configuration.
+    /// Forms of a keyspace in the configuration.
     pub const FORMS: &str = "hash, modulo, range:10,20,… (numbers), range-text:g,n,…, \
         list:NAME=WEIGHT,…, matrix:id or matrix:server; list(COLUMN):…, range(COLUMN):… and \
         range-text(COLUMN):… by a column of the row";
@@ -197,8 +201,8 @@ impl Keyspace {
         }
     }
 
-    /// Returns the hash that is used, as the catalog and `/api/shard-map` name it; `None` if there
-    /// is none.
+    /// Returns the name of the hash function, as the catalog and `/api/shard-map` give it; `None`
+    /// if the keyspace does not hash.
     pub fn algorithm(&self) -> Option<&'static str> {
         match self {
             Self::Hash | Self::List(_) | Self::Matrix(_) => Some("xxh3_64"),
@@ -206,8 +210,8 @@ impl Keyspace {
         }
     }
 
-    /// Returns the parameters as JSON, for the catalog. They determine slots too, and must not
-    /// change.
+    /// Returns the parameters as JSON, for the catalog. They must never change, because they
+    /// determine the slots of keys.
     pub fn parameters(&self) -> String {
         match self {
             Self::Hash => r#"{"seed":0}"#.to_owned(),
@@ -221,7 +225,8 @@ impl Keyspace {
     /// Restores a keyspace from the catalog.
     ///
     /// # Errors
-    /// [`KeyspaceError`] if this program would not have stored these parameters.
+    /// [`KeyspaceError`] if the name is unknown, or if this program would have stored the
+    /// parameters in another form.
     pub fn restore(name: &str, parameters: &str) -> Result<Self, KeyspaceError> {
         let bad = |cause| KeyspaceError::Parameters { keyspace: name.to_owned(), cause };
         let keyspace = match name {
@@ -241,8 +246,8 @@ impl Keyspace {
     /// Returns the slot of a key.
     ///
     /// # Errors
-    /// [`KeyError`] if the keyspace has no slot for the key. A hash has one for every key, and a
-    /// keyspace by a column for none.
+    /// [`KeyError`] if the keyspace has no slot for the key. The keyspace `hash` has a slot for
+    /// every key. In a keyspace by a column, a key alone never has one.
     pub fn slot_of(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match self {
             Self::Range(_) | Self::List(_) if self.column().is_some() => {
@@ -256,7 +261,7 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a key and the steps that lead to it, for people.
+    /// Returns the slot of a key and the steps that lead to it, to be shown to a person.
     ///
     /// # Errors
     /// Errors of [`Keyspace::slot_of`].
@@ -291,7 +296,7 @@ fn slot_of_hash(hash: u64) -> Slot {
     Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
 }
 
-/// Formats the value as the configuration has it.
+/// Formats the keyspace as it is written in the configuration.
 impl fmt::Display for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -333,7 +338,7 @@ impl FromStr for Keyspace {
     }
 }
 
-/// Reason why a text is not a keyspace.
+/// Reason why a string is not a keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyspaceError {
     /// The name of the keyspace is unknown.
@@ -344,7 +349,7 @@ pub enum KeyspaceError {
     Parameters {
         /// Name of the keyspace.
         keyspace: String,
-        /// The fault, as a clause.
+        /// Description of the fault, as a clause.
         cause: String,
     },
 }

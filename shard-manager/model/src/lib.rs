@@ -1,8 +1,9 @@
-//! Model: plain values of a cluster, from the key of a row to the response.
+//! Model: the data types and pure functions that all parts of a cluster share, such as keys, slots,
+//! the shard map, tables, queries and errors.
 //!
-//! **Invariant:** nothing here reads a clock or a file, talks to a database or runs in the
+//! **Invariant:** nothing here reads a clock or a file, connects to a database or runs in the
 //! background.
-//! **Not here:** databases and access to them (the engines `sqlite` and `postgres`).
+//! **Not here:** access to databases (the engines `sqlite` and `postgres`).
 #![forbid(unsafe_code)]
 
 pub mod advice;

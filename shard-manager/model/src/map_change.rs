@@ -1,8 +1,8 @@
-//! Map change: a change of the shard map, by which one epoch becomes the next.
+//! Map change: one change of the shard map, which creates the map of the next epoch.
 //!
-//! **Invariant:** a change that [`MapChange::apply`] refuses is stored nowhere; a slot never
-//! gets an owner that may not have slots, and a shard with slots is never retired.
-//! **Not here:** storing a map (the catalogs), the states of slots in the databases.
+//! **Invariant:** a change that [`MapChange::apply`] refuses is stored nowhere; a slot never gets
+//! an owner that is joining or retired, and a shard that owns slots never becomes retired.
+//! **Not here:** storing a map (the catalogs), the states of slots that each shard stores.
 
 use crate::keyspace::Slot;
 use crate::position::Position;
@@ -13,27 +13,27 @@ use crate::topology::{ShardNumber, ShardSpec, ShardState, Topology, TopologyErro
 /// Change of the shard map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapChange {
-    /// Slots get another owner.
+    /// Some slots get another owner.
     Owners {
-        /// The slots, all of one owner.
+        /// The slots, all of which have the same owner.
         slots: SlotSet,
-        /// Their owner before.
+        /// Owner of the slots before the change.
         from: ShardNumber,
-        /// Their owner afterwards.
+        /// Owner of the slots after the change.
         to: ShardNumber,
-        /// Position of the new owner when it accepted the slots, if it is known.
+        /// Position in the history of the new owner at which it accepted the slots, if it is known.
         floor: Option<Position>,
     },
-    /// A shard joins, without slots. It gets the next number.
+    /// A new shard joins without slots. It gets the next shard number.
     NewShard {
         /// Name of the shard.
         name: String,
         /// Weight of the shard.
         weight: u32,
-        /// Address of its servers, without user and password; `None` for files.
+        /// Address of the shard's servers, without user and password; `None` for a shard on files.
         address: Option<String>,
     },
-    /// A shard enters another state of its life cycle.
+    /// A shard changes to another state of its life cycle.
     State {
         /// The shard.
         shard: ShardNumber,
@@ -49,7 +49,7 @@ pub enum MapChange {
     },
 }
 
-/// Reason why a map cannot be changed in this way.
+/// Reason why a change does not apply to a map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapChangeRefusal {
     /// There is no such shard, or it is retired.
@@ -63,10 +63,10 @@ pub enum MapChangeRefusal {
     NotOwned {
         /// Name of the shard.
         shard: String,
-        /// The slots that it does not own.
+        /// The slots that the shard does not own.
         slots: SlotSet,
     },
-    /// The shard may get no slots.
+    /// The shard is still joining, so it cannot get slots.
     #[error("{shard} is {}: only a serving or draining shard gets slots", state.name())]
     NotServing {
         /// Name of the shard.
@@ -74,12 +74,12 @@ pub enum MapChangeRefusal {
         /// State of the shard.
         state: ShardState,
     },
-    /// The name cannot be that of a shard.
+    /// The name is not valid for a shard.
     #[error(
         "the name of a shard has 1 to {NAME_MAX} letters, digits, - and _, and begins with a letter"
     )]
     Name,
-    /// The state does not follow the present one.
+    /// A shard cannot change from its present state to the requested one.
     #[error("{shard} is {} and cannot become {}", from.name(), to.name())]
     State {
         /// Name of the shard.
@@ -89,7 +89,7 @@ pub enum MapChangeRefusal {
         /// The next state.
         to: ShardState,
     },
-    /// The shard owns slots.
+    /// The shard still owns slots, so it cannot be retired.
     #[error("{shard} owns {slots} slots: a shard is retired when it owns none")]
     HasSlots {
         /// Name of the shard.
@@ -97,25 +97,26 @@ pub enum MapChangeRefusal {
         /// Number of its slots.
         slots: usize,
     },
-    /// The database of the shard holds the catalog, which no change moves.
+    /// The database of the shard holds the catalog. No change can move the catalog, so the shard
+    /// cannot be retired.
     #[error("{shard} holds the catalog of the cluster in its database: it cannot be retired")]
     HoldsCatalog {
         /// Name of the shard.
         shard: String,
     },
-    /// The shards would not be a topology.
+    /// The shards after the change would not be a valid topology.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// The owners would not be a map.
+    /// The owners after the change would not be a valid map.
     #[error(transparent)]
     Map(#[from] MapError),
 }
 
-/// Highest number of characters in the name of a shard.
+/// Maximum length of the name of a shard, in bytes.
 const NAME_MAX: usize = 63;
 
 impl MapChange {
-    /// Returns the shard that retires with this change.
+    /// Returns the shard that this change retires; `None` if it retires none.
     pub fn retired(&self) -> Option<ShardNumber> {
         match self {
             Self::State { shard, state: ShardState::Retired } => Some(*shard),
@@ -126,7 +127,7 @@ impl MapChange {
         }
     }
 
-    /// Returns the map after this change, at the next epoch.
+    /// Applies this change to a map and returns the map of the next epoch.
     ///
     /// # Errors
     /// [`MapChangeRefusal`] if the map cannot be changed in this way.
@@ -171,7 +172,7 @@ fn check_owners(
     (from, to): (ShardNumber, ShardNumber),
 ) -> Result<(), MapChangeRefusal> {
     let (source, target) = (member(map, from)?, member(map, to)?);
-    // No move to a draining shard begins, but the rollback of a move returns slots to one.
+    // No new move to a draining shard begins, but the rollback of a move may return slots to it.
     if !matches!(target.state, ShardState::Serving | ShardState::Draining) {
         let (shard, state) = (target.name.clone(), target.state);
         return Err(MapChangeRefusal::NotServing { shard, state });
@@ -209,7 +210,8 @@ fn check_state(
     Ok(())
 }
 
-/// Returns true if a new shard may have this name, which is part of file names and headers.
+/// Returns true if a new shard may have this name. Names of shards are part of file names and HTTP
+/// headers.
 fn is_name(name: &str) -> bool {
     name.len() <= NAME_MAX
         && name.starts_with(|first: char| first.is_ascii_alphabetic())

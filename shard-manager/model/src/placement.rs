@@ -1,12 +1,13 @@
 //! Placement: the function from a topology to the owner of every slot.
 //!
-//! A placement is a recipe, used when a cluster is created. The resulting table is stored in the
-//! catalog, and from then on only the table counts.
+//! A placement is a rule that is applied when a cluster or a table group is created, or when an
+//! operator rebalances by it. The resulting table of owners is stored in the catalog, and only that
+//! table determines where a slot is.
 //!
-//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology;
-//! the same recipe and topology yield the same table on every machine, always. Golden vectors in
-//! the tests pin it.
-//! **Not here:** the table in force and its epoch (`shard_map`); no I/O, no clock, no `async`.
+//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology.
+//! The same rule and topology yield the same table on every machine and in every release; tests
+//! compare it with fixed results.
+//! **Not here:** the present table and its epoch (`shard_map`); no I/O, no clock, no `async`.
 
 mod contiguous;
 mod jump;
@@ -31,29 +32,29 @@ use partitions::Partitions;
 pub use rebalance::rebalance;
 pub(crate) use rebalance::targets as slot_targets;
 
-/// Recipe that assigns slots to shards. Cloning is cheap: parameters are shared.
+/// Rule that assigns slots to shards. Clones share the parameters, so cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored
-    /// (`placement/contiguous.rs`).
+    /// Contiguous ranges whose sizes differ by at most one slot. Weights are ignored, except that a
+    /// shard of weight 0 gets no slots (`placement/contiguous.rs`).
     #[default]
     Even,
     /// Contiguous ranges in proportion to the shards' weights, each within one slot of its share.
     Weighted,
-    /// Named blocks of slots with owners ([`partitions`]).
+    /// Named blocks of slots, each with the shard that owns it ([`partitions`]).
     Partitions(Arc<Partitions>),
-    /// The slot's number modulo the number of shards (`placement/modulo.rs`).
+    /// Slot number modulo the number of shards (`placement/modulo.rs`).
     Modulo,
     /// Consistent hashing ([`ring`]).
     Ring {
-        /// Points of a shard on the ring for each unit of its weight.
+        /// Number of points of a shard on the ring for each unit of its weight.
         vnodes: u32,
     },
     /// Weighted rendezvous hashing (`placement/rendezvous.rs`).
     Rendezvous,
     /// Jump consistent hashing (`placement/jump.rs`).
     Jump,
-    /// Ranges from the configuration ([`manual`]).
+    /// Ranges of slots and their owners, as the configuration lists them ([`manual`]).
     Manual(Arc<Manual>),
 }
 
@@ -62,7 +63,7 @@ impl Placement {
     pub const NAMES: [&str; 8] =
         ["even", "weighted", "partitions", "modulo", "ring", "rendezvous", "jump", "manual"];
 
-    /// Forms in the configuration.
+    /// Forms of a placement in the configuration.
     pub const FORMS: &str = "even, weighted, modulo, ring or ring:VNODES, rendezvous, jump, \
         partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,…";
 
@@ -80,7 +81,8 @@ impl Placement {
         }
     }
 
-    /// Returns true if the weights of the shards matter.
+    /// Returns true if the weight of a shard determines how many slots it gets. Every placement but
+    /// `partitions` and `manual` also gives a shard of weight 0 no slots.
     pub fn is_weighted(&self) -> bool {
         match self {
             Self::Weighted | Self::Ring { .. } | Self::Rendezvous => true,
@@ -103,7 +105,8 @@ impl Placement {
     /// Restores a placement from the catalog.
     ///
     /// # Errors
-    /// [`PlacementError`] if this program would not have stored these parameters.
+    /// [`PlacementError`] if the name is unknown, or if this program would have stored the
+    /// parameters in another form.
     pub fn restore(name: &str, parameters: &str) -> Result<Self, PlacementError> {
         let bad = |cause| PlacementError::Parameters { placement: name.to_owned(), cause };
         let placement = match name {
@@ -126,8 +129,8 @@ impl Placement {
     /// Returns the owner of every slot, by slot number.
     ///
     /// # Errors
-    /// [`PlacementError`] if the placement names shards that the topology lacks, or takes too much
-    /// work.
+    /// [`PlacementError`] if the placement names shards that the topology does not have, or if its
+    /// ring would have too many points.
     pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         let owners = match self {
             Self::Even => {
@@ -148,11 +151,11 @@ impl Placement {
     }
 }
 
-/// Explains why keyspace and placement contradict each other, naming both settings; `None` if they
-/// fit.
+/// Explains why keyspace and placement contradict each other, in a sentence that names both
+/// settings; `None` if they are compatible.
 ///
-/// The placement `partitions` assigns the partitions of the keyspace `list` to shards. With other
-/// partitions, or in a keyspace without any, its names have no meaning.
+/// The placement `partitions` assigns the partitions of the keyspace `list` to shards. If the
+/// keyspace has other partitions, or none, the names in the placement have no meaning.
 pub fn contradiction(keyspace: &Keyspace, placement: &Placement) -> Option<String> {
     let Placement::Partitions(partitions) = placement else { return None };
     match keyspace {
@@ -171,7 +174,7 @@ pub fn contradiction(keyspace: &Keyspace, placement: &Placement) -> Option<Strin
     }
 }
 
-/// Formats the value as the configuration has it.
+/// Formats the placement as it is written in the configuration.
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -212,7 +215,7 @@ impl FromStr for Placement {
     }
 }
 
-/// Reason why a text is not a placement, or assigns no owners.
+/// Reason why a string is not a placement, or why a placement cannot assign owners.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// The name of the placement is unknown.
@@ -223,7 +226,7 @@ pub enum PlacementError {
     Parameters {
         /// Name of the placement.
         placement: String,
-        /// The fault, as a clause.
+        /// Description of the fault, as a clause.
         cause: String,
     },
     /// The placement assigns slots to a shard that does not exist.
@@ -234,25 +237,25 @@ pub enum PlacementError {
         /// Number of shards of the cluster.
         count: usize,
     },
-    /// The product of weights and virtual nodes is too large.
+    /// The sum of all weights, multiplied by the number of virtual nodes, is too large.
     #[error(
         "the ring would have {points} points, and at most {} are allowed: use smaller weights or fewer virtual nodes",
         ring::POINTS_MAX
     )]
     TooManyPoints {
-        /// Requested number of points.
+        /// Number of points that the ring would have.
         points: u64,
     },
 }
 
-/// Returns the shards that may get slots, in order: those with a share.
+/// Returns the shards that get slots, in order: those with a share weight above 0.
 fn takers(topology: &Topology) -> Vec<ShardNumber> {
     let numbered = (0..).map(ShardNumber).zip(topology.share_weights());
     numbered.filter(|(_, weight)| *weight > 0).map(|(number, _)| number).collect()
 }
 
-/// Returns a function that finds shards by name. A map makes it fast, because a placement may name
-/// a shard for each slot.
+/// Returns a function that finds shards by name. It uses a map, because a placement may name a
+/// shard for each slot, and a linear search for each would be slow.
 fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardNumber, PlacementError> {
     let name = |shard| (topology.name(shard), shard);
     let shards: BTreeMap<&str, ShardNumber> = topology.numbers().map(name).collect();

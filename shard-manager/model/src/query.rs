@@ -1,10 +1,10 @@
-//! Query: a checked read, with the rows, columns, order and page that it requests.
+//! Query: a checked read, with its conditions, columns, order and page.
 //!
-//! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns,
-//! and its order is total: after the requested columns, rows are ordered by columns that
-//! distinguish any two rows.
-//! **Not here:** the syntax of a query string (the router), the text of a cursor (`cursor`), SQL
-//! (`engine::select`).
+//! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals have the types of
+//! their columns, and its order is total: rows that are equal in the requested sort columns are
+//! ordered by columns in which no two rows are equal.
+//! **Not here:** the syntax of a query string (the router), the encoding of a cursor (`cursor`),
+//! SQL (`engine::select`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,65 +18,69 @@ use crate::value::Value;
 pub struct ReadQuery {
     /// The table.
     pub table: Arc<Table>,
-    /// Columns of the response, in order. Empty until the read is bound to the rights of its
-    /// caller, if it returns all columns that they permit.
+    /// Columns of the response, in order. If the read is to return all columns that the client may
+    /// read, this is empty until the rights of the client are applied.
     pub outputs: Vec<Output>,
     /// Conditions, all of which must hold.
     pub conditions: Vec<Condition>,
-    /// True if the first condition binds the read to shard keys that its caller may read, by a test
-    /// of the column `shard_key`.
+    /// True if the first condition is a test of the column `shard_key` that was added to restrict
+    /// the read to shard keys that the client may read.
     pub is_bound: bool,
-    /// Sort order of the client; ties are broken by [`ReadQuery::sort_keys`].
+    /// Sort order that the client requested. [`ReadQuery::sort_keys`] adds columns that break ties.
     pub order: Vec<OrderBy>,
-    /// Highest number of rows in the response, 0..=[`ReadQuery::LIMIT_MAX`].
+    /// Maximum number of rows in the response, 0..=[`ReadQuery::LIMIT_MAX`].
     pub limit: u32,
     /// Number of rows to skip, 0..=[`ReadQuery::OFFSET_MAX`].
     pub offset: u32,
-    /// Row after which the page begins, by its values of [`ReadQuery::sort_keys`].
+    /// Row after which the page begins, given by its values of the columns of
+    /// [`ReadQuery::sort_keys`].
     pub after: Option<Vec<Value>>,
     /// True to count the rows on all pages that meet the conditions.
     pub counts: bool,
-    /// Shard keys of one shard that the conditions name, with their slots: every row that meets the
-    /// conditions has one of these keys. Empty if the conditions name no key, or a single one,
-    /// which a read passes separately.
+    /// Shard keys that the conditions name and that belong to the queried shard, with their slots:
+    /// every row of that shard that meets the conditions has one of these keys. Empty if the
+    /// conditions name no key, or a single one, which is passed separately.
     pub keys: Vec<(Slot, String)>,
-    /// True if the rows of one shard key may be in several slots, because the table is partitioned
-    /// by another column than its routing column.
+    /// True if the table is divided: rows with the same shard key may be in several slots, because
+    /// the table is partitioned by a column other than its routing column.
     pub is_divided: bool,
 }
 
 impl ReadQuery {
     /// Default number of rows in a response.
     pub const LIMIT_DEFAULT: u32 = 100;
-    /// Highest number of rows in one response: a page, not an export.
+    /// Maximum number of rows in one response, which is a page and not an export.
     pub const LIMIT_MAX: u32 = 1_000;
-    /// Highest number of skipped rows: the database reads them anyway. A cursor avoids that cost.
+    /// Maximum number of rows to skip. The database has to read skipped rows; a cursor avoids that
+    /// cost.
     pub const OFFSET_MAX: u32 = 10_000;
-    /// Highest number of tests: each costs time for every visited row.
+    /// Maximum number of column tests in the conditions. Each test takes time for every row that is
+    /// examined.
     pub const TESTS_MAX: usize = 50;
-    /// Highest size of all patterns together in bytes: a row costs the length of its text times
-    /// that of the patterns, and a statement cannot be interrupted between two rows.
+    /// Maximum total length of all patterns in bytes. Matching a row takes time in proportion to
+    /// the length of its text times the length of the patterns, and a statement cannot be
+    /// interrupted between two rows.
     pub const PATTERN_BYTES_MAX: usize = 200;
-    /// Deepest nesting of conditions.
+    /// Maximum nesting depth of conditions.
     pub const DEPTH_MAX: usize = 5;
-    /// Highest number of literals in one `in.(…)`.
+    /// Maximum number of literals in one `in.(…)`.
     pub const IN_MAX: usize = 500;
-    /// Highest number of shard keys for which a read goes to the shards of these keys only and
-    /// looks up their rows; with more it reads all shards.
+    /// Maximum number of named shard keys for which a read queries only the shards of these keys
+    /// and looks up their rows. If the conditions name more keys, the read queries all shards.
     pub const KEYS_MAX: usize = 100;
-    /// Highest number of columns in `order`.
+    /// Maximum number of columns in `order`.
     pub const ORDER_MAX: usize = 8;
 
-    /// Returns a read of all returned columns of a table, with no conditions and the default order
-    /// and limit.
+    /// Returns a read without conditions, with the default order and limit, and with all visible
+    /// columns that a response without `select` contains.
     pub fn all(table: &Arc<Table>) -> Self {
         let mut query = Self::unselected(table);
         query.select_if(|_| true);
         query
     }
 
-    /// Returns a read of all columns that the rights of its caller permit, with no conditions and
-    /// the default order and limit.
+    /// Returns a read without conditions, with the default order and limit, whose columns are
+    /// chosen later by the rights of the client.
     pub fn unselected(table: &Arc<Table>) -> Self {
         Self {
             table: Arc::clone(table),
@@ -93,7 +97,7 @@ impl ReadQuery {
         }
     }
 
-    /// Selects the returned columns of the table for whose names `permits` returns true.
+    /// Selects those columns of a response without `select` for whose names `permits` returns true.
     pub fn select_if(&mut self, permits: impl Fn(&str) -> bool) {
         let shown = self
             .table
@@ -103,15 +107,15 @@ impl ReadQuery {
         self.outputs = shown.map(|column| Output { column, alias: None }).collect();
     }
 
-    /// Adds, as the outermost conjunction, a condition on the column `shard_key` that binds the
-    /// read to the keys that its caller may read.
+    /// Restricts the read to the shard keys that the client may read: `test`, a condition on the
+    /// column `shard_key`, must hold in addition to all others.
     pub fn bind(&mut self, test: Condition) {
         self.conditions.insert(0, test);
         self.is_bound = true;
     }
 
-    /// Returns the indices of the columns that the client names: in `select`, in conditions, and in
-    /// the order.
+    /// Returns the indices of the columns that the client names in `select`, in conditions and in
+    /// the order. The condition that [`ReadQuery::bind`] added does not count.
     pub fn columns_named(&self) -> Vec<usize> {
         fn add(conditions: &[Condition], columns: &mut Vec<usize>) {
             for condition in conditions {
@@ -128,10 +132,11 @@ impl ReadQuery {
         columns
     }
 
-    /// Returns, in ascending order, shard keys of which a row must have one to meet the conditions;
-    /// `None` if the conditions name none, or more than [`ReadQuery::KEYS_MAX`]. Keys are named
-    /// only by equality tests of the routing column that are joined by `and`, and not inside an
-    /// `or` or a `not`, and by the condition that binds the read.
+    /// Returns, in ascending order, the shard keys to which the conditions restrict the read: a row
+    /// must have one of them to meet the conditions. Returns `None` if the conditions do not
+    /// restrict the keys, or name more than [`ReadQuery::KEYS_MAX`]. Only two kinds of conditions
+    /// count: equality and `in` tests of the routing column that are joined by `and`, not inside an
+    /// `or` or a `not`; and the condition that [`ReadQuery::bind`] added.
     pub fn keys_named(&self) -> Option<Vec<String>> {
         let mut named = None;
         if let Some(binding) = self.binding() {
@@ -144,8 +149,9 @@ impl ReadQuery {
         Some(named.into_iter().map(Cow::into_owned).collect())
     }
 
-    /// Returns the values of a column, one of which a row must have to meet the conditions, as text
-    /// in ascending order; `None` if the conditions name none. Values are named as in
+    /// Returns, as text in ascending order, the values to which the conditions restrict a column: a
+    /// row must have one of them to meet the conditions. Returns `None` if the conditions do not
+    /// restrict the column. Only equality and `in` tests joined by `and` count, as in
     /// [`ReadQuery::keys_named`].
     pub fn values_named(&self, column: usize) -> Option<Vec<Cow<'_, str>>> {
         let mut named = None;
@@ -153,7 +159,8 @@ impl ReadQuery {
         named
     }
 
-    /// Returns this read without equality tests of a column, for slots whose rows all pass them.
+    /// Returns this read without its outermost equality tests of a column, for a read of slots
+    /// whose rows all pass these tests.
     #[must_use]
     pub fn without_equality(&self, column: usize) -> Self {
         let is_implied = |condition: &&Condition| match condition {
@@ -170,8 +177,9 @@ impl ReadQuery {
         self.conditions.first().filter(|_| self.is_bound)
     }
 
-    /// Returns this read as a read within the one key that [`ReadQuery::keys_named`] returns: it
-    /// has no tests of the key, and its position no slot and shard key.
+    /// Returns this read as a read of the rows of one shard key, the only one that
+    /// [`ReadQuery::keys_named`] returns. It has no equality tests of that key, and its position
+    /// `after` has no values for slot and shard key.
     #[must_use]
     pub fn within_key(&self) -> Self {
         let equals = |condition: &Condition| match condition {
@@ -196,8 +204,8 @@ impl ReadQuery {
         Self { conditions: conditions.collect(), is_bound, after, ..self.clone() }
     }
 
-    /// Converts the sort keys of a row among the rows of its shard key into those among the rows of
-    /// all keys.
+    /// Adds slot and shard key to the sort keys of a row that was read within its shard key. The
+    /// result is the row's position in a read of all keys.
     pub fn sort_values(&self, slot: Slot, key: &str, within_key: &[Value]) -> Vec<Value> {
         let mut rest = within_key.iter();
         let order = self.sort_keys(false);
@@ -209,11 +217,12 @@ impl ReadQuery {
         values.collect()
     }
 
-    /// Returns the full order: the requested columns, then the tie breakers. Without requested
-    /// columns rows come in the order in which they are stored (slot, shard key, id), which needs
-    /// no sorting; with some, ties are broken by shard key and id, and then by slot if the table is
-    /// divided: two partitions may have rows of one shard key and id. Among the rows of one key
-    /// (`keyed`) slot and shard key are the same, and omitted.
+    /// Returns the full order: the requested columns, followed by columns that break ties. If no
+    /// order is requested, rows come in the order in which they are stored (slot, shard key, id),
+    /// which needs no sorting. Otherwise ties are broken by shard key and id, and then by slot if
+    /// the table is divided, because two partitions may have rows with the same shard key and id.
+    /// In a read of the rows of one key (`keyed`), slot and shard key are omitted, because all rows
+    /// have the same.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
         let place = Table::PLACE;
         let mut keys: Vec<OrderBy> = Vec::with_capacity(self.order.len() + 3);
@@ -232,8 +241,8 @@ impl ReadQuery {
         keys
     }
 
-    /// Returns true if a row may cost much more than another, because patterns are matched with its
-    /// texts.
+    /// Returns true if the conditions contain a pattern. The time to examine a row then depends on
+    /// the length of its text, so that some rows may take much longer than others.
     pub fn has_patterns(&self) -> bool {
         fn any(conditions: &[Condition]) -> bool {
             conditions.iter().any(|condition| match condition {
@@ -246,15 +255,16 @@ impl ReadQuery {
         any(&self.conditions)
     }
 
-    /// Returns true if one index range answers the read without visiting other rows: it has no
-    /// conditions, and the order in which rows are stored.
+    /// Returns true if the database can answer the read from one index range without examining
+    /// other rows: the read has no conditions, no offset and no count, and its order is that in
+    /// which rows are stored.
     pub fn is_point_read(&self) -> bool {
         self.conditions.is_empty() && self.order.is_empty() && self.offset == 0 && !self.counts
     }
 }
 
-/// Narrows the candidate values of a column, in ascending order, to those that this condition
-/// allows.
+/// Narrows `named`, the values that the column `routing` may have, to those that this condition
+/// allows. `None` stands for any value. The values are in ascending order.
 fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<Cow<'q, str>>>) {
     let values = match condition {
         Condition::All(list) => {
@@ -284,12 +294,12 @@ fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<C
 pub struct Output {
     /// Index of the column.
     pub column: usize,
-    /// Name of the member, if it is not the column's.
+    /// Name of the member in the response, if it differs from the name of the column.
     pub alias: Option<String>,
 }
 
-/// Condition on a row. As in SQL a test of null is neither true nor false, and such a row does not
-/// pass.
+/// Condition on a row. As in SQL, a comparison with null is neither true nor false, and a row for
+/// which the condition is not true is left out.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     /// A column must pass the test.
@@ -313,11 +323,11 @@ pub enum Test {
     Like(Pattern),
     /// The text must match this pattern, ignoring the case of ASCII letters.
     ILike(Pattern),
-    /// The value must have this state. For null, too, the test is true or false.
+    /// The value must have this state. This test is true or false even for null.
     Is(ValueState),
 }
 
-/// Comparison of two values; text is compared by bytes.
+/// Comparison of two values. Text is compared byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `=`
@@ -334,20 +344,20 @@ pub enum Comparison {
     LessOrEqual,
 }
 
-/// State of a value.
+/// State of a value that an `is` test requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueState {
     /// Null.
     Null,
     /// Any value that is not null.
     NotNull,
-    /// True, of a boolean column.
+    /// True, in a boolean column.
     True,
-    /// False, of a boolean column.
+    /// False, in a boolean column.
     False,
 }
 
-/// Pattern that a text must match as a whole.
+/// Pattern that must match the whole text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pattern(pub Vec<Piece>);
 
@@ -358,20 +368,21 @@ pub enum Piece {
     Text(String),
     /// Any one character.
     One,
-    /// Any number of characters, or none.
+    /// Any characters, including none.
     Many,
 }
 
 impl Pattern {
-    /// Parses a pattern: `%` and `*` stand for any characters, `_` for one, and `\` escapes the
-    /// next character. Returns `None` if the text ends with such a `\`.
+    /// Parses a pattern: `%` and `*` stand for any characters, including none, `_` for any one
+    /// character, and `\` makes the next character literal. Returns `None` if the text ends with a
+    /// `\` that escapes nothing.
     pub fn parse(text: &str) -> Option<Self> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
             let literal = match c {
                 '%' | '*' => {
-                    // Several in a row mean the same as one, and take several times as long.
+                    // Several wildcards in a row match the same texts as one, but take longer.
                     if pieces.last() != Some(&Piece::Many) {
                         pieces.push(Piece::Many);
                     }
@@ -393,7 +404,8 @@ impl Pattern {
     }
 }
 
-/// One column of an order. Null is last when ascending and first when descending.
+/// One column of a sort order. Nulls come last in ascending order, and first in descending order,
+/// as in PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderBy {
     /// Index of the column.

@@ -1,8 +1,8 @@
-//! Reason: explains why a node does not fulfil its role, for people and for programs.
+//! Reason: why a node does not fulfil its role, as a name for programs and a sentence for people.
 //!
-//! A node's health is a set of reasons; an empty set means that the node is healthy. Some reasons
-//! are found by a probe (`shard`). Other reasons are found at other times by other modules, and
-//! apply until these modules withdraw them: [`Findings`] stores them.
+//! The health of a node is a set of reasons; an empty set means that the node is healthy. Some
+//! reasons are found by a probe (`shard`). Others are raised by other modules, for example after a
+//! comparison of copies, and hold until the same module withdraws them: [`Findings`] stores these.
 //!
 //! **Not here:** detecting the reasons (`lane`, `shard`, `replica_set`).
 
@@ -11,31 +11,31 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Reason why a node does not fulfil its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The node does not answer.
+    /// The node does not respond.
     NoAnswer,
-    /// A check found that its file is damaged.
+    /// A check found that the file of the node is damaged.
     Damaged,
-    /// The thread that writes to it has ended.
+    /// The router's thread that writes to the node has ended.
     WriterEnded,
     /// No node of the shard accepts writes.
     NoPrimary,
-    /// A write waits, and no write has finished for a while.
+    /// A write has waited for seconds, and no write has finished meanwhile.
     WritesStalled,
-    /// The last writes failed in its storage.
+    /// The last writes to the node failed because of errors of its storage.
     WritesFail,
     /// The node is being built from a copy of the primary.
     Building,
     /// The replica does not follow the primary.
     NotFollowing,
-    /// The node failed reads, and is excluded until a probe succeeds.
+    /// Reads of the node failed, so it gets no reads until a probe succeeds.
     LeftOut,
-    /// The replica lags too much to be read.
+    /// The replica lags too far behind the primary to answer reads.
     Behind,
-    /// Rows of the primary are wrong.
+    /// Rows on the primary are known to be wrong.
     RowsWrong,
-    /// Rows of a replica are wrong.
+    /// Rows on the replica are known to be wrong.
     CopyWrong,
-    /// Copies of the shard differ, and it is unknown which is right.
+    /// Copies of the shard differ, and it is not known which of them is right.
     CopiesDiffer,
     /// The primary's files were removed or replaced while they were open: writes to them are lost
     /// when the process ends.
@@ -43,7 +43,8 @@ pub enum Reason {
     /// The lock of the data directory was removed or replaced: two processes that write one
     /// directory destroy each other's work.
     LockLost,
-    /// The catalog was removed: the cluster works, but does not start again as it is.
+    /// The catalog was removed from the data directory. The cluster still works, but a router
+    /// cannot start without the catalog.
     CatalogGone,
     /// The node did not answer within the short deadline of a request for its health.
     NoAnswerInTime,
@@ -94,7 +95,7 @@ impl Reason {
         }
     }
 
-    /// Describes the reason in a sentence about the node.
+    /// Returns a sentence about the node that describes the reason and, where possible, the remedy.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoAnswer => "it does not answer",
@@ -139,8 +140,8 @@ impl Reason {
         }
     }
 
-    /// Returns true if the node fulfils its role despite this reason, which only calls for an
-    /// operator.
+    /// Returns true if the node still fulfils its role despite this reason, which only requires the
+    /// attention of an operator.
     fn is_advisory(self) -> bool {
         match self {
             Self::RowsWrong | Self::CopiesDiffer | Self::CatalogGone => true,
@@ -187,7 +188,7 @@ impl Reasons {
         self.0 == 0
     }
 
-    /// Returns true if the node fulfils its role in spite of the reasons.
+    /// Returns true if the node still fulfils its role despite the reasons.
     pub fn is_up(self) -> bool {
         self.iter().all(Reason::is_advisory)
     }
@@ -203,17 +204,17 @@ impl Reasons {
     }
 }
 
-/// Reasons that were found about one node and still hold.
+/// Reasons that modules have raised about one node and not yet withdrawn.
 #[derive(Debug, Default)]
 pub struct Findings(AtomicU32);
 
 impl Findings {
-    /// Adds a reason until it is withdrawn; returns true if it is new.
+    /// Adds a reason, which holds until it is withdrawn. Returns true if it did not hold before.
     pub fn raise(&self, reason: Reason) -> bool {
         self.0.fetch_or(reason.bit(), Ordering::AcqRel) & reason.bit() == 0
     }
 
-    /// Withdraws a reason; returns true if it was there.
+    /// Withdraws a reason. Returns true if it held before.
     pub fn withdraw(&self, reason: Reason) -> bool {
         self.0.fetch_and(!reason.bit(), Ordering::AcqRel) & reason.bit() != 0
     }

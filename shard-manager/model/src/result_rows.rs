@@ -1,10 +1,12 @@
-//! Result rows: rows as JSON text, with the values by which they are merged.
+//! Result rows: the rows of a read as JSON text, with the sort keys by which pages of several
+//! shards are merged.
 //!
-//! Rows are never converted to structs: a shard's reader writes each as JSON into one buffer, and
-//! the router only adds commas.
+//! Rows are never converted to structs: the reader of a shard writes each row as JSON into one
+//! buffer, separated by commas, and the router sends these bytes.
 //!
-//! **Invariant:** each row is one JSON object; if rows have sort keys, all have the same number of
-//! them; if further rows follow on the next page, the sort keys of the last row are known.
+//! **Invariant:** each row is one JSON object. Either no row has sort keys, or all rows have the
+//! same number of them. If more rows follow on the next page, the sort keys of the last row are
+//! stored for the cursor.
 //! **Not here:** reading the rows (`postgres`, `sqlite`).
 
 use std::cmp::{Ordering, Reverse};
@@ -17,11 +19,11 @@ use crate::value::Value;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     json: Vec<u8>,
-    /// End of each row's JSON; a comma stands between two.
+    /// Position at which the JSON of each row ends. A comma separates two rows.
     ends: Vec<usize>,
     keys: Vec<Value>,
     key_bytes: usize,
-    /// The version of the first row, if requested.
+    /// Version of the first row, if the read requests it.
     pub version: Option<i64>,
     /// Sort keys of the last row, if more rows follow it.
     pub more_after: Option<Vec<Value>>,
@@ -30,28 +32,28 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Highest number of bytes of one response, sort keys included: a thousand rows of a column of
-    /// several megabytes must not fill memory. A read of all shards holds this much of each until
-    /// it has merged them.
+    /// Maximum size of one response in bytes, including sort keys, so that a thousand rows of
+    /// several megabytes each cannot fill the memory. A read of all shards may hold this much for
+    /// each shard until it has merged the rows.
     pub const BYTES_MAX: usize = 32 << 20;
 
-    /// Highest number of bytes of the rows of all running reads of several shards. A read that runs
-    /// alone may hold more.
+    /// Maximum total size in bytes of the rows that all running reads of several shards hold. A
+    /// read may exceed it while no other read holds rows.
     pub const SCATTER_BYTES_MAX: usize = 256 << 20;
 
-    /// Creates an empty result, with room for this many bytes.
+    /// Creates an empty result, with a buffer for this many bytes.
     #[inline]
     pub fn with_capacity(bytes: usize) -> Self {
         Self { json: Vec::with_capacity(bytes), ..Self::default() }
     }
 
-    /// Returns true if the response has passed [`Rows::BYTES_MAX`].
+    /// Returns true if the rows exceed [`Rows::BYTES_MAX`].
     #[inline]
     pub fn is_too_large(&self) -> bool {
         self.bytes() > Self::BYTES_MAX
     }
 
-    /// Returns the bytes that the rows and their keys take.
+    /// Returns the size of the rows and their sort keys in bytes.
     #[inline]
     pub fn bytes(&self) -> usize {
         self.json.len() + self.key_bytes
@@ -75,13 +77,14 @@ impl Rows {
         &self.json
     }
 
-    /// Returns the end of each row's JSON.
+    /// Returns the position in the JSON at which each row ends.
     #[inline]
     pub fn ends(&self) -> &[usize] {
         &self.ends
     }
 
-    /// Creates rows from their JSON and the end of each row; `None` if these contradict each other.
+    /// Creates rows from the elements of a JSON array and the position at which each row ends;
+    /// `None` if the positions do not fit the JSON.
     pub fn from_parts(json: Vec<u8>, ends: Vec<usize>) -> Option<Self> {
         let ascending = ends.windows(2).all(|pair| pair[0] < pair[1]);
         let whole = ends.last().copied().unwrap_or(0) == json.len();
@@ -94,7 +97,7 @@ impl Rows {
         &self.json[start..self.ends[index]]
     }
 
-    /// Adds a row that `write` appends to the buffer.
+    /// Adds a row, whose JSON the function `write` appends to the buffer.
     ///
     /// # Errors
     /// Errors of `write`; the buffer then contains an incomplete row and must be discarded.
@@ -122,8 +125,9 @@ impl Rows {
         self.keys.push(key);
     }
 
-    /// Keeps the sort keys of the row that was pushed last: beside the row, or, if the rows are of
-    /// one shard key and the page is full with it, in `last`.
+    /// Stores the sort keys of the row that was pushed last. If the read is of one shard key, its
+    /// rows need not be merged: then only the sort keys of the last row of a full page are stored,
+    /// in `last`.
     #[inline]
     pub fn keep_sort_keys(
         &mut self,
@@ -142,10 +146,12 @@ impl Rows {
         &self.keys[row * width..(row + 1) * width]
     }
 
-    /// Merges sorted pages of several shards into one: skips `offset` rows and keeps `limit`.
+    /// Merges sorted pages of several shards into one page: skips the first `offset` rows and keeps
+    /// the next `limit` rows.
     ///
-    /// Each part must be sorted by `order`, have its values as sort keys, and contain the first
-    /// `offset + limit` rows of its shard. The result ends early when the response is too large.
+    /// Each part must be sorted by `order`, have the values of the columns of `order` as sort keys,
+    /// and contain the first `offset + limit` rows of its shard. Merging stops early if the
+    /// response becomes too large.
     pub fn merge(parts: &[Self], order: &[OrderBy], offset: usize, limit: usize) -> Self {
         let width = order.len();
         let mut merged = Self::default();
@@ -172,8 +178,8 @@ impl Rows {
     }
 }
 
-/// Next row of one part during a merge. The index of the part breaks ties, which do not occur
-/// because no two rows have equal keys.
+/// Next row of one part during a merge. Rows of different shards never have equal sort keys; if
+/// they did, the index of the part would decide.
 struct Head<'m> {
     keys: &'m [Value],
     order: &'m [OrderBy],
@@ -201,8 +207,8 @@ impl PartialEq for Head<'_> {
 
 impl Eq for Head<'_> {}
 
-/// Compares two rows by their keys as the databases do: null last when ascending, first when
-/// descending.
+/// Compares two rows by their sort keys as the databases do: nulls come last in ascending order,
+/// and first in descending order.
 pub fn compare(a: &[Value], b: &[Value], order: &[OrderBy]) -> Ordering {
     for ((a, b), by) in a.iter().zip(b).zip(order) {
         let ascending = match (a, b) {

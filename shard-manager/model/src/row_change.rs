@@ -1,9 +1,10 @@
 //! Row change: one checked change of one row, and its result.
 //!
-//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its
-//! id is complete, and its routing column (if the table has one) equals its shard key: no row is
-//! stored under a wrong key.
-//! **Not here:** the existence and version of the stored row, which only the shard's writer knows.
+//! **Invariant:** a [`RowWrite`] names only columns of its table, its values have the types of
+//! their columns, its id is complete, and its routing column (if the table has one) equals its
+//! shard key, so that no row is stored under a wrong key.
+//! **Not here:** checks against the stored row, whose existence and version only the shard's writer
+//! knows.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,22 +16,25 @@ use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
 use crate::value::{ColumnType, TypeMismatch, Value, push_json_number};
 
-/// Highest size of the rows that one transaction produces, and so of one log entry and of the rows
-/// in its response. Both hold whole rows, and a small change may touch many.
+/// Maximum total size in bytes of the rows that one transaction produces. It also limits an entry
+/// of the change log and the rows in a response. Both contain whole rows, so many small changes of
+/// large rows may exceed it.
 pub const IMAGES_BYTES_MAX: usize = 16 << 20;
 
-/// Highest size of the values of a row as JSON, if a change sets some of them and the others are
-/// stored already. Rows that are written as a whole are limited by the bodies of their requests:
-/// JSON bodies are smaller. (A CSV row of control characters may be larger as JSON.)
+/// Maximum size in bytes of the values of a row as JSON, if a change sets only some of them and the
+/// others are already stored. A row that is written as a whole needs no such limit, because it fits
+/// into the body of a request, which is limited to less. (A CSV row of control characters may
+/// become larger as JSON.)
 pub const ROW_BYTES_MAX: usize = 3 << 20;
 
-/// Bytes by which changes whose rows are not read may together exceed [`ROW_BYTES_MAX`].
+/// Maximum number of bytes by which a row may exceed [`ROW_BYTES_MAX`] after changes that are small
+/// enough to be stored without reading the row first.
 pub const UNREAD_BYTES_MAX: usize = 1 << 20;
 
 /// Operation on a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Change the given columns of the row, or create it.
+    /// Change the given columns of the row, or create the row if it does not exist.
     #[default]
     Upsert,
     /// Create the row; it must not exist.
@@ -45,7 +49,7 @@ impl Operation {
     /// All operations, for messages.
     pub const ALL: [Self; 4] = [Self::Upsert, Self::Insert, Self::Update, Self::Delete];
 
-    /// Returns the name in `op`.
+    /// Returns the name that the member `op` of a bulk write uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Upsert => "upsert",
@@ -55,13 +59,13 @@ impl Operation {
         }
     }
 
-    /// Returns the operation of this name.
+    /// Returns the operation with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.name() == name)
     }
 }
 
-/// Condition on the stored row; a write whose condition does not hold is refused.
+/// Condition on the stored row. A write is refused if its condition does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// `If-None-Match: *`: the row must not exist.
@@ -73,10 +77,11 @@ pub enum Precondition {
 }
 
 impl Precondition {
-    /// Highest number of versions in one `If-Match`.
+    /// Maximum number of versions in one `If-Match`.
     pub const VERSIONS_MAX: usize = 32;
 
-    /// Returns true if the condition holds for a row of this version; `None` stands for no row.
+    /// Returns true if the condition holds for a stored row of this version; `None` means that
+    /// there is no row.
     pub fn holds(&self, version: Option<i64>) -> bool {
         match self {
             Self::Absent => version.is_none(),
@@ -85,7 +90,7 @@ impl Precondition {
         }
     }
 
-    /// Appends the condition to the text of a fingerprint.
+    /// Appends the condition to the bytes from which the fingerprint of a write is computed.
     pub fn append_to_fingerprint(&self, out: &mut Vec<u8>) {
         match self {
             Self::Absent => out.extend_from_slice(b";absent"),
@@ -100,7 +105,7 @@ impl Precondition {
     }
 }
 
-/// Members of a JSON object as received: name and raw value, in order.
+/// Members of a JSON object as the client sent them: name and raw value, in order.
 pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
 
 /// Checked change of one row.
@@ -110,7 +115,7 @@ pub struct RowWrite {
     pub table: Arc<Table>,
     /// Operation on the row.
     pub operation: Operation,
-    /// The slot of the shard key.
+    /// Slot in which the row is stored.
     pub slot: Slot,
     /// The shard key.
     pub key: String,
@@ -120,23 +125,24 @@ pub struct RowWrite {
     pub set: Vec<(usize, Value)>,
     /// Condition on the stored row.
     pub precondition: Option<Precondition>,
-    /// Key under which the outcome is stored, to be returned again: the client's key, in a bulk
-    /// write with the index of the row.
+    /// Key under which the outcome is stored, so that a repeated write gets the same response: the
+    /// client's idempotency key, followed by the index of the row in a bulk write.
     pub idempotency_key: Option<String>,
-    /// True if the response has the row (`false`: `Prefer: return=minimal`).
+    /// True if the response contains the row; false after `Prefer: return=minimal`.
     pub wants_row: bool,
 }
 
-/// Changes that one shard is requested to apply.
+/// Changes that are sent to one shard together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WriteRequest {
     /// The changes, in the order in which they are applied.
     pub rows: Vec<RowWrite>,
-    /// Index of each change in the client's request, if all are applied or none.
+    /// Index of each change in the client's request, if the changes are one transaction; `None` if
+    /// they are independent.
     pub atomic_rows: Option<Vec<usize>>,
-    /// True to wait for room in a full queue, instead of failing at once.
+    /// True to wait for room if the queue of the shard is full, instead of failing at once.
     pub waits_for_room: bool,
-    /// Tenant that makes the changes.
+    /// Tenant on whose behalf the changes are made.
     pub share: FairShare,
 }
 
@@ -151,7 +157,7 @@ impl RowWrite {
     /// Checks the members of a row against its table.
     ///
     /// # Errors
-    /// [`RowError`] names the member and what is wrong with it.
+    /// [`RowError`], which names the member and its fault.
     pub fn parse(
         table: &Arc<Table>,
         operation: Operation,
@@ -161,12 +167,12 @@ impl RowWrite {
         Self::of_values(table, operation, (key, slot), Self::values(table, fields)?)
     }
 
-    /// Parses members of a row to values of their columns.
+    /// Parses the members of a row into values of the columns that they name.
     ///
     /// # Errors
-    /// [`RowError`] names the member and what is wrong with it.
+    /// [`RowError`], which names the member and its fault.
     pub fn values(table: &Table, fields: &Fields<'_>) -> Result<Vec<(usize, Value)>, RowError> {
-        // One more than there are members, for the routing column.
+        // One more value is possible: the routing column may be added.
         let mut values = Vec::with_capacity(fields.len() + 1);
         for (name, json) in fields {
             values.push(parse_field(table, name, json)?);
@@ -174,11 +180,11 @@ impl RowWrite {
         Ok(values)
     }
 
-    /// Checks values that are parsed already: own columns of the table, in any order. In a nullable
-    /// json column, the JSON value `null` becomes the absence of a value.
+    /// Checks parsed values of own columns of the table, in any order. In a nullable json column,
+    /// the JSON value `null` becomes SQL null.
     ///
     /// # Errors
-    /// [`RowError`] names the column and what is wrong with it.
+    /// [`RowError`], which names the column and its fault.
     pub fn of_values(
         table: &Arc<Table>,
         operation: Operation,
@@ -221,11 +227,11 @@ impl RowWrite {
         })
     }
 
-    /// Returns true if the result of the change depends on the stored row: not if the row is
-    /// written as a whole, or deleted.
+    /// Returns true if the result depends on the stored row. It does not if the change writes the
+    /// whole row or deletes it, unless a precondition requires a stored row.
     pub fn builds_on_stored(&self) -> bool {
         let is_merged = match self.operation {
-            // Only the server sets the version and the times.
+            // An upsert of all own columns replaces the row: the server sets the others.
             Operation::Upsert => self.is_partial(),
             Operation::Update => true,
             Operation::Insert | Operation::Delete => false,
@@ -237,8 +243,8 @@ impl RowWrite {
         is_merged || is_conditional
     }
 
-    /// Returns the shard key that the routing column of a row contains, in the stored form of the
-    /// column; `None` if the table has no such column, or the row gives no value for it.
+    /// Returns the shard key in the routing column of a row, in its canonical form; `None` if the
+    /// table has no visible routing column, or the row has no value for it.
     ///
     /// # Errors
     /// [`RowError::TypeMismatch`] if the value does not fit the column.
@@ -256,7 +262,7 @@ impl RowWrite {
         Ok(value.key_text().map(Cow::into_owned))
     }
 
-    /// Returns the approximate memory use of the change.
+    /// Returns the approximate memory use of the change in bytes.
     pub fn bytes(&self) -> usize {
         let text = |value: &Value| match value {
             Value::Text(text) => text.len(),
@@ -267,24 +273,26 @@ impl RowWrite {
         self.key.len() + id + set + 32 * (self.id.len() + self.set.len() + 4)
     }
 
-    /// Returns the own columns for which the change has no value.
+    /// Returns the table's own columns for which the change has no value.
     pub fn absent(&self) -> impl Iterator<Item = usize> {
         self.table.own().filter(|index| {
             !self.table.id().contains(index) && self.set.iter().all(|(column, _)| column != index)
         })
     }
 
-    /// Returns true if the change has no value for some own columns: a stored row keeps them.
+    /// Returns true if the change has no value for some own columns; a stored row keeps its values
+    /// there.
     pub fn is_partial(&self) -> bool {
         self.set.len() + self.id.len() < self.table.own().len()
     }
 
-    /// Returns true if a new row would get defaults.
+    /// Returns true if a row that this change creates would get the default of at least one column.
     pub fn needs_defaults(&self) -> bool {
         self.is_partial() && self.absent().any(|index| self.table.column(index).default.is_some())
     }
 
-    /// Returns the first column that a new row needs and for which the change has no value.
+    /// Returns the first column without a value in this change that a new row cannot do without: it
+    /// is not nullable and has no default.
     pub fn missing(&self) -> Option<&str> {
         let columns = self.absent().map(|index| self.table.column(index));
         let mut needed = columns.filter(|column| !column.nullable && column.default.is_none());
@@ -326,8 +334,8 @@ fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Val
     Ok(value)
 }
 
-/// Checks that the stored routing column equals the key byte by byte: `7` and `007` are different
-/// keys.
+/// Checks that the canonical form of the routing column's value equals the shard key byte by byte:
+/// `7` and `007` are different keys.
 fn check_routing(
     table: &Table,
     routing: usize,
@@ -371,7 +379,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Returns the difference that the change makes to the number of rows.
+    /// Returns the number of rows that the change adds to its table: 1, 0 or -1.
     pub fn rows_added(self) -> i64 {
         match self {
             Self::Created => 1,
@@ -381,21 +389,22 @@ impl Change {
     }
 }
 
-/// A change that was applied.
+/// Result of a change that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowDone {
     /// Effect on the row.
     pub change: Change,
-    /// The shard's counter at this change. It only grows, even when a row is deleted and inserted
-    /// again.
+    /// Version of the row, from a counter of the shard that only grows: the version grows even when
+    /// a row is deleted and inserted again.
     pub version: i64,
-    /// The row as JSON, if requested: after the change, or before its removal.
+    /// The row as JSON, if the request wants it: the row after the change, or the removed row.
     pub json: Vec<u8>,
-    /// True if the stored outcome of an idempotency key is repeated.
+    /// True if the change was not applied again, because its idempotency key already had an
+    /// outcome.
     pub replayed: bool,
 }
 
-/// Reason why the members of an object are not a row of a table.
+/// Reason why the members of an object are not a valid row of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// The table has no such column.
@@ -403,12 +412,12 @@ pub enum RowError {
     NoSuchColumn {
         /// The table.
         table: String,
-        /// The name given, cut to 80 characters.
+        /// Name in the request, truncated to 80 characters.
         column: String,
         /// A column that may have been meant.
         suggestion: Option<String>,
     },
-    /// The column is set by the server only.
+    /// Only the server sets the column.
     #[error("{column} is set by the server and cannot be written")]
     SystemColumn {
         /// The column.
@@ -420,7 +429,7 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// The value does not have the column's type.
+    /// The value cannot be stored in the column.
     #[error("{column}: {mismatch}")]
     TypeMismatch {
         /// The column.
@@ -431,12 +440,13 @@ pub enum RowError {
     /// The routing column contradicts the shard key of the request.
     #[error("{column} contradicts the shard key")]
     KeyContradicted {
-        /// Name of the routing column, or a description of it if it is hidden from the caller.
+        /// Name of the routing column, or a description if the column is hidden from the client.
         column: String,
-        /// Stored form of its value, cut to the longest key; `None` if it is null.
+        /// Canonical form of the column's value, truncated to the maximum length of a key; `None`
+        /// if the value is null.
         stored: Option<String>,
     },
-    /// A part of the row's id is missing.
+    /// An id column of the row is missing.
     #[error("{column} is missing: it tells rows of {table} apart")]
     MissingId {
         /// The table.
@@ -452,7 +462,7 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// A delete gives values beside the id.
+    /// A delete gives values for columns other than the id columns.
     #[error("{column} has no meaning in a delete: give the id columns only")]
     NotInDelete {
         /// The column.

@@ -1,9 +1,9 @@
-//! Shard map: the shard of every key, as one immutable value.
+//! Shard map: the owner of every slot, and so the shard of every key, as one immutable value.
 //!
-//! A request uses one snapshot of the map throughout. A new epoch is a new value; a map is never
-//! changed in place.
+//! A request uses the same map from its beginning to its end. Each change of the map creates a new
+//! value with a higher epoch; a map is never changed in place.
 //!
-//! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
+//! **Invariant:** every slot has exactly one owner, which is a shard of the map's topology.
 //! **Not here:** choosing owners (`placement`), storing a map (`catalog`).
 
 mod groups;
@@ -20,21 +20,21 @@ use crate::topology::{self, ShardNumber, ShardState, Topology};
 
 pub use groups::{MapGroups, of_group, with_group, with_main};
 
-/// Slot and shard of a key, the result of routing.
+/// Result of routing a key: its slot, and the shard that owns the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLocation {
     /// Slot of the key.
     pub slot: Slot,
     /// Owner of the slot.
     pub shard: ShardNumber,
-    /// Version of the map that routed the key.
+    /// Epoch of the map that routed the key.
     pub epoch: u64,
-    /// Epoch in which the slot got this owner. If a shard has reported an owner that the map does
-    /// not name yet, this is the epoch after that of the map.
+    /// Epoch in which the slot got this owner. If a shard has reported a new owner that the
+    /// router's map does not contain yet, this is the epoch after that of the map.
     pub since: u64,
 }
 
-/// Consecutive slots with one owner; both ends are included.
+/// Consecutive slots with one owner, including both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRange {
     /// First slot.
@@ -50,28 +50,28 @@ pub struct SlotRange {
 pub struct SlotOwner {
     /// The slot.
     pub slot: u16,
-    /// Owner of the slots.
+    /// Shard that owns the slot.
     pub shard: ShardNumber,
     /// Epoch in which the slot got this owner.
     pub since: u64,
 }
 
-/// Table groups, owners and topology at one epoch.
+/// Table groups, owners of all slots and topology at one epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMap {
     epoch: u64,
     main: TableGroup,
-    /// Groups from number 1 on. Most clusters have none.
+    /// Groups other than `main`, from number 1 on. Most clusters have none.
     further: Box<[TableGroup]>,
     topology: Topology,
-    /// Owner of each slot, group by group.
+    /// Owner of each slot, in slot order, so that the slots of a group are consecutive.
     owners: Box<[ShardNumber]>,
     /// Epoch in which each slot got its owner.
     since: Box<[u64]>,
 }
 
 impl ShardMap {
-    /// Creates the first map of a new cluster, epoch 1.
+    /// Creates the first map of a new cluster, with epoch 1.
     ///
     /// # Errors
     /// [`PlacementError`] if the placement does not fit the topology.
@@ -89,7 +89,7 @@ impl ShardMap {
     /// Restores a map from the catalog.
     ///
     /// # Errors
-    /// [`MapError`] if the ranges have a gap, an overlap or an unknown shard.
+    /// [`MapError`] if the ranges have gaps, overlap or name an unknown shard.
     pub fn restore(
         epoch: u64,
         keyspace: Keyspace,
@@ -117,11 +117,11 @@ impl ShardMap {
         Ok(Self { epoch, main, further: Box::default(), topology, owners, since })
     }
 
-    /// Restores a map from the owner of every slot, in slot order. `main` is the first group, and
-    /// `further` has the others.
+    /// Restores a map from the owner of every slot, in slot order. `further` contains the groups
+    /// other than `main`, in the order of their numbers.
     ///
     /// # Errors
-    /// [`MapError`]: a slot is missing or has two owners, or an owner is impossible.
+    /// [`MapError`] if a slot is missing or has two owners, or if an owner is not valid.
     pub fn from_owners(
         epoch: u64,
         main: TableGroup,
@@ -150,8 +150,8 @@ impl ShardMap {
         Ok(Self { epoch, main, further: further.into_boxed_slice(), topology, owners, since })
     }
 
-    /// Returns slot and shard of a row of a table: by its key, and by the value of the table's
-    /// [`partitions::partition_column`] if there is one.
+    /// Returns the slot and shard of a row of a table. They depend on its key and, if the table has
+    /// a [`partitions::partition_column`], on the value of that column.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the row.
@@ -165,7 +165,7 @@ impl ShardMap {
         Ok(location(self, slot_of_row(self, table, key, partition)?))
     }
 
-    /// Returns slot and shard of a key of the group `main`, if the key alone determines them.
+    /// Returns the slot and shard of a key in the group `main`, if the key alone determines them.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
@@ -179,25 +179,25 @@ impl ShardMap {
         self.owners[slot.index()]
     }
 
-    /// Returns the epoch in which a slot got its owner.
+    /// Returns the epoch in which a slot got its present owner.
     #[inline]
     pub fn since(&self, slot: Slot) -> u64 {
         self.since[slot.index()]
     }
 
-    /// Returns the epoch, the version of the map, which only grows.
+    /// Returns the epoch, which is the version of the map and only grows.
     #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Returns the function from keys of the group `main` to slots.
+    /// Returns the keyspace of the group `main`.
     #[inline]
     pub fn keyspace(&self) -> &Keyspace {
         &self.main.keyspace
     }
 
-    /// Returns the placement with which the cluster was created.
+    /// Returns the placement with which the group `main` was created.
     #[inline]
     pub fn placement(&self) -> &Placement {
         &self.main.placement
@@ -209,7 +209,7 @@ impl ShardMap {
         MapGroups(self)
     }
 
-    /// Returns the shards.
+    /// Returns the shards of the cluster.
     #[inline]
     pub fn topology(&self) -> &Topology {
         &self.topology
@@ -221,8 +221,8 @@ impl ShardMap {
         owners.map(|(slot, (&shard, &since))| SlotOwner { slot, shard, since })
     }
 
-    /// Returns the owners of all groups as consecutive ranges, in slot order. A range is of one
-    /// group.
+    /// Returns the owners of all slots as consecutive ranges, in slot order. A range never extends
+    /// over two groups.
     pub fn ranges(&self) -> Vec<SlotRange> {
         let groups = self.groups().iter();
         groups.flat_map(|(group, _)| self.groups().ranges(group)).collect()
@@ -234,10 +234,10 @@ impl ShardMap {
     }
 }
 
-/// Returns a map at a later epoch, with the owners that have changed since.
+/// Returns the map of a later epoch, which has this topology and differs in these owners.
 ///
 /// # Errors
-/// [`MapError`] if an owner is impossible.
+/// [`MapError`] if an owner is not valid.
 pub fn followed_by(
     map: &ShardMap,
     epoch: u64,
@@ -256,7 +256,8 @@ pub fn followed_by(
     Ok(next)
 }
 
-/// Returns a map with only its first `shards` shards; `None` if a later shard owns slots.
+/// Returns the map with only the first `shards` shards of its topology; `None` if one of the others
+/// owns slots.
 pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
     if map.owners.iter().any(|owner| owner.index() >= shards) {
         return None;
@@ -264,13 +265,14 @@ pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
     Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
 }
 
-/// Returns the map for a router that has opened no joining shard. Joining shards own no slots.
+/// Returns the map for a router that has not opened the joining shards. They count as retired,
+/// which is possible because joining shards own no slots.
 pub fn without_joining(map: &ShardMap) -> ShardMap {
     ShardMap { topology: topology::without_joining(&map.topology), ..map.clone() }
 }
 
-/// Returns a map of the same epoch in which these shards are joining; `None` if one of them owns
-/// slots.
+/// Returns the map with these shards in the state joining, at the same epoch; `None` if one of them
+/// owns slots.
 pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> {
     if map.owners.iter().any(|owner| shards.contains(owner)) {
         return None;
@@ -282,7 +284,7 @@ pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> 
     Some(ShardMap { topology: Topology::restore(all).ok()?, ..map.clone() })
 }
 
-/// Creates the map of the next epoch, in which these slots belong to another shard.
+/// Creates the map of the next epoch, in which these slots belong to `shard`.
 ///
 /// # Errors
 /// [`MapError::NoSuchShard`] if the topology has no such shard.
@@ -316,24 +318,25 @@ fn check_owner(owner: &SlotOwner, epoch: u64, topology: &Topology) -> Result<(),
     }
 }
 
-/// Reason why stored ranges or owners are not a map.
+/// Reason why stored ranges or owners are not a valid map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
-    /// Some slots have no owner, or two.
+    /// A slot has no owner, or two owners.
     #[error("the slot table should go on at slot {expected}, but goes on at {found}")]
     Gap {
-        /// Next slot without an owner.
+        /// First slot that has no owner so far, which should come next.
         expected: usize,
-        /// First slot of the next range that is stored.
+        /// Slot that comes next instead. If the stored owners end too early, this is the number of
+        /// slots that the map should have.
         found: usize,
     },
-    /// There are more groups than slot numbers permit.
+    /// There are more table groups than 16-bit slot numbers permit.
     #[error("there are {count} table groups, but at most {GROUPS_MAX} are possible")]
     Groups {
         /// Number of groups.
         count: usize,
     },
-    /// An owner is not in the topology.
+    /// The owner of a range is not in the topology.
     #[error("the range that begins at slot {first} belongs to a shard that does not exist")]
     NoSuchShard {
         /// First slot of the range.
@@ -355,12 +358,12 @@ pub enum MapError {
         /// Name of the owner.
         shard: String,
     },
-    /// A slot got its owner before the first epoch, or in one that has not begun.
+    /// The epoch in which a slot got its owner is 0, or higher than the epoch of the map.
     #[error("slot {slot} has its owner since epoch {since}, and the epochs are 1 to {epoch}")]
     Since {
         /// The slot.
         slot: u16,
-        /// Stored epoch.
+        /// Stored epoch in which the slot got its owner.
         since: u64,
         /// Epoch of the map.
         epoch: u64,

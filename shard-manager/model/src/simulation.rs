@@ -1,10 +1,10 @@
-//! Simulation: the shares of shards under each placement of a topology, and the slots that move
-//! when the topology changes.
+//! Simulation: computes the shares of the shards under several placements, and the slots that would
+//! move if the topology changed.
 //!
-//! The placement of the changed topology is compared with the placement before the change: slots
-//! that have another owner would have to move.
+//! The owners before a change of the topology are compared with those after it: slots that get
+//! another owner would have to move.
 //!
-//! **Invariant:** a slot counts as moved exactly if the name of its owner changes.
+//! **Invariant:** a slot counts as moved if and only if the name of its owner changes.
 //! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no
 //! `async`.
 
@@ -15,14 +15,14 @@ use crate::keyspace::{SLOT_COUNT, Slot};
 use crate::placement::{Placement, PlacementError, rebalance};
 use crate::topology::{ShardNumber, ShardSpec, Topology, TopologyError};
 
-/// A change of a topology.
+/// Change of a topology whose effect is simulated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopologyChange {
-    /// Adds a shard of this weight at the end.
+    /// Adds a shard with this weight after all others.
     Add(u32),
-    /// Removes the shard of this name.
+    /// Removes the shard with this name.
     Remove(String),
-    /// Gives the shard of this name this weight.
+    /// Changes the weight of the shard with this name.
     Reweight(String, u32),
 }
 
@@ -52,7 +52,8 @@ impl TopologyChange {
     }
 }
 
-/// Returns the weight, which a change must not make 0: removing a shard is another change.
+/// Returns the weight if it is above 0. Weight 0 is refused, because a shard is removed by another
+/// kind of change.
 fn positive(shard: &str, weight: u32) -> Result<u32, TopologyError> {
     let refused = || TopologyError::Weight { shard: shard.to_owned(), least: 1, weight };
     Some(weight).filter(|weight| *weight > 0).ok_or_else(refused)
@@ -69,10 +70,10 @@ impl fmt::Display for TopologyChange {
     }
 }
 
-/// Reason why a change is impossible.
+/// Reason why a change cannot be simulated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// The topology has no shard of this name.
+    /// The topology has no shard with this name.
     #[error("there is no shard {shard}")]
     NoSuchShard {
         /// The name.
@@ -86,18 +87,19 @@ pub enum ChangeError {
     Placement(#[from] PlacementError),
 }
 
-/// Algorithm that assigns the slots of a topology.
+/// Algorithm that assigns slots to the shards of a topology.
 #[derive(Clone, Debug)]
 pub enum Algorithm {
-    /// The placement is computed again.
+    /// The placement is computed again after a change.
     Placement(Placement),
-    /// Slots are rebalanced from these owners, with as few moves as the weights allow.
+    /// Starting from these owners, a change moves only as many slots as the weights require.
     Rebalance(Vec<ShardNumber>),
 }
 
 impl Algorithm {
-    /// Returns every placement that needs only a topology, and a rebalance. The rebalance begins
-    /// with the owners in `current`, or with those of a weighted placement if it is `None`.
+    /// Returns all placements that have no required parameters, and a rebalance. The rebalance
+    /// starts from the owners in `current`, or from those of the placement `weighted` if `current`
+    /// is `None`.
     ///
     /// # Errors
     /// [`PlacementError`] if the topology does not fit a placement.
@@ -106,7 +108,8 @@ impl Algorithm {
         current: Option<Vec<ShardNumber>>,
     ) -> Result<Vec<Self>, PlacementError> {
         let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
-        // Partitions and manual ranges name their owners, so they are tried only if they are given.
+        // The names `partitions` and `manual` do not parse without their parameters, so these two
+        // placements are left out.
         let simple = Placement::NAMES.iter().filter_map(|name| name.parse().ok());
         Ok(simple.map(Self::Placement).chain([Self::Rebalance(current)]).collect())
     }
@@ -142,87 +145,87 @@ impl Algorithm {
     }
 }
 
-/// Load of each slot.
+/// Load of each slot: its number of keys, or 1 for every slot if no keys are given.
 #[derive(Clone, Debug)]
 pub struct Load {
     slots: Vec<u64>,
 }
 
 impl Load {
-    /// Creates a load in which every slot has 1.
+    /// Creates a load of 1 for every slot.
     pub fn of_slots() -> Self {
         Self { slots: vec![1; usize::from(SLOT_COUNT)] }
     }
 
-    /// Creates an empty load, to which keys are added.
+    /// Creates a load of 0 for every slot, to which keys are added.
     pub fn of_keys() -> Self {
         Self { slots: vec![0; usize::from(SLOT_COUNT)] }
     }
 
-    /// Adds a key.
+    /// Adds one key in this slot.
     pub fn add(&mut self, slot: Slot) {
         self.slots[slot.index()] += 1;
     }
 
-    /// Returns the load of all slots together.
+    /// Returns the sum of the loads of all slots.
     pub fn total(&self) -> u64 {
         self.slots.iter().sum()
     }
 }
 
-/// Share of a shard.
+/// Slots and load of one shard.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Share {
     /// The shard.
     pub shard: String,
     /// Weight of the shard.
     pub weight: u32,
-    /// Number of slots.
+    /// Number of slots that the shard owns.
     pub slots: u64,
-    /// Number of keys, or of slots if there are no keys.
+    /// Number of keys of the shard, or of its slots if no keys are given.
     pub load: u64,
 }
 
-/// Result of an algorithm for one topology.
+/// Distribution of slots and load that an algorithm gives one topology.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Distribution {
-    /// Share of each shard.
+    /// Slots and load of each shard.
     pub shards: Vec<Share>,
-    /// Highest load of a shard as a multiple of its fair load, which is proportional to its weight.
-    /// 1 is ideal. Shards without a share are left out.
+    /// Load of the fullest shard as a multiple of its fair load, which is proportional to its
+    /// weight; 1 is ideal. Shards whose fair load is 0 are left out.
     pub skew: f64,
 }
 
 /// Slots and load that a change would move.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Moved {
-    /// The change.
+    /// Description of the change.
     pub change: String,
-    /// Lowest fraction of the load that must move so that each shard has the load of its weight,
-    /// before and after.
+    /// Minimum fraction of the load that must move, if each shard has exactly its fair load before
+    /// and after the change.
     pub needed: f64,
-    /// Number of slots with another owner.
+    /// Number of slots that get another owner.
     pub slots: u64,
-    /// Number of keys in them, or of slots if there are no keys.
+    /// Number of keys in these slots, or the number of these slots if no keys are given.
     pub load: u64,
-    /// Moved load as a fraction of the total.
+    /// Load that moves as a fraction of the total load.
     pub share: f64,
-    /// Result after the change.
+    /// Distribution after the change.
     pub after: Distribution,
 }
 
-/// Results of one algorithm.
+/// Results of one algorithm for all changes.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Simulated {
     /// Name of the algorithm.
     pub algorithm: String,
-    /// Result before any change.
+    /// Distribution before any change.
     pub before: Distribution,
-    /// Results of the changes, each by itself.
+    /// Result of each change; each one is applied to the original topology.
     pub changes: Vec<Moved>,
 }
 
-/// Applies an algorithm to every change.
+/// Simulates each change with one algorithm.
 ///
 /// # Errors
 /// [`ChangeError`] of the first change that is impossible or that the algorithm cannot handle.
@@ -266,8 +269,8 @@ fn moved(
     }
 }
 
-/// Returns the lowest fraction of the load that must move: the sum of the differences of all shards
-/// whose fair share grows.
+/// Returns the minimum fraction of the load that must move: the sum of the growth of all fair
+/// shares that grow.
 fn needed(old: &Topology, new: &Topology) -> f64 {
     let (had, demanded) = (fair_shares(old), fair_shares(new));
     let lacks = demanded.iter().map(|(name, share)| {
@@ -277,7 +280,7 @@ fn needed(old: &Topology, new: &Topology) -> f64 {
     lacks.sum()
 }
 
-/// Returns the fair share of each member, by its name.
+/// Returns the fair share of each member, by name, as a fraction of the total.
 fn fair_shares(topology: &Topology) -> BTreeMap<&str, f64> {
     let weights = topology.share_weights();
     let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();

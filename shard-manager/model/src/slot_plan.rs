@@ -1,12 +1,14 @@
-//! Slot plan: the moves of slots that bring the shards to a goal, as plain values.
+//! Slot plan: computes the moves of slots that bring the shards to a goal.
 //!
-//! A plan may end after any of its moves, and no slot moves twice. By slots, shards give only their
-//! excess and take only what they lack, so each move improves the cluster regardless of the others.
-//! In a plan of an advice, the fullest shard is not fuller after any number of the moves, in order,
-//! than before them. The moves of a placement bring slots to their places, and nothing else.
+//! A plan may be stopped after any of its moves, and no slot moves twice. In a plan by number of
+//! slots, shards give only their excess and take only what they lack, so each move is an
+//! improvement whether or not the others are carried out. If a plan that carries out an advice is
+//! stopped after any of its moves, the fullest shard is not fuller than it was before the first
+//! one. The moves of a plan for a placement bring each slot to the owner that the placement gives
+//! it, whatever the effect on the load.
 //!
-//! **Invariant:** no move gives a shard more than its goal, or leaves its giver with less; a move
-//! has a limited number of slots, all of one owner.
+//! **Invariant:** no move fills a shard beyond its goal, or leaves the shard that gives with less
+//! than its goal; the number of slots in one move is limited, and all of them have the same owner.
 //! **Not here:** carrying out a plan (`cluster`), the observations of load (`advice`). No I/O, no
 //! clock, no `async`.
 
@@ -31,19 +33,21 @@ use self::pace::MovePace;
 use self::steps::Transfers;
 use self::waves::waves;
 
-/// A placement that moves more than this many times the slots that weights require gets a note.
+/// A plan for a placement gets a note if it moves more than this many times the number of slots
+/// that the weights require.
 const COSTLY: usize = 2;
 
-/// Goal of a plan.
+/// Goal that a plan is to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlanGoal {
-    /// Each shard has the share of the slots that its weight gives it.
+    /// Each shard has a number of slots in proportion to its weight.
     Slots,
-    /// Bytes or requests are shared by weight, as the advice determines.
+    /// Each shard has bytes or requests in proportion to its weight, as far as the advice finds
+    /// moves for that.
     Balance(BalanceBy),
-    /// Each slot is where this placement puts it.
+    /// Each slot has the owner that this placement gives it.
     Placement(Placement),
-    /// A shard has no slots.
+    /// The given shard has no slots left.
     Drain(ShardNumber),
 }
 
@@ -59,36 +63,40 @@ impl PlanGoal {
     }
 }
 
-/// State of a cluster for which moves are planned.
+/// State of a cluster for which a plan is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanScene<'s> {
     /// The shards.
     pub topology: &'s Topology,
     /// Owner of every slot, in slot order.
     pub owners: &'s [ShardNumber],
-    /// Slots that are already being moved. They stay, unless their shard is drained.
+    /// Slots that are already being moved. A plan leaves them where they are, unless their shard is
+    /// to be drained.
     pub moving: &'s SlotSet,
-    /// Sizes of the shards, by number; missing ones are unknown.
+    /// Size of each shard, indexed by shard number; a shard beyond the end of the slice has an
+    /// unknown size.
     pub sizes: &'s [ShardSize],
-    /// Highest number of slots in one move.
+    /// Maximum number of slots in one move.
     pub slots_max: usize,
 }
 
-/// Moves of slots to a goal.
+/// Moves of slots that reach a goal.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SlotPlan {
-    /// The moves, in the order in which they should begin.
+    /// Moves, in the order in which they should begin.
     pub steps: Vec<PlanStep>,
-    /// Skew before the first move: the most that a shard has, as a multiple of its fair share.
-    /// Shards that should have nothing do not count.
+    /// Skew before the first move: the number of slots of the fullest shard as a multiple of its
+    /// fair share, or its requests or bytes in a plan of an advice. Shards whose fair share is zero
+    /// are left out.
     pub skew_before: f64,
     /// Skew after the last move.
     pub skew_planned: f64,
-    /// Number of slots that have to move so that each shard has its share of the slots.
+    /// Minimum number of slots that have to move so that each shard has its share of the slots. In
+    /// a drain it is the number of slots of the drained shard.
     pub needed: usize,
     /// The members of the cluster, in order.
     pub shards: Vec<PlanShard>,
-    /// Remark for the operator, as a sentence.
+    /// Note for the operator, as a sentence.
     pub note: Option<String>,
 }
 
@@ -101,33 +109,33 @@ pub struct PlanStep {
     pub to: ShardNumber,
     /// The slots.
     pub slots: SlotSet,
-    /// Approximate number of rows, by the mean of the shard. The sum over the moves of a shard is
-    /// rounded, not each of them.
+    /// Approximate number of rows that move, from the mean number of rows per slot of the shard
+    /// `from`. It is rounded so that the rounding errors of the moves of a shard do not add up.
     pub rows: Option<u64>,
-    /// Approximate number of bytes, by the mean of the shard, rounded like the rows.
+    /// Approximate number of bytes that move, estimated and rounded like `rows`.
     pub bytes: Option<u64>,
 }
 
-/// Slots of a shard before and after a plan.
+/// Number of slots of a shard before and after a plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanShard {
     /// The shard.
     pub shard: ShardNumber,
-    /// Number of its slots before.
+    /// Number of slots of the shard before the plan.
     pub slots: usize,
-    /// Number of its slots afterwards.
+    /// Number of slots of the shard after the plan.
     pub slots_after: usize,
-    /// Number of slots that its weight gives it.
+    /// Exact share of the slots by the weight of the shard, as a number of slots.
     pub fair_slots: f64,
 }
 
 /// Reason why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanFault {
-    /// No shard may get slots.
+    /// No shard may receive the slots.
     #[error("no other serving shard has a weight above 0, so none could own the slots")]
     NoTaker,
-    /// No shard of a group may get slots.
+    /// No shard of a table group may receive the slots of the group.
     #[error(
         "group {group} has no other serving shard with a weight above 0 that could own its slots"
     )]
@@ -141,7 +149,7 @@ pub enum PlanFault {
     /// The placement does not fit the keyspace.
     #[error("{0}")]
     Keyspace(String),
-    /// The placement gives slots to a shard that may have none.
+    /// The placement gives slots to a shard that is not serving.
     #[error("the placement gives slots to {shard}, which is {}", state.name())]
     NotServing {
         /// Name of the shard.
@@ -149,7 +157,7 @@ pub enum PlanFault {
         /// State of the shard.
         state: ShardState,
     },
-    /// The shard cannot be emptied.
+    /// The shard cannot be drained in its present state.
     #[error("{shard} is {}: a serving shard is drained", state.name())]
     NotDrainable {
         /// Name of the shard.
@@ -159,10 +167,10 @@ pub enum PlanFault {
     },
 }
 
-/// Plans the moves after which each shard has the number of slots that its weight gives it.
+/// Plans the moves after which each shard has a number of slots in proportion to its weight.
 ///
 /// # Errors
-/// [`PlanFault::NoTaker`].
+/// [`PlanFault::NoTaker`] if no serving shard has a weight above 0.
 pub fn plan_by_slots(scene: &PlanScene<'_>) -> Result<SlotPlan, PlanFault> {
     let weights = serving_weights(scene.topology, None)?;
     let desired = even::desired(scene.topology, scene.owners, scene.moving);
@@ -176,10 +184,10 @@ pub fn plan_by_slots(scene: &PlanScene<'_>) -> Result<SlotPlan, PlanFault> {
     Ok(plan)
 }
 
-/// Plans the moves to the owners that a placement gives the slots.
+/// Plans the moves after which each slot has the owner that a placement gives it.
 ///
 /// # Errors
-/// [`PlanFault`].
+/// [`PlanFault`] if the placement does not fit the shards or the keyspace.
 pub fn plan_by_placement(
     scene: &PlanScene<'_>,
     map: &ShardMap,
@@ -208,10 +216,11 @@ pub fn plan_by_placement(
     Ok(plan)
 }
 
-/// Plans the moves that leave a shard without slots. No slot moves between other shards.
+/// Plans the moves that leave a shard without slots. No slot moves between the other shards.
 ///
 /// # Errors
-/// [`PlanFault::NoTaker`], [`PlanFault::NotDrainable`].
+/// [`PlanFault::NoTaker`] if no other serving shard has a weight above 0,
+/// [`PlanFault::NotDrainable`] if the shard is neither serving nor draining.
 pub fn plan_drain(scene: &PlanScene<'_>, drained: ShardNumber) -> Result<SlotPlan, PlanFault> {
     let spec = &scene.topology.shards()[drained.index()];
     if !matches!(spec.state, ShardState::Serving | ShardState::Draining) {
@@ -224,7 +233,7 @@ pub fn plan_drain(scene: &PlanScene<'_>, drained: ShardNumber) -> Result<SlotPla
     Ok(SlotPlan { needed: plan.slots(), ..plan })
 }
 
-/// Returns the plan that carries out an advice, except for slots that are already being moved.
+/// Returns the plan that carries out an advice. Slots that are already being moved are left out.
 pub fn plan_of_advice(scene: &PlanScene<'_>, advice: &Advice) -> SlotPlan {
     let mut desired = scene.owners.to_vec();
     let mut parts = Vec::new();
@@ -249,26 +258,29 @@ pub fn plan_of_advice(scene: &PlanScene<'_>, advice: &Advice) -> SlotPlan {
 }
 
 impl SlotPlan {
-    /// Returns the number of slots that move.
+    /// Returns the total number of slots that move.
     pub fn slots(&self) -> usize {
         self.steps.iter().map(|step| step.slots.len()).sum()
     }
 
-    /// Returns the approximate number of rows that move; `None` if it is not known.
+    /// Returns the approximate number of rows that move; `None` if it is not known for one of the
+    /// moves.
     pub fn rows(&self) -> Option<u64> {
         self.steps.iter().map(|step| step.rows).sum()
     }
 
-    /// Returns the approximate number of bytes that move; `None` if it is not known.
+    /// Returns the approximate number of bytes that move; `None` if it is not known for one of the
+    /// moves.
     pub fn bytes(&self) -> Option<u64> {
         self.steps.iter().map(|step| step.bytes).sum()
     }
 
-    /// Returns the approximate number of seconds for the moves at this pace; `None` if the bytes
-    /// are not known.
+    /// Returns the approximate duration of all moves at this pace, in seconds; `None` if the number
+    /// of bytes is not known.
     pub fn seconds(&self, pace: MovePace) -> Option<f64> {
         let all = pace.seconds(self.bytes()?, self.steps.len()) / pace.at_a_time as f64;
-        // A shard gives slots in at most one move at a time, and takes slots in at most one.
+        // At any time, a shard gives slots in at most one move and receives slots in at most one.
+        // So the busiest shard may need longer than the average.
         let shards = self.shards.iter().map(|shard| shard.shard);
         let busiest = shards.map(|shard| {
             let sum = |is_part: fn(&PlanStep, ShardNumber) -> bool| {
@@ -282,14 +294,15 @@ impl SlotPlan {
 }
 
 impl PlanScene<'_> {
-    /// Excludes slots that are already being moved from the changes.
+    /// Restores the present owners of the slots that are already being moved, so that the plan does
+    /// not move them.
     fn keep_moving(&self, desired: &mut [ShardNumber]) {
         for slot in self.moving.iter().map(Slot::index) {
             desired[slot] = self.owners[slot];
         }
     }
 
-    /// Returns the plan whose moves lead to these owners.
+    /// Returns the plan whose moves give the slots these owners.
     fn plan(&self, desired: &[ShardNumber], weights: &[u32]) -> SlotPlan {
         let counts = |owners: &[ShardNumber]| {
             let mut counts = vec![0_usize; self.topology.len()];
@@ -316,11 +329,12 @@ impl PlanScene<'_> {
         }
     }
 
-    /// Returns the moves of these slots, with their approximate sizes.
+    /// Returns a move for each part, with its approximate size.
     fn steps(&self, parts: Vec<(ShardNumber, ShardNumber, SlotSet)>) -> Vec<PlanStep> {
         let mut counts = vec![0_u64; self.topology.len()];
         self.owners.iter().for_each(|owner| counts[owner.index()] += 1);
-        // Differences of rounded sums, so that the moves of a shard add up to its share.
+        // Each size is the difference of two rounded running sums, so that the sizes of the moves
+        // of a shard add up exactly to the size of all slots that it gives.
         let part = |shard: ShardNumber, whole: Option<u64>, (before, after): (usize, usize)| {
             let count = u128::from(counts[shard.index()].max(1));
             let share =
@@ -341,8 +355,8 @@ impl PlanScene<'_> {
     }
 }
 
-/// Returns, by number, the weights by which slots are distributed: those of serving shards, and 0
-/// for the others and for the shard `leaves`.
+/// Returns the weights by which slots are distributed, indexed by shard number: those of serving
+/// shards, and 0 for all other shards and for the shard `leaves`.
 fn serving_weights(
     topology: &Topology,
     leaves: Option<ShardNumber>,
@@ -356,8 +370,9 @@ fn serving_weights(
     if weights.iter().any(|weight| *weight > 0) { Ok(weights) } else { Err(PlanFault::NoTaker) }
 }
 
-/// Returns the skew of these counts: the highest one as a multiple of its share of all slots of
-/// shards with a weight. Without such slots it is 1.
+/// Returns the skew of these numbers of slots: that of the fullest shard as a multiple of its fair
+/// share. Only shards with a weight above 0 and their slots count. The skew is 1 if they have no
+/// slots.
 pub fn skew(counts: &[usize], weights: &[u32]) -> f64 {
     let with_weight = || counts.iter().zip(weights).filter(|(_, weight)| **weight > 0);
     let slots: f64 = with_weight().map(|(count, _)| *count as f64).sum();
@@ -370,7 +385,8 @@ pub fn skew(counts: &[usize], weights: &[u32]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// Returns the remark on a placement that moves many more slots than the weights require.
+/// Returns a note about a placement that moves many more slots than the weights require; `None` if
+/// it does not.
 fn costly(placement: &Placement, slots: usize, needed: usize) -> Option<String> {
     if slots <= needed * COSTLY || slots == 0 {
         return None;

@@ -1,14 +1,14 @@
-//! Slot refusal: the reason why a shard accepts no read or write of a slot, as its database states
-//! it.
+//! Slot refusal: the reason why a shard refuses to read or write a slot, according to the slot
+//! states that its database stores.
 //!
-//! **Not here:** the response to a refusal: waiting, or another shard (`cluster`).
+//! **Not here:** the reaction to a refusal, which is to wait or to try another shard (`cluster`).
 
 use std::time::Duration;
 
 use crate::keyspace::Slot;
 use crate::topology::ShardNumber;
 
-/// Refusal of a slot by a shard. Nothing was read or stored.
+/// Refusal of a slot by a shard. Nothing was read from the slot or written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRefusal {
     /// The slot.
@@ -18,19 +18,19 @@ pub struct SlotRefusal {
 }
 
 impl SlotRefusal {
-    /// Creates the refusal of a slot about which the shard knows nothing.
+    /// Creates the refusal of a slot for which the shard stores no state.
     pub fn absent(slot: Slot) -> Self {
         Self { slot, state: RefusedState::Absent }
     }
 }
 
-/// State in which a shard refuses a slot.
+/// State of a slot in which a shard refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedState {
-    /// The shard owns the slot and accepts no writes of it until the fence is lifted, at the latest
-    /// after this time. It answers reads.
+    /// The shard owns the slot, but the slot is fenced: the shard answers reads of it and refuses
+    /// writes until the fence is lifted or ends by itself.
     Fenced {
-        /// Time until the fence ends by itself.
+        /// Longest time until the fence ends by itself.
         left: Duration,
     },
     /// The slot has moved to another shard.
@@ -38,8 +38,9 @@ pub enum RefusedState {
         /// The new owner.
         to: ShardNumber,
     },
-    /// Rows of the slot are being copied to the shard, which does not own it yet.
+    /// Rows of the slot are being copied to the shard, which does not own the slot yet.
     Importing,
-    /// The shard has never owned the slot, or has forgotten it.
+    /// The shard stores no state of the slot: it has never owned the slot, or has deleted the
+    /// state.
     Absent,
 }

@@ -1,10 +1,10 @@
-//! Slot set: a set of slots, one bit for each of the 16 384 of a table group.
+//! Slot set: a set of slots, stored as one bit for each of the 16 384 slots of a table group.
 //!
-//! A set has room only for the groups whose slots were added, so that a set of a cluster with one
-//! group takes no more memory than necessary.
+//! A set has bits only up to the last group whose slots were added, so that the sets of a cluster
+//! with one group take no more memory than necessary.
 //!
 //! The bytes have the layout of PostgreSQL's `get_bit` on a `bytea`: slot n is bit n mod 8 of byte
-//! n / 8, so a set is compared and sent in the form in which it is stored.
+//! n / 8, so a set needs no conversion before it is sent to PostgreSQL or compared there.
 //!
 //! **Invariant:** bit n is set if and only if slot n is in the set.
 //! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard
@@ -16,18 +16,19 @@ use std::str::FromStr;
 use crate::group_number::GroupNumber;
 use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 
-/// Words of the slots of one group.
+/// Number of 64-bit words for the slots of one group.
 const WORDS: usize = SLOT_COUNT as usize / 64;
 
-/// Set of slots. It takes 2 KiB for each group, so it is shared rather than copied.
+/// Set of slots. It takes 2 KiB for each group, so it should be shared rather than cloned.
 #[derive(Clone)]
 pub struct SlotSet {
-    /// Words of the first groups, [`WORDS`] for each; no slot of another group is in the set.
+    /// Bits of the groups from number 0 on, [`WORDS`] words for each. The set has no slots of
+    /// groups beyond the end.
     words: Box<[u64]>,
 }
 
 impl SlotSet {
-    /// Bytes that a stored set has for each group.
+    /// Number of bytes of a stored set for each group.
     pub const BYTES: usize = WORDS * 8;
 
     /// Creates a set without slots.
@@ -35,7 +36,7 @@ impl SlotSet {
         Self { words: Box::new([0; WORDS]) }
     }
 
-    /// Creates the set of all slots of a cluster whose tables are one group.
+    /// Creates the set of all slots of a cluster that has only the group `main`.
     pub fn full() -> Self {
         Self { words: Box::new([u64::MAX; WORDS]) }
     }
@@ -47,8 +48,8 @@ impl SlotSet {
         Self { words: words.collect() }
     }
 
-    /// Restores a set from its bytes; `None` if they are not [`SlotSet::BYTES`] for each of one or
-    /// more groups.
+    /// Restores a set from its bytes; `None` if their number is not [`SlotSet::BYTES`] times a
+    /// possible number of groups, at least 1.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let groups = bytes.len() / Self::BYTES;
         if groups * Self::BYTES != bytes.len() || !(1..=GROUPS_MAX).contains(&groups) {
@@ -59,7 +60,7 @@ impl SlotSet {
         Some(Self { words: words? })
     }
 
-    /// Returns the bytes of the set, [`SlotSet::BYTES`] for each group that it has room for.
+    /// Returns the bytes of the set, [`SlotSet::BYTES`] for each group for which it has bits.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
@@ -85,7 +86,7 @@ impl SlotSet {
         word >> (slot.index() % 64) & 1 == 1
     }
 
-    /// Adds all slots of another set.
+    /// Adds all slots of another set to this one.
     pub fn unite(&mut self, other: &Self) {
         make_room(&mut self.words, other.words.len());
         self.words.iter_mut().zip(other.words.iter()).for_each(|(word, other)| *word |= other);
@@ -96,7 +97,7 @@ impl SlotSet {
         self.words.iter().zip(other.words.iter()).all(|(word, other)| word & other == 0)
     }
 
-    /// Returns the slots that are in this set and not in the other.
+    /// Returns the slots that are in this set but not in the other.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         let mut left = self.clone();
@@ -109,7 +110,7 @@ impl SlotSet {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Returns true if there are no slots.
+    /// Returns true if no slot is in the set.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }
@@ -134,7 +135,7 @@ impl SlotSet {
     }
 }
 
-/// Makes room for this many words, rounded up to whole groups.
+/// Extends the bits to at least this many words, rounded up to whole groups.
 fn make_room(words: &mut Box<[u64]>, needed: usize) {
     if needed > words.len() {
         let mut more = std::mem::take(words).into_vec();
@@ -143,8 +144,8 @@ fn make_room(words: &mut Box<[u64]>, needed: usize) {
     }
 }
 
-/// Returns the first slot from this number on that is in the set or, if `is_in` is false, that is
-/// not. Whole words are skipped, because most sets have long ranges.
+/// Returns the first slot number, from `from` on, that is in the set, or that is not in the set if
+/// `is_in` is false. The search skips whole words, because most sets consist of long ranges.
 fn find(words: &[u64], from: usize, is_in: bool) -> Option<u16> {
     let mut rest = words.iter().enumerate().skip(from / 64).map(|(index, word)| {
         let word = if is_in { *word } else { !*word };
@@ -155,7 +156,8 @@ fn find(words: &[u64], from: usize, is_in: bool) -> Option<u16> {
     u16::try_from(index * 64 + word.trailing_zeros() as usize).ok()
 }
 
-/// Reads the ranges that [`fmt::Display`] writes: `0-63,100`.
+/// Parses comma-separated slots and ranges such as `0-63,100`, the form that [`fmt::Display`]
+/// writes.
 impl FromStr for SlotSet {
     type Err = SlotSetError;
 
@@ -185,18 +187,18 @@ fn shortened(part: &str) -> String {
     part.chars().take(40).collect()
 }
 
-/// Reason why a text is not a list of slots.
+/// Reason why a string is not a list of slots.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SlotSetError {
     /// A part is neither a number nor a range.
     #[error("`{0}` is not a slot or a range of slots: write 0-63,100")]
     Form(String),
-    /// The number is not one of a slot.
+    /// The cluster has no slot with this number.
     #[error("there is no slot {number}: slots are 0 to {last}")]
     NoSuchSlot {
         /// The number.
         number: u32,
-        /// Last slot.
+        /// Highest slot number.
         last: u16,
     },
     /// A range ends before it begins.
@@ -204,10 +206,10 @@ pub enum SlotSetError {
     Backwards(String),
 }
 
-/// Reads slots like [`SlotSet::from_str`], in a cluster with this many slots.
+/// Parses slots like [`SlotSet::from_str`] and checks that a cluster with this many slots has them.
 ///
 /// # Errors
-/// [`SlotSetError`].
+/// [`SlotSetError`] if the text is not a list of slots, or the cluster does not have all of them.
 pub fn parse_within(text: &str, slot_count: usize) -> Result<SlotSet, SlotSetError> {
     let last = u16::try_from(slot_count - 1).unwrap_or(u16::MAX);
     let slots = text.parse::<SlotSet>().map_err(|mut error| {
@@ -223,7 +225,7 @@ pub fn parse_within(text: &str, slot_count: usize) -> Result<SlotSet, SlotSetErr
 /// Checks that a cluster with this many slots has all slots of the set.
 ///
 /// # Errors
-/// [`SlotSetError::NoSuchSlot`].
+/// [`SlotSetError::NoSuchSlot`] with the first slot that the cluster does not have.
 pub fn check_known(slots: &SlotSet, slot_count: usize) -> Result<(), SlotSetError> {
     let last = u16::try_from(slot_count - 1).unwrap_or(u16::MAX);
     match slots.iter().find(|slot| slot.number() > last) {
@@ -233,7 +235,8 @@ pub fn check_known(slots: &SlotSet, slot_count: usize) -> Result<(), SlotSetErro
 }
 
 impl PartialEq for SlotSet {
-    /// Returns true if both have the same slots, whatever their capacity.
+    /// Returns true if both sets have the same slots, even if they have bits for different numbers
+    /// of groups.
     fn eq(&self, other: &Self) -> bool {
         let both = self.words.len().min(other.words.len());
         let rest = self.words[both..].iter().chain(&other.words[both..]);
@@ -251,7 +254,7 @@ impl FromIterator<Slot> for SlotSet {
     }
 }
 
-/// Formats the ranges: `0-63,100`.
+/// Formats the slots as comma-separated slots and ranges, such as `0-63,100`.
 impl fmt::Display for SlotSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (first, last)) in self.ranges().into_iter().enumerate() {

@@ -1,29 +1,30 @@
-//! Stats: load of the shards, grouping of writes into transactions, and amount of data, as plain
-//! numbers.
+//! Stats: numbers about the load of shards, the grouping of writes into transactions, and the
+//! amount of data.
 //!
-//! Counters are updated once for each batch, never for each request, and reading them never waits.
-//! Each number is correct by itself; two that are read while a batch ends may belong to moments
-//! before and after it.
+//! A lane is a queue of writes to a shard. Writes that wait in it are grouped into batches, and a
+//! batch is normally one transaction. Counters are updated once for each batch, not for each
+//! request, and reading them never waits. Each number is correct by itself, but if a batch ends
+//! while several are read, some of them include that batch and others do not.
 //!
-//! **Not here:** querying nodes (`shard`, `postgres`, `sqlite`), the use of the numbers.
+//! **Not here:** collecting the numbers (`shard`, `postgres`, `sqlite`), using them.
 
 use std::time::Duration;
 
 use crate::reason::Reasons;
 use crate::topology::{Role, ShardNumber};
 
-/// Number of size classes of batches: 1, 2, up to 4, up to 8 and so on.
+/// Number of classes by which batches are counted. The classes are for 1 operation, 2, up to 4, up
+/// to 8 and so on.
 pub const BATCH_CLASSES: usize = 10;
 
-/// Returns the class of a batch of this many operations: class `c` holds those of at most
-/// [`batch_class_max`]`(c)` that are too large for the class before. The last class also holds all
-/// larger batches.
+/// Returns the size class of a batch with this many operations: the lowest class `c` for which
+/// [`batch_class_max`]`(c)` is at least that number. The last class also counts all larger batches.
 pub fn batch_class(operations: usize) -> usize {
     let class = usize::BITS - operations.saturating_sub(1).leading_zeros();
     (class as usize).min(BATCH_CLASSES - 1)
 }
 
-/// Returns the highest number of operations of a batch of this class.
+/// Returns the maximum number of operations of a batch in this size class.
 pub fn batch_class_max(class: usize) -> u64 {
     1 << class
 }
@@ -33,119 +34,128 @@ pub fn batch_class_max(class: usize) -> u64 {
 pub struct ShardStats {
     /// Number of the shard.
     pub shard: ShardNumber,
-    /// Statistics of its lanes.
+    /// Combined statistics of the lanes of the shard.
     pub lane: LaneStats,
-    /// Results of comparing its copies.
+    /// Results of comparing the copies of the shard's rows.
     pub compared: ComparisonStats,
     /// Nodes of the shard, the primary first.
     pub nodes: Vec<NodeStats>,
 }
 
 impl ShardStats {
-    /// Returns the sums for the readers of all its nodes.
+    /// Returns the numbers of read connections, summed over all nodes of the shard.
     pub fn pool(&self) -> PoolStats {
         self.nodes.iter().fold(PoolStats::default(), |sum, node| sum.with(&node.pool))
     }
 
-    /// Returns the lag of the replica that is furthest behind; `None` if no replica reports one.
+    /// Returns the highest lag of a replica; `None` if the lag of no replica is known.
     pub fn worst_lag(&self) -> Option<Duration> {
         let replicas = self.nodes.iter().filter(|node| node.role == Role::Replica);
         replicas.filter_map(|node| node.lag).max()
     }
 }
 
-/// Approximate size of a shard, known to its primary without reading rows.
+/// Approximate size of a shard, which its primary knows without reading rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeEstimate {
-    /// Rows of its tables; `None` on Citus, which does not count them.
+    /// Number of rows of all tables; `None` on Citus, which does not count them.
     pub rows: Option<u64>,
-    /// True if `rows` is an estimate of the server; for files it is an exact count.
+    /// True if `rows` is an estimate of the server, false if it is an exact count, as on files.
     pub is_estimate: bool,
-    /// Bytes in use: on servers those of its tables and their indexes; of a file, the whole size
-    /// including its log.
+    /// Number of bytes in use: on servers the size of the tables and their indexes, on files the
+    /// size of the whole file with its log.
     pub bytes: u64,
 }
 
-/// Connections with a database server that movers need, and those that they can open.
+/// Number of connections that movers, the tasks that carry out moves, need to one database server,
+/// and number that they can still open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MoverConnections {
-    /// Highest number that movers open in addition to those that they have.
+    /// Maximum number of connections that movers will open in addition to those that they have.
     pub needed: u64,
-    /// Number of free connections.
+    /// Number of connections that the server still permits.
     pub free: u64,
-    /// Setting that limits the number of connections, as an operator names it.
+    /// Name of the setting that limits the number of connections.
     pub limit: &'static str,
 }
 
-/// Results of comparing the copies of a shard since the process began; only files are compared.
+/// Results of comparing the copies of a shard's rows since the process began. Copies are compared
+/// only on files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ComparisonStats {
-    /// Number of passes over all rows of all copies.
+    /// Number of completed comparisons of all rows of all copies.
     pub passes: u64,
-    /// Number of rows found to differ, summed over the passes.
+    /// Number of rows that differed, summed over all comparisons.
     pub differences: u64,
 }
 
-/// Bounds in milliseconds by which waits of writes for their slots are counted.
+/// Upper bounds, in milliseconds, of the buckets of [`ParkedStats::waits`].
 pub const PARKED_WAITS_MS: [u32; 20] =
     [1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 500, 1_000, 2_000, 5_000];
 
-/// Statistics of the writes that wait until a shard accepts their slots.
+/// Statistics of parked writes: a shard has refused the slots of these writes, for example during a
+/// move, and they wait until a shard accepts these slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParkedStats {
-    /// Rows that wait now.
+    /// Number of rows that wait now.
     pub rows: usize,
-    /// Bytes of these rows.
+    /// Total size of these rows in bytes.
     pub bytes: usize,
-    /// Highest number of rows that may wait.
+    /// Maximum number of rows that may wait at the same time.
     pub rows_max: usize,
-    /// Highest number of bytes that may wait.
+    /// Maximum total size, in bytes, of the rows that may wait at the same time.
     pub bytes_max: usize,
-    /// Rows that have waited or wait, since the process began.
+    /// Number of rows that have been parked since the process began, including those that wait now.
     pub total: u64,
-    /// Rows for which there was no room.
+    /// Number of rows that could not be parked, because one of the two limits was reached.
     pub refused: u64,
-    /// Longest wait that has ended.
+    /// Longest of the waits that have ended.
     pub longest: Duration,
-    /// Rows whose wait has ended, by the bound of [`PARKED_WAITS_MS`] that it has not exceeded; the
-    /// last count is of longer waits.
+    /// Number of rows whose wait has ended, in buckets by duration. Each row is counted only in the
+    /// bucket of the lowest bound of [`PARKED_WAITS_MS`] that its wait did not exceed; the last
+    /// bucket is for waits longer than all bounds.
     pub waits: [u64; PARKED_WAITS_MS.len() + 1],
-    /// Sum of these waits.
+    /// Sum of all waits that have ended.
     pub waited: Duration,
 }
 
-/// Statistics of a lane, or of several lanes of one shard together.
+/// Statistics of one lane, or the combined statistics of several lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {
-    /// Number of lanes that these numbers sum up.
+    /// Number of lanes whose statistics are combined here.
     pub lanes: usize,
-    /// Number of waiting operations.
+    /// Number of operations that wait in the queue.
     pub waiting: usize,
-    /// Bytes of their rows.
+    /// Total size of the rows of the waiting operations, in bytes.
     pub waiting_bytes: usize,
     /// Number of operations in the batches that are being applied.
     pub applying: usize,
-    /// Highest number of waiting operations.
+    /// Maximum number of operations that may wait.
     pub waiting_max: usize,
-    /// Highest number of waiting bytes.
+    /// Maximum total size, in bytes, of the rows that may wait.
     pub waiting_bytes_max: usize,
-    /// True if no node accepts writes now, so that queued writes wait for one.
+    /// True if no node of the shard accepts writes now, so that the queued writes wait for one that
+    /// does.
     pub waits_for_node: bool,
-    /// Number of durable batches since the process began. Each is one transaction, except a bulk
-    /// chunk that had to be split, which counts once.
+    /// Number of batches that have become durable since the process began. A batch is one
+    /// transaction, unless a chunk of a bulk write had to be split into several, which still counts
+    /// as one batch.
     pub batches: u64,
-    /// Number of their operations: a write is one, and so is a chunk of a bulk write.
+    /// Number of operations in these batches. A single write is one operation, and so is a chunk of
+    /// a bulk write.
     pub operations: u64,
-    /// Number of their rows, including those that failed on their own.
+    /// Number of rows in these batches, including rows that were refused while the others of their
+    /// batch were stored.
     pub rows: u64,
     /// Number of operations that were refused because their tenant had more than half of the queue.
     pub refused: u64,
     /// Number of operations in the largest batch.
     pub largest_batch: u64,
-    /// Number of batches of each class: see [`batch_class`].
+    /// Number of batches in each size class ([`batch_class`]).
     pub batch_sizes: [u64; BATCH_CLASSES],
-    /// Time for which changes of moves have kept the lanes from clients' writes since the process
-    /// began. Zero where movers have connections of their own.
+    /// Total time since the process began during which the lanes carried out transactions of moves,
+    /// so that writes of clients had to wait. It is zero if movers have their own connections to
+    /// the database.
     pub move_time: Duration,
 }
 
@@ -173,21 +183,21 @@ impl LaneStats {
     }
 }
 
-/// Connections that read one node.
+/// Pool of connections through which one node is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Connections that read now.
+    /// Number of connections in use.
     pub in_use: usize,
-    /// Connections that are open.
+    /// Number of open connections.
     pub open: usize,
-    /// Highest number of open connections.
+    /// Maximum number of open connections.
     pub max: usize,
     /// Number of reads that wait for a connection.
     pub waiting: usize,
 }
 
 impl PoolStats {
-    /// Returns the combined numbers of these readers and others.
+    /// Returns the sums of the numbers of this pool and another one.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         Self {
@@ -199,25 +209,27 @@ impl PoolStats {
     }
 }
 
-/// Statistics of one node, known without querying it.
+/// Statistics of one node, which the router knows without querying the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStats {
     /// Name of the node, such as `shard1-primary`.
     pub node: String,
     /// Role of the node in its shard.
     pub role: Role,
-    /// True if the node fulfils its role, as far as is known: a primary accepts writes, a replica
-    /// is in the rotation.
+    /// True if the node, as far as the router knows, fulfils its role: a primary accepts writes,
+    /// and a replica may answer reads.
     pub up: bool,
-    /// Reasons why it does not; empty if it does.
+    /// Reasons that concern the health of the node. If `up` is true, the set is empty or has only
+    /// reasons that need an operator but do not prevent the node from fulfilling its role.
     pub reasons: Reasons,
-    /// Time since it had everything that the primary has; `None` if it never had since this process
-    /// began.
+    /// Time since the node last had all changes of the primary; `None` if that was not the case
+    /// since this process began.
     pub lag: Option<Duration>,
-    /// Distance of its position to the primary's: bytes of the log on servers, batches in files.
-    /// `None` if its position is unknown.
+    /// Distance between the positions of the node and of the primary: bytes of WAL on servers,
+    /// batches on files. `None` if the position of the node is unknown.
     pub behind: Option<u64>,
-    /// Readers of the node; all zero while it cannot be read.
+    /// Pool of read connections to the node. All its numbers are zero while the node cannot be
+    /// read.
     pub pool: PoolStats,
 }
 

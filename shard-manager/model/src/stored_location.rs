@@ -1,4 +1,5 @@
-//! Stored location: the slot and shard that a stored row must have, to check rows against the map.
+//! Stored location: computes the slot and shard where a stored row belongs, to check stored rows
+//! against the shard map.
 //!
 //! **Not here:** reading the rows (`audit` of `postgres` and of `sqlite`).
 
@@ -8,17 +9,17 @@ use crate::shard_map::partitions::{location, may_hold};
 use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 
-/// Difference between the slot of a stored row and its key.
+/// Contradiction between the slot in which a row is stored and the slot that its key requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MisplacedRow {
-    /// Contents that were found.
+    /// Description of what was found in the row.
     pub found: String,
-    /// Contents that its key requires.
+    /// Description of what the key of the row requires instead.
     pub expected: String,
 }
 
-/// Returns the location of a row like [`stored_location`], if there is one, and the difference if
-/// the row is in another slot or in none.
+/// Returns the location where a row belongs ([`stored_location`]), if it has one, and a description
+/// of the contradiction if the row is stored in another slot or has no valid location.
 pub fn checked_location(
     map: &ShardMap,
     (table, slot): (&Table, i64),
@@ -41,12 +42,12 @@ pub fn checked_location(
     (Some(place), Some(MisplacedRow { found, expected }))
 }
 
-/// Returns the location of a row of a table, by its stored key and the value of its partition
-/// column. `slot` is the one in which it is stored.
+/// Returns the location where a row of a table belongs, according to its stored key and the value
+/// of its partition column. `slot` is the slot in which it is stored.
 ///
-/// The record of an idempotency key is stored with the row that was written, so its slot depends on
-/// the group and the partition of that row, which it does not contain: any slot that may have a row
-/// of its key is accepted.
+/// The record of an idempotency key is stored in the slot of the row that was written. That slot
+/// depends on the table group and the partition of the row, which the record does not contain.
+/// Therefore the stored slot is accepted if any row with the same shard key may be in it.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.

@@ -1,10 +1,12 @@
-//! Tables: names, columns, types and keys, as the databases declare them.
+//! Tables: names, columns, types and keys of the tables that clients can use, as the databases
+//! declare them.
 //!
-//! Names from clients are looked up here and never inserted into SQL; a name that is not in the
-//! registry does not exist.
+//! A name that a client sends is looked up here, and the name that was found is used in SQL, never
+//! the one that was sent. A table that is not in the registry does not exist for clients.
 //!
-//! A caller who may not know all columns gets a [view](Table::view) of the table. Its columns have
-//! the indices of the table, and those that are hidden are found by no name.
+//! A client that may not know all columns of a table gets a [view](Table::view) of it. The columns
+//! of a view have the same indices as in the table, but hidden columns cannot be found by their
+//! names.
 //!
 //! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
 //! **Not here:** reading the declarations from a database (`declarations` of `postgres` and of
@@ -30,16 +32,17 @@ pub use visible::VisibleColumns;
 pub struct Column {
     /// Name in SQL and in JSON.
     pub name: String,
-    /// Type of its values.
+    /// Type of the values of the column.
     pub kind: ColumnType,
-    /// True if it may be null.
+    /// True if values may be null.
     pub nullable: bool,
-    /// Value of a new row whose write leaves the column out. Without one it is null, or must be
-    /// given.
+    /// Value that a new row gets if its write leaves the column out. If there is no default, the
+    /// value is null in a nullable column, and otherwise it must be given.
     pub default: Option<ColumnDefault>,
 }
 
-/// A table: `slot` and `shard_key`, its own columns, then `version`, `created_at`, `updated_at`.
+/// Table with the columns `slot` and `shard_key`, its own columns, which clients declare, and then
+/// `version`, `created_at` and `updated_at`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     name: String,
@@ -51,11 +54,11 @@ pub struct Table {
     view: Option<View>,
 }
 
-/// Part of a table that a caller may know.
+/// Part of a table that a client may know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct View {
     whole: Arc<Table>,
-    /// True for each column that is hidden.
+    /// True for each hidden column, by index.
     hidden: Box<[bool]>,
 }
 
@@ -64,16 +67,17 @@ impl Table {
     pub const SLOT: usize = 0;
     /// Index of the column `shard_key` in every table.
     pub const SHARD_KEY: usize = 1;
-    /// Columns that decide where a row is stored.
+    /// Indices of the columns that determine where a row is stored.
     pub const PLACE: [usize; 2] = [Self::SLOT, Self::SHARD_KEY];
     const OWN: usize = 2;
-    /// Highest number of own columns of a table.
+    /// Maximum number of own columns of a table.
     pub const COLUMNS_MAX: usize = 200;
 
-    /// Creates a table of these own columns.
+    /// Creates a table with these own columns, in the group `main`.
     ///
     /// # Errors
-    /// [`TableError`] if a name is malformed, taken or unknown, or there are too many columns.
+    /// [`TableError`] if a name is malformed, repeated or unknown, if the number of columns is not
+    /// permitted, or if the id columns cannot identify rows.
     pub fn new(
         name: &str,
         own: Vec<Column>,
@@ -118,7 +122,8 @@ impl Table {
         Ok(table)
     }
 
-    /// Returns a number that differs between declarations, even under the same name.
+    /// Returns a hash of the declaration, which differs if a table is created again under the same
+    /// name with another declaration.
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -129,25 +134,28 @@ impl Table {
         &self.name
     }
 
-    /// Returns all columns, those of the system included, in the order of the database.
+    /// Returns all columns, including those of the system, in the order in which the database has
+    /// them.
     #[inline]
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// Returns the column at an index that this table returned.
+    /// Returns the column at an index that a method of this table has returned.
     #[inline]
     pub fn column(&self, index: usize) -> &Column {
         &self.columns[index]
     }
 
-    /// Returns the columns that identify a row among those of its shard key.
+    /// Returns the indices of the columns that identify a row among the rows with the same shard
+    /// key.
     #[inline]
     pub fn id(&self) -> &[usize] {
         &self.id
     }
 
-    /// Returns the column whose value is the shard key, if the table has one.
+    /// Returns the index of the routing column, whose value is the shard key of the row; `None` if
+    /// the table has no such column.
     #[inline]
     pub fn routing(&self) -> Option<usize> {
         self.routing
@@ -159,37 +167,39 @@ impl Table {
         self.group
     }
 
-    /// Returns the columns that clients may write.
+    /// Returns the indices of the table's own columns, which are those that clients may write.
     #[inline]
     pub fn own(&self) -> Range<usize> {
         Self::OWN..self.columns.len() - 3
     }
 
-    /// Returns the columns of a response without `select`: own columns, `version`, `created_at`,
-    /// `updated_at`.
+    /// Returns the indices of the columns that a response without `select` contains: own columns,
+    /// `version`, `created_at`, `updated_at`.
     #[inline]
     pub fn answered(&self) -> Range<usize> {
         Self::OWN..self.columns.len()
     }
 
-    /// Returns the index of `version`; `created_at` and `updated_at` follow it.
+    /// Returns the index of the column `version`; `created_at` and `updated_at` follow it.
     #[inline]
     pub fn version(&self) -> usize {
         self.columns.len() - 3
     }
 
-    /// Returns the index of a column, those of the system included, unless it is hidden.
+    /// Returns the index of the column with this name, which may be one of the system's; `None` if
+    /// there is none, or it is hidden.
     pub fn find(&self, name: &str) -> Option<usize> {
         let found = self.columns.iter().position(|column| column.name == name);
         found.filter(|index| self.visible().has(*index))
     }
 
-    /// Returns the table with only those columns that `shows` returns true for. The others are
-    /// found by no name and suggested for none.
+    /// Returns a view of the table that hides all columns for whose names `shows` returns false.
+    /// Hidden columns cannot be found by their names, and are never suggested for a misspelled
+    /// name.
     #[must_use]
     pub fn view(self: &Arc<Self>, shows: impl Fn(&str) -> bool) -> Arc<Self> {
         let whole = self.whole();
-        // Most callers may know all columns of a table, and no memory is taken for them.
+        // Most clients may know all columns of a table; for them no view is allocated.
         if whole.columns.iter().all(|column| shows(&column.name)) {
             return Arc::clone(whole);
         }
@@ -198,7 +208,8 @@ impl Table {
         Arc::new(Self { view, ..Self::clone(whole) })
     }
 
-    /// Returns the table of which this is a view: the one that the databases know.
+    /// Returns the table of which this is a view, with all columns; the table itself if it is not a
+    /// view.
     #[inline]
     pub fn whole(self: &Arc<Self>) -> &Arc<Self> {
         self.view.as_ref().map_or(self, |view| &view.whole)
@@ -211,7 +222,7 @@ impl Table {
     }
 }
 
-/// Returns a table in another group.
+/// Returns the table as a member of this group.
 #[must_use]
 pub fn in_group(table: Table, group: GroupNumber) -> Table {
     let mut table = Table { group, ..table };
@@ -250,15 +261,15 @@ fn check_name(name: &str) -> Result<(), TableError> {
     if is_name(name) { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
 }
 
-/// All tables of a cluster.
+/// Tables of a cluster, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     tables: BTreeMap<String, Arc<Table>>,
 }
 
 impl Registry {
-    /// Highest number of tables of a cluster: each costs every shard one or two pages of its file,
-    /// and a check at every start.
+    /// Maximum number of tables of a cluster. Each table takes one or two pages in the file of
+    /// every shard, and a check at every start.
     pub const TABLES_MAX: usize = 256;
 
     /// Creates a registry of these tables.
@@ -282,33 +293,35 @@ impl Registry {
         Self { tables: kept.map(|(name, table)| (name.clone(), Arc::clone(table))).collect() }
     }
 
-    /// Returns a registry of the tables that `view` returns, without those for which it returns
-    /// `None`.
+    /// Returns a registry in which each table is replaced by what `view` returns for it, and left
+    /// out if that is `None`.
     #[must_use]
     pub fn view(&self, view: impl Fn(&Arc<Table>) -> Option<Arc<Table>>) -> Self {
         let named = |table: Arc<Table>| (table.name.clone(), table);
         Self { tables: self.tables.values().filter_map(view).map(named).collect() }
     }
 
-    /// Returns the table of this name.
+    /// Returns the table with this name.
     pub fn find(&self, name: &str) -> Option<&Arc<Table>> {
         self.tables.get(name)
     }
 
-    /// Returns the table that the client may have meant.
+    /// Returns the name of the table that a client may have meant with this name.
     pub fn suggest(&self, name: &str) -> Option<String> {
         closest(name, self.tables.keys().map(String::as_str))
     }
 
-    /// Returns all tables, by name.
+    /// Returns all tables, in the order of their names.
     pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
         self.tables.values()
     }
 }
 
-/// Returns the name most similar to the given one, if it is similar enough to be meant.
+/// Returns the name that is most similar to the one that a client wrote, if it is similar enough to
+/// have been meant.
 pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
-    /// Longest text that is compared: longer texts are not misspelled names.
+    /// Maximum length, in bytes, of a written name that is compared. Longer ones are not misspelled
+    /// names.
     const WRITTEN_MAX: usize = 64;
     if written.len() > WRITTEN_MAX {
         return None;
@@ -320,7 +333,7 @@ pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Optio
         .map(|(_, name)| name.to_owned())
 }
 
-/// Reason why a declaration is not a table.
+/// Reason why a declaration does not describe a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
     /// The name does not match `[a-z][a-z0-9_]{0,39}`.
@@ -328,10 +341,10 @@ pub enum TableError {
         "`{name}` is not a name: use a lower-case letter, then letters, digits or _, at most 40"
     )]
     Name {
-        /// The given text.
+        /// Name that was given.
         name: String,
     },
-    /// The column name occurs twice, or is that of a system column.
+    /// The name of a column occurs twice, or is the name of a system column.
     #[error("the column name `{name}` is taken")]
     NameTaken {
         /// The name.
@@ -343,13 +356,13 @@ pub enum TableError {
         /// The name.
         name: String,
     },
-    /// The values of an id column cannot be compared.
+    /// An id column has a type whose values cannot be compared.
     #[error("`{name}` is json, which cannot be compared, so it tells no rows apart")]
     IdNotComparable {
         /// The column.
         name: String,
     },
-    /// There is no id column, so rows of one key would be indistinguishable.
+    /// There is no id column, so rows with the same shard key could not be distinguished.
     #[error("a table needs at least one id column")]
     NoId,
     /// There are no columns, or too many.

@@ -1,11 +1,13 @@
-//! Table group: tables that are used together, and share a keyspace, a placement and slots.
+//! Table group: tables that are used together, and therefore share a keyspace, a placement and
+//! slots.
 //!
-//! A group is a range of slot numbers: group number g has 16 384 slots, beginning with 16 384 × g.
-//! So everything that works by slot number, such as owners, fences and moves, works for all groups.
-//! Tables of one group share slots, so the rows of a key are on the same shard.
+//! A group has its own range of slot numbers: group number g has the 16 384 slots from 16 384 × g
+//! on. So everything that works by slot number, such as owners, fences and moves, works for all
+//! groups. Since the tables of a group share slots, their rows with the same shard key are on the
+//! same shard.
 //!
 //! **Invariant:** the number, name and keyspace of a group never change; number 0 is `main`.
-//! **Not here:** the owners of the slots (`shard_map`), the storage of groups (the catalogs).
+//! **Not here:** the owners of the slots (`shard_map`), storing groups (the catalogs).
 
 use crate::keyspace::{GROUPS_MAX, Keyspace, KeyspaceError};
 use crate::placement::{Placement, PlacementError, contradiction};
@@ -14,26 +16,26 @@ use crate::topology::{ShardNumber, ShardState, Topology};
 
 pub use crate::group_number::GroupNumber;
 
-/// Table group.
+/// Table group of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableGroup {
-    /// Name: a lower-case letter, then letters, digits and `_`.
+    /// Name of the group: a lower-case letter, then lower-case letters, digits and `_`.
     pub name: String,
-    /// Function from keys to slots.
+    /// Function from the shard keys of the group to its slots.
     pub keyspace: Keyspace,
     /// Placement with which the group was created.
     pub placement: Placement,
-    /// Shards that may own slots of the group, ascending; `None` for all of them.
+    /// Shards that may own slots of the group, in ascending order; `None` if all shards may.
     pub shards: Option<Box<[ShardNumber]>>,
-    /// Names of the tables that belong to the group when they are created.
+    /// Names of tables that join the group when they are created.
     pub tables: Vec<String>,
 }
 
 impl TableGroup {
-    /// Name of the group that every cluster has.
+    /// Name of the group `main`, which every cluster has.
     pub const MAIN: &str = "main";
 
-    /// Creates the group that every cluster has.
+    /// Creates the group `main`, whose slots all shards may own.
     pub fn main(keyspace: Keyspace, placement: Placement) -> Self {
         let name = Self::MAIN.to_owned();
         Self { name, keyspace, placement, shards: None, tables: Vec::new() }
@@ -44,8 +46,8 @@ impl TableGroup {
         self.shards.as_ref().is_none_or(|shards| shards.binary_search(&shard).is_ok())
     }
 
-    /// Returns the topology in which only shards of the group have a weight; `None` if none of them
-    /// has one.
+    /// Returns the topology with the weights of all shards that may not own slots of the group set
+    /// to 0; `None` if no weight above 0 remains.
     pub fn topology(&self, topology: &Topology) -> Option<Topology> {
         if self.shards.is_none() {
             return Some(topology.clone());
@@ -59,10 +61,10 @@ impl TableGroup {
         Topology::restore(shards).ok()
     }
 
-    /// Returns the owners that the placement gives the group's slots, in slot order.
+    /// Returns the owners that the placement gives to the group's slots, in slot order.
     ///
     /// # Errors
-    /// [`GroupFault`].
+    /// [`GroupFault`] if the placement does not fit the keyspace or the shards of the group.
     pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, GroupFault> {
         let fault = |cause: String| GroupFault::Placement { group: self.name.clone(), cause };
         if let Some(cause) = contradiction(&self.keyspace, &self.placement) {
@@ -81,7 +83,7 @@ impl TableGroup {
         Ok(owners)
     }
 
-    /// Returns the shards that may own slots of the group and are not retired.
+    /// Returns the shards that may own slots of the group, except retired ones.
     pub fn members<'t>(
         &'t self,
         topology: &'t Topology,
@@ -89,7 +91,7 @@ impl TableGroup {
         topology.members().filter(|(number, _)| self.allows(*number))
     }
 
-    /// Returns true if the group has another shard than this one that may receive slots.
+    /// Returns true if a shard of the group other than `than` may receive slots.
     pub fn has_other_taker(&self, topology: &Topology, than: ShardNumber) -> bool {
         self.members(topology).any(|(number, shard)| {
             number != than && shard.state == ShardState::Serving && shard.weight > 0
@@ -97,23 +99,23 @@ impl TableGroup {
     }
 }
 
-/// Group as the settings describe it.
+/// Table group as the settings describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupSpec {
-    /// Name.
+    /// Name of the group.
     pub name: String,
-    /// Keyspace, if one is given.
+    /// Keyspace of the group, if the settings give one.
     pub keyspace: Option<Keyspace>,
-    /// Placement, if one is given.
+    /// Placement of the group, if the settings give one.
     pub placement: Option<Placement>,
-    /// Names of its shards, if they are given.
+    /// Names of the shards that may own slots of the group, if the settings limit them.
     pub shards: Option<Vec<String>>,
-    /// Names of its tables.
+    /// Names of tables that join the group when they are created.
     pub tables: Vec<String>,
 }
 
 impl GroupSpec {
-    /// Checks all that does not depend on the shards.
+    /// Checks everything that does not depend on the shards of the cluster.
     ///
     /// # Errors
     /// [`GroupFault`].
@@ -147,7 +149,7 @@ impl GroupSpec {
         Ok(())
     }
 
-    /// Returns the group on these shards.
+    /// Checks the description and returns the group for a cluster with these shards.
     ///
     /// # Errors
     /// [`GroupFault`].
@@ -185,7 +187,7 @@ impl GroupSpec {
     }
 }
 
-/// Checks the groups of the settings against each other.
+/// Checks all groups of the settings, each by itself and together.
 ///
 /// # Errors
 /// [`GroupFault`].
@@ -207,7 +209,7 @@ pub fn check_specs(specs: &[GroupSpec]) -> Result<(), GroupFault> {
     Ok(())
 }
 
-/// Reason why a table group is not possible.
+/// Reason why a table group cannot be created or used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupFault {
     /// The name does not match `[a-z][a-z0-9_]{0,39}`.
@@ -218,28 +220,29 @@ pub enum GroupFault {
         /// The name.
         name: String,
     },
-    /// A setting is given for `main` that is a setting of the cluster.
+    /// The settings give the group `main` a keyspace, a placement or tables, although `main` always
+    /// has those of the cluster.
     #[error("{member} cannot be set for the group main: it has the {member} of the cluster")]
     MainSetting {
         /// The setting.
         member: &'static str,
     },
-    /// There are too many groups.
+    /// There are more groups than 16-bit slot numbers permit.
     #[error(
         "there can be at most {GROUPS_MAX} groups, including main, because slot numbers have 16 bits"
     )]
     TooMany,
-    /// A shard does not exist.
+    /// The group names a shard that does not exist.
     #[error("group {group} names the shard {shard}, which does not exist; there are: {known}")]
     UnknownShard {
         /// The group.
         group: String,
         /// The name.
         shard: String,
-        /// The shards.
+        /// Names of the existing shards, separated by commas.
         known: String,
     },
-    /// A shard is named twice.
+    /// The group names a shard twice.
     #[error("group {group} names the shard {shard} twice: name each of its shards once")]
     ShardTwice {
         /// The group.
@@ -247,7 +250,7 @@ pub enum GroupFault {
         /// The shard.
         shard: String,
     },
-    /// No shard may have slots of the group.
+    /// None of the shards that may own slots of the group has a weight above 0.
     #[error("group {group} has no shard with a weight above 0 that could own its slots")]
     NoShard {
         /// The group.
@@ -258,10 +261,10 @@ pub enum GroupFault {
     Placement {
         /// The group.
         group: String,
-        /// The fault.
+        /// Description of the fault.
         cause: String,
     },
-    /// A table has a name that no table can have.
+    /// The group names a table whose name is not valid.
     #[error("group {group} names the table `{name}`, which is not a valid table name")]
     TableName {
         /// The group.
@@ -281,7 +284,7 @@ pub enum GroupFault {
         /// Second group.
         other: String,
     },
-    /// The table exists already and keeps its group.
+    /// A new group names a table that already exists and cannot change its group.
     #[error(
         "group {group} is new and names the table {table}, which already belongs to group main: leave it out"
     )]
@@ -291,12 +294,12 @@ pub enum GroupFault {
         /// The table.
         table: String,
     },
-    /// The keyspace in the catalog cannot be used.
+    /// The keyspace that the catalog stores for the group cannot be used.
     #[error("the keyspace of group {group} cannot be used: {cause}")]
     Keyspace {
         /// The group.
         group: String,
-        /// The fault.
+        /// Fault of the keyspace.
         cause: KeyspaceError,
     },
 }

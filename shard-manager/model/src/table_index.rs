@@ -1,12 +1,14 @@
-//! Table index: a secondary index of a table, as it is declared for all shards.
+//! Table index: the declaration of a secondary index of a table, which is the same on all shards.
 //!
-//! The databases build an index on its key: its columns, with the columns that place a row. A
-//! filter on the columns of an index, and an order by them, on all shards or for one shard key, is
-//! served in the order of the key.
+//! The key of an index in the databases consists of the declared columns and of columns that
+//! identify or locate a row. The databases can therefore use the index for filters on the declared
+//! columns and for sorting by them, both in reads of all shards and in reads of one shard key.
 //!
-//! **Invariant:** the columns exist, are comparable, and are distinct; the name in a database
-//! depends on the whole declaration, so that an index with this name has this declaration.
-//! **Not here:** the state of an index (`engine::index_record`), its SQL (the engines).
+//! **Invariant:** the columns exist, are comparable and are distinct. The name of the index in a
+//! database contains a hash of the whole declaration, so that an index with this name has this
+//! declaration.
+//! **Not here:** the state of an index (`engine::index_record`), the SQL that creates it (the
+//! engines).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,17 +25,17 @@ pub struct TableIndex {
     is_unique: bool,
 }
 
-/// Reason why an index cannot be declared.
+/// Member of the declaration of an index that is refused, with its fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{member} {fault}")]
 pub struct IndexError {
-    /// The member, such as `columns[1]`.
+    /// Name of the member, such as `columns[1]`.
     pub member: String,
     /// Fault of the member.
     pub fault: IndexFault,
 }
 
-/// Fault of a member.
+/// Fault of a member of the declaration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IndexFault {
     /// The name cannot be used.
@@ -54,28 +56,28 @@ pub enum IndexFault {
     /// The column is given twice.
     #[error("is given twice")]
     Twice,
-    /// JSON cannot be compared.
+    /// The column has the type json, whose values cannot be compared.
     #[error("is a json column, and json cannot be compared")]
     NotComparable,
-    /// The column places rows.
+    /// The column is one that determines where rows are stored.
     #[error("cannot be indexed: the location of a row is already part of every index")]
     Place,
 }
 
 impl TableIndex {
-    /// Highest number of columns of an index.
+    /// Maximum number of declared columns of an index.
     pub const COLUMNS_MAX: usize = 8;
-    /// Highest number of indexes of a table: each write changes all of them.
+    /// Maximum number of indexes of a table. Every write to the table has to update its indexes.
     pub const PER_TABLE_MAX: usize = 16;
     /// Prefix of the names of indexes in the databases.
     pub const PREFIX: &str = "tessera_ix_";
-    /// Length of the suffix of a name in the databases: `_` and ten digits.
+    /// Length of the suffix of a name in the databases: `_` and ten hex digits.
     const END: usize = 11;
 
     /// Declares an index on these columns of a table.
     ///
     /// # Errors
-    /// [`IndexError`], which names the member and its fault.
+    /// [`IndexError`], which names the member of the declaration and its fault.
     pub fn new(
         table: &Arc<Table>,
         name: &str,
@@ -106,25 +108,27 @@ impl TableIndex {
         &self.table
     }
 
-    /// Returns the name of the index, which no other index of the table has.
+    /// Returns the name of the index, which is unique among the indexes of the table.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the names of the columns, in their order.
+    /// Returns the names of the declared columns, in their order.
     pub fn column_names(&self) -> Vec<String> {
         self.columns.iter().map(|column| self.table.column(*column).name.clone()).collect()
     }
 
-    /// Returns true if two rows of one shard key cannot have the same values in the columns.
+    /// Returns true if two rows with the same shard key cannot have the same values in the declared
+    /// columns.
     pub fn is_unique(&self) -> bool {
         self.is_unique
     }
 
     /// Returns the columns of the key in the databases.
     ///
-    /// A read of all shards breaks ties by shard key and id, so these follow the indexed columns. A
-    /// unique index begins with slot and shard key, because it is unique within a shard key.
+    /// In a non-unique index, shard key and id follow the declared columns, because a read of all
+    /// shards breaks ties by shard key and id. A unique index begins with slot and shard key,
+    /// because its values need to be unique only among the rows with the same shard key.
     pub fn key(&self) -> Vec<usize> {
         if self.is_unique {
             return Table::PLACE.into_iter().chain(self.columns.iter().copied()).collect();
@@ -144,7 +148,8 @@ impl TableIndex {
         names.collect::<Vec<_>>().join(",")
     }
 
-    /// Returns the name in the databases, at most 62 bytes: PostgreSQL cuts names after 63.
+    /// Returns the name of the index in the databases. It has at most 62 bytes, because PostgreSQL
+    /// truncates names to 63 bytes.
     pub fn database_name(&self) -> String {
         let unique = if self.is_unique { "unique" } else { "" };
         let text = format!("{} {} {unique} {}", self.table.name(), self.name, self.key_list());
@@ -154,15 +159,15 @@ impl TableIndex {
         name
     }
 
-    /// Returns the name of the index that has this name in a database; `None` if it is not that of
-    /// an index.
+    /// Returns the name with which an index was declared, given its name in a database; `None` if
+    /// the database name is not one of [`TableIndex::database_name`].
     pub fn name_in(database_name: &str) -> Option<&str> {
         let rest = database_name.strip_prefix(Self::PREFIX)?;
         rest.get(..rest.len().checked_sub(Self::END)?)
     }
 }
 
-/// Finds a column that an index may have.
+/// Returns the column with this name, if an index may contain it.
 fn column_of(table: &Table, name: &str, is_unique: bool) -> Result<usize, IndexFault> {
     let Some(column) = table.find(name) else {
         return Err(IndexFault::NoSuchColumn { suggestion: table.visible().suggest(name) });

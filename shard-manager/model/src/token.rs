@@ -1,32 +1,38 @@
-//! Session token: the positions that a client has seen, of every shard that it has used, and the
-//! epoch of the shard map by which it saw them.
+//! Session token: for every shard that a client has used, the position in the shard's history that
+//! the client has seen, and the epoch of the shard map by which its requests were routed.
 //!
-//! Every response returns a token, merged with the tokens of the request, so that a client keeps
-//! only one. Clients cannot forge a token. A forged token with a future position would make reads
-//! wait, and one with a past position would lose the client's guarantees.
+//! Every response contains a token, into which the tokens of the request are merged, so that a
+//! client keeps only the latest. Tokens are signed, because a token with a position that was never
+//! reached would make reads wait in vain, and one with an older position would lose the guarantees
+//! of the session.
 //!
 //! ```text
 //! base64url( 1 | positions | tag of 8 bytes )
 //! base64url( 3 | epoch | epoch minus checked epoch | positions | tag of 8 bytes )
 //! positions: for each shard: gap to the one before, timeline, position
 //! ```
-//! Numbers are LEB128 except the timeline, which is four bytes. The tag is SipHash-2-4 under a key
-//! of the cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of
-//! another cluster is refused like a forged one.
+//! Numbers are encoded as LEB128, except the timeline, which takes four bytes. The tag is
+//! SipHash-2-4 with a secret key of the cluster (Aumasson and Bernstein, "SipHash: a fast
+//! short-input PRF", 2012), so a token of another cluster is refused like a forged one.
 //!
-//! No slot has moved at the first epoch, so a token of that epoch needs no epoch: it has the form
-//! of version 1, which routers of earlier releases know as well, and its epoch is 0.
+//! In the first epoch of a cluster no slot has moved, so its tokens need no epoch. They have the
+//! form of version 1, which routers of earlier releases understand as well, and their epoch counts
+//! as 0.
 //!
 //! # The two epochs
-//! A router whose map is older than `epoch` must not answer by that map: a slot that the client has
-//! read from its new owner may have another owner in that map. A position of a shard covers the
-//! slots that the shard owned up to `checked epoch`. If a slot has moved since, the client may have
-//! read it from any of the earlier owners, so a read of the slot requires that no position of the
-//! token was lost. The checked epoch therefore rises only while every position is in its shard's
-//! history: the changes of a slot that moved are then in the copy that its new owner took over.
+//! `epoch` is the highest epoch of a map by which the client has received a response. A router
+//! whose map is older must not answer by that map, because it may name a former owner for a slot
+//! that the client has already read from its new owner. `checked epoch` is the highest epoch at
+//! which all positions of the token were found in the histories of their shards. It matters for a
+//! slot that has moved later than that. The client may have read such a slot from any of its former
+//! owners, and a failover may have lost the position that it saw there, so a read of the slot
+//! requires that no position of the token was lost. If all positions are in their histories, the
+//! changes that the client saw were part of the copy that the new owner took over, and the checked
+//! epoch may rise.
 //!
-//! **Invariant:** shards are in ascending order, each once; merging never loses a position, and
-//! never lowers the epoch. The checked epoch is not above the epoch, and neither is 1.
+//! **Invariant:** each shard occurs at most once, in ascending order; merging never loses a
+//! position, and never lowers the epoch. The checked epoch is at most the epoch, and both are
+//! either 0 or above 1.
 //! **Not here:** waiting for a position (`shard`), the header (the router).
 
 use std::hash::Hasher;
@@ -40,35 +46,35 @@ use crate::position::Position;
 use crate::sabotage::{Mutation, is_on};
 use crate::topology::ShardNumber;
 
-/// Version of a token without an epoch.
+/// Version byte of a token without an epoch.
 const WITHOUT_EPOCH: u8 = 1;
-/// Version of a token with an epoch.
+/// Version byte of a token with an epoch.
 const WITH_EPOCH: u8 = 3;
 /// Epoch of the first shard map of a cluster, before any slot has moved.
 const FIRST_EPOCH: u64 = 1;
-/// Usual number of bytes of the epochs of a token.
+/// Number of bytes that the two epochs of a token usually take.
 const EPOCHS_LEN: usize = 4;
-/// Bytes of a tag.
+/// Length of a tag in bytes.
 pub const TAG_LEN: usize = 8;
 
-/// Key with which a cluster signs its tokens.
+/// Secret key with which a cluster signs its tokens.
 #[derive(Clone)]
 pub struct TokenKey([u8; 16]);
 
 impl TokenKey {
-    /// Creates the key from these bytes, which are a secret of the cluster.
+    /// Creates the key from a secret of the cluster.
     pub fn new(secret: [u8; 16]) -> Self {
         Self(secret)
     }
 
-    /// Derives a secret of the cluster for another purpose.
+    /// Derives another secret from the key, which is different for each purpose.
     pub fn derive(&self, purpose: &[u8]) -> [u8; 16] {
         let mut hasher = sip128::SipHasher24::new_with_key(&self.0);
         hasher.write(purpose);
         hasher.finish128().as_bytes()
     }
 
-    /// Returns the tag of a body, under the key of the cluster.
+    /// Returns the tag that signs `body`.
     pub fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(body);
@@ -76,21 +82,22 @@ impl TokenKey {
     }
 }
 
-/// Positions that a client has seen, and the epoch of the shard map by which it saw them.
+/// Positions that a client has seen, and the epochs of the shard map that belong to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionToken {
-    /// 0 if no router that has responded knew a later epoch than the first.
+    /// Highest epoch of a map by which the client has received a response; 0 if that is the first
+    /// epoch, or unknown.
     epoch: u64,
-    /// Epoch up to which the position of a shard covers the slots that the shard owned.
+    /// Highest epoch at which all positions were found in the histories of their shards; 0 if none.
     checked_epoch: u64,
     seen: Vec<(ShardNumber, Position)>,
 }
 
 impl SessionToken {
-    /// Highest length of a token, and of all tokens of a request together.
+    /// Maximum length of a token in bytes, and of all tokens of a request together.
     pub const LEN_MAX: usize = 4_096;
 
-    /// Creates an empty token: that of a new client.
+    /// Creates the token of a new client, which has no positions.
     pub const fn empty() -> Self {
         Self { epoch: 0, checked_epoch: 0, seen: Vec::new() }
     }
@@ -108,8 +115,9 @@ impl SessionToken {
         self.epoch
     }
 
-    /// Returns true if the positions were last checked before this epoch. A position of any shard
-    /// may then cover a slot that got its owner in this epoch.
+    /// Returns true if the checked epoch is lower than `since`, the epoch in which a slot got its
+    /// owner. Then the client may have read this slot from another shard, so that any position of
+    /// the token may matter to it.
     #[inline]
     pub fn predates(&self, since: u64) -> bool {
         since > self.checked_epoch.max(FIRST_EPOCH)
@@ -120,8 +128,8 @@ impl SessionToken {
         self.seen.iter().copied()
     }
 
-    /// Adds the epoch of the map by which a response was made. `holds` returns false for a position
-    /// that is not in the history of its shard.
+    /// Adds the epoch of the map by which a request was answered. `holds` must return true if a
+    /// position is in the history of its shard.
     pub fn see_epoch(&mut self, epoch: u64, holds: impl Fn(ShardNumber, Position) -> bool) {
         if epoch <= FIRST_EPOCH || is_on(Mutation::TokenWithoutEpoch) {
             return;
@@ -136,14 +144,15 @@ impl SessionToken {
         self.positions().all(|(shard, position)| holds(shard, position))
     }
 
-    /// Returns the position of a shard that the client has seen.
+    /// Returns the position in the history of a shard that the client has seen; `None` if it has
+    /// not used the shard.
     pub fn seen(&self, shard: ShardNumber) -> Option<Position> {
         let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
         found.ok().map(|index| self.seen[index].1)
     }
 
-    /// Adds the position of a response, of a shard whose history contains the position seen before:
-    /// the later position counts.
+    /// Adds the position that a response of a shard has shown. The higher position is kept, which
+    /// is correct only if the position that the client saw before is in the history of the shard.
     pub fn see(&mut self, shard: ShardNumber, position: Position) {
         match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(index) => {
@@ -156,9 +165,11 @@ impl SessionToken {
         }
     }
 
-    /// Adds all positions of another token. The later position counts, but a position that is not
-    /// in its shard's history stays, whatever its number: lost changes must remain detectable. The
-    /// higher epoch counts; the higher checked epoch only if it holds for both tokens.
+    /// Adds all positions of another token. For each shard the higher position is kept, unless one
+    /// of the two is not in the history of the shard: then that one is kept, whatever its number,
+    /// because lost changes must remain detectable. The higher epoch is kept. The higher checked
+    /// epoch is kept only if all positions of the token with the lower one are in the histories of
+    /// their shards.
     pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardNumber, Position) -> bool) {
         let (lower, higher) = if self.checked_epoch < other.checked_epoch {
             (&*self, other)
@@ -182,7 +193,7 @@ impl SessionToken {
         self.see(shard, position);
     }
 
-    /// Returns the text for a client.
+    /// Encodes the token as a string for a client.
     pub fn encode(&self, key: &TokenKey) -> String {
         let mut bytes = Vec::with_capacity(1 + EPOCHS_LEN + self.seen.len() * 10 + TAG_LEN);
         if self.epoch == 0 {
@@ -204,18 +215,18 @@ impl SessionToken {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Parses a token that this cluster made.
+    /// Parses a token that a router of this cluster created.
     ///
     /// # Errors
-    /// [`TokenError`] if it is too long, or not a token of this cluster.
+    /// [`TokenError`] if the text is too long, or is not a token of this cluster.
     pub fn parse(text: &str, key: &TokenKey) -> Result<Self, TokenError> {
         if text.len() > Self::LEN_MAX {
             return Err(TokenError::TooLong);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Foreign)?;
         let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(TokenError::Foreign)?;
-        // The comparison need not take constant time: guessing a tag byte by byte would require
-        // measuring the comparison over a network.
+        // The comparison need not take constant time: to guess a tag byte by byte, an attacker
+        // would have to measure the duration of this comparison over a network.
         if key.tag(body) != *tag {
             return Err(TokenError::Foreign);
         }
@@ -269,13 +280,13 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Reason why a text is not a token.
+/// Reason why a string is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The text is longer than [`SessionToken::LEN_MAX`].
     #[error("a session token has at most {} bytes", SessionToken::LEN_MAX)]
     TooLong,
-    /// The token was not made by this cluster, or is incomplete.
+    /// The token was not created by this cluster, or is incomplete.
     #[error("this is not a session token of this cluster")]
     Foreign,
 }
@@ -287,7 +298,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Bodies of both versions and of none, signed like those of the cluster.
+        /// Random bodies, with both known version bytes and unknown ones, are signed with the key
+        /// of the cluster.
         #[test]
         fn a_signed_body_is_refused_or_survives(
             version in 0..4_u8, body in proptest::collection::vec(any::<u8>(), 0..60)

@@ -1,43 +1,44 @@
 //! Topology: the shards of a cluster, with their names and weights.
 //!
-//! A shard keeps its number for ever. Numbers are given in order and never reused, so the list has
-//! an entry for every number, including those of retired shards.
+//! A shard keeps its number for ever. Numbers are assigned in ascending order and never reused, so
+//! a topology has an entry for every number, including those of retired shards. A member is a shard
+//! that is not retired.
 //!
-//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] entries (more in simulations); members have
-//! distinct names; the weight of at least one member is positive.
-//! **Not here:** the slots of a shard (`placement`); the files of a shard (`sqlite`), its servers
+//! **Invariant:** there are 1 to [`Topology::SHARDS_MAX`] entries (more in simulations); members
+//! have distinct names; at least one member has a weight above 0.
+//! **Not here:** the slots of a shard (`placement`), the files of a shard (`sqlite`) or its servers
 //! (`postgres`).
 
 use std::collections::HashSet;
 use std::fmt;
 
-/// Number of a shard, given once and never to another shard. Slot tables and session tokens store
-/// it instead of the name.
+/// Number of a shard, which is never given to another shard. Shard maps and session tokens store it
+/// instead of the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardNumber(pub u16);
 
 impl ShardNumber {
-    /// Returns the index into a list of shards.
+    /// Returns the number as an index into a list of all shards.
     #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// Shard with its share of the load.
+/// Shard with its name, weight and state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardSpec {
     /// Name of the shard, such as `shard1`.
     pub name: String,
-    /// Relative share of the slots under a weighted placement, 0..=[`Topology::WEIGHT_MAX`]; 0 for
-    /// a shard that should have no slots.
+    /// Weight of the shard, 0..=[`Topology::WEIGHT_MAX`]: placements that use weights give it slots
+    /// in proportion. It is 0 for a shard that should have no slots.
     pub weight: u32,
     /// State in the life cycle of the shard.
     pub state: ShardState,
 }
 
 impl ShardSpec {
-    /// Creates a shard that serves requests.
+    /// Creates a shard in the state serving.
     pub fn new(name: impl Into<String>, weight: u32) -> Self {
         Self { name: name.into(), weight, state: ShardState::Serving }
     }
@@ -46,19 +47,20 @@ impl ShardSpec {
 /// State in the life cycle of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShardState {
-    /// The shard is being created; it owns no slots yet.
+    /// The shard is being created and owns no slots yet.
     Joining,
     /// The shard may own slots.
     #[default]
     Serving,
-    /// The shard still owns slots and gets no more.
+    /// The shard may still own slots, but gets no new ones.
     Draining,
-    /// The shard owns no slots and is not opened any more. Its number stays taken.
+    /// The shard owns no slots, and routers no longer open it. Its number is not given to another
+    /// shard.
     Retired,
 }
 
 impl ShardState {
-    /// All states, in the order of a shard's life.
+    /// All states, in the order of the life cycle.
     pub const ALL: [Self; 4] = [Self::Joining, Self::Serving, Self::Draining, Self::Retired];
 
     /// Returns the name in the catalog and in responses.
@@ -71,7 +73,7 @@ impl ShardState {
         }
     }
 
-    /// Returns true if the shard may have rows.
+    /// Returns true if a shard in this state may have rows.
     pub fn has_rows(self) -> bool {
         match self {
             Self::Serving | Self::Draining => true,
@@ -85,33 +87,35 @@ impl ShardState {
     }
 }
 
-/// All shards of a cluster, in order.
+/// All shards of a cluster, in the order of their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     shards: Vec<ShardSpec>,
 }
 
 impl Topology {
-    /// Highest number of shards of one router: each embedded shard has a thread, a writer and a
-    /// pool of readers.
+    /// Maximum number of shards of a cluster, including retired ones. A router needs a thread, a
+    /// writer and a pool of readers for each shard on files.
     pub const SHARDS_MAX: usize = 256;
-    /// Highest number of shards in a simulation, which no router serves.
+    /// Maximum number of shards in a simulation, for which no router runs.
     pub const SIMULATED_SHARDS_MAX: usize = 4_096;
-    /// Highest number of replicas of one shard: every write is written again to each of these
-    /// files.
+    /// Maximum number of replicas of one shard. On files, the router repeats every write on the
+    /// file of each replica.
     pub const REPLICAS_MAX: usize = 5;
-    /// Largest weight: sums of weights times slots stay far below 64 bits.
+    /// Maximum weight of a shard. It keeps the sum of all weights, multiplied by the number of
+    /// slots, far below 2^64.
     pub const WEIGHT_MAX: u32 = 1_000_000;
 
-    /// Creates the shards `shard1 … shardN` with these weights.
+    /// Creates a topology of the shards `shard1 … shardN` with these weights.
     ///
     /// # Errors
-    /// [`TopologyError`] if there are none or too many, or a weight is out of range.
+    /// [`TopologyError`] if there are no shards or too many, or a weight is out of range.
     pub fn with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
         Self::new(named(weights))
     }
 
-    /// Creates a topology for simulations, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    /// Creates a topology like [`Topology::with_weights`] for simulations, with up to
+    /// [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
     /// Errors of [`Topology::with_weights`].
@@ -119,15 +123,16 @@ impl Topology {
         Self::checked(named(weights), Self::SIMULATED_SHARDS_MAX, 1)
     }
 
-    /// Creates a topology of these shards.
+    /// Creates a topology of these shards, whose weights must be above 0.
     ///
     /// # Errors
-    /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
+    /// [`TopologyError`] if there are no shards or too many, two have the same name, or a weight is
+    /// out of range.
     pub fn new(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
         Self::checked(shards, Self::SHARDS_MAX, 1)
     }
 
-    /// Creates a topology for simulations, like [`Topology::restore`], of up to
+    /// Creates a topology like [`Topology::restore`] for simulations, with up to
     /// [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
@@ -178,7 +183,7 @@ impl Topology {
         &self.shards
     }
 
-    /// Returns the number of entries, at least one: all numbers are smaller.
+    /// Returns the number of entries, at least 1. All shard numbers are lower.
     #[inline]
     pub fn len(&self) -> usize {
         self.shards.len()
@@ -200,8 +205,8 @@ impl Topology {
         self.members().find(|(_, shard)| shard.name == name).map(|(number, _)| number)
     }
 
-    /// Returns the first `count` shards of this topology. Later ones are those that joined last,
-    /// because numbers are given in order.
+    /// Returns a topology of only the first `count` shards. It leaves out those that joined last,
+    /// because numbers are assigned in ascending order.
     #[must_use]
     pub fn first(&self, count: usize) -> Self {
         Self { shards: self.shards[..count.min(self.shards.len())].to_vec() }
@@ -213,9 +218,9 @@ impl Topology {
         numbered.filter(|(_, shard)| shard.state != ShardState::Retired)
     }
 
-    /// Returns, by number, the weights by which the slots are shared; their sum is positive. A
-    /// shard that joins, drains or is retired gets no slots and has 0. If no other shard has a
-    /// weight, the weights of all members count.
+    /// Returns the weights by which slots are distributed, indexed by shard number; their sum is
+    /// above 0. A shard that is not serving has weight 0 here. If no serving shard has a weight
+    /// above 0, all members have their own weights instead.
     pub fn share_weights(&self) -> Vec<u32> {
         let weights = |counts: fn(ShardState) -> bool| -> Vec<u32> {
             let weight = |shard: &ShardSpec| if counts(shard.state) { shard.weight } else { 0 };
@@ -234,7 +239,7 @@ impl Topology {
     }
 }
 
-/// Returns a topology for a router that has opened no joining shard: joining shards count as
+/// Returns the topology for a router that has not opened the joining shards, in which they count as
 /// retired.
 pub fn without_joining(topology: &Topology) -> Topology {
     let mut shards = topology.shards.clone();
@@ -253,34 +258,34 @@ fn named(weights: &[u32]) -> Vec<ShardSpec> {
     numbered.map(spec).collect()
 }
 
-/// Reason why a list of shards is not a topology.
+/// Reason why a list of shards is not a valid topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
     /// There are no shards, or too many.
     #[error("there may be 1 to {most} shards, not {count}")]
     Count {
-        /// Requested number of shards.
+        /// Number of shards in the list.
         count: usize,
-        /// Highest number of shards.
+        /// Maximum number of shards.
         most: usize,
     },
-    /// A weight is too small, or more than [`Topology::WEIGHT_MAX`].
+    /// A weight is too low, or above [`Topology::WEIGHT_MAX`].
     #[error("the weight of {shard} must be {least} to {}, not {weight}", Topology::WEIGHT_MAX)]
     Weight {
         /// Name of the shard.
         shard: String,
-        /// Smallest weight.
+        /// Minimum weight.
         least: u32,
         /// The given weight.
         weight: u32,
     },
-    /// The weights of all members are zero.
+    /// The weights of all members are 0.
     #[error("at least one shard that is not retired must have a weight above 0")]
     NoWeight,
     /// Two shards have the same name.
     #[error("two shards are called {shard}")]
     NameTwice {
-        /// Name of both.
+        /// Name of both shards.
         shard: String,
     },
 }
@@ -290,12 +295,12 @@ pub enum TopologyError {
 pub enum Role {
     /// The node that accepts writes.
     Primary,
-    /// A node with a slightly delayed copy of the primary's rows.
+    /// A node that follows the primary, so that its rows lag slightly behind.
     Replica,
 }
 
 impl Role {
-    /// Returns the name in `GET /api/health` and in `x-served-by`.
+    /// Returns the name that `GET /api/health` and the header `x-served-by` use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",

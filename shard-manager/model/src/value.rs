@@ -1,9 +1,9 @@
-//! Values: contents of columns, parsed from JSON or from text, and written as JSON.
+//! Values: values of columns, parsed from JSON or from plain text, and formatted as JSON.
 //!
 //! Values are checked and converted to one canonical form here, before any database receives them,
-//! so that every engine accepts, refuses and stores the same.
+//! so that SQLite and PostgreSQL accept, refuse and store the same values.
 //!
-//! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not
+//! **Invariant:** no [`Value`] contains U+0000, a number that is not finite, or JSON that does not
 //! parse.
 //! **Not here:** SQL types and binding (`postgres`, `sqlite`); the columns of a table (`table`).
 
@@ -16,21 +16,22 @@ use std::fmt;
 use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
-/// Type of a column, as the API names it.
+/// Type of a column in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnType {
-    /// UTF-8 without U+0000; compared by bytes.
+    /// UTF-8 text without U+0000, compared byte by byte.
     Text,
-    /// A whole number of 64 bits.
+    /// A signed integer of 64 bits.
     Bigint,
-    /// A finite binary64 number.
+    /// A finite floating-point number (IEEE 754 binary64).
     Double,
     /// `true` or `false`.
     Boolean,
-    /// An instant, stored as RFC 3339 in UTC with microseconds: the order of bytes is that of time.
+    /// An instant, stored as RFC 3339 text in UTC with microseconds. In this form the byte order of
+    /// two values is their order in time.
     Timestamp,
-    /// Any JSON text, stored as given except for white space.
+    /// Any JSON value, stored as it was sent, but without white space between tokens.
     Json,
     /// A UUID, stored in the hyphenated lower-case form.
     Uuid,
@@ -58,7 +59,7 @@ impl ColumnType {
     /// Parses a value from the JSON of a body.
     ///
     /// # Errors
-    /// [`TypeMismatch`] if the JSON is of another type, out of range or holds U+0000.
+    /// [`TypeMismatch`] if the JSON has another type, is out of range or contains U+0000.
     pub fn read_json(self, json: &RawValue) -> Result<Value, TypeMismatch> {
         let raw = json.get();
         if raw == "null" && self != Self::Json {
@@ -78,7 +79,7 @@ impl ColumnType {
         }
     }
 
-    /// Parses a value from plain text: the literal of a filter, a shard key, a field of CSV.
+    /// Parses a value from plain text, such as a literal in a filter, a shard key or a CSV field.
     ///
     /// # Errors
     /// [`TypeMismatch`] if the text is not a value of this type.
@@ -116,15 +117,16 @@ pub enum Value {
     Bool(bool),
     /// A `bigint`.
     Int(i64),
-    /// A `double`, finite.
+    /// A `double`, which is finite.
     Double(f64),
-    /// A `text`, and also `timestamp`, `uuid` and `json` in their canonical text.
+    /// A `text`, or a `timestamp`, `uuid` or `json` in its canonical text form.
     Text(String),
 }
 
 impl Value {
-    /// Compares two values of one column, neither of which is null (the order decides where nulls
-    /// are). Text is compared by bytes, numbers by size.
+    /// Compares two values of one column, neither of which may be null, because the sort order
+    /// determines the place of nulls. Text is compared byte by byte, and numbers are compared
+    /// numerically.
     pub fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Text(a), Self::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
@@ -136,7 +138,7 @@ impl Value {
     }
 
     /// Returns the shard key of a row whose routing column has this value; `None` for null, which
-    /// is not a key.
+    /// cannot be a key.
     pub fn key_text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Null => None,
@@ -169,49 +171,53 @@ pub enum TypeMismatch {
         /// Kind of the given value.
         found: &'static str,
     },
-    /// A whole number outside 64 bits, or with a fraction or exponent.
+    /// The number is not an integer of 64 bits: it is out of range, or has a fraction or an
+    /// exponent.
     #[error("expected a whole number from -9223372036854775808 to 9223372036854775807")]
     NotBigint,
-    /// The text is not a number, or too large for binary64.
+    /// The text is not a number, or the number is too large for binary64.
     #[error("expected a finite number")]
     NotDouble,
-    /// The text is not RFC 3339, or outside the years 1 to 9999.
+    /// The text is not an RFC 3339 timestamp, or its year is not 1 to 9999.
     #[error("expected an RFC 3339 timestamp such as 2026-11-21T10:00:00Z")]
     NotTimestamp,
     /// The text is not a UUID.
     #[error("expected a UUID such as 0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10")]
     NotUuid,
-    /// An escape such as `\ud800` without its other half, which is not a character.
+    /// A JSON string contains half a surrogate pair, such as the escape `\ud800` alone, which is
+    /// not a character.
     #[error("the text holds half a surrogate pair, which is not a character")]
     LoneSurrogate,
-    /// JSON that does not parse, or whose strings contain lone surrogates.
+    /// The JSON does not parse, or one of its strings contains half a surrogate pair.
     #[error("expected a JSON value")]
     NotJson,
-    /// PostgreSQL cannot store U+0000, so no engine accepts it.
+    /// The value contains U+0000. PostgreSQL cannot store this character, so it is refused on files
+    /// as well.
     #[error("the character U+0000 cannot be stored")]
     NulCharacter,
-    /// Null in a column that must have a value.
+    /// The value is null, and the column must have a value.
     #[error("null is not allowed")]
     Null,
 }
 
-/// Formats an instant in the one form in which it is stored and sent.
+/// Formats an instant in the canonical form in which it is stored and sent.
 pub fn format_timestamp(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Appends a JSON string literal.
+/// Appends text as a JSON string literal.
 #[inline]
 pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a string always serialises, and a Vec takes it");
 }
 
-/// Appends a JSON number.
+/// Appends a number as JSON.
 pub fn push_json_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
     serde_json::to_writer(out, &number).expect("a finite number always serialises");
 }
 
-/// Appends a value as JSON; values stored as text, `json` included, become strings.
+/// Appends a value as JSON. All values that are stored as text become JSON strings, even values of
+/// json columns.
 pub fn push_json(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
@@ -238,7 +244,7 @@ fn is_number(raw: &str) -> bool {
     raw.starts_with(|c: char| c == '-' || c.is_ascii_digit())
 }
 
-/// Returns the text of a JSON string; `None` if the JSON is something else.
+/// Returns the decoded text of a JSON string; `None` if the JSON is not a string.
 fn json_string(raw: &str) -> Option<Result<String, TypeMismatch>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
@@ -247,7 +253,8 @@ fn json_string(raw: &str) -> Option<Result<String, TypeMismatch>> {
     Some(match serde_json::from_str::<String>(raw) {
         Ok(text) if text.contains('\0') => Err(TypeMismatch::NulCharacter),
         Ok(text) => Ok(text),
-        // The raw value was parsed before, so only half a surrogate pair can be wrong.
+        // The raw value was already parsed as JSON, so the only possible fault is half a surrogate
+        // pair.
         Err(_) => Err(TypeMismatch::LoneSurrogate),
     })
 }
@@ -258,8 +265,8 @@ fn bigint(text: &str) -> Result<Value, TypeMismatch> {
 
 fn double(text: &str) -> Result<Value, TypeMismatch> {
     match text.parse::<f64>() {
-        // The sum turns -0.0 into 0.0, because databases differ in whether they keep the sign of
-        // zero.
+        // Adding 0.0 turns -0.0 into 0.0, because some databases keep the sign of zero and others
+        // do not.
         Ok(number) if number.is_finite() => Ok(Value::Double(number + 0.0)),
         Ok(_) | Err(_) => Err(TypeMismatch::NotDouble),
     }
@@ -267,8 +274,8 @@ fn double(text: &str) -> Result<Value, TypeMismatch> {
 
 fn timestamp(text: &str) -> Result<Value, TypeMismatch> {
     let instant = DateTime::parse_from_rfc3339(text).map_err(|_| TypeMismatch::NotTimestamp)?;
-    // Rounded to microseconds first: that moves a leap second to the next minute, as PostgreSQL
-    // does.
+    // The conversion to microseconds comes first. It moves a leap second to the next minute, as
+    // PostgreSQL does.
     let instant = DateTime::from_timestamp_micros(instant.timestamp_micros())
         .ok_or(TypeMismatch::NotTimestamp)?;
     if !(1..=9999).contains(&instant.year()) {
@@ -282,9 +289,10 @@ fn uuid(text: &str) -> Result<Value, TypeMismatch> {
     Ok(Value::Text(uuid.hyphenated().to_string()))
 }
 
-/// Returns JSON without white space between its tokens.
+/// Checks JSON and returns it without white space between its tokens.
 fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
-    // A raw value may still contain lone surrogates.
+    // JSON that was already parsed as a raw value has to be checked as well, because its strings
+    // may contain half a surrogate pair.
     if !json_scan::is_json(raw) {
         return Err(TypeMismatch::NotJson);
     }
@@ -294,7 +302,7 @@ fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
     Ok(Value::Text(compact(raw).into_owned()))
 }
 
-/// Returns true if valid JSON contains U+0000, which can occur as an escape only.
+/// Returns true if valid JSON contains U+0000, which is possible only as an escape.
 fn has_nul(raw: &str) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {
@@ -308,7 +316,8 @@ fn has_nul(raw: &str) -> bool {
     false
 }
 
-/// Removes white space outside strings, so that stored JSON is one line and as short as possible.
+/// Removes white space outside strings, so that stored JSON is a single line without unneeded
+/// bytes.
 fn compact(raw: &str) -> Cow<'_, str> {
     if !raw.contains([' ', '\n', '\t', '\r']) {
         return Cow::Borrowed(raw);

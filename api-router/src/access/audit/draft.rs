@@ -1,11 +1,12 @@
-//! Draft: the event of a request while the request is carried out.
+//! Draft: what is known about a request so far, for its event in the audit log.
 //!
 //! The draft is attached to the request. If the client disconnects, the framework drops the
-//! request, and the draft still becomes an event: the request may be carried out nevertheless.
+//! request, but the draft still becomes an event, because the request may have been carried out.
 //!
-//! **Invariant:** a request has one event at most. Text of a client is cut before it is kept. If a
-//! path contains a whole API key, only its id is kept, unless it is the key of a value. Where a
-//! path should have the id of an API key, no other text is kept.
+//! **Invariant:** a request has at most one event. Values from a client are truncated before they
+//! are kept. If a path contains a whole API key, only the id of the key is kept, except in
+//! `/api/kv/{key}`, whose key is not an API key. Where a path should contain the id of an API key,
+//! only a valid id is kept.
 //! **Not here:** the decision about a request (`gate`).
 
 use std::net::IpAddr;
@@ -27,24 +28,26 @@ use crate::access::scopes::{self, NO_ROUTE, ROWS, RouteNeed};
 use crate::data_route::KV;
 use crate::problem::Code;
 
-/// Longest text that is kept: a line cuts it again and marks that.
+/// Maximum number of bytes of a value that are kept. The line shortens it further, and marks that.
 const TEXT_MAX: usize = 512;
-/// Prefix of the routes about one key, whose paths contain its id.
+/// Prefix of the routes about one API key, whose paths contain its id.
 const KEYS: &str = "/api/access/keys/";
-/// Recorded if a path has another text in the place of the id of a key: it may be part of a key.
+/// Recorded instead of a path segment that should be the id of an API key but is not: it may be
+/// part of a key.
 const NO_KEY_ID: &str = "not an id";
 
-/// Event of a request that is not answered yet.
+/// Event of a request whose response is not sent yet.
 pub struct AuditDraft {
     log: Arc<AuditLog>,
-    /// Row of its route.
+    /// Index of the request's route in [`ROWS`]; `None` if it has no route.
     row: Option<usize>,
     method: Method,
     request: Option<HeaderValue>,
     trace: Option<[u8; 16]>,
     address: Option<IpAddr>,
     caller: Option<Arc<Caller>>,
-    /// Code with which access control refused the request, or would have.
+    /// Code with which access control refused the request, or would have refused it in the mode
+    /// `observe`.
     refused_by: Option<Code>,
     is_observed: bool,
     target: Option<Box<str>>,
@@ -54,7 +57,7 @@ pub struct AuditDraft {
     is_finished: bool,
 }
 
-/// Response to a request, as far as the log records it.
+/// Parts of a response that the log records.
 #[derive(Clone, Copy, Debug)]
 struct AuditedAnswer {
     status: StatusCode,
@@ -83,8 +86,8 @@ impl AuditDraft {
         }
     }
 
-    /// Records the address of a request, and the code with which access control refuses it or would
-    /// refuse it.
+    /// Records the address of the client, and the code with which access control refuses the
+    /// request or, if `is_observed` is true, would refuse it.
     pub fn refuse(request: &impl HttpMessage, address: IpAddr, code: Code, is_observed: bool) {
         if let Some(draft) = request.extensions_mut().get_mut::<Self>() {
             draft.address = Some(address);
@@ -92,11 +95,11 @@ impl AuditDraft {
         }
     }
 
-    /// Returns the lowest level of a log that has the request; `None` if no log has it.
+    /// Returns the lowest level at which a log records the request; `None` if no level records it.
     fn level(&self, is_refused: bool) -> Option<AuditLevel> {
         let need = self.row.map_or(RouteNeed::Open, |row| ROWS[row].need);
         let is_read = self.method == Method::GET;
-        // Also a request that changes something although its route needs no right.
+        // This includes changes through a route that needs no right.
         if !is_read && self.row.is_some() && need != RouteNeed::Rows {
             return Some(AuditLevel::Admin);
         }
@@ -110,7 +113,7 @@ impl AuditDraft {
         }
     }
 
-    /// Makes the event and hands it to the log, if the log has such events.
+    /// Creates the event and adds it to the log's queue, if the log records events of its level.
     fn send(&mut self, answer: Option<AuditedAnswer>, headers: Option<&HeaderMap>) {
         self.is_finished = true;
         let code = answer.and_then(|answer| answer.code);
@@ -149,7 +152,8 @@ impl AuditDraft {
         });
     }
 
-    /// Returns the caller. Of credentials that were refused, only the id of a key is recorded.
+    /// Returns the caller for the log. If its credentials were refused, only the id of the API key
+    /// that they contain, if any, is returned.
     fn audited_caller(&self, headers: Option<&HeaderMap>) -> AuditCaller {
         if let Some(caller) = &self.caller {
             return AuditCaller::of(caller);
@@ -174,7 +178,7 @@ impl Drop for AuditDraft {
     }
 }
 
-/// Attaches a draft to a request that begins. Nothing is done without an audit log.
+/// Attaches a draft to a new request. Without an audit log, it does nothing.
 #[inline]
 pub fn begin(log: Option<&Arc<AuditLog>>, request: &ServiceRequest, trace: Option<[u8; 16]>) {
     if let Some(log) = log {
@@ -183,7 +187,7 @@ pub fn begin(log: Option<&Arc<AuditLog>>, request: &ServiceRequest, trace: Optio
     }
 }
 
-/// Adds the id of a request to its draft. Nothing is done without an audit log.
+/// Adds the request id to the draft of a request. Without an audit log, it does nothing.
 #[inline]
 pub fn name(log: Option<&Arc<AuditLog>>, request: &ServiceRequest, id: &HeaderValue) {
     if log.is_some()
@@ -193,7 +197,8 @@ pub fn name(log: Option<&Arc<AuditLog>>, request: &ServiceRequest, id: &HeaderVa
     }
 }
 
-/// Ends the draft of a request that is answered. Nothing is done without an audit log.
+/// Turns the draft of a request into an event once its response is known. Without an audit log, it
+/// does nothing.
 #[inline]
 pub fn finish<B>(log: Option<&Arc<AuditLog>>, response: &ServiceResponse<B>, code: Option<Code>) {
     if log.is_none() {
@@ -214,7 +219,8 @@ pub fn identify(request: &impl HttpMessage, address: IpAddr, caller: &Arc<Caller
     }
 }
 
-/// Adds table and shard key of a request to its draft. Nothing is done without an audit log.
+/// Adds the table and the shard key to the draft of a request. Without an audit log, it does
+/// nothing.
 #[inline]
 pub fn note_row(
     log: Option<&Arc<AuditLog>>,
@@ -249,8 +255,9 @@ fn is_denial(code: Code) -> bool {
     [Code::TSR401, Code::TSR403, Code::TSR429, Code::TSR006].contains(&code)
 }
 
-/// Returns the object that a path names, such as the id of a key. A client may send a whole key
-/// instead of its id: only the id is kept. The key of a value is noted by its route.
+/// Returns the object that a path names, such as the id of an API key. If a client sends a whole
+/// API key instead of its id, only the id is returned. The key in `/api/kv/{key}` is not returned
+/// here: its route records it.
 fn target(template: &str, path: &str) -> Option<Box<str>> {
     if template == KV {
         return None;
@@ -264,7 +271,7 @@ fn target(template: &str, path: &str) -> Option<Box<str>> {
     })
 }
 
-/// Cuts a text of a client, so that an event is small.
+/// Truncates a value from a client, so that an event stays small.
 fn cut(text: &str) -> Box<str> {
     text[..text.floor_char_boundary(TEXT_MAX)].into()
 }

@@ -1,9 +1,9 @@
 //! File: the files of an audit log. Lines are appended to the current file; when it is full, it is
 //! renamed and a new file is created.
 //!
-//! **Invariant:** a file ends with a complete line: after a failed write, the incomplete line is
-//! removed. A lock ensures that only one process writes a log. Only the owner of a new file can
-//! read it.
+//! **Invariant:** the current file ends with a complete line before lines are appended: what a
+//! failed write has left is removed first. A lock ensures that only one process writes a log. Only
+//! the owner of a new file can read it.
 //! **Not here:** the lines (`writer`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -17,26 +17,26 @@ use shard_manager::access::audit::{FILES_MAX, file_path};
 use super::AuditStartError;
 use super::tail::{FileTail, read_tail};
 
-/// Sizes at which files are renamed and removed.
+/// Limits of the size of a log, at which files are renamed and removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RotationLimits {
-    /// Number of bytes after which a file is full.
+    /// Number of bytes from which a file is full.
     pub(super) bytes_max: u64,
-    /// Number of files.
+    /// Maximum number of files, including the current one.
     pub(super) files_max: usize,
 }
 
 impl RotationLimits {
-    /// Half a GiB, which holds more than a million lines.
+    /// Allows half a GiB in all, which holds more than a million lines.
     pub(super) const DEFAULT: Self = Self { bytes_max: 64 << 20, files_max: FILES_MAX };
 }
 
-/// Log that an earlier router wrote.
+/// State of a log that an earlier process of the router wrote.
 #[derive(Debug)]
 pub(super) struct ResumedLog {
-    /// Last line of the log.
+    /// Name of the log, and the position and hash of its last line.
     pub(super) head: AuditHead,
-    /// Number of bytes of an incomplete line, which were removed.
+    /// Number of bytes of an incomplete last line, which was removed.
     pub(super) torn_bytes: u64,
 }
 
@@ -45,16 +45,16 @@ pub(super) struct ResumedLog {
 pub(super) struct AuditFile {
     path: PathBuf,
     file: File,
-    /// Number of bytes in whole lines.
+    /// Number of bytes in complete lines.
     bytes: u64,
-    /// True if an incomplete line may follow the whole lines.
+    /// True if bytes of an incomplete line may follow the complete lines.
     is_torn: bool,
     limits: RotationLimits,
 }
 
 impl AuditFile {
-    /// Opens a log, or begins one, and removes an incomplete last line. Also returns the log to
-    /// continue, if there is one.
+    /// Opens a log, or creates it, and removes an incomplete last line. Also returns the state of
+    /// the log to continue, if it has any line.
     ///
     /// # Errors
     /// [`AuditStartError::File`] names the file and what is wrong with it.
@@ -99,20 +99,20 @@ impl AuditFile {
         Ok((log, Some(ResumedLog { head, torn_bytes })))
     }
 
-    /// Returns true if the file has no line yet.
+    /// Returns true if the current file has no line yet.
     pub(super) fn is_new(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Returns true if the next line belongs in a new file.
+    /// Returns true if a new file must be begun before the next line.
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= self.limits.bytes_max
     }
 
-    /// Appends whole lines.
+    /// Appends complete lines.
     ///
     /// # Errors
-    /// The error of the system. Any part of the lines that was written is removed, at the latest
+    /// The I/O error. Any part of the lines that was written is removed now or, if that fails,
     /// before the next lines are appended.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.restore()?;
@@ -131,7 +131,7 @@ impl AuditFile {
     /// Makes all lines durable.
     ///
     /// # Errors
-    /// The error of the system.
+    /// The I/O error.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -139,8 +139,8 @@ impl AuditFile {
     /// Begins a new file; the oldest one is removed if there are too many.
     ///
     /// # Errors
-    /// The error of the system. If the full file was renamed and the new one is not in place, the
-    /// next call completes the rotation.
+    /// The I/O error. If the full file was renamed but the new one is not in place yet, the next
+    /// call completes the rotation.
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         self.restore()?;
         self.file.sync_data()?;
@@ -153,7 +153,7 @@ impl AuditFile {
         lock(&file).map_err(io::Error::other)?;
         let oldest = self.limits.files_max - 1;
         // Files are renamed only up to the first unused number, so that none is overwritten. A
-        // router that was killed here may have left such a gap.
+        // process that was killed during a rotation may have left such a gap.
         let free = (1..oldest).find(|number| !file_path(&self.path, *number).exists());
         for number in (0..free.unwrap_or(oldest)).rev() {
             let (from, to) = (file_path(&self.path, number), file_path(&self.path, number + 1));
@@ -172,7 +172,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Removes the rest of lines whose write failed.
+    /// Removes the bytes that a failed write has left after the last complete line.
     fn restore(&mut self) -> io::Result<()> {
         if self.is_torn {
             self.file.set_len(self.bytes)?;
@@ -181,7 +181,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Returns the end of the newest file before the current one.
+    /// Returns the end of the newest earlier file that has any line.
     fn tail_before(&self) -> io::Result<FileTail> {
         for number in 1..self.limits.files_max {
             match File::open(file_path(&self.path, number)) {
@@ -199,7 +199,7 @@ impl AuditFile {
         Ok(FileTail::Empty)
     }
 
-    /// Replaces the handle, so that tests can make writes fail.
+    /// Replaces the file handle and returns the previous one, so that tests can make writes fail.
     #[cfg(test)]
     pub(super) fn replace_handle(&mut self, file: File) -> File {
         std::mem::replace(&mut self.file, file)

@@ -1,6 +1,7 @@
-//! Head: the last line of the audit log, kept in the catalog from time to time.
+//! Head: regularly copies the position and hash of the audit log's last line (its head) to the
+//! catalog, so that removed lines are noticed.
 //!
-//! **Invariant:** a line is durable in its file before the catalog keeps it.
+//! **Invariant:** a line is durable in its file before its hash is stored in the catalog.
 //! **Not here:** storage in the catalog (`shard_manager::engine::access_store`).
 
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use shard_manager::manager::Manager;
 use super::AuditLog;
 use crate::access::clock::unix_now;
 
-/// Interval at which the last line is kept.
+/// Interval at which the head of the log is stored in the catalog.
 const KEEP_EVERY: Duration = Duration::from_secs(3_600);
-/// Time after which a failed attempt is repeated.
+/// Time after which a failed attempt to store it is repeated.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Keeps the last line at once, and from then on each hour, in the background.
+/// Stores the head of the log in the catalog at once, and from then on every hour, in the
+/// background.
 pub fn begin_keeping_head(log: &Arc<AuditLog>, manager: &Arc<Manager>) {
     let (log, manager) = (Arc::clone(log), Arc::clone(manager));
     actix_web::rt::spawn(async move {
@@ -30,14 +32,14 @@ pub fn begin_keeping_head(log: &Arc<AuditLog>, manager: &Arc<Manager>) {
     });
 }
 
-/// Ends the log, and keeps its last line.
+/// Ends the log, and stores its head in the catalog.
 pub async fn keep_last_head(log: &Arc<AuditLog>, manager: &Manager) {
     let ended = Arc::clone(log);
     let head = tokio::task::spawn_blocking(move || ended.end()).await;
     keep(log, manager, head.ok().flatten()).await;
 }
 
-/// Stores a line in the catalog. Returns false if the attempt must be repeated.
+/// Stores a head in the catalog. Returns false if the attempt must be repeated.
 async fn keep(log: &AuditLog, manager: &Manager, head: Option<AuditHead>) -> bool {
     let Some(head) = head else { return !log.has_files };
     let kept = manager.access().keep_audit_head(head, unix_now()).await;

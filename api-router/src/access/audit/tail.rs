@@ -1,6 +1,6 @@
-//! Tail: the last line of a log that an earlier router wrote.
+//! Tail: finds the last line of a log that an earlier process of the router wrote.
 //!
-//! **Invariant:** nothing is changed. A line without an end is never taken for a line.
+//! **Invariant:** files are only read. Bytes without a final newline are never taken for a line.
 //! **Not here:** writing (`file`).
 
 use std::fs::File;
@@ -10,18 +10,18 @@ use shard_manager::access::audit::LINE_MAX;
 use shard_manager::access::audit::chain::AuditHead;
 use shard_manager::access::audit::check::ChainLine;
 
-/// End of a file.
+/// Content of the end of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileTail {
-    /// The file has no whole line.
+    /// The file has no complete line.
     Empty,
-    /// The last whole line, which can be continued.
+    /// The last complete line, from which the log can be continued.
     Line(AuditHead),
-    /// The last whole line is not one of an audit log.
+    /// The last complete line, or the first line of the file, is not a line of an audit log.
     Damaged,
 }
 
-/// Reads the end of a file. Also returns the number of bytes after its last whole line.
+/// Reads the end of a file. Also returns the number of bytes after its last complete line.
 pub(super) fn read_tail(file: &mut File) -> io::Result<(FileTail, u64)> {
     let length = file.metadata()?.len();
     let window = length.min(2 * LINE_MAX as u64);
@@ -29,7 +29,8 @@ pub(super) fn read_tail(file: &mut File) -> io::Result<(FileTail, u64)> {
     let mut bytes = Vec::new();
     file.by_ref().take(window).read_to_end(&mut bytes)?;
     let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
-        // A line that no router wrote: it would be longer than any line.
+        // If the window is smaller than the file, these bytes are longer than any line of a log, so
+        // that no router wrote them.
         let tail = if window < length { FileTail::Damaged } else { FileTail::Empty };
         return Ok((tail, length));
     };
@@ -45,7 +46,7 @@ pub(super) fn read_tail(file: &mut File) -> io::Result<(FileTail, u64)> {
     Ok((tail, torn))
 }
 
-/// Returns the name of the log, which the first line of a file has.
+/// Returns the name of the log, which is in the first line of each of its files.
 fn log_name(file: &mut File) -> io::Result<Option<Box<str>>> {
     file.seek(SeekFrom::Start(0))?;
     let mut first = Vec::new();

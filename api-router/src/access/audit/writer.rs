@@ -1,7 +1,7 @@
 //! Writer: the thread that turns events into lines and writes them.
 //!
-//! **Invariant:** the chain never goes past a line that is not in the file. Lost events are
-//! counted, and a line reports their number as soon as lines can be written again.
+//! **Invariant:** the chain of hashes never includes a line that is not in the file. Lost events
+//! are counted, and as soon as lines can be written again, a line reports their number.
 //! **Not here:** files (`file`), the text of a line (`shard_manager::access::audit`).
 
 use std::io::{self, Write};
@@ -18,12 +18,12 @@ use shard_manager::engine::access_store::audit::begin_log;
 use super::file::{AuditFile, ResumedLog};
 use super::{AuditCounts, AuditStartError, Message};
 
-/// Interval at which held refusals are examined.
+/// Interval at which the writer looks for merged refusals whose line is due, while it holds any.
 const TICK: Duration = Duration::from_millis(100);
 /// Maximum number of events that are written at once.
 const BATCH_MAX: usize = 256;
 
-/// Destination of lines.
+/// Destination of the lines of a log.
 #[derive(Debug)]
 pub(super) enum AuditSink {
     /// Standard error.
@@ -32,7 +32,7 @@ pub(super) enum AuditSink {
     File(AuditFile),
 }
 
-/// Writer of a log.
+/// Writer of a log, which runs on its own thread.
 pub(super) struct AuditWriter {
     sink: AuditSink,
     chain: AuditChain,
@@ -40,9 +40,9 @@ pub(super) struct AuditWriter {
     counts: Arc<AuditCounts>,
     merger: RefusalMerger,
     batch: Vec<AuditEvent>,
-    /// Text of a batch.
+    /// Lines of the batch that is being written.
     text: String,
-    /// Number of lost events that lines have reported.
+    /// Number of lost events that lines of the log have already reported.
     reported_lost: u64,
     torn_bytes: u64,
     began: Instant,
@@ -81,7 +81,7 @@ impl AuditWriter {
     /// Writes the line that records the start of a router.
     ///
     /// # Errors
-    /// The error of the system.
+    /// The I/O error.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         let (version, torn_bytes) = (env!("CARGO_PKG_VERSION"), self.torn_bytes);
         self.write_entry(AuditEntry::Start { version, torn_bytes })?;
@@ -119,7 +119,7 @@ impl AuditWriter {
             self.write_batch();
             for answer in asked {
                 let head = self.head();
-                // The task that requested it may have ended.
+                // The task that requested the head may have ended.
                 let _ = answer.send(head);
             }
             if let Some(answer) = ending {
@@ -145,7 +145,7 @@ impl AuditWriter {
         self.batch.extend(self.merger.take(event, now));
     }
 
-    /// Writes the batch, or counts its events as lost.
+    /// Writes the batch, or counts its events as lost if that fails.
     fn write_batch(&mut self) {
         if self.batch.is_empty() && self.lost() == 0 {
             return;
@@ -169,8 +169,8 @@ impl AuditWriter {
         self.batch.clear();
     }
 
-    /// Writes the number of lost events that no line has reported, and then these events. Returns
-    /// that number.
+    /// Writes a line with the number of lost events that no line has reported, if there are any,
+    /// and then these events. Returns that number.
     fn try_write(&mut self, events: &[AuditEvent]) -> io::Result<u64> {
         let now = unix_ms();
         self.text.clear();
@@ -222,7 +222,8 @@ impl AuditWriter {
         }
     }
 
-    /// Returns the last line, once it is durable.
+    /// Syncs the log and returns its head: the position and hash of its last line. Returns `None`
+    /// if the sync fails.
     fn head(&self) -> Option<AuditHead> {
         let synced = self.sync();
         synced
@@ -245,7 +246,7 @@ impl AuditWriter {
         *known = fault;
     }
 
-    /// Returns the time since the start in milliseconds.
+    /// Returns the time since the start of the writer in milliseconds.
     fn now(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
     }

@@ -1,8 +1,8 @@
-//! Credential check: finds the caller of credentials, and counts those that are not valid.
+//! Credential check: finds the caller to whom credentials belong, and counts invalid credentials.
 //!
-//! **Invariant:** credentials that are not valid count against the address that sent them. After
-//! too many the address cannot make the router verify signatures.
-//! **Not here:** the choice between several credentials of a request (`identity`), the limits
+//! **Invariant:** invalid credentials count against the address that sent them. After too many of
+//! them, the router verifies no signature for that address for a while.
+//! **Not here:** the choice between several credentials of one request (`identity`), the limits
 //! (`shard_manager::access::limit::failures`).
 
 use std::cell::Cell;
@@ -24,16 +24,17 @@ use crate::problem::Problem;
 pub(super) struct CredentialCheck<'g, F> {
     pub(super) gate: &'g AccessGate,
     pub(super) current: &'g Authenticator,
-    /// Returns the address.
+    /// Function that returns the address of the client, called only when it is needed.
     pub(super) address: F,
 }
 
 impl<F: Fn() -> IpAddr> CredentialCheck<'_, F> {
-    /// Returns the caller of a key or a token.
+    /// Returns the caller of an API key or a token.
     pub(super) fn bearer(&self, text: &str) -> Result<Arc<Caller>, Refusal> {
         let gate = self.gate;
         let kind = if ApiKey::is_like(text) { "key" } else { "token" };
-        // An address whose credentials failed too often cannot make the router verify signatures.
+        // Verifying a signature is costly, so it is refused to an address whose credentials failed
+        // too often.
         let refused_by = Cell::new(None);
         let may_check = || {
             let (address, now) = ((self.address)(), gate.began.elapsed());
@@ -65,7 +66,7 @@ impl<F: Fn() -> IpAddr> CredentialCheck<'_, F> {
         self.current.authenticate(text, unix_now(), may_check).map_err(refused)
     }
 
-    /// Returns the caller of the session of a browser.
+    /// Returns the caller of a browser session.
     pub(super) fn session(&self, text: &str) -> Result<Arc<Caller>, Refusal> {
         let sessions = &self.gate.sessions;
         sessions.authenticate(self.current, text, unix_now()).map_err(|error| {
@@ -80,7 +81,8 @@ impl<F: Fn() -> IpAddr> CredentialCheck<'_, F> {
         })
     }
 
-    /// Counts failed credentials. Returns `answer`, or TSR429 if there were too many.
+    /// Counts invalid credentials. Returns `answer()`, or TSR429 if the address has sent too many
+    /// of them.
     pub(super) fn count_failure(&self, answer: impl FnOnce() -> Problem) -> Problem {
         match self.gate.failures.record((self.address)(), self.gate.began.elapsed()) {
             None => answer(),

@@ -1,8 +1,8 @@
-//! Current authenticator: the keys, roles and issuers in force, and their replacement.
+//! Current authenticator: holds the keys, roles and token issuers in force, and replaces them.
 //!
-//! **Invariant:** keys and roles are replaced as a whole, and never by older ones. Requests read
+//! **Invariant:** keys and roles are replaced all at once, and never by older ones. Requests read
 //! them without a lock.
-//! **Not here:** where they come from (`files`, `sources`), decisions (`gate`).
+//! **Not here:** the origin of keys, roles and issuers (`files`, `sources`), decisions (`gate`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ impl CurrentAuthenticator {
         Self { current: ArcSwap::from_pointee(first), replacing: Mutex::default() }
     }
 
-    /// Returns the keys, roles and issuers for the time of a request.
+    /// Returns a guard of the keys, roles and issuers, which must be held for one request only.
     #[inline]
     pub(super) fn load(&self) -> Guard<Arc<Authenticator>> {
         self.current.load()
@@ -36,14 +36,16 @@ impl CurrentAuthenticator {
         self.current.load_full()
     }
 
-    /// Returns the number of the state of keys, roles and issuers in force.
+    /// Returns the generation of the keys, roles and issuers in force, which grows with each
+    /// change.
     #[inline]
     pub fn generation(&self) -> u64 {
         self.current.load().generation()
     }
 
-    /// Replaces all keys, roles and denials, unless the known ones are newer. If they are of the
-    /// same generation, they are only confirmed.
+    /// Replaces all keys, roles and denials, unless `contents` are older than those in force. If
+    /// both have the same generation, only the time at which they were known to be current is
+    /// updated.
     ///
     /// # Errors
     /// [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
@@ -75,7 +77,7 @@ impl CurrentAuthenticator {
         self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
     }
 
-    /// Replaces the issuers by the same ones, which are usable for longer.
+    /// Replaces the issuers by equal ones that may be used for longer.
     pub(super) fn prolong_issuers(&self, issuers: Issuers) {
         let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));

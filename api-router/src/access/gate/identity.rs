@@ -1,11 +1,13 @@
 //! Identity: finds the caller of a request by its credentials.
 //!
-//! The header comes first, then the session of a browser, then the certificate of the connection. A
-//! request with none of them is anonymous.
+//! The credentials are taken from the header `Authorization`, otherwise from the session cookie of
+//! a browser, otherwise from the client certificate of the connection. A request with none of them
+//! is anonymous.
 //!
-//! **Invariant:** a request whose credentials are not valid is refused, and is never anonymous.
+//! **Invariant:** a request with invalid credentials is not identified as anonymous: it is an
+//! error.
 //! **Not here:** the right that a route needs, and limits (`gate`); the beginning of a session
-//! (`login`), their check (`credential_check`).
+//! (`login`), the check of credentials (`credential_check`).
 
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ pub(super) struct Identification<'r> {
 }
 
 impl Identification<'_> {
-    /// Returns the caller of the request. `None` if the request has no credentials and needs none.
+    /// Returns the caller of the request; `None` if the request has no credentials and needs none.
     pub(super) fn caller(
         &self,
         need: RouteNeed,
@@ -61,8 +63,8 @@ impl Identification<'_> {
         Ok(Some(caller))
     }
 
-    /// Returns the caller whose certificate the connection has, else the anonymous one; `None` if
-    /// the route needs no right.
+    /// Returns the caller that the connection's certificate identifies, otherwise the anonymous
+    /// caller; `None` instead of the anonymous caller if the route needs no right.
     fn caller_of_connection(&self, need: RouteNeed) -> Result<Option<Arc<Caller>>, Refusal> {
         let Self { gate, current, request } = *self;
         let refused = |kind| move |problem| Refusal { kind, problem };
@@ -79,9 +81,9 @@ impl Identification<'_> {
 }
 
 impl AccessGate {
-    /// Returns the certificate that identifies the client of a request without other credentials. A
-    /// browser adds its certificate also to requests of pages of other origins, so a certificate
-    /// does not identify the client of such a request.
+    /// Returns the certificate that identifies the client of a request without other credentials.
+    /// Returns `None` for a request from a page of another, permitted origin: a browser adds its
+    /// certificate to such requests by itself, so it does not prove that the user sent them.
     pub fn certificate<'r>(&self, request: &'r HttpRequest) -> Option<&'r Arc<ClientCertificate>> {
         if self.certificates.is_empty() || self.origins.find(request.headers()).is_some() {
             return None;

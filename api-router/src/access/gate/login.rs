@@ -1,6 +1,6 @@
-//! Login: begins the session of a browser.
+//! Login: exchanges an API key for a browser session.
 //!
-//! **Invariant:** a login that is not valid counts as failed credentials of the address.
+//! **Invariant:** a failed login counts as invalid credentials of the address.
 //! **Not here:** cookies (`access::sessions`), later requests of the session (`credential_check`).
 
 use std::net::IpAddr;
@@ -17,11 +17,11 @@ use crate::access::clock::unix_now;
 use crate::problem::Problem;
 
 impl AccessGate {
-    /// Begins a session of the owner of a key. Returns it with the value of `Set-Cookie`, and the
-    /// caller.
+    /// Begins a session for the owner of an API key. Returns the session, the value of the header
+    /// `Set-Cookie`, and the caller.
     ///
     /// # Errors
-    /// TSR401 unless the text is a key that is in force, TSR429 after too many failures.
+    /// TSR401 unless `key` is an API key in force; TSR429 after too many failed attempts.
     pub fn begin_session(
         &self,
         key: &str,

@@ -1,6 +1,6 @@
-//! Refusal log: writes refused requests to the log.
+//! Refusal log: writes refusals to the router's own log, not to the audit log.
 //!
-//! **Invariant:** while the gate observes, at most one refusal of a route is logged in a second.
+//! **Invariant:** in the mode `observe`, at most one refusal per route and second is logged.
 //! **Not here:** the audit log, which has every refusal (`audit`).
 
 use std::net::IpAddr;
@@ -15,18 +15,19 @@ use crate::problem::Problem;
 pub(super) struct RefusalLog {
     mode: AccessMode,
     began: Instant,
-    /// Second of the last logged refusal of each route, counted from the start.
+    /// Second, counted from the start of the gate, of the last logged refusal of each route; the
+    /// last element is for requests without a route.
     logged: [AtomicU64; ROWS.len() + 1],
 }
 
 impl RefusalLog {
-    /// Creates the log of a gate that began at this time.
+    /// Creates the log of a gate that was started at `began`.
     pub(super) fn new(mode: AccessMode, began: Instant) -> Self {
         Self { mode, began, logged: std::array::from_fn(|_| AtomicU64::new(u64::MAX)) }
     }
 
-    /// Logs a refusal, with the route of the row, the kind of the caller, the problem and the
-    /// address.
+    /// Logs a refusal, with the route (by its index in [`ROWS`]), the kind of the caller, the
+    /// problem and the address of the client.
     pub(super) fn log(
         &self,
         row: Option<usize>,

@@ -1,9 +1,9 @@
-//! Author: the caller that reads or changes keys, roles and denials, and the bounds of what it may
-//! give.
+//! Author: the caller that reads or changes keys, roles and denials, and the limits of the rights
+//! that it may give.
 //!
-//! **Invariant:** a caller gives no right that it does not have, also while requests are only
-//! observed: a key that is made then would be in force later. A change is applied in this router
-//! before it is answered.
+//! **Invariant:** a caller cannot give a right that it does not have. This also holds in the mode
+//! `observe`, because a key that is created then will be in force later. A change is in force in
+//! this router before its response is sent.
 //! **Not here:** storage and the rules of changes (`shard_manager::engine::access_store`).
 
 use std::sync::Arc;
@@ -33,13 +33,13 @@ use crate::headers::{check_content_type, deadline};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
-/// Largest body: that of a role.
+/// Maximum number of bytes of a body; the largest one defines a role.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Longest time for the catalog to return its state for a list.
+/// Longest time to wait for the catalog's latest state when keys are listed.
 const LATEST_MAX: Duration = Duration::from_secs(2);
-/// Outcome of a request that fails after its change was stored.
+/// Value of the member `outcome` if a request fails after its change was stored.
 pub(super) const COMMITTED: &str = "committed";
-/// Longest name of an author in characters.
+/// Maximum number of characters of an author's name.
 const NAME_LEN_MAX: usize = 200;
 
 /// Caller of a request about keys, roles or denials.
@@ -51,10 +51,12 @@ pub(super) struct Author<'a> {
 }
 
 impl<'a> Author<'a> {
-    /// Returns the caller of a request that takes these parameters.
+    /// Checks the parameters of a request, and that its caller has the scope `keys`; returns the
+    /// caller.
     ///
     /// # Errors
-    /// TSR403 without the scope, TSR401 without credentials, TSR111 if access control is off.
+    /// TSR100 for other parameters, TSR403 without the scope, TSR401 without credentials, TSR111 if
+    /// access control is off.
     pub(super) fn of(
         app: &'a App,
         request: &HttpRequest,
@@ -76,9 +78,8 @@ impl<'a> Author<'a> {
         Ok(Self { app, gate, sources, caller })
     }
 
-    /// Reads the body of a request, which is JSON, before the deadline of the request. Afterwards
-    /// the author has the rights that its credentials give at that time, because the body may have
-    /// arrived slowly.
+    /// Reads the JSON body of a request, before the deadline of the request. Because the body may
+    /// have arrived slowly, the caller is then authenticated again and has its present rights.
     ///
     /// # Errors
     /// The problem of a body that cannot be read, or of a caller that may no longer change keys.
@@ -96,13 +97,14 @@ impl<'a> Author<'a> {
         Ok(bytes)
     }
 
-    /// Returns the records of the files and the state of the catalog.
+    /// Returns the records of the files and the state of the catalog that are in force.
     pub(super) fn known(&self) -> (Arc<FileRecords>, Arc<AccessState>) {
         self.sources.current()
     }
 
-    /// Returns the records of the files, and the state that the catalog has now: with the uses of
-    /// keys by all routers. If it does not answer, the state is the one in force.
+    /// Returns the records of the files, and the latest state of the catalog, which includes the
+    /// uses of keys through all routers. If the catalog does not respond in time, its state in
+    /// force is returned.
     pub(super) async fn latest(&self) -> (Arc<FileRecords>, Arc<AccessState>) {
         let (files, known) = self.known();
         let load = self.app.manager.access().load();
@@ -112,17 +114,18 @@ impl<'a> Author<'a> {
         }
     }
 
-    /// Returns the last day on which a key was used, through this router or according to its
-    /// record.
+    /// Returns the last day on which a key was used: the later of the day known to this router and
+    /// the day in the key's record.
     pub(super) fn used_on(&self, key: &KeyRecord) -> Option<u32> {
         self.gate.authenticator.get().snapshot().keys().used_on(key.id).max(key.used_on)
     }
 
-    /// Checks that the author may give a role to callers with these tenants: the definition that is
-    /// in force here, and that of the catalog, which may be in force in another router.
+    /// Checks that the author has all rights of a role, if given to callers with these tenants.
+    /// Both its definition in force here and the one in the catalog are checked, because the latter
+    /// may be in force in another router.
     ///
     /// # Errors
-    /// TSR403 names the excess, TSR101 a role that does not exist.
+    /// TSR403 names the right that the author lacks; TSR101 if the role does not exist.
     pub(super) fn check_may_give(&self, role: &str, tenants: &Tenants) -> Result<(), Problem> {
         let current = self.gate.authenticator.get();
         let (_, catalog) = self.known();
@@ -148,10 +151,11 @@ impl<'a> Author<'a> {
         definitions.into_iter().try_for_each(|role| self.check_covers(role, Some(tenants)))
     }
 
-    /// Checks that the rights of the author cover a role: with these tenants, or with any.
+    /// Checks that the author has all rights of a role: for these tenants, or for every tenant if
+    /// `None`.
     ///
     /// # Errors
-    /// TSR403 names the excess.
+    /// TSR403 names the right that the author lacks.
     pub(super) fn check_covers(
         &self,
         role: &AccessRole,
@@ -167,16 +171,16 @@ impl<'a> Author<'a> {
     /// Checks that the author has every right.
     ///
     /// # Errors
-    /// TSR403 otherwise.
+    /// TSR403 if it does not.
     pub(super) fn check_all_powerful(&self) -> Result<(), Problem> {
         let [admin, ..] = AccessRole::built_in();
         self.check_covers(&admin, None)
     }
 
-    /// Makes a change, and brings it into force in this router.
+    /// Stores a change in the catalog, and brings it into force in this router.
     ///
     /// # Errors
-    /// The problem of a change that a rule forbids, or that the catalog may not have stored.
+    /// The problem of a change that a rule forbids, or that may not have been stored.
     pub(super) async fn change(&self, change: &AccessChange) -> Result<(), Problem> {
         let author = ChangeAuthor::Caller(name(&self.caller.principal));
         let changed = self.app.manager.access().change(change, &author, unix_now()).await;
@@ -186,8 +190,8 @@ impl<'a> Author<'a> {
     }
 }
 
-/// Returns the caller of a request. While requests are only observed, its credentials were not
-/// required, and are examined here.
+/// Returns the caller of a request. In the mode `observe` a request may have been admitted with
+/// invalid credentials, so they are checked here.
 fn caller(gate: &AccessGate, request: &HttpRequest) -> Result<Arc<Caller>, Problem> {
     if gate.is_enforced() {
         return Ok(gate.caller(request));
@@ -195,7 +199,7 @@ fn caller(gate: &AccessGate, request: &HttpRequest) -> Result<Arc<Caller>, Probl
     present_caller(gate, request, RouteNeed::Open)
 }
 
-/// Returns the caller of a request with the rights that its credentials give now.
+/// Authenticates the caller of a request again, and returns it with its present rights.
 fn present_caller(
     gate: &AccessGate,
     request: &HttpRequest,
@@ -206,7 +210,7 @@ fn present_caller(
     gate.recheck(credentials.borrow(), certificate, need)
 }
 
-/// Returns the public name of an author.
+/// Returns the name with which an author is recorded; it contains no secret.
 fn name(principal: &Principal) -> Box<str> {
     let name = match principal {
         Principal::Anonymous => "anonymous".to_owned(),

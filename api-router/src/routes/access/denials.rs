@@ -1,7 +1,7 @@
-//! `/api/access/denials`: refuses tokens before they expire, and tenants.
+//! `/api/access/denials`: denies access to tenants, and to tokens before they expire.
 //!
-//! **Invariant:** only a caller with every right ends a denial or brings its end forward, because
-//! that gives access back to all owners of the denied credentials.
+//! **Invariant:** only a caller with every right can end a denial or make it end earlier, because
+//! that gives access back to everyone whom it has denied access.
 //! **Not here:** the effect of a denial (`shard_manager::access::denial`).
 
 use actix_web::web::{Data, Payload};
@@ -21,7 +21,7 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{ChangeRefusals, LookupRefusals};
 
-/// Members that name the object of a denial.
+/// Members that identify the tokens or the tenant to which access is denied.
 const SUBJECT: [&str; 5] = ["issuer", "jti", "sub", "tenant", "issued_before"];
 const MEMBERS: [&str; 6] = ["issuer", "jti", "sub", "tenant", "issued_before", "until"];
 

@@ -1,8 +1,8 @@
-//! `/api/access/keys`: creates, lists, revokes, rotates and resumes the keys of the catalog.
+//! `/api/access/keys`: creates, lists, revokes, rotates and resumes the API keys in the catalog.
 //!
-//! **Invariant:** a key is shown once, in the response to its creation. Keys of a file are listed,
-//! and changed in the file only.
-//! **Not here:** the bounds of what a caller may give (`author`).
+//! **Invariant:** a whole key is shown only once, in the response to its creation. Keys in
+//! `access_keys_file` are listed too, but can be changed in that file only.
+//! **Not here:** the limits of the rights that a caller may give (`author`).
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::web::{Data, Path, Payload};
@@ -266,7 +266,7 @@ fn listed(author: &Author<'_>, key: &KeyRecord, read_only: bool) -> ListedKey {
     }
 }
 
-/// Parses an id. No problem repeats the text, which may be a whole key.
+/// Parses a key id. The problem never repeats the given text, which may be a whole key.
 fn parse_id(text: &str) -> Result<KeyId, Problem> {
     if ApiKey::is_like(text) {
         return Err(Problem::new(Code::TSR111, "this is a key, and not its id").hint(
@@ -276,7 +276,7 @@ fn parse_id(text: &str) -> Result<KeyId, Problem> {
     KeyId::parse(text).ok_or_else(|| Problem::new(Code::TSR111, NO_SUCH_KEY))
 }
 
-/// Returns a key of the catalog.
+/// Returns the record of a key in the catalog, which can be changed through the API.
 fn changeable(author: &Author<'_>, id: &str) -> Result<KeyRecord, Problem> {
     let id = parse_id(id)?;
     let (files, catalog) = author.known();
@@ -291,7 +291,7 @@ fn changeable(author: &Author<'_>, id: &str) -> Result<KeyRecord, Problem> {
     })
 }
 
-/// Returns the response with a key of the files or of the catalog.
+/// Returns the response about one key, which is in the catalog or in the files.
 fn answer(
     author: &Author<'_>,
     (files, catalog): (&FileRecords, &AccessState),
@@ -307,20 +307,20 @@ fn answer(
     Ok(KeyAnswer { success: true, key, listed })
 }
 
-/// Returns the response to the change of a key.
+/// Returns the response to a change of a key.
 ///
 /// # Errors
-/// TSR111 if the change is stored, but not in force here.
+/// TSR111 if the change is stored, but not in force in this router.
 fn show(author: &Author<'_>, id: KeyId) -> Result<HttpResponse, Problem> {
     let (files, catalog) = author.known();
     let answer = answer(author, (&files, &catalog), id, None);
     Ok(HttpResponse::Ok().json(answer.map_err(|problem| problem.outcome(COMMITTED))?))
 }
 
-/// Returns the only response that contains a key.
+/// Returns the response to the creation of a key, the only one that contains the whole key.
 ///
 /// # Errors
-/// TSR111 if the key is stored, but not in force here.
+/// TSR111 if the key is stored, but not in force in this router.
 fn reveal(author: &Author<'_>, made: &NewApiKey) -> Result<HttpResponse, Problem> {
     let (files, catalog) = author.known();
     let key = Some(made.reveal().to_owned());

@@ -1,9 +1,9 @@
 //! `/api/access/roles`: lists, defines and removes roles.
 //!
-//! **Invariant:** a role that a file defines is changed in the file only: its definition in the
-//! catalog would have no effect in this router.
-//! **Not here:** the form of a role (`shard_manager::access::role`), the bounds of what a caller
-//! may give (`author`).
+//! **Invariant:** a role that a file defines can be changed in the file only, because a definition
+//! in the catalog would have no effect in this router.
+//! **Not here:** the JSON of a role (`shard_manager::access::role`), the limits of the rights that
+//! a caller may give (`author`).
 
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, delete, get, put};
@@ -150,7 +150,8 @@ pub(crate) async fn remove_role(
     Ok(HttpResponse::Ok().json(RemovalAnswer { success: true }))
 }
 
-/// Returns the roles that are in force, in the order of precedence and without replaced ones.
+/// Returns the roles in force, in order of precedence. If several have the same name, only the
+/// first one is returned.
 fn roles(author: &Author<'_>) -> Vec<ListedRole> {
     let (files, catalog) = author.known();
     let built_in = AccessRole::built_in();

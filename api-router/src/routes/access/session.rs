@@ -1,10 +1,11 @@
-//! `/api/session`: gives a browser a cookie in exchange for an API key, and removes it.
+//! `/api/session`: gives a browser a session cookie in exchange for an API key, and removes it.
 //!
-//! A page cannot keep a key safely, so the key is sent once. The cookie permits GET and HEAD, for
-//! an hour at most, and as long as the key is in force.
+//! A page cannot keep a key safely, so it sends the key only once. The cookie permits GET and HEAD,
+//! for at most an hour and not after the key is revoked or expires.
 //!
-//! **Invariant:** the key is in the body, which no log and no history keeps. A page of another
-//! origin begins no session, because its request is refused before it gets here.
+//! **Invariant:** the key is sent in the body, which is kept by no log and no browser history. A
+//! page of another origin cannot begin a session, because its request is refused before it gets
+//! here.
 //! **Not here:** the sessions of later requests (`access::sessions`).
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue, SET_COOKIE};

@@ -1,9 +1,10 @@
-//! Action: the request that carries out a finding, and the command that sends it.
+//! Action: the HTTP request that carries out a finding of the advice, and the equivalent shell
+//! command.
 //!
-//! **Invariant:** a command is one line for a shell, in which names and values from clients are
+//! **Invariant:** a command is a single shell line, in which names and values from clients are
 //! quoted.
-//! **Not here:** the remedies (`shard_manager::advice`), what the requests do (`moves`,
-//! `rebalances`).
+//! **Not here:** the choice of remedies (`shard_manager::advice`), carrying out the requests
+//! (`moves`, `rebalances`).
 
 use actix_web::HttpRequest;
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::router_address::router_address;
 
 const MOVES: &str = "/api/moves";
 const REBALANCE: &str = "/api/rebalance";
-/// Flag of a router without access control that permits changes of shards and slots.
+/// Command line flag that permits changes of shards and slots in a router without access control.
 const FLAG: &str = "--operate";
 
 /// Request that carries out a finding.
@@ -48,18 +49,18 @@ pub(crate) struct ActionView {
     allowed: bool,
 }
 
-/// Builder of the actions in one response.
+/// Builder of all actions in one response.
 pub(super) struct Actions {
-    /// Address of the router, without a path.
+    /// URL of the router without a path.
     router: String,
-    /// Table group that the advice is about; `None` if all tables are one group.
+    /// Table group that the advice is about; `None` if all tables are in one group.
     group: Option<String>,
     requires: &'static str,
     is_allowed: bool,
 }
 
 impl Actions {
-    /// Returns the builder for a request about a table group, or about all tables.
+    /// Creates the builder for a request for advice about a table group, or about all tables.
     pub(super) fn of(app: &App, request: &HttpRequest, group: Option<String>) -> Self {
         let is_enforced = app.gate.as_ref().is_some_and(|gate| gate.is_enforced());
         let (requires, is_allowed) = if is_enforced {
@@ -71,14 +72,14 @@ impl Actions {
         Self { router: router_address(app, request), group, requires, is_allowed }
     }
 
-    /// Returns the move of one slot, whose number also determines its group.
+    /// Returns the action that moves one slot. The slot's number also determines its table group.
     pub(super) fn move_slot(&self, slot: u16, from: &str, to: &str) -> ActionView {
         let slot = slot.to_string();
         let words = ["move", "start", "--slots", &slot, "--from", from, "--to", to];
         self.post(MOVES, json!({"slots": slot, "from": from, "to": to}), &words)
     }
 
-    /// Returns the rebalance of the group by a quantity.
+    /// Returns the action that rebalances the table group by load or by size.
     pub(super) fn rebalance(&self, by: BalanceBy) -> ActionView {
         let words = ["rebalance", "--by", by.name()];
         let Some(group) = &self.group else {
@@ -107,7 +108,7 @@ impl Actions {
     }
 }
 
-/// Returns a word, quoted for a shell if necessary.
+/// Returns a word of a command, quoted for a shell if necessary.
 fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,=@%+".contains(&byte);
     if !word.is_empty() && word.bytes().all(is_plain) {

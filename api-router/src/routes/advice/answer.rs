@@ -1,4 +1,4 @@
-//! Answer: the advice as `GET /api/advice` shows it, with shards by name.
+//! Answer: the response of `GET /api/advice`, which names shards instead of numbering them.
 //!
 //! **Not here:** the requests that carry out findings (`action`), the effect of earlier moves
 //! (`effect`).
@@ -17,9 +17,9 @@ use utoipa::ToSchema;
 use super::action::{ActionView, Actions};
 use super::effect::EffectView;
 
-/// The verdict if the shard map does not place the rows.
+/// Verdict if Citus, not the shard map, determines the location of rows.
 const LEFT_TO_CITUS: &str = "left_to_citus";
-/// Reason why nothing can be carried out while the catalog is unreachable.
+/// Reason that replaces the action of each finding while the catalog does not respond.
 const NO_CATALOG: &str = "the catalog of the cluster does not answer, so no move can begin: request the advice again when it does";
 
 /// Advised moves, with the observations behind them.
@@ -239,12 +239,12 @@ impl AdviceAnswer {
         }
     }
 
-    /// Names the table group that the advice is for.
+    /// Sets the name of the table group that the advice is for.
     pub(super) fn of_group(self, group: Option<String>) -> Self {
         Self { group, ..self }
     }
 
-    /// Replaces the remedies of all findings with the reason why nothing can be carried out now.
+    /// Replaces the actions of all findings by the reason why no move can begin at present.
     pub(super) fn withhold_actions(&mut self) {
         for finding in self.findings.iter_mut().filter(|finding| finding.action.is_some()) {
             (finding.action, finding.skew_after) = (None, None);
@@ -253,8 +253,8 @@ impl AdviceAnswer {
         }
     }
 
-    /// Replaces the advice with a remark: Citus places rows itself, so there is one shard and
-    /// nothing to plan.
+    /// Replaces the verdict by the remark that Citus places rows itself: such a cluster has one
+    /// shard, so there is nothing to plan.
     pub(super) fn leave_to_citus(&mut self) {
         self.verdict = LEFT_TO_CITUS;
         self.because = "Citus places the rows of this cluster, not the shard map".to_owned();

@@ -1,6 +1,6 @@
-//! Effect: the latest rebalance, and the effect of recent moves.
+//! Effect: reports the latest rebalance, and how recent moves have changed the skew.
 //!
-//! **Not here:** the skew of a rebalance, which is measured at its end (`shard_manager::manager`).
+//! **Not here:** the skew that is measured at the end of a rebalance (`shard_manager::manager`).
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub(crate) struct MovedView {
     skew_now: f64,
 }
 
-/// Moves and rebalances of the catalog.
+/// Moves in the catalog, and its latest rebalance.
 pub(super) struct KnownMoves {
     planned: PlannedSlots,
     records: Vec<MoveRecord>,
@@ -57,8 +57,8 @@ pub(super) struct KnownMoves {
 }
 
 impl KnownMoves {
-    /// Reads the moves and the latest rebalance; `None` if the catalog does not answer before the
-    /// deadline.
+    /// Reads the moves and the latest rebalance; returns `None` if the catalog does not respond
+    /// before the deadline.
     pub(super) async fn read(app: &App, map: &ShardMap, deadline: Instant) -> Option<Self> {
         let rebalances = Rebalances::of(&app.manager);
         let read = async {
@@ -70,13 +70,13 @@ impl KnownMoves {
         let (records, rebalance) = match read {
             Ok(read) => read,
             Err(error) if error.failure().is_some() => return None,
-            // The engine places rows itself: nothing moves here.
+            // With the engine Citus there are no moves, because it places rows itself.
             Err(_) => (Vec::new(), None),
         };
         Some(Self { planned: PlannedSlots::of(map, &records), records, rebalance })
     }
 
-    /// Returns the owners of the slots after the moves in progress.
+    /// Returns the owners that the slots will have after the moves in progress.
     pub(super) fn planned(&self) -> &PlannedSlots {
         &self.planned
     }
@@ -86,7 +86,7 @@ impl KnownMoves {
         self.planned.open()
     }
 
-    /// Returns the moves that were completed since a time, the latest first.
+    /// Returns the moves whose target has owned the slots since `time` or later, the latest first.
     fn arrived_since(&self, time: DateTime<Utc>) -> Vec<&MoveRecord> {
         let has_arrived = |record: &&MoveRecord| {
             record.has_arrived() && record.owned_at.is_some_and(|owned| owned >= time)
@@ -98,7 +98,7 @@ impl KnownMoves {
 }
 
 impl EffectView {
-    /// Returns the effect on the requests that were counted in a window.
+    /// Returns the effect of moves on the requests that were counted in a window of time.
     pub(super) fn of(
         known: Option<&KnownMoves>,
         advice: &Advice,
@@ -120,7 +120,8 @@ fn moved(
 ) -> Option<MovedView> {
     let (first_slot, slot_count) =
         (usize::from(observed.first_slot), observed.map.owners().count());
-    // The slots of the observed group, counted from its first one.
+    // Returns those slots of a move that are in the observed group, counted from the group's first
+    // slot.
     let own = |record: &MoveRecord| -> Vec<usize> {
         let own = record.new.slots.iter().filter_map(|slot| slot.index().checked_sub(first_slot));
         own.filter(|slot| *slot < slot_count).collect()
@@ -131,7 +132,8 @@ fn moved(
     let first = arrived.last().and_then(|(record, _)| record.owned_at)?;
     let mut former: Vec<ShardNumber> = observed.map.owners().map(|owner| owner.shard).collect();
     let mut slots = 0;
-    // Backwards in time, so that a slot that moved twice gets its first owner.
+    // Iterates from the latest move to the earliest, so that a slot that moved twice gets the owner
+    // that it had first.
     for (record, moved) in &arrived {
         moved.iter().for_each(|slot| former[*slot] = record.new.source);
         slots += moved.len();

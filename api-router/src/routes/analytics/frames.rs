@@ -1,8 +1,8 @@
-//! `GET /api/analytics/frames`: frames (the counts of finished intervals) and new errors, for
-//! services that keep them longer than this router.
+//! `GET /api/analytics/frames`: returns frames, which are the counts of finished time intervals,
+//! and new errors, to services that keep them longer than this router does.
 //!
-//! **Invariant:** a response has a bounded size, however long ago the previous request was. If
-//! further frames or errors are available, its member `more` is true.
+//! **Invariant:** the size of a response is limited, no matter how long ago the previous request
+//! was. If further frames or errors are available, its member `more` is true.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// Maximum number of bytes of frames of one response, without the last frame.
+/// Number of bytes of frames after which a response contains no further frame.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
-/// Maximum number of frames of one response: the whole ring of seconds.
+/// Maximum number of frames of one response: as many one-second frames as a router keeps.
 const FRAMES_MAX: usize = 900;
 /// Maximum number of errors of one response.
 const ERRORS_MAX: usize = 1_000;
@@ -55,7 +55,7 @@ pub(crate) struct FramesAnswer {
     more: bool,
 }
 
-/// Requested start of frames and errors.
+/// Positions after which frames and errors are requested.
 #[derive(Clone, Copy)]
 struct After {
     steps: [(Step, u64); 3],
@@ -86,7 +86,7 @@ pub(crate) async fn list_frames(
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["after_1", "after_10", "after_60", "errors_after"])?;
     let after = After {
-        // The longest first: there are few of them.
+        // Frames of long intervals come first, because there are few of them.
         steps: [
             (Step::Minute, number(&parameters, "after_60")?),
             (Step::TenSeconds, number(&parameters, "after_10")?),

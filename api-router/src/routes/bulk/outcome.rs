@@ -1,4 +1,4 @@
-//! Outcome: the response of a bulk write, which counts the rows and lists the rows that failed.
+//! Outcome: the response to a bulk write, which counts the rows and lists those that failed.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::problem::{Code, Problem, ProblemBody, Progress};
 use crate::request_record;
 use crate::response_headers::{AnswerOrigin, Timing, data_response};
 
-/// Maximum number of failures that are listed one by one; `failed_total` counts all.
+/// Maximum number of failed rows that a response lists; `failed_total` counts all of them.
 const FAILED_MAX: usize = 1_000;
 
 /// Outcome of the rows.
@@ -67,25 +67,27 @@ pub(super) struct ShardRows<'a> {
     rows: usize,
 }
 
-/// A row that is not durable at the requested level, with its problem.
+/// A row that is not durable at the requested level, with its index and its problem.
 pub(super) struct RefusedRow {
     pub(super) index: usize,
     pub(super) problem: Problem,
 }
 
-/// Outcome of the rows so far.
+/// Outcome of the rows that were processed so far.
 pub(super) struct BulkOutcome {
-    /// Number of stored rows of each shard, by the shard's number.
+    /// Number of stored rows of each shard, indexed by shard number.
     stored: Vec<usize>,
-    /// Times of each shard that received rows, by the shard's number. The parts of a request for
-    /// one shard are carried out one after the other, so their times are added.
+    /// Time that each shard has spent on rows, in its write queue (lane) and in the database,
+    /// indexed by shard number; `None` if it received no row. The chunks for one shard are stored
+    /// one after another, so their times are added.
     times: Vec<Option<LaneTimes>>,
-    /// Rows that failed: at least the first [`FAILED_MAX`] by index, and fewer than twice as many.
+    /// Failed rows: at least the first [`FAILED_MAX`] by index, and fewer than twice as many.
     refused: Vec<RefusedRow>,
     failed_total: usize,
-    /// Rows that were refused for lack of rights.
+    /// Number of rows that were refused because the caller lacks a right.
     forbidden: u64,
-    /// Rows whose outcome is repeated from an earlier request.
+    /// Number of rows whose outcome is repeated from an earlier request with the same idempotency
+    /// key.
     replayed: usize,
     pub(super) session: SessionToken,
 }
@@ -97,14 +99,14 @@ impl BulkOutcome {
         Self { stored, times, refused, failed_total: 0, forbidden, replayed: 0, session }
     }
 
-    /// Counts stored rows by shard; the others join those refused before.
+    /// Counts the stored rows by shard, and adds the failed ones to the failed rows so far.
     pub(super) fn add(&mut self, app: &App, done: Vec<BulkRowDone>) {
         for row in done {
             self.replayed += usize::from(is_replayed(&row));
             match row.outcome {
                 Ok(_) => *entry(&mut self.stored, row.place.shard) += 1,
                 Err((error, outcome)) => {
-                    // The shard of another caller's key is not revealed.
+                    // The caller must not learn the shard of a key that it may not reach.
                     let is_known = !matches!(error, Error::Forbidden { .. });
                     let shard = app.manager.shard_name(row.place.shard);
                     let problem = Problem::from(error).outcome(outcome.name());
@@ -125,7 +127,8 @@ impl BulkOutcome {
         }
     }
 
-    /// Refuses rows that were not sent to a shard, because the client has lost the right to write.
+    /// Refuses the rows with these indices, which were not sent to a shard because the client has
+    /// lost the right to write.
     pub(super) fn refuse_all(&mut self, rows: &[usize], problem: &Problem) {
         for index in rows {
             self.refuse(RefusedRow { index: *index, problem: problem.clone() });
@@ -143,7 +146,7 @@ impl BulkOutcome {
         }
     }
 
-    /// Adds the times of a part to the shard that carried it out.
+    /// Adds the times of a chunk to those of the shard that stored it.
     pub(super) fn add_times(&mut self, shard: ShardNumber, times: LaneTimes) {
         let spent = entry(&mut self.times, shard).get_or_insert_default();
         *spent = spent.and_then(times);
@@ -154,7 +157,7 @@ impl BulkOutcome {
         self.times.iter().flatten().count()
     }
 
-    /// Enters the shards of the request, and the times of the slowest one, in the request record.
+    /// Enters the shards of the request, and the longest times of a shard, in the request record.
     pub(super) fn update_record(&self, request: &HttpRequest) {
         let asked = || self.times.iter().flatten();
         let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
@@ -180,13 +183,13 @@ impl BulkOutcome {
         self.stored.iter().sum()
     }
 
-    /// Returns true if the whole response repeats that of an earlier request.
+    /// Returns true if the outcomes of all rows are repeated from an earlier request.
     pub(super) fn is_replayed(&self) -> bool {
         self.replayed > 0 && self.replayed == self.stored() + self.failed_total
     }
 
-    /// Returns the response to a request that was carried out completely, and its body, which is
-    /// not written yet.
+    /// Returns the response to a request whose rows were all processed, and its body, which is
+    /// still to be serialized.
     pub(super) fn respond<'a>(
         &'a mut self,
         app: &'a App,
@@ -234,7 +237,8 @@ impl BulkOutcome {
     }
 }
 
-/// Returns the entry of a shard in a list by shard number, which is extended if it is too short.
+/// Returns the element for a shard in a vector indexed by shard number, which is extended if it is
+/// too short.
 #[inline]
 fn entry<T: Clone + Default>(list: &mut Vec<T>, shard: ShardNumber) -> &mut T {
     if list.len() <= shard.index() {

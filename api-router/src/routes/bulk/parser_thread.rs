@@ -1,8 +1,8 @@
-//! Parser thread: moves the parsing of a streamed body between the thread that receives it, which
-//! suits a small body, and a thread of its own, which suits a large one.
+//! Parser thread: parses a streamed body either on the thread that receives it, which suits a small
+//! body, or on a separate thread, which suits a large one, and moves between the two.
 //!
-//! **Invariant:** a body that is parsed on the receiving thread is parsed in small batches, because
-//! other requests wait for that thread.
+//! **Invariant:** on the receiving thread, a body is parsed in small batches, because other
+//! requests wait for that thread.
 //! **Not here:** parsing (`row_reader`), the choice of the thread (`stream`).
 
 use actix_web::web::Bytes;
@@ -13,16 +13,17 @@ use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader};
 use super::stream::INLINE_BYTES;
 use crate::problem::{Code, Problem};
 
-/// Parser of one body, on one of two threads.
+/// Parser of one body, on the receiving thread or on a separate one.
 pub(super) enum Parser {
     Inline(Box<RowReader>),
     Threaded(ParserThread),
-    /// Placeholder while the parser moves between the two threads.
+    /// Placeholder while the parser is moved from one thread to the other.
     Moving,
 }
 
-/// Blocking thread that parses one batch ahead of the task that takes the batches. It stays the
-/// same while much arrives, so that it reuses the memory of its rows once they are stored.
+/// Separate thread, which may block and parses one batch ahead of the task that takes the batches.
+/// It is kept while bytes keep arriving, so that it reuses the memory of its rows once they are
+/// stored.
 pub(super) struct ParserThread {
     bytes: Sender<Option<Vec<Bytes>>>,
     batches: Receiver<RowBatch>,
@@ -34,32 +35,33 @@ impl Parser {
         Self::Inline(Box::new(reader))
     }
 
-    /// Returns true if it has a thread of its own.
+    /// Returns true if the body is parsed on a separate thread.
     pub(super) fn has_thread(&self) -> bool {
         matches!(self, Self::Threaded(_))
     }
 
-    /// Returns the next rows.
+    /// Returns the next batch of rows.
     pub(super) async fn batch(&mut self) -> Result<RowBatch, Problem> {
         match self {
             Self::Inline(reader) => Ok(reader.batch(INLINE_BYTES)),
-            // The thread ends only after its last batch, or by a panic.
+            // The channel is closed only after the last batch, or because the thread has panicked.
             Self::Threaded(thread) => thread.batches.recv().await.ok_or_else(died),
             Self::Moving => Err(died()),
         }
     }
 
-    /// Gives a waiting parser more text, or the end of the body.
+    /// Passes received bytes, or with `None` the end of the body, to a parser that waits for input.
     pub(super) async fn push(&mut self, bytes: Option<Vec<Bytes>>) {
         match self {
             Self::Inline(reader) => push(reader, bytes),
-            // A thread that has ended reports that by its batches.
+            // If the thread has ended, `batch` reports that.
             Self::Threaded(thread) => drop(thread.bytes.send(bytes).await),
             Self::Moving => {}
         }
     }
 
-    /// Continues on a thread of its own. `needs_input` is true if the reader waits for more text.
+    /// Moves the parser to a separate thread. `needs_input` is true if the reader waits for more
+    /// bytes.
     pub(super) fn move_to_thread(&mut self, needs_input: bool) {
         *self = match std::mem::replace(self, Self::Moving) {
             Self::Inline(reader) => Self::Threaded(ParserThread::start(reader, needs_input)),
@@ -67,12 +69,12 @@ impl Parser {
         };
     }
 
-    /// Continues on the receiving thread, and releases the parser's own thread. The parser must be
-    /// waiting for input.
+    /// Moves the parser back to the receiving thread, and ends the separate thread. The parser must
+    /// be waiting for input.
     pub(super) async fn move_inline(&mut self) -> Result<(), Problem> {
         match std::mem::replace(self, Self::Moving) {
             Self::Threaded(ParserThread { bytes, thread, batches }) => {
-                // Ends the thread, which waits for more text.
+                // The thread waits for more bytes, and ends because there will be none.
                 drop(bytes);
                 let reader = thread.await.ok().flatten().ok_or_else(died)?;
                 drop(batches);
@@ -93,7 +95,8 @@ impl ParserThread {
     }
 }
 
-/// Makes batches until the body ends; returns the reader if its input is closed while it waits.
+/// Parses batches until the body ends. If the channel `pushed` is closed while the reader waits for
+/// input, returns the reader.
 fn parse_on_thread(
     mut reader: Box<RowReader>,
     mut needs_input: bool,

@@ -1,9 +1,9 @@
 //! Row reader: splits the bytes of a streamed body into rows as they arrive.
 //!
-//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the header line
-//! of CSV do not count. The reader holds at most one incomplete row, the bytes that follow it, and
-//! the rows of one batch.
-//! **Not here:** the source of bytes, and the destination of rows (`stream`).
+//! **Invariant:** rows are numbered from 0 in the order of the body; blank lines and the header
+//! line of CSV are not numbered. The reader holds at most one incomplete row, the bytes that follow
+//! it, and the rows of one batch.
+//! **Not here:** the source of the bytes, and the destination of the rows (`stream`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,17 +27,18 @@ use crate::caller_rights::CallerRights;
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
-/// Maximum number of rows of a batch: enough to make the cost of another thread negligible.
+/// Maximum number of rows of a batch. So many rows make the cost of passing a batch to another
+/// thread negligible.
 const BATCH_ROWS_MAX: usize = 10_000;
-/// Bytes of text of a batch.
+/// Number of bytes of text after which a batch on a separate thread ends.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Maximum number of bytes of text that are decoded at once.
+/// Maximum number of bytes that one step decodes.
 const STEP: usize = 128 << 10;
-/// Bytes of blank lines that a body may have beyond the bytes of its rows.
+/// Number of bytes by which the blank lines of a body may exceed its rows.
 const BLANK_BYTES_MAX: usize = 1 << 20;
-/// Steps without a row after which the clock is read.
+/// Number of steps between two checks of the time limit while no row is found.
 const STEPS_UNTIMED: usize = 1_024;
-/// Size up to which a buffer is kept although little of it is in use.
+/// Capacity in bytes up to which a buffer is kept although little of it is in use.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// UTF-8 byte order mark, which is skipped at the start of a body.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -47,40 +48,41 @@ pub(super) struct StreamOptions {
     pub(super) rights: CallerRights,
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
-    /// The key of rows that name none.
+    /// Shard key for rows that do not name one.
     pub(super) key: Option<String>,
     pub(super) format: BulkFormat,
     pub(super) coding: ContentCoding,
-    /// True if the first row that cannot be read ends the request.
+    /// True if the first row that cannot be parsed ends the request.
     pub(super) strict: bool,
 }
 
 /// Reader of one body.
 pub(super) struct RowReader {
-    /// Map of the whole body: rows of one key take the same queue, and so keep their order, even if
-    /// their slot moves meanwhile.
+    /// Shard map that is used for the whole body, so that rows of one key go to the same queue and
+    /// keep their order even if their slot moves meanwhile.
     map: Arc<ShardMap>,
     manager: Arc<Manager>,
     options: StreamOptions,
     decoder: BodyDecoder,
     text: Vec<u8>,
-    /// Offset of the text that is not parsed yet.
+    /// Offset in `text` of the first byte that is not parsed yet.
     at: usize,
-    /// Bytes of the unread text that are known to have no line end.
+    /// Number of bytes from `at` that are known to contain no line end.
     searched: usize,
-    /// Progress of the search for the end of a CSV record.
+    /// Progress of the search for the end of the current CSV record.
     seek: Seek,
-    /// Bytes of blank lines, and bytes of rows.
+    /// Number of bytes of blank lines (`blank`) and of rows (`filled`) so far.
     blank: usize,
     filled: usize,
-    /// Time that batches without a row took since the last row, and the most that they may take.
+    /// Time spent since the last row on batches without a row (`spent`), and its limit
+    /// (`patience`).
     spent: Duration,
     patience: Duration,
     is_bom_checked: bool,
-    /// Columns of the fields of CSV; empty before the first line.
+    /// Column of each CSV field, from the header line; empty until that line is parsed.
     columns: Vec<CsvColumn>,
     record: Record,
-    /// Number of rows that were read.
+    /// Number of rows so far, which is the index of the next row.
     next_index: usize,
 }
 
@@ -90,28 +92,28 @@ enum CsvColumn {
     Own(usize),
 }
 
-/// Batch of rows.
+/// Rows that were parsed at once.
 pub(super) struct RowBatch {
     pub(super) rows: Vec<BulkRow>,
     pub(super) refused: Vec<RefusedRow>,
-    /// Number of the row that follows.
+    /// Index of the first row that is not in this or an earlier batch.
     pub(super) next_index: usize,
     pub(super) state: ReaderState,
-    /// Bytes that the reader still holds.
+    /// Number of bytes that the reader still holds.
     pub(super) held: usize,
 }
 
-/// State of a reader after a batch.
+/// State of the reader after a batch.
 pub(super) enum ReaderState {
-    /// Another batch follows.
+    /// Another batch can be parsed at once.
     More,
-    /// No batch follows before more bytes are pushed.
+    /// More bytes must be pushed before another batch can be parsed.
     NeedsInput,
     /// The body has ended.
     Ended,
-    /// The rest of the body cannot be read.
+    /// The rest of the body cannot be parsed, but the rows before it were.
     Stopped(Problem),
-    /// The body cannot be read at all.
+    /// The header line of CSV is missing or wrong, so that no row can be parsed.
     Refused(Problem),
 }
 
@@ -122,16 +124,17 @@ impl ReaderState {
     }
 }
 
-/// Next part of the text.
+/// Result of one step of the reader.
 enum NextRow {
     Row(Result<BulkRow, RefusedRow>),
-    /// No row: blank text, the first line of CSV, or bytes that were only decoded.
+    /// The step found no row: a blank line, the header line of CSV, or bytes that were only
+    /// decoded.
     Nothing,
     State(ReaderState),
 }
 
 impl RowReader {
-    /// Starts a reader that may search for the next row for as long as `patience`.
+    /// Creates a reader that searches for at most `patience` without finding a row.
     pub(super) fn new(app: &App, options: StreamOptions, patience: Duration) -> Self {
         let decoder = BodyDecoder::new(options.coding);
         Self {
@@ -162,12 +165,12 @@ impl RowReader {
         self.decoder.end();
     }
 
-    /// Returns the bytes that are held.
+    /// Returns the number of bytes that the reader holds.
     fn held(&self) -> usize {
         self.text.capacity() + self.record.held() + self.decoder.held()
     }
 
-    /// Returns the next rows, of about this many bytes of text.
+    /// Parses the next rows, which have about `bytes_max` bytes of text.
     pub(super) fn batch(&mut self, bytes_max: usize) -> RowBatch {
         let began = Instant::now();
         let key = self.options.key.clone();
@@ -269,7 +272,7 @@ impl RowReader {
         NextRow::State(ReaderState::Ended)
     }
 
-    /// Takes the next line or record, if it is complete.
+    /// Parses the next line or CSV record, if it has arrived completely.
     fn cut(&mut self, rows: &RowRouter<'_>, at_end: bool) -> Option<NextRow> {
         let row = match self.options.format {
             BulkFormat::Csv => self.cut_record(rows, at_end)?,
@@ -327,7 +330,8 @@ impl RowReader {
             return None;
         };
         self.seek = Seek::default();
-        // A row of nothing but spaces is refused, and costs as little to send as a blank line.
+        // A CSV row of only spaces counts as blank here: it is refused, and sending it costs as
+        // little as a blank line.
         if text[..cut.bytes].iter().all(u8::is_ascii_whitespace) {
             self.blank += cut.bytes;
         } else {
@@ -369,7 +373,7 @@ impl RowReader {
     }
 }
 
-/// A row, or `None` for text that does not count.
+/// A row, or `None` for a blank line or the header line of CSV.
 type ParsedRow = Option<Result<BulkRow, RowParseError>>;
 
 enum RowParseError {
@@ -402,14 +406,14 @@ fn ratio_exceeded() -> Problem {
     Problem::new(Code::TSR108, detail).hint("send the rest from next_index without gzip")
 }
 
-/// Returns the problem that ends a body under `handling=strict`: its first row that cannot be read.
+/// Returns the problem that ends a body under `handling=strict`, given its first invalid row.
 fn bad_row(refused: &RefusedRow) -> Problem {
     let RefusedRow { index, problem } = refused;
     let problem = Problem::new(Code::TSR101, format!("row {index}: {}", problem.detail()));
     problem.hint("correct it, and send the rest from next_index")
 }
 
-/// Returns the columns that the first record names.
+/// Returns the columns that the header line of CSV names.
 fn columns(table: &Table, record: &Record) -> Result<Vec<CsvColumn>, Problem> {
     let mut columns = Vec::with_capacity(record.fields().len());
     for field in record.fields() {

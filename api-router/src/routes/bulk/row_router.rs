@@ -19,27 +19,27 @@ use crate::body_reader::{self, Members};
 use crate::problem::{Code, Problem};
 use crate::routes::write::{null_key, routing_value};
 
-/// Members of a row that has its columns in `data`.
+/// Names of the members of a wrapped row: one that has its columns in `data`.
 const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
 
-/// Context that all rows of a request share.
+/// Parser and router of the rows of one request, with what these rows have in common.
 #[derive(Clone)]
 pub(super) struct RowRouter<'k> {
     pub(super) map: Arc<ShardMap>,
-    /// Rights of the caller.
+    /// Tables as the caller's rights let it see and use them.
     pub(super) schema: Schema<'k>,
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
-    /// The key of rows that name none.
+    /// Shard key for rows that do not name one.
     pub(super) key: Option<ShardKey<'k>>,
     /// Idempotency key of the request.
     pub(super) idempotency_key: Option<&'k str>,
 }
 
-/// Reason why a row cannot be sent.
+/// Reason why a row cannot be sent to a shard.
 pub(super) struct RowRejection {
     pub(super) problem: Box<Problem>,
-    /// Location that the row would have had, if that is certain.
+    /// Location of the row, if it is known for certain.
     pub(super) place: Option<KeyLocation>,
 }
 
@@ -52,7 +52,8 @@ impl From<Problem> for RowRejection {
 type Routed = (KeyLocation, RowWrite);
 
 impl RowRouter<'_> {
-    /// Parses a row of a list, by its number: `wrapped` is true if its columns are in `data`.
+    /// Parses an element of a JSON array, given its index. `wrapped` is true if its columns are in
+    /// `data`.
     pub(super) fn item(
         &self,
         wrapped: bool,
@@ -63,14 +64,14 @@ impl RowRouter<'_> {
             return Err(Problem::new(Code::TSR108, detail).into());
         }
         let members = Members::of_member("a row", item)?;
-        // Number 0 is the row of a single write, which may have the same idempotency key.
+        // Number 0 stands for the row of a single write, which may have the same idempotency key.
         let source = KeySource::of_row(self.idempotency_key, number + 1);
         if wrapped { self.wrapped(&members, source) } else { self.bare(&members, source) }
     }
 
-    /// Parses a line: the columns themselves, or an object that has them in `data`. It is the
-    /// latter if it has a member `data` that is an object, unless the table has a column of this
-    /// name: then it is always the columns.
+    /// Parses a line of NDJSON. It is either an object with the columns, or a wrapped row that has
+    /// its columns in `data`. The latter is assumed if `data` is an object and the table has no
+    /// column of this name.
     pub(super) fn line(&self, line: &[u8]) -> Result<Routed, RowRejection> {
         let members = Members::of_text("the row", line)?;
         let has_data = members.get("data").is_some_and(|data| data.get().starts_with('{'));
@@ -109,7 +110,8 @@ impl RowRouter<'_> {
         self.prepare(key.as_deref(), data, source)
     }
 
-    /// Returns the shard key of a row: the one it names, else its routing column as stored.
+    /// Returns the shard key of a row: `own` if it is given, otherwise the value of the row's
+    /// routing column as it is stored.
     fn key<'t>(
         &self,
         own: Option<&'t str>,
@@ -147,8 +149,9 @@ impl RowRouter<'_> {
         self.routed(operation, key, values)
     }
 
-    /// Returns values for the id and routing columns that a row leaves out and that have defaults.
-    /// In a row with a shard key, that key is the value of the routing column.
+    /// Returns generated values for those id and routing columns that a row leaves out and that
+    /// have a default. If the row has a shard key, no value is generated for the routing column,
+    /// because its value is the key.
     fn generated(
         &self,
         source: KeySource<'_>,
@@ -160,7 +163,7 @@ impl RowRouter<'_> {
         })
     }
 
-    /// Routes a row of fields: its own key if it names one, and the values of columns.
+    /// Routes a row of CSV, given its own shard key, if any, and the values of its columns.
     pub(super) fn fields(
         &self,
         own: Option<&str>,
@@ -178,8 +181,8 @@ impl RowRouter<'_> {
         self.routed(self.operation, key, Ok(values))
     }
 
-    /// Returns the routed row. A row that contradicts its key could belong to either shard: it gets
-    /// no location.
+    /// Returns the routed row. If a row contradicts its shard key, either shard may be meant, so
+    /// the rejection has no location.
     fn routed(
         &self,
         operation: Operation,
@@ -199,7 +202,8 @@ impl RowRouter<'_> {
                 let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
                 let place = map.locate(table, key, partition.as_deref()).ok();
                 let place = place.filter(|_| !doubtful);
-                // The error may name what exists, which only callers with a right to the key learn.
+                // The error may reveal what exists, so a caller without a right to the key gets
+                // another one.
                 let allowed = check_key(self.schema, table, operation.into(), key);
                 let error = allowed.err().unwrap_or(error);
                 Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
@@ -225,7 +229,7 @@ fn parse_key(text: &str) -> Result<ShardKey<'_>, Problem> {
         .map_err(|error| Problem::new(Code::TSR101, format!("the row's shard key: {error}")))
 }
 
-/// Returns the problem of a row without a shard key: its routing column is null, or missing.
+/// Returns the problem of a row without a shard key, whose routing column is null or missing.
 fn no_key(table: &Table, data: &Members<'_>) -> Problem {
     null_key(table, data).unwrap_or_else(names_no_key)
 }

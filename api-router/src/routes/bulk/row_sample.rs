@@ -1,9 +1,9 @@
-//! Row sample: a few keys of the rows of a bulk write, for the list of recent writes, which the lab
-//! page shows.
+//! Row sample: a few shard keys of the rows of a bulk write, for the list of recent writes on the
+//! lab page.
 //!
 //! **Invariant:** a key is listed only if its row is stored. If the rows of all sampled keys of a
-//! shard fail, the other rows of the shard are not listed.
-//! **Not here:** the list itself and its limits (`analytics::list_sampled_rows`).
+//! shard fail, the other rows of that shard are not listed.
+//! **Not here:** the list and its limits (`analytics::list_sampled_rows`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -14,12 +14,12 @@ use shard_manager::topology::ShardNumber;
 
 use crate::app::App;
 
-/// Keys of a sample of the rows, by the index of the row.
+/// Sampled shard keys, by the index of their row.
 #[derive(Default)]
 pub(super) struct RowSample(HashMap<usize, String>);
 
 impl RowSample {
-    /// Samples the rows of each shard at equal distances. Without analytics, the sample is empty.
+    /// Samples the rows of each shard at equal intervals. Without analytics, the sample is empty.
     pub(super) fn of(app: &App, rows: &[BulkRow]) -> Self {
         if app.analytics.is_none() {
             return Self::default();
@@ -42,7 +42,8 @@ impl RowSample {
         Self(keys)
     }
 
-    /// Lists the number of stored rows of each shard, with the sampled keys whose rows are stored.
+    /// Adds to the list of recent writes the number of stored rows of each shard, with those
+    /// sampled keys whose rows are stored.
     pub(super) fn list(&self, app: &App, done: &[BulkRowDone]) {
         let Some(analytics) = app.analytics.as_ref().filter(|_| !self.0.is_empty()) else { return };
         let mut stored: BTreeMap<ShardNumber, SampledRows<'_>> = BTreeMap::new();

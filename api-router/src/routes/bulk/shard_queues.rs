@@ -1,14 +1,15 @@
-//! Shard queues: the rows of a streamed body on their way to the shards.
+//! Shard queues: the rows of a streamed body that wait until their shards store them.
 //!
 //! While a shard stores rows, further rows for it gather in its queue. The shard then takes all of
 //! these rows, sorts them by their place in the file, and stores them in chunks. So rows that share
 //! a page of the file are written together, however they are spread over the body, and a single
 //! write of another client waits for at most one chunk. The slower a shard is, the more rows
-//! gather. All queues of a stream share one limit, the window, and the body budget must allow it.
+//! gather. All queues of a stream share one limit on their bytes (the window); in addition, the
+//! memory budget for bodies must allow these bytes.
 //!
-//! **Invariant:** rows of one key are stored in the order of the body; the queues hold at most the
-//! window and the rows of one batch, and the body budget is charged with all of these rows but
-//! those of one batch.
+//! **Invariant:** rows of one key are stored in the order of the body. The queues hold at most the
+//! window plus the rows of one batch, and all of these rows except those of one batch are charged
+//! to the memory budget.
 //! **Not here:** the source of the rows (`row_reader`).
 
 use std::cell::{Cell, RefCell};
@@ -29,17 +30,17 @@ use crate::body_budget::BudgetShare;
 use crate::caller_rights::CallerRights;
 use crate::problem::{Code, Problem};
 
-/// Maximum number of rows that a shard stores in one transaction: a single write may have to wait
-/// for them.
+/// Maximum number of rows of a chunk, which a shard stores in one transaction. A single write may
+/// have to wait for a chunk.
 const CHUNK_ROWS_MAX: usize = 4_000;
-/// Maximum number of bytes that a shard stores in one transaction.
+/// Number of bytes of rows after which a chunk ends.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Maximum number of bytes of rows that the queues of a stream hold: the more, the faster they are
-/// stored.
+/// Number of bytes of rows in all queues of a stream above which no further rows are accepted. With
+/// a larger window, rows are stored faster.
 const WINDOW: usize = 12 << 20;
 
-/// Queues of rows, one for each shard that has received any.
+/// Queues of rows, one for each shard that has received a row.
 pub(super) struct ShardQueues {
     shared: Rc<Shared>,
     app: Data<App>,
@@ -50,34 +51,34 @@ pub(super) struct ShardQueues {
     tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
-/// Rows of one shard.
+/// Queue of rows of one shard.
 #[derive(Default)]
 struct ShardQueue {
-    /// Rows that wait.
+    /// Rows that the shard has not taken yet.
     queued: RefCell<Vec<BulkRow>>,
-    /// Notified when rows were queued or no more will be.
+    /// Notified when rows were added, or when no more will be.
     more: Notify,
 }
 
 /// State that the sender and the writers share.
 struct Shared {
-    /// Queues by the numbers of their shards. A queue is made for the first row of its shard.
+    /// Queues, indexed by shard number. A queue is created for the first row of its shard.
     queues: RefCell<Vec<Option<Rc<ShardQueue>>>>,
     ended: Cell<bool>,
-    /// True if a writer has ended.
+    /// True if a writer task has ended.
     has_ended_writer: Cell<bool>,
-    /// Bytes of rows that are queued or being stored.
+    /// Number of bytes of rows that are queued or being stored.
     held: Cell<usize>,
-    /// Number of bytes that are charged.
+    /// Number of these bytes that are charged to the memory budget.
     charged: Cell<usize>,
     share: Rc<BudgetShare>,
-    /// Notified when fewer bytes are held.
+    /// Notified when rows were stored, or when a writer task has ended.
     room: Notify,
 }
 
 impl ShardQueues {
-    /// Creates queues that hold rows while the share of their body allows it; each chunk is stored
-    /// within `patience`.
+    /// Creates queues whose rows are charged to `share`. Each chunk must be stored within
+    /// `patience`.
     pub(super) fn new(
         app: &Data<App>,
         (rights, options): (&CallerRights, &RequestOptions),
@@ -104,7 +105,7 @@ impl ShardQueues {
         }
     }
 
-    /// Makes the queue of a shard, and starts its writer.
+    /// Creates the queue of a shard, and starts the task that stores its rows.
     #[cold]
     fn open_queue(&self, shard: ShardNumber) -> Rc<ShardQueue> {
         let queue = Rc::new(ShardQueue::default());
@@ -134,7 +135,7 @@ impl ShardQueues {
         }
     }
 
-    /// Queues rows, and waits until there is room for more.
+    /// Adds rows to the queues, and waits until there is room for more.
     pub(super) async fn send(&self, rows: Vec<BulkRow>) {
         let shared = &self.shared;
         let bytes: usize = rows.iter().map(|row| row.row.bytes()).sum();
@@ -147,7 +148,7 @@ impl ShardQueues {
         }
     }
 
-    /// Waits until all queued rows are carried out.
+    /// Waits until the outcome of all queued rows is known.
     pub(super) async fn finish(self) -> Result<(), Problem> {
         self.shared.end();
         let tasks = self.tasks.take();
@@ -160,8 +161,8 @@ impl ShardQueues {
 }
 
 impl Shared {
-    /// Returns true if the queues may hold more. If the body budget has no room for the rows that
-    /// they hold already, these are stored first.
+    /// Returns true if further rows may be queued. If the memory budget cannot take the rows that
+    /// are already held, some of these must be stored first.
     fn has_room(&self) -> bool {
         let held = self.held.get();
         let more = held.saturating_sub(self.charged.get());
@@ -189,7 +190,8 @@ impl Shared {
     }
 }
 
-/// Ends the queues: if the client has disconnected, queued rows are still carried out.
+/// Lets the writers end once their queues are empty. If the client has disconnected, the rows in
+/// the queues are still stored.
 impl Drop for ShardQueues {
     fn drop(&mut self) {
         self.shared.end();
@@ -208,7 +210,7 @@ struct QueueWriter {
     outcome: Rc<RefCell<BulkOutcome>>,
 }
 
-/// Wakes the sender, which may wait for room, so that it notices the end of the writer.
+/// Wakes the sender, which may be waiting for room, so that it notices that the writer has ended.
 impl Drop for QueueWriter {
     fn drop(&mut self) {
         self.shared.has_ended_writer.set(true);
@@ -256,7 +258,8 @@ impl QueueWriter {
     }
 }
 
-/// Sorts rows by their place in the file; rows of one key keep their order.
+/// Sorts rows by slot and key, the order in which a file stores them. Rows of one key keep their
+/// order.
 async fn sorted(mut rows: Vec<BulkRow>) -> Vec<BulkRow> {
     let sort = |rows: &mut Vec<BulkRow>| {
         rows.sort_by(|a, b| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)));

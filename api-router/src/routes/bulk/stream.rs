@@ -1,12 +1,12 @@
 //! Streamed bodies of bulk writes: NDJSON and CSV of any length, in bounded memory.
 //!
-//! Three stages run at the same time: the first receives bytes from the socket, the second parses a
-//! batch of them, and in the third each shard stores its rows of earlier batches. A stage waits
-//! when the next stage is slower.
+//! Three stages run at the same time: one receives bytes from the socket, one parses a batch of
+//! them, and one, for each shard, stores the rows of earlier batches. A stage waits while the next
+//! one is slower.
 //!
-//! **Invariant:** while the shards make no progress, nothing more is read from the socket; the body
-//! budget is charged with the bytes that a stream holds; a body whose client pauses occupies no
-//! thread.
+//! **Invariant:** while the shards make no progress, nothing more is read from the socket. The
+//! bytes that a stream holds are charged to the memory budget for bodies. A body whose client
+//! pauses occupies no thread.
 //! **Not here:** parsing of a row (`row_router`, `row_reader`), storing of rows (`shard_queues`).
 
 use std::cell::{Cell, RefCell};
@@ -30,27 +30,30 @@ use crate::body_budget::BudgetShare;
 use crate::caller_rights::CallerRights;
 use crate::problem::{Code, Problem};
 
-/// Longest time without a byte of the body.
+/// Longest time for which no byte of a body may arrive.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Time without a byte of the body after which its parser thread is released.
+/// Time without a new byte after which a separate parser thread is ended. Also the interval at
+/// which the caller of a waiting body is checked again.
 const REST: Duration = Duration::from_secs(1);
-/// Bytes received from the socket at once while a thread of its own parses them.
+/// Number of bytes after which no more are received at once, while a separate thread parses them.
 pub const INTAKE_BYTES: usize = 256 << 10;
-/// Bytes received from the socket at once while they are parsed on the receiving thread, where
-/// other requests wait; also the text of a batch on that thread.
+/// Number of bytes after which no more are received at once, while they are parsed on the receiving
+/// thread, for which other requests wait. Also the number of bytes of text of a batch on that
+/// thread.
 pub const INLINE_BYTES: usize = 64 << 10;
-/// Least charge of a streamed body: the bytes received from its socket, and the rows of one small
-/// batch.
+/// Number of bytes that every streamed body is charged: for the bytes received from its socket and
+/// the rows of one small batch.
 const STREAM_BYTES_MIN: usize = 256 << 10;
-/// Extra charge for the rows of batches that a thread of its own makes ahead.
+/// Number of bytes charged in addition for the rows of batches that a separate thread parses ahead.
 const AHEAD_BYTES: usize = 4 * BATCH_BYTES_MAX;
-/// Smaller parts of a body are joined: each would keep the buffer in which it arrived.
+/// Number of bytes below which parts of a body are copied together, because each part on its own
+/// would keep the whole buffer in which it arrived.
 const PART_BYTES_MIN: usize = 4 << 10;
 
-/// Hint to a body that a limit has ended.
+/// Hint for a client whose body ends because a quota is used up.
 const REST_LATER: &str = "send the rest from next_index after Retry-After";
 
-/// Carries out a streamed body.
+/// Carries out a bulk write with a streamed body.
 pub(super) async fn write_stream(
     app: &Data<App>,
     request: &HttpRequest,
@@ -87,7 +90,7 @@ pub(super) async fn write_stream(
             ReaderState::More => body.continue_reading(held).await,
             ReaderState::NeedsInput => body.wait_for_input(held).await,
             ReaderState::Ended => break (None, next_index),
-            // No row was queued before the columns were known.
+            // No row can have been queued: this state comes before the columns are known.
             ReaderState::Refused(problem) => return Err(problem),
             ReaderState::Stopped(problem) => break (Some(problem), next_index),
         };
@@ -111,19 +114,19 @@ pub(super) async fn write_stream(
     }
 }
 
-/// A body on its way from the socket to rows, with its charge.
+/// A body that is received and parsed, with its charge to the memory budget.
 struct Body {
     intake: Receiver<Received>,
-    /// Bytes received from the socket at once.
+    /// Number of bytes after which no more are received at once.
     most: Rc<Cell<usize>>,
     parser: Parser,
-    /// Checked for each batch, and each second in which nothing arrives.
+    /// Check of the caller, made for each batch and for each second in which nothing arrives.
     recheck: CallerRecheck,
     share: Rc<BudgetShare>,
-    /// Number of bytes that are charged for text.
+    /// Number of bytes that are charged for unparsed text.
     text: usize,
-    /// Number of bytes that are charged for the batches that the parser thread makes ahead: none
-    /// while it waits.
+    /// Number of bytes that are charged for the batches that a separate thread parses ahead; 0
+    /// while the parser waits for input.
     ahead: usize,
 }
 
@@ -142,12 +145,12 @@ impl Body {
         self.parser.batch().await
     }
 
-    /// Waits for the time by which the rows of the caller exceed its rate. Meanwhile nothing is
-    /// read from the socket.
+    /// Waits for `wait`, so that the caller does not exceed its rate of rows. Meanwhile the rest of
+    /// the body waits, so that soon nothing more is read from the socket.
     ///
     /// # Errors
-    /// The problem with which the body ends: the quota of the day is used up, or the caller may no
-    /// longer continue.
+    /// The problem with which the body ends: the daily quota is used up, or the caller has lost its
+    /// rights.
     async fn pause(&self, wait: Duration, meter: &CallerMeter, app: &App) -> Result<(), Problem> {
         if let (Err(limited), Some(gate)) = (meter.check_day(), &app.gate)
             && gate.is_enforced()
@@ -168,7 +171,8 @@ impl Body {
         }
     }
 
-    /// Charges the bytes that are held now; other bodies may wait for bytes that were freed.
+    /// Charges `held` bytes of text instead of the previous number. Bytes that become free may be
+    /// given to another body that waits for memory.
     async fn charge(&mut self, held: usize) -> Result<(), Problem> {
         if let Some(more) = held.checked_sub(self.text) {
             self.share.grow(more, Instant::now() + STALLED_MAX).await?;
@@ -179,7 +183,7 @@ impl Body {
         Ok(())
     }
 
-    /// Continues with text that has arrived and is not parsed yet.
+    /// Prepares for the next batch, when text that has arrived is not parsed yet.
     async fn continue_reading(&mut self, held: usize) -> Result<(), Problem> {
         self.charge(held).await?;
         if !self.parser.has_thread() && self.reserve_ahead() {
@@ -187,14 +191,14 @@ impl Body {
             self.parser.move_to_thread(false);
         }
         if !self.parser.has_thread() {
-            // Other requests wait for this thread.
+            // Lets the other requests on this thread continue.
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// Reserves memory for the batches that a thread of its own makes ahead; returns true if there
-    /// is some.
+    /// Charges memory for the batches that a separate thread parses ahead. Returns true if that
+    /// memory is available.
     fn reserve_ahead(&mut self) -> bool {
         if self.ahead == 0 && self.share.try_grow(AHEAD_BYTES) {
             self.ahead = AHEAD_BYTES;
@@ -207,7 +211,7 @@ impl Body {
         self.parser.move_inline().await
     }
 
-    /// Waits for the client to send more, when all text is parsed.
+    /// Waits until the client sends more, when all text is parsed, and passes it to the parser.
     async fn wait_for_input(&mut self, held: usize) -> Result<(), Problem> {
         self.share.shrink(std::mem::take(&mut self.ahead));
         self.charge(held).await?;
@@ -225,7 +229,8 @@ impl Body {
         Ok(())
     }
 
-    /// Moves the parser to a thread of its own if much has arrived, and the budget allows it.
+    /// Chooses the thread for the parser: a separate one if many bytes have arrived at once, or if
+    /// it is already there, provided that the memory budget allows it.
     async fn choose_thread(&mut self, bytes: usize) -> Result<(), Problem> {
         let has_thread = self.parser.has_thread();
         let needs_thread = (has_thread || bytes >= INLINE_BYTES) && self.reserve_ahead();
@@ -259,7 +264,7 @@ impl Body {
         received.ok_or_else(broke_off)
     }
 
-    /// Stops reading; queued rows are still stored.
+    /// Stops receiving and parsing, and frees the charged memory. Queued rows are still stored.
     fn release(self) {
         let Self { intake, parser, share, text, ahead, .. } = self;
         drop((intake, parser));
@@ -275,17 +280,17 @@ fn broke_off() -> Problem {
 /// Part of a body that was received.
 #[derive(Debug)]
 pub enum Received {
-    /// Some bytes.
+    /// Bytes of the body, in the parts in which they arrived.
     Bytes(Vec<Bytes>),
-    /// End of the body.
+    /// The body is complete.
     End,
-    /// Error that ends the body.
+    /// The body cannot be received completely.
     Failed(Problem),
 }
 
-/// Reads a body from its socket, up to `most` bytes at once and a little ahead of its reader; a
-/// body without a byte for `stalled_max` ends with an error. Without a reader the server discards
-/// the rest.
+/// Starts a task that receives a body: up to about `most` bytes at once, and one such portion ahead
+/// of its reader. A body of which no byte arrives for `stalled_max` ends with an error. If the
+/// receiver is dropped, the server discards the rest of the body.
 pub fn intake(
     payload: Payload,
     stalled_max: Duration,
@@ -312,13 +317,13 @@ async fn take_all(
         }
     }
     if let Some(last) = last {
-        // Without a receiver the response was already sent.
+        // If the receiver is gone, the response was already sent.
         let _ = sender.send(last).await;
     }
 }
 
-/// Waits for bytes, and takes those that have arrived already. Returns the end of the body, or its
-/// error, if it came with them.
+/// Waits for bytes, and also takes those that have already arrived. If the end of the body or an
+/// error comes with them, returns it.
 async fn take(
     payload: &mut Payload,
     (stalled_max, most): (Duration, usize),
@@ -346,7 +351,7 @@ async fn take(
     }
 }
 
-/// Parts of a body, with small ones joined.
+/// Parts of a body; small parts that follow each other are joined.
 #[derive(Default)]
 struct Parts {
     whole: Vec<Bytes>,

@@ -116,7 +116,7 @@ pub struct IndexShape {
 }
 
 impl IndexShape {
-    /// Converts a record.
+    /// Converts the record of an index.
     pub fn of(record: IndexRecord, app: &App) -> Self {
         let is_building = record.state == IndexState::Building;
         let shards = || app.manager.map().topology().members().count();
@@ -136,7 +136,7 @@ impl IndexShape {
 }
 
 impl IndexShape {
-    /// Converts a record, with the name of the table.
+    /// Converts the record of an index, and adds the name of its table.
     pub fn with_table(record: IndexRecord, app: &App) -> Self {
         Self { table: Some(record.table.clone()), ..Self::of(record, app) }
     }

@@ -1,5 +1,5 @@
-//! `POST /api/lab/levels`: the experiment `levels` on a small temporary cluster of files. The route
-//! is available with `--lab` only, because it writes to the machine's disk.
+//! `POST /api/lab/levels`: runs the experiment `levels` on a small temporary cluster of files. The
+//! route is available only with `--lab`, because it writes to the machine's disk.
 //!
 //! **Not here:** the experiment (`shard_manager::lab`), its thread and its end (`lab_runs`).
 
@@ -21,15 +21,15 @@ use crate::response_headers::ExperimentRefusals;
 
 /// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
-/// Largest body: it has three numbers.
+/// Maximum number of bytes of a body, which contains three numbers.
 const BODY_BYTES_MAX: usize = 1_024;
-/// Highest number of replicas of each of the three shards.
+/// Maximum number of replicas of each of the three shards.
 const REPLICAS_MAX: u64 = 2;
-/// Highest number of writes, and of reads, of each level.
+/// Maximum number of writes, and of reads, for each consistency level.
 const OPERATIONS_MAX: u64 = 500;
-/// Highest number of clients.
+/// Maximum number of clients.
 const CLIENTS_MAX: u64 = 8;
-/// Seed of the experiment.
+/// Seed from which the ids of the experiment's rows are generated.
 const SEED: u64 = 1;
 
 /// Size of the experiment; each member has a default.
@@ -168,7 +168,7 @@ pub(crate) async fn play_levels(
     }))
 }
 
-/// Size of an experiment, within its limits.
+/// Size of an experiment, checked against its limits.
 #[derive(Clone, Copy)]
 struct ExperimentSize {
     replicas: u64,
@@ -220,7 +220,7 @@ impl From<LabRunError> for Problem {
             LabRunError::Closing => Self::new(Code::TSR349, detail)
                 .hint("send the request again once the router has restarted"),
             LabRunError::Failed(why) => {
-                // The reason may name folders of this machine.
+                // The reason may contain paths of this machine, so only the log names it.
                 tracing::warn!(why, "a lab experiment failed");
                 Self::new(Code::TSR349, detail).hint("the log of the router names the reason")
             }

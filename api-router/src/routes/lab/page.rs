@@ -1,6 +1,7 @@
-//! `GET /lab`: the page of the lab. Its scripts and styles are among the files of the dashboard.
+//! `GET /lab`: serves the page of the lab. Its scripts and styles are among the files of the
+//! dashboard.
 //!
-//! **Invariant:** the page is the same for everyone: it gets what it shows from `/api/lab`.
+//! **Invariant:** the page is the same for everyone: its scripts get the data from `/api/lab`.
 //! **Not here:** the files of the page (`analytics::dashboard`).
 
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -23,7 +24,7 @@ const PAGE: &str = "lab.html";
 )]
 #[get("/lab")]
 pub(crate) async fn show_lab(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    // The query string is used by the page itself.
+    // The query string is ignored here, because the script of the page reads it.
     static_assets::file(PAGE, request.headers())
         .ok_or_else(|| Problem::new(Code::TSR500, "the program lacks its page of the lab"))
 }

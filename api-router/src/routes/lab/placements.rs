@@ -1,7 +1,7 @@
-//! `GET /api/lab/placements`: a trial of a keyspace and a placement without data, and the slots
+//! `GET /api/lab/placements`: tries a keyspace and a placement without data, and computes the slots
 //! that would move if the shards changed.
 //!
-//! A session of a browser permits requests with GET only, so the options are in the query string.
+//! The session of a browser permits only GET, so the options are in the query string.
 //!
 //! **Not here:** the computation and its limits (`shard_manager::lab::placement_trial`).
 
@@ -15,7 +15,7 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// Names of the parameters.
+/// Names of the parameters of a request.
 const NAMES: [&str; 7] = ["keyspace", "placement", "weights", "change", "kind", "keys", "sample"];
 
 /// Options of a placement trial.

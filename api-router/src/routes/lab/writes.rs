@@ -1,5 +1,5 @@
-//! `GET /api/lab/writes`: the keys that were written last through this router, with their shards,
-//! for the lab page.
+//! `GET /api/lab/writes`: the shard keys that were last written through this router, with their
+//! shards, for the lab page.
 //!
 //! **Not here:** recording the writes (`analytics::Recorder`).
 

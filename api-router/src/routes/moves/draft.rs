@@ -1,7 +1,8 @@
-//! Draft: the body of a request that begins a move.
+//! Draft: parses the body of a request that begins a move.
 //!
-//! **Invariant:** a member is refused by name, and nothing is guessed.
-//! **Not here:** the shards and slots that a draft stands for (`shard_manager::manager`).
+//! **Invariant:** an invalid member is refused with its name, and nothing is guessed.
+//! **Not here:** the choice of shards and slots that a draft leaves open
+//! (`shard_manager::manager`).
 
 use std::fmt::Display;
 
@@ -56,7 +57,7 @@ pub(crate) enum MoveSlotsRequest {
     Ranges(Vec<Vec<u16>>),
 }
 
-/// Reads a body, for a cluster with this many slots.
+/// Parses a body, for a cluster with `slot_count` slots.
 pub(super) fn draft(body: &[u8], slot_count: usize) -> Result<MoveDraft, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["slots", "key", "table", "partition", "from", "to", "rate", "keep"])?;
@@ -89,7 +90,7 @@ fn bad(detail: impl Display) -> Problem {
     refused(RefusalCode::BadMove, detail.to_string())
 }
 
-/// Reads slots that are a text, or an array of ranges.
+/// Parses slots, which are a string or an array of ranges.
 fn slots(json: &RawValue, slot_count: usize) -> Result<SlotSet, Problem> {
     let form = || bad("slots must be ranges such as \"0-63,70\" or [[0, 63], [70, 70]]");
     let text = if json.get().starts_with('"') {

@@ -1,9 +1,9 @@
 //! Schemas: converts the schemas of the document to a form that client generators understand. For
-//! the types of the routes, both forms mean the same:
+//! the types that the routes use, the result is equivalent:
 //!
-//! - A tuple gets `items` that allow the type of each of its members, and a fixed length, because
-//!   generators do not understand `items: false`, which forbids further items after `prefixItems`.
-//! - An object with arbitrary members gets `additionalProperties`, because without it generators
+//! - A tuple gets `items` that allow the type of each of its members, and a fixed length.
+//!   Generators do not understand `items: false`, which forbids further items after `prefixItems`.
+//! - An object with arbitrary members gets `additionalProperties`, because otherwise generators
 //!   produce a type without members.
 
 use utoipa::openapi::path::Operation;
@@ -12,7 +12,7 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::{RefOr, Response, Schema};
 
-/// Simplifies all schemas of an operation.
+/// Converts all schemas of an operation.
 pub(super) fn simplify_operation(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
@@ -24,7 +24,7 @@ pub(super) fn simplify_operation(operation: &mut Operation) {
     operation.responses.responses.values_mut().for_each(simplify_response);
 }
 
-/// Simplifies all schemas that operations share.
+/// Converts all schemas that operations share.
 pub(super) fn simplify_components(components: &mut Components) {
     components.schemas.values_mut().for_each(simplify);
     components.responses.values_mut().for_each(simplify_response);
@@ -56,7 +56,7 @@ fn simplify_schema(schema: &mut Schema) {
         Schema::OneOf(one) => one.items.iter_mut().for_each(simplify),
         Schema::AllOf(all) => all.items.iter_mut().for_each(simplify),
         Schema::AnyOf(any) => any.items.iter_mut().for_each(simplify),
-        // Kinds of schema that may be added later stay as they are.
+        // Kinds of schema that a later version of the crate may add stay as they are.
         _ => {}
     }
 }
@@ -73,7 +73,7 @@ fn simplify_array(array: &mut Array) {
     }
 }
 
-/// Matches any of these schemas, each of them named once.
+/// Returns a schema that matches any of these schemas; equal ones are listed once.
 fn any_of(schemas: &[Schema]) -> RefOr<Schema> {
     let mut different: Vec<&Schema> = Vec::new();
     for schema in schemas {

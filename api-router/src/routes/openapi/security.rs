@@ -1,5 +1,5 @@
-//! Security: the credentials that the API takes, the right that each operation needs, and the
-//! refusals of access control.
+//! Security: adds to the document the credentials that the API accepts, the right that each
+//! operation needs, and the refusals of access control.
 //!
 //! **Not here:** the table of rights (`access::scopes`).
 
@@ -13,12 +13,12 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::access::scopes::{ROWS, RouteNeed, find};
 use crate::routes::health::{HealthAnswer, HealthStatus};
 
-/// Routes whose response has details only for some callers.
+/// Routes whose response contains details for some callers only.
 const HEALTH: [&str; 3] = ["/api/health", "/health", "/healthz"];
-/// Name of the scheme.
+/// Name of the security scheme.
 const BEARER: &str = "bearer";
 
-/// Declares that keys and tokens are sent as bearer credentials.
+/// Declares that API keys and tokens are sent as bearer credentials.
 pub(super) fn declare_schemes(api: &mut OpenApi) {
     let about = "An API key (tsr_…) or a JWT of one of the configured issuers";
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about)).build();
@@ -26,7 +26,7 @@ pub(super) fn declare_schemes(api: &mut OpenApi) {
     components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
 }
 
-/// Declares that health has no details for callers without the scope `analytics`.
+/// Declares that health responses contain no details for callers without the scope `analytics`.
 pub(super) fn declare_health(api: &mut OpenApi) {
     let components = api.components.get_or_insert_default();
     components.schemas.insert(HealthStatus::name().into_owned(), HealthStatus::schema());

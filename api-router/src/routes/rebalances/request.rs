@@ -1,7 +1,7 @@
-//! Request: the bodies of requests that plan or begin a rebalance.
+//! Request: parses the body of a request that plans or begins a rebalance.
 //!
-//! **Invariant:** a member is refused by name, and nothing is guessed.
-//! **Not here:** the plan that a request stands for (`shard_manager::manager`).
+//! **Invariant:** an invalid member is refused with its name, and nothing is guessed.
+//! **Not here:** making the plan (`shard_manager::manager`).
 
 use serde_json::value::RawValue;
 use shard_manager::engine::rebalance_draft::{DraftFault, DraftMembers, RebalanceDraft};
@@ -53,7 +53,7 @@ pub(crate) struct DrainRequest {
     keep: Option<u64>,
 }
 
-/// Reads a request for a rebalance. Also returns true if only the plan is requested.
+/// Parses a request for a rebalance. Also returns true if only the plan is requested.
 pub(super) fn rebalance_request(body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["by", "placement", "group", "dry_run", "rate", "keep"])?;
@@ -65,7 +65,7 @@ pub(super) fn rebalance_request(body: &[u8]) -> Result<(RebalanceDraft, bool), P
     Ok((draft, dry_run(&members)?))
 }
 
-/// Reads a request to empty a shard. Also returns true if only the plan is requested.
+/// Parses a request to empty a shard. Also returns true if only the plan is requested.
 pub(super) fn drain_request(shard: String, body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
     let members = Members::of_body(if body.is_empty() { b"{}" } else { body })?;
     members.check_names(&["dry_run", "rate", "keep"])?;
@@ -87,7 +87,7 @@ fn text(members: &Members<'_>, name: &str) -> Result<Option<String>, Problem> {
     given(members, name).map_or(Ok(None), |_| members.text(name))
 }
 
-/// Reads the rate and the time of keeping. Their bounds are those of the draft.
+/// Parses `rate` and `keep`. [`RebalanceDraft`] checks their limits.
 fn bounds(members: &Members<'_>) -> Result<(Option<u32>, Option<u64>), Problem> {
     let rate = given(members, "rate").map(|json| json.get().parse().ok().ok_or(DraftFault::Rate));
     let keep = given(members, "keep").map(|json| json.get().parse().ok().ok_or(DraftFault::Keep));

@@ -1,6 +1,6 @@
-//! Schema: the responses about rebalances, for the OpenAPI document.
+//! Schema: describes the responses about rebalances for the OpenAPI document.
 //!
-//! **Not here:** the responses themselves (`engine::rebalance_view`).
+//! **Not here:** the types that are sent (`engine::rebalance_view`).
 #![expect(dead_code, reason = "describes the answers, which shard_manager writes")]
 
 use utoipa::ToSchema;

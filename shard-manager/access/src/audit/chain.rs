@@ -1,10 +1,12 @@
-//! Chain: the order of the lines of a log, kept by their hashes.
+//! Chain: writes the lines of an audit log so that each line contains the hash of the line before
+//! it.
 //!
-//! The hash of a line is the SHA-256 of its text before the member `hash`, which contains the hash
-//! of the line before it.
+//! The hash of a line is the SHA-256 of its text up to the member `hash`. This text includes the
+//! member `prev`, the hash of the line before it.
 //!
-//! **Invariant:** numbers count up by one from 1, across restarts and files.
-//! **Not here:** the check of a chain (`check`).
+//! **Invariant:** the first line of a log has the number 1 and each further line the next number,
+//! across restarts of the router and across files.
+//! **Not here:** the verification of a chain (`check`).
 
 use std::fmt::{self, Write as _};
 
@@ -13,16 +15,16 @@ use ring::digest;
 use super::event::{AuditEvent, AuditKeys};
 use super::line::{LineWriter, push_hex, time};
 
-/// SHA-256 of a line.
+/// Hash of a line: the SHA-256 of its text up to the member `hash`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ChainHash([u8; ChainHash::LEN]);
 
 impl ChainHash {
-    /// Number of bytes.
+    /// Number of bytes of a hash.
     const LEN: usize = 32;
-    /// Number of hexadecimal digits.
+    /// Number of hexadecimal digits of a hash.
     pub const DIGITS: usize = 2 * Self::LEN;
-    /// Hash in the place of the line before the first one.
+    /// Value of `prev` in the first line of a log, which has no line before it.
     pub const NONE: Self = Self([0; Self::LEN]);
 
     pub(super) fn of(text: &[u8]) -> Self {
@@ -31,7 +33,7 @@ impl ChainHash {
         Self(bytes)
     }
 
-    /// Parses hexadecimal digits in lower case.
+    /// Parses a hash from [`ChainHash::DIGITS`] hexadecimal digits in lower case.
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |byte: u8| match byte {
             b'0'..=b'9' => Some(byte - b'0'),
@@ -61,21 +63,21 @@ impl fmt::Debug for ChainHash {
     }
 }
 
-/// Line of a chain, by its number and its hash.
+/// Position in a chain: the number and the hash of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainPoint {
-    /// The number, from 1; 0 before the first line.
+    /// Number of the line, from 1; 0 before the first line.
     pub number: u64,
-    /// The hash.
+    /// Hash of the line.
     pub hash: ChainHash,
 }
 
 impl ChainPoint {
-    /// Point before the first line.
+    /// Position before the first line.
     pub const BEFORE_FIRST: Self = Self { number: 0, hash: ChainHash::NONE };
 }
 
-/// Last line of a log, as the catalog keeps it.
+/// Name of a log, and the number and hash of its last line, as the catalog keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditHead {
     /// Name of the log.
@@ -87,25 +89,26 @@ pub struct AuditHead {
 /// Content of a line.
 #[derive(Clone, Copy, Debug)]
 pub enum AuditEntry<'e> {
-    /// A router began to write the log. If the previous line is not an end, the previous router was
-    /// killed.
+    /// A router began to write the log. If the line before is not an `End`, the previous router
+    /// stopped without ending the log, for example because it was killed.
     Start {
         /// Version of the router.
         version: &'e str,
-        /// Number of bytes of an incomplete line, which were removed.
+        /// Number of bytes of an incomplete last line that was removed at this start.
         torn_bytes: u64,
     },
-    /// A file begins.
+    /// A new file of the log begins.
     File,
-    /// Events were lost, because there were too many or the file could not be written.
+    /// Number of events that were lost, because too many events were waiting or the file could not
+    /// be written.
     Lost(u64),
-    /// The router ends.
+    /// The router stops writing the log.
     End,
-    /// A request was answered.
+    /// A request ended, with or without a response.
     Request(&'e AuditEvent),
 }
 
-/// Chain that is being written.
+/// State of a chain to which lines are appended.
 #[derive(Debug)]
 pub struct AuditChain {
     log: Box<str>,
@@ -113,7 +116,7 @@ pub struct AuditChain {
 }
 
 impl AuditChain {
-    /// Number of random bytes of the name of a log.
+    /// Number of random bytes in the name of a log.
     pub const NAME_LEN: usize = 16;
 
     /// Begins the chain of a new log, whose name consists of these random bytes.
@@ -128,22 +131,22 @@ impl AuditChain {
         Self { log: head.log, last: head.point }
     }
 
-    /// Returns the name and the last line.
+    /// Returns the name of the log, and the number and hash of its last line.
     pub fn head(&self) -> AuditHead {
         AuditHead { log: self.log.clone(), point: self.last }
     }
 
-    /// Returns the last line.
+    /// Returns the number and hash of the last line.
     pub fn last(&self) -> ChainPoint {
         self.last
     }
 
-    /// Goes back to an earlier last line, because later ones could not be stored.
+    /// Sets the last line back to an earlier one, because the lines after it could not be written.
     pub fn rewind(&mut self, last: ChainPoint) {
         self.last = last;
     }
 
-    /// Appends the next line to `out`, including its line end.
+    /// Appends the next line to `out`, including its newline.
     pub fn push(
         &mut self,
         out: &mut String,

@@ -1,7 +1,9 @@
-//! Check: reads the lines of a log in order, and finds the first one that is wrong.
+//! Check: verifies the hash chain of an audit log line by line, and reports the first faulty line.
 //!
-//! **Invariant:** a log without fault is a prefix of what was written, as far back as its files
-//! go. With the last line that the catalog keeps, it is known to reach at least that line.
+//! **Invariant:** if no fault is found, no line between the first and the last line of the files
+//! was changed, removed or added, unless all hashes after the change were recomputed. Lines may be
+//! missing at the end. A comparison with the last line that the catalog keeps detects recomputed
+//! hashes and a missing end, up to that line.
 //! **Not here:** reading the files.
 
 use std::collections::BTreeMap;
@@ -10,59 +12,59 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{AuditHead, ChainHash, ChainPoint};
 
-/// Text before the hash of a line, which is its last member.
+/// Text between the hashed part of a line and its hash, which is the last member.
 const HASH: &[u8] = b",\"hash\":\"";
-/// Number of bytes after the hashed text: the member `hash` and the end of the object.
+/// Number of bytes after the hashed part of a line: the member `hash` and the closing brace.
 const HASH_MEMBER_LEN: usize = HASH.len() + ChainHash::DIGITS + 2;
 
 /// Fault of a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainFault {
-    /// The text is not a line.
+    /// The text is not a line of an audit log.
     #[error("is not a line of an audit log")]
     NotALine,
     /// The text does not match the hash that it contains.
     #[error("was changed: it does not have the hash that stands in it")]
     Changed,
-    /// The number is not the next one.
+    /// The number of the line does not follow that of the line before it.
     #[error(
         "has the number {found} where {expected} is due: a line was removed, repeated or moved"
     )]
     Order {
-        /// The next number.
+        /// The number that must come next.
         expected: u64,
-        /// The number of the line.
+        /// The number in the line.
         found: u64,
     },
-    /// The line does not continue the line before it.
+    /// The member `prev` differs from the hash of the line before it.
     #[error("does not continue the line before it: one of the two was replaced")]
     Replaced,
     /// The first line of a file is neither a `start` nor a `file` line.
     #[error("is not the beginning of a file: lines before it were removed")]
     NoBeginning,
-    /// The line begins another log.
+    /// The line names another log than the lines before it.
     #[error("belongs to another log")]
     OtherLog,
     /// The catalog keeps a different hash for the line.
     #[error("has another hash than the catalog keeps: the log was written again")]
     NotTheHead,
-    /// The catalog keeps a later line than the last one.
+    /// The line that the catalog keeps is later than the last line of the files.
     #[error("is the last line, and the catalog knows line {kept}: the end of the log was cut off")]
     CutOff {
         /// Number of the line that the catalog keeps.
         kept: u64,
     },
-    /// The last line of a file has no line end, and another file follows.
+    /// The last line of a file has no newline, although another file follows.
     #[error("is incomplete, and another file follows")]
     Torn,
 }
 
-/// Line, as far as the check needs it.
+/// Members of a line that the check uses.
 #[derive(Debug)]
 pub struct ChainLine {
-    /// Number and hash.
+    /// Number and hash of the line.
     pub point: ChainPoint,
-    /// Name of the log, which the first line of a file has.
+    /// Name of the log, which `start` and `file` lines contain. Every file begins with such a line.
     pub log: Option<Box<str>>,
     prev: ChainHash,
     time: Box<str>,
@@ -82,7 +84,8 @@ struct Members {
 }
 
 impl ChainLine {
-    /// Reads a line without its end, and compares it with its own hash.
+    /// Parses a line, given without its newline, and compares its text with the hash that it
+    /// contains.
     ///
     /// # Errors
     /// [`ChainFault::NotALine`] or [`ChainFault::Changed`].
@@ -126,14 +129,14 @@ pub struct ChainSummary {
     pub log: Option<Box<str>>,
     /// Number of lines.
     pub lines: u64,
-    /// Number of requests, some of which share a line.
+    /// Number of recorded requests. One line may stand for several requests.
     pub requests: u64,
-    /// Number of events that were lost, because there were too many or the file could not be
+    /// Number of events that were lost, because too many were waiting or the file could not be
     /// written.
     pub lost: u64,
-    /// Number of starts of a router.
+    /// Number of times a router began to write the log.
     pub starts: u64,
-    /// Number of starts before which the previous router did not shut down cleanly.
+    /// Number of starts at which the previous router had not ended the log.
     pub crashes: u64,
     /// The first line.
     pub first: Option<LineStamp>,
@@ -147,23 +150,25 @@ pub struct ChainSummary {
 pub enum HeadComparison {
     /// No catalog was given.
     None,
-    /// The catalog does not know the log.
+    /// The catalog has no record of a log with this name.
     UnknownLog,
-    /// The line that the catalog keeps is older than the files.
+    /// The line that the catalog keeps is earlier than the first line of the files, so it cannot be
+    /// compared.
     Older,
-    /// The log has the line that the catalog keeps.
+    /// The files contain the line that the catalog keeps.
     Equal,
 }
 
-/// Check of a log.
+/// State of the check of a log.
 #[derive(Debug)]
 pub struct ChainCheck {
-    /// Last lines by the names of their logs, if a catalog was given.
+    /// The last lines that the catalog keeps, by name of the log; `None` if no catalog was given.
     heads: Option<BTreeMap<Box<str>, ChainPoint>>,
     /// Last line that was checked.
     last: Option<ChainPoint>,
     begins_file: bool,
-    /// True if the last checked line is not the end of a router's run.
+    /// True if the last checked line is not an `end` line, so that a router may still be writing
+    /// the log.
     is_running: bool,
     summary: ChainSummary,
 }
@@ -192,7 +197,7 @@ impl ChainCheck {
         self.begins_file = true;
     }
 
-    /// Checks the next line, given without its end.
+    /// Checks the next line, given without its newline.
     ///
     /// # Errors
     /// The fault of the line; the check cannot continue after it.
@@ -220,7 +225,8 @@ impl ChainCheck {
     /// Ends the check.
     ///
     /// # Errors
-    /// [`ChainFault::CutOff`] if the catalog keeps a later line than the last one.
+    /// [`ChainFault::CutOff`] if the line that the catalog keeps is later than the last checked
+    /// line.
     pub fn finish(&self) -> Result<HeadComparison, ChainFault> {
         if self.heads.is_none() {
             return Ok(HeadComparison::None);
@@ -241,7 +247,8 @@ impl ChainCheck {
 
     fn check_order(&self, line: &ChainLine) -> Result<(), ChainFault> {
         let found = line.point.number;
-        // Old files are removed over time, so a log need not begin with line 1.
+        // The oldest files of a log are removed over time, so the first line need not have the
+        // number 1.
         let expected = match self.last {
             Some(last) => last.number + 1,
             None => found.max(1),

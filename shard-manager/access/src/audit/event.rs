@@ -1,7 +1,7 @@
-//! Events: requests as an audit log describes them.
+//! Events: requests as an audit log records them.
 //!
-//! **Invariant:** an event has no body and no credentials.
-//! **Not here:** the text of a line (`line`).
+//! **Invariant:** an event contains neither the body nor the credentials of a request.
+//! **Not here:** the JSON text of a line (`line`).
 
 use std::net::IpAddr;
 
@@ -15,11 +15,12 @@ use crate::key::KeyId;
 pub enum AuditOutcome {
     /// The request was served.
     Served,
-    /// Some of its rows were refused for lack of rights.
+    /// Some rows of the request were refused because the caller lacks rights to them.
     PartlyRefused,
-    /// The request was refused for its credentials, rights or limits.
+    /// The request was refused because of its credentials, rights or limits.
     Refused,
-    /// The request was served, and would have been refused if access control had not only observed.
+    /// Access control was set to observe only. It did not refuse the request, but would have
+    /// refused it if it had been enforced.
     WouldRefuse,
     /// The request failed for another reason.
     Failed,
@@ -28,7 +29,7 @@ pub enum AuditOutcome {
 }
 
 impl AuditOutcome {
-    /// Returns the name in a line.
+    /// Returns the name used in a line of the log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Served => "served",
@@ -41,21 +42,21 @@ impl AuditOutcome {
     }
 }
 
-/// Identity of a caller, as far as it is known.
+/// Identity of a caller, as far as it was established.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AuditCaller {
-    /// Good credentials, or none.
+    /// Caller with valid credentials, or anonymous caller.
     Known {
         /// The identity.
         principal: Principal,
         /// Name of the role.
         role: Box<str>,
-        /// The tenants.
+        /// The tenants of the caller.
         tenants: Vec<Box<str>>,
     },
-    /// Refused API key, by the id that it contains; the id is not verified.
+    /// Caller whose API key was refused, with the id in that key. The id is not verified.
     ClaimedKey(KeyId),
-    /// Other credentials, or credentials that were not examined.
+    /// Caller with other refused credentials, or with credentials that were not checked.
     Unknown,
 }
 
@@ -100,56 +101,58 @@ impl AuditCaller {
     }
 }
 
-/// Request as the log records it, after its response.
+/// Request as the log records it, once it has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
-    /// Time of the response, in milliseconds since 1970.
+    /// Time at which the request ended, in milliseconds since 1970.
     pub time_ms: u64,
-    /// Lowest level of a log that records the event.
+    /// Lowest level at which a log records the event.
     pub level: AuditLevel,
     /// Outcome of the request.
     pub outcome: AuditOutcome,
-    /// `x-request-id` of the response.
+    /// Value of the header `x-request-id` of the response.
     pub request: Box<str>,
-    /// Id of its trace.
+    /// Id of the distributed trace to which the request belongs.
     pub trace: Option<[u8; 16]>,
     /// The caller.
     pub caller: AuditCaller,
     /// Address of the client.
     pub address: Option<IpAddr>,
-    /// The method.
+    /// The HTTP method.
     pub method: Box<str>,
-    /// Path of the route, as the OpenAPI document spells it.
+    /// Path of the route, as written in the OpenAPI document.
     pub route: &'static str,
-    /// Object that the path names: the id of a key, the name of a role, table or node.
+    /// Object that the path names, such as the id of an API key or the name of a role, table or
+    /// node.
     pub target: Option<Box<str>>,
-    /// The table.
+    /// Name of the table.
     pub table: Option<Box<str>>,
     /// The shard key.
     pub key: Option<Box<str>>,
-    /// Status of the response, if there was one.
+    /// HTTP status of the response; `None` if there was no response.
     pub status: Option<u16>,
-    /// Code of the problem, if the request was refused or has failed.
+    /// Problem code, such as `TSR403`, if the request was refused or failed.
     pub code: Option<&'static str>,
     /// Number of rows that were refused for lack of rights, while others may have been stored.
     pub refused_rows: u64,
-    /// Number of equal requests that this line stands for; the members are those of the last one.
+    /// Number of equal requests for which this line stands. The other members are those of the
+    /// latest of these requests.
     pub count: u64,
 }
 
-/// Form of the shard keys in a log, with the secret if it needs one.
+/// Form in which a log records shard keys, with the secret if the form needs one.
 #[derive(Clone, Debug)]
 pub enum AuditKeys {
-    /// Their hashes under a secret.
+    /// HMACs of the keys under this secret.
     Hash(AuditSecret),
-    /// The keys.
+    /// The keys in plain text.
     Plain,
-    /// Nothing.
+    /// Keys are not recorded.
     None,
 }
 
 impl AuditKeys {
-    /// Returns the form with its secret.
+    /// Combines a form with the secret that it may need.
     pub fn new(form: AuditKeyForm, secret: AuditSecret) -> Self {
         match form {
             AuditKeyForm::Hash => Self::Hash(secret),

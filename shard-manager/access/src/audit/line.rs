@@ -1,19 +1,19 @@
-//! Text of a line: its members in JSON, escaped.
+//! Line: writes the members of an audit log line as escaped JSON.
 //!
-//! **Invariant:** no control character and no character that reorders text reaches a line, so a
-//! line is one line in a file, in a terminal and in an editor.
+//! **Invariant:** a line contains no control characters and no characters that reorder text (only
+//! their escapes), so it is shown as a single line in a file, a terminal and an editor.
 //! **Not here:** the members of an event (`event`).
 
 use std::fmt::Write as _;
 
 use chrono::{DateTime, SecondsFormat};
 
-/// Longest text of a client in a line, in bytes before escaping.
+/// Maximum length of a string value in a line, in bytes before escaping. Longer strings are cut.
 pub(super) const TEXT_MAX: usize = 256;
-/// End of a text that was cut.
+/// Suffix of a string that was cut.
 const CUT: &str = "…";
 
-/// Appends the members of an object, each after a comma.
+/// Writer that appends members to a JSON object, each with a comma before it.
 pub(super) struct LineWriter<'o>(pub(super) &'o mut String);
 
 impl LineWriter<'_> {
@@ -58,7 +58,7 @@ impl LineWriter<'_> {
     }
 }
 
-/// Appends a text in quotes, cut and escaped.
+/// Appends a string in quotes, cut to [`TEXT_MAX`] bytes and escaped.
 fn push_text(out: &mut String, text: &str) {
     let end = text.floor_char_boundary(TEXT_MAX);
     out.push('"');
@@ -79,7 +79,7 @@ fn push_text(out: &mut String, text: &str) {
 }
 
 /// Returns true for a character that ends a line, controls a terminal, is invisible or reorders
-/// text. All of them are written with four hexadecimal digits.
+/// text. All these characters can be escaped with four hexadecimal digits.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(

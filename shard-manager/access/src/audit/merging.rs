@@ -1,9 +1,9 @@
 //! Merging: equal refusals are merged into one line per second, so that a client that is refused
 //! again and again does not fill the log.
 //!
-//! **Invariant:** the first of equal refusals is written at once; every one is counted in exactly
-//! one line. Memory is bounded: beyond [`MERGED_MAX`] different refusals, further ones are not
-//! merged.
+//! **Invariant:** the first of equal refusals is written at once; each refusal is counted in
+//! exactly one line. Memory is bounded: while [`MERGED_MAX`] different refusals are being merged,
+//! refusals of other kinds are written without merging.
 //! **Not here:** the text of lines (`event`).
 
 use std::collections::HashMap;
@@ -11,12 +11,12 @@ use std::net::IpAddr;
 
 use super::event::{AuditCaller, AuditEvent, AuditOutcome};
 
-/// Highest number of different refusals that are merged at the same time.
+/// Maximum number of different refusals that are merged at the same time.
 pub const MERGED_MAX: usize = 1_024;
-/// Time between two lines of equal refusals, in milliseconds.
+/// Shortest time between two lines of equal refusals, in milliseconds.
 pub const INTERVAL_MS: u64 = 1_000;
 
-/// Members in which equal refusals agree.
+/// Members by which refusals are compared: refusals count as equal if all these members are equal.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct RefusalKind {
     caller: AuditCaller,
@@ -26,16 +26,16 @@ struct RefusalKind {
     code: Option<&'static str>,
 }
 
-/// Refusals since the last line of their kind.
+/// Refusals of one kind that came after the latest line of that kind and are in no line yet.
 #[derive(Debug)]
 struct Held {
-    /// Time from which there may be another line.
+    /// Time from which the next line of this kind may be written.
     next_at: u64,
-    /// The latest of them; its count is the sum of all.
+    /// The latest of these refusals, with the sum of their counts; `None` if there are none.
     last: Option<AuditEvent>,
 }
 
-/// Merger of refusals. Times are milliseconds of any clock that does not go back.
+/// Merger of refusals. Times are in milliseconds and may come from any monotonic clock.
 #[derive(Debug, Default)]
 pub struct RefusalMerger {
     held: HashMap<RefusalKind, Held>,
@@ -47,8 +47,8 @@ impl RefusalMerger {
         self.held.is_empty()
     }
 
-    /// Returns the event if it is to be written now. A refusal that equals one of the last second
-    /// is held instead.
+    /// Returns the event if it must be written now. If an equal refusal is already being merged,
+    /// the event is held instead, and the result is `None`.
     pub fn take(&mut self, event: AuditEvent, now: u64) -> Option<AuditEvent> {
         if !matches!(event.outcome, AuditOutcome::Refused | AuditOutcome::WouldRefuse) {
             return Some(event);
@@ -71,7 +71,8 @@ impl RefusalMerger {
         Some(event)
     }
 
-    /// Returns the held events whose second is over.
+    /// Returns the held events that may be written at the time `now`, and stops merging kinds
+    /// without held events.
     pub fn take_due(&mut self, now: u64) -> Vec<AuditEvent> {
         let mut due = Vec::new();
         self.held.retain(|_, held| {
@@ -88,7 +89,7 @@ impl RefusalMerger {
         due
     }
 
-    /// Returns all held events, at the end.
+    /// Returns all held events. It is called when the log ends.
     pub fn take_all(&mut self) -> Vec<AuditEvent> {
         let held = self.held.drain();
         let mut all: Vec<AuditEvent> = held.filter_map(|(_, held)| held.last).collect();

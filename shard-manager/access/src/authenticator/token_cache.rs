@@ -1,12 +1,13 @@
 //! Token cache: tokens that were accepted recently, so that their signatures need not be verified
 //! again.
 //!
-//! A token is found by its SipHash-2-4 of 128 bits under a random key of the process. A hash
-//! without a secret, such as xxh3, would let a client construct a token whose hash equals that of
-//! another client's token. A generation is one state of the snapshot and the issuers.
+//! The cache key of a token is its 128-bit SipHash-2-4 under a secret that is random in each
+//! process. A hash without a secret, such as xxh3, would let a client construct a token whose hash
+//! equals that of another client's token. A generation is the number of one state of the snapshot
+//! (API keys, roles and denials) and the issuers.
 //!
-//! **Invariant:** only verified tokens are stored, so invalid ones evict nothing. An entry of
-//! another generation, or an expired one, is ignored.
+//! **Invariant:** only verified tokens are stored, so invalid tokens cannot evict valid ones. An
+//! entry that has expired or belongs to another generation is ignored.
 //! **Not here:** verification (`jwt`).
 
 use std::fmt;
@@ -20,10 +21,10 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use crate::caller::Caller;
 use crate::unix_time::UnixTime;
 
-/// Highest number of tokens.
+/// Maximum number of cached tokens.
 const TOKENS_MAX: usize = 16_384;
 
-/// Token that was accepted.
+/// Cache entry of an accepted token.
 #[derive(Clone, Debug)]
 pub(super) struct CachedToken {
     pub(super) caller: Arc<Caller>,
@@ -31,7 +32,7 @@ pub(super) struct CachedToken {
     pub(super) generation: u64,
 }
 
-/// Tokens that were accepted.
+/// Cache of accepted tokens.
 pub(super) struct TokenCache {
     secret: [u8; 16],
     tokens: Cache<u128, CachedToken>,

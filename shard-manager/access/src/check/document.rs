@@ -1,7 +1,7 @@
-//! JSON of checks and their results.
+//! Check document: the JSON of checks and of their results.
 //!
-//! **Invariant:** a member that is unknown or repeated is refused: otherwise the result of a
-//! misspelled check would be believed.
+//! **Invariant:** a check with an unknown or repeated member is refused. Otherwise a misspelled
+//! member would be ignored, and the result would be that of another check.
 //! **Not here:** the decision (`check`).
 
 use model::keyspace::ShardKey;

@@ -1,8 +1,8 @@
-//! JSON of a denial.
+//! Denial document: the JSON of a denial.
 //!
-//! **Invariant:** exactly one object is named. One person would read a denial with two as "both",
-//! and another as "either".
-//! **Not here:** the effect of a denial (`denial`).
+//! **Invariant:** a denial has exactly one of `jti`, `sub`, `tenant` and `issued_before`. With two
+//! of them, it would be unclear whether it refuses tokens that match both or either.
+//! **Not here:** the application of a denial (`denial`).
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ use crate::json_member::{MemberError, present, raw, read_object, read_optional};
 use crate::tenant::Tenants;
 use crate::unix_time::UnixTime;
 
-/// Longest text in bytes. A claim cannot be longer, because its token cannot.
+/// Maximum length of a string in bytes: that of a whole token, which no claim can exceed.
 const TEXT_LEN_MAX: usize = 8_192;
 
 #[derive(Default, Serialize, Deserialize)]

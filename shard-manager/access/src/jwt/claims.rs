@@ -1,13 +1,14 @@
-//! Claims: the checks of a token whose signature holds.
+//! Claims: checks the claims of a token whose signature was verified.
 //!
-//! A token without a role is refused, like bad credentials. It could become anonymous or a caller
-//! without rights, but then a wrong `role_claim` in the settings would look as if every user lacked
-//! rights, and a client could choose the rights of `anonymous` by a token without the claim.
+//! A token that names no role is refused like invalid credentials. If it made its bearer a caller
+//! without rights, a wrong `role_claim` in the settings would look as if every user lacked rights.
+//! If it made its bearer anonymous, a client could obtain the rights of the role `anonymous` with a
+//! token that lacks the claim.
 //!
-//! **Invariant:** a claim of a wrong type refuses the token; it is never taken as missing. A future
-//! `iat` is accepted: the clocks of issuers are sometimes fast, and `nbf` states from when a token
-//! is valid.
-//! **Not here:** the signature; the rights of the role.
+//! **Invariant:** a token is refused if a claim that is read has the wrong type; such a claim is
+//! never treated as missing. An `iat` in the future is accepted, because the clocks of issuers are
+//! sometimes fast, and because `nbf`, not `iat`, states from when a token is valid.
+//! **Not here:** the verification of the signature; the rights of the role.
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ fn text<'c>(claims: &'c Claims, name: &'static str) -> Result<Option<&'c str>, A
     }
 }
 
-/// Returns true if `aud` is one of the audiences, or a list of texts with one of them.
+/// Returns true if `aud` is one of the audiences, or a list of strings that contains one of them.
 fn is_for(claims: &Claims, audiences: &[String]) -> Result<bool, AuthReason> {
     let is_known = |audience: &str| audiences.iter().any(|known| known == audience);
     match claims.get("aud") {
@@ -83,7 +84,8 @@ fn times(
     if not_before.is_some_and(|not_before| now.plus(SKEW_SECONDS) < not_before) {
         return Err(AuthReason::TokenNotYet);
     }
-    // An issuer whose clock is fast must not give longer lifetimes than others.
+    // If `iat` is in the future, the lifetime counts from now. Otherwise an issuer whose clock is
+    // fast could give tokens longer lifetimes than `lifetime_max` permits.
     let begin = issued_at.map_or(now, |issued_at| issued_at.min(now));
     if expires_at.since(begin) > issuer.lifetime_max().saturating_add(SKEW_SECONDS) {
         return Err(AuthReason::TokenLifetime);
@@ -91,7 +93,8 @@ fn times(
     Ok((issued_at, expires_at))
 }
 
-/// Reads seconds since 1970. Fractions are accepted, because some issuers write them, and dropped.
+/// Reads a time in seconds since 1970. Fractions of a second, which some issuers write, are
+/// accepted and dropped.
 fn time(claims: &Claims, name: &'static str) -> Result<Option<UnixTime>, AuthReason> {
     let refused = AuthReason::TokenClaim(name);
     let number = match claims.get(name) {
@@ -108,7 +111,7 @@ fn time(claims: &Claims, name: &'static str) -> Result<Option<UnixTime>, AuthRea
     Ok(Some(UnixTime::from_seconds(seconds)))
 }
 
-/// Reads role and tenants from the places that the issuer's settings name.
+/// Reads the role and the tenants from the claims to which the issuer's settings point.
 fn permissions(claims: &Claims, issuer: &Issuer) -> Result<(Box<str>, Tenants), AuthReason> {
     let role = match pointed(claims, issuer.role_claim()) {
         Some(Value::String(role)) => role,
@@ -121,7 +124,8 @@ fn permissions(claims: &Claims, issuer: &Issuer) -> Result<(Box<str>, Tenants), 
     Ok((role.as_str().into(), tenants.map_or(Ok(Tenants::none()), self::tenants)?))
 }
 
-/// Reads one tenant or a list of them. An empty text alone stands for no tenant.
+/// Reads a claim that is one tenant or a list of tenants. A claim that is an empty string stands
+/// for no tenant.
 fn tenants(claim: &Value) -> Result<Tenants, AuthReason> {
     let texts = match claim {
         Value::String(text) if text.is_empty() => Vec::new(),
@@ -137,7 +141,8 @@ fn tenants(claim: &Value) -> Result<Tenants, AuthReason> {
     Tenants::parse(texts).map_err(|_| AuthReason::Tenant)
 }
 
-/// Follows a JSON Pointer, which was checked to begin with `/`.
+/// Returns the value to which a JSON Pointer points. The pointer begins with `/`, as was checked
+/// when the issuer was created.
 fn pointed<'c>(claims: &'c Claims, pointer: &str) -> Option<&'c Value> {
     let (first, rest) = pointer.strip_prefix('/')?.split_once('/').map_or_else(
         || (pointer.strip_prefix('/').unwrap_or_default(), None),

@@ -1,9 +1,10 @@
-//! Compact form of a token: header, claims and signature in base64url, separated by dots.
+//! Compact token: parses a token of three parts in base64url, separated by dots: header, claims and
+//! signature.
 //!
-//! **Invariant:** nothing in the header leads to a key outside the issuer's set: `jku`, `x5u`,
-//! `x5c` and `jwk` are ignored, and a token with `crit` is refused, because no extension is
-//! understood.
-//! **Not here:** the signature, and the meaning of the claims.
+//! **Invariant:** the header cannot select a key that is not in the issuer's key set: its members
+//! `jku`, `x5u`, `x5c` and `jwk` are ignored. A token with the member `crit` is refused, because
+//! `crit` lists extensions that the receiver must support, and none is supported here.
+//! **Not here:** the verification of the signature, and the meaning of the claims.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{TOKEN_LEN_MAX, TokenAlgorithm, unique_json};
 use crate::auth_error::AuthReason;
 
-/// Longest `kid` in bytes.
+/// Maximum length of a `kid` in bytes.
 const KEY_ID_LEN_MAX: usize = 256;
 /// Permitted values of the header member `typ`.
 const TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
@@ -57,7 +58,7 @@ impl CompactToken {
         Ok(Self { algorithm, key_id, claims })
     }
 
-    /// Returns the name of the issuer, which chooses the keys.
+    /// Returns the name of the issuer, which determines the key set.
     pub(super) fn issuer(&self) -> Result<&str, AuthReason> {
         self.claims.get("iss").and_then(Value::as_str).ok_or(AuthReason::TokenClaim("iss"))
     }

@@ -1,8 +1,8 @@
 //! Issuers: the systems whose tokens are accepted, with their keys and the roles that they may
 //! give.
 //!
-//! **Invariant:** an issuer has at least one audience and one algorithm. A secret is for HS256 and
-//! public keys are for the other algorithms, never both.
+//! **Invariant:** an issuer has at least one audience and one algorithm. An issuer has either a
+//! secret, for HS256, or public keys, for the other algorithms, never both.
 //! **Not here:** reading settings, files and URLs.
 
 use std::collections::HashSet;
@@ -20,20 +20,20 @@ use crate::unix_time::UnixTime;
 /// Settings of an issuer.
 #[derive(Clone, Debug)]
 pub struct IssuerSettings {
-    /// `issuer`: value of `iss`.
+    /// Setting `issuer`: the value of `iss`.
     pub issuer: String,
-    /// `audience`: values of `aud`, of which a token needs one.
+    /// Setting `audience`: values of `aud`. A token must have at least one of them.
     pub audiences: Vec<String>,
-    /// `algorithms`.
+    /// Setting `algorithms`: the signature algorithms that the issuer may use.
     pub algorithms: Vec<TokenAlgorithm>,
-    /// `role_claim`: JSON Pointer to the role.
+    /// Setting `role_claim`: JSON Pointer to the claim that names the role.
     pub role_claim: String,
-    /// `tenant_claim`: JSON Pointer to a tenant or a list of them.
+    /// Setting `tenant_claim`: JSON Pointer to the claim that is a tenant or a list of tenants.
     pub tenant_claim: Option<String>,
-    /// `roles`: names of the roles that it may give. Without a list, it may give every role that
-    /// has no scopes.
+    /// Setting `roles`: names of the roles that the issuer may give. If it is `None`, the issuer
+    /// may give every role that has no scopes.
     pub roles: Option<Vec<String>>,
-    /// `lifetime_max_s`: longest lifetime of a token in seconds.
+    /// Setting `lifetime_max_s`: maximum lifetime of a token in seconds.
     pub lifetime_max: u64,
 }
 
@@ -47,7 +47,8 @@ impl IssuerSettings {
 pub struct LoadedKeys {
     /// The keys.
     pub set: Arc<KeySet>,
-    /// Time from which they may not be used unless they are fetched again; no limit if `None`.
+    /// Time from which the keys may not be used, unless they have been fetched again; `None` if
+    /// they may be used without a limit.
     pub usable_until: Option<UnixTime>,
 }
 
@@ -60,11 +61,11 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Creates an issuer after checking its settings. Without keys, its tokens cannot be verified
-    /// yet.
+    /// Creates an issuer after checking its settings. If `keys` is `None`, its tokens are refused,
+    /// because they cannot be verified yet.
     ///
     /// # Errors
-    /// [`IssuerError`] names the setting and what to do.
+    /// [`IssuerError`] names the faulty setting and states how to correct it.
     pub fn new(settings: IssuerSettings, keys: Option<LoadedKeys>) -> Result<Self, IssuerError> {
         check(&settings)?;
         if !provider::install() {
@@ -85,8 +86,8 @@ impl Issuer {
         &self.settings.issuer
     }
 
-    /// Returns the time from which the keys verify no tokens, and from which tokens that they have
-    /// verified are not accepted without being verified again.
+    /// Returns the time from which the loaded keys may not be used to verify tokens. A token that
+    /// they have verified may be accepted from the cache only until this time.
     pub(super) fn keys_usable_until(&self) -> UnixTime {
         let until = self.keys.as_ref().and_then(|keys| keys.usable_until);
         until.unwrap_or(UnixTime::MAX)
@@ -115,8 +116,8 @@ impl Issuer {
         AccessRole::is_name(role) && listed.is_none_or(|roles| roles.iter().any(|one| one == role))
     }
 
-    /// Returns true if the issuer may give this role: it is listed, or no roles are listed and it
-    /// has no scopes.
+    /// Returns true if the issuer may give this role: either the settings list the role, or they
+    /// list no roles and the role has no scopes.
     pub fn may_give(&self, role: &AccessRole) -> bool {
         match &self.settings.roles {
             Some(roles) => roles.iter().any(|one| one == role.name()),
@@ -129,7 +130,8 @@ impl Issuer {
         found.map(|(_, validation)| validation)
     }
 
-    /// Returns the key for a token. A key fits only the algorithm that it was made for.
+    /// Returns the key that must have signed a token with this algorithm and `kid`. A key is used
+    /// only for its own algorithm.
     pub(super) fn key(
         &self,
         algorithm: TokenAlgorithm,
@@ -158,8 +160,8 @@ impl Issuer {
     }
 }
 
-/// Returns the checks that the library makes. Times are not among them, because the library would
-/// read a clock.
+/// Returns the settings of the checks that the library makes. It does not check the times, because
+/// it would read the clock itself.
 fn validation(settings: &IssuerSettings, algorithm: TokenAlgorithm) -> Validation {
     let mut validation = Validation::new(algorithm.in_library());
     validation.validate_exp = false;
@@ -201,7 +203,7 @@ fn check(settings: &IssuerSettings) -> Result<(), IssuerError> {
     Ok(())
 }
 
-/// Returns true for a JSON Pointer (RFC 6901) to something inside the claims.
+/// Returns true if the string is a JSON Pointer (RFC 6901) to a value inside the claims.
 fn is_pointer(text: &str) -> bool {
     text.len() > 1 && text.starts_with('/')
 }
@@ -209,13 +211,13 @@ fn is_pointer(text: &str) -> bool {
 /// Reason why the settings of an issuer are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
-    /// There is no name.
+    /// The name of the issuer is empty.
     #[error("issuer is empty: give the value of `iss`")]
     NoName,
-    /// There is no audience.
+    /// The list of audiences is empty or contains an empty string.
     #[error("audience is missing: give the value of `aud` that is meant for this cluster")]
     NoAudience,
-    /// There is no algorithm.
+    /// The list of algorithms is empty.
     #[error("algorithms is empty: use some of RS256, ES256, EdDSA, or HS256 alone")]
     NoAlgorithm,
     /// HS256 is combined with other algorithms.
@@ -224,22 +226,22 @@ pub enum IssuerError {
     /// A secret is given for other algorithms, or public keys for HS256.
     #[error("HS256 needs secret_file, and the other algorithms need jwks_file or jwks_url")]
     Source,
-    /// A text is not a JSON Pointer.
+    /// The value of a setting is not a JSON Pointer.
     #[error("{member} is not a JSON Pointer: write it as in /realm/role")]
     Pointer {
-        /// The setting.
+        /// Name of the setting.
         member: &'static str,
     },
-    /// The longest lifetime is 0.
+    /// The maximum lifetime is 0.
     #[error("lifetime_max_s must be at least 1")]
     Lifetime,
     /// A name of a role is malformed.
     #[error("roles must be names of roles")]
     Role,
-    /// Two issuers have one name.
+    /// Two issuers have the same name.
     #[error("two issuers have the same name")]
     Twice,
-    /// The library uses other cryptography already.
+    /// Another cryptography provider was installed in `jsonwebtoken` before.
     #[error("other cryptography for tokens was installed in this process before")]
     OtherCryptography,
 }

@@ -1,8 +1,8 @@
 //! Key sets: the keys of an issuer, from a JWKS document (RFC 7517) or a secret.
 //!
-//! **Invariant:** a key set from a document has public keys only: a document with a private or a
-//! symmetric key is refused whole, because its owner has published a secret. Each key has exactly
-//! one algorithm.
+//! **Invariant:** a key set from a document contains only public keys. If one key of a document is
+//! private or symmetric, the whole document is refused, because the issuer has published a secret.
+//! Each key has exactly one algorithm.
 //! **Not here:** reading the file or fetching the document.
 
 use std::fmt;
@@ -14,9 +14,9 @@ use serde_json::{Map, Value};
 
 use super::{TokenAlgorithm, unique_json};
 
-/// Members that only private or symmetric keys have.
+/// Members of a JSON Web Key that only private or symmetric keys have.
 const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-/// Bytes of a coordinate of P-256, and of a key of Ed25519.
+/// Length in bytes of a coordinate on P-256, and of a public key of Ed25519.
 const COORDINATE_LEN: usize = 32;
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=8_192;
 
@@ -32,7 +32,7 @@ pub(super) struct VerifyingKey {
 /// Keys of an issuer.
 pub struct KeySet {
     pub(super) keys: Vec<VerifyingKey>,
-    /// True if the set is one secret, for which tokens need no `kid`.
+    /// True if the set consists of one secret. Tokens then need no `kid`.
     pub(super) is_secret: bool,
     skipped: Vec<SkippedKey>,
 }
@@ -47,17 +47,18 @@ pub struct SkippedKey {
 }
 
 impl KeySet {
-    /// Highest number of keys in a document.
+    /// Maximum number of keys in a document.
     pub const KEYS_MAX: usize = 64;
-    /// Longest document in bytes.
+    /// Maximum length of a document in bytes.
     pub const DOCUMENT_LEN_MAX: usize = 256 << 10;
-    /// Shortest secret in bytes: as long as the result of the hash (RFC 7518, section 3.2).
+    /// Minimum length of a secret in bytes: the length of a SHA-256 hash, as RFC 7518 requires in
+    /// section 3.2.
     pub const SECRET_LEN_MIN: usize = 32;
 
-    /// Creates a set of one secret for HS256.
+    /// Creates a set that consists of one secret for HS256.
     ///
     /// # Errors
-    /// [`KeySetError::SecretTooShort`].
+    /// [`KeySetError::SecretTooShort`] if the secret is shorter than [`KeySet::SECRET_LEN_MIN`].
     pub fn from_secret(secret: &[u8]) -> Result<Self, KeySetError> {
         if secret.len() < Self::SECRET_LEN_MIN {
             return Err(KeySetError::SecretTooShort { len: secret.len() });
@@ -70,7 +71,8 @@ impl KeySet {
     /// Parses a JWKS document. Keys for other purposes or algorithms are skipped.
     ///
     /// # Errors
-    /// [`KeySetError`] if the document is malformed, has a secret, or has no key that fits.
+    /// [`KeySetError`] if the document is too long, is malformed, has too many keys, contains a
+    /// private or symmetric key, or has no key that can verify tokens.
     pub fn from_jwks(document: &[u8]) -> Result<Self, KeySetError> {
         if document.len() > Self::DOCUMENT_LEN_MAX {
             return Err(KeySetError::TooLong);
@@ -103,17 +105,17 @@ impl KeySet {
         Ok(set)
     }
 
-    /// Returns the keys of the document that are not used, for a warning.
+    /// Returns the keys of the document that are not used, so that a warning can list them.
     pub fn skipped(&self) -> &[SkippedKey] {
         &self.skipped
     }
 
-    /// Returns the number of keys.
+    /// Returns the number of keys that verify tokens.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Returns true if there is no key, which no constructor permits.
+    /// Returns true if the set has no keys. The constructors never return such a set.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -185,7 +187,7 @@ fn rsa(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
 }
 
 fn p256(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
-    /// First byte of a point in uncompressed form, which has both coordinates.
+    /// First byte of a point in uncompressed form, in which both coordinates follow.
     const UNCOMPRESSED: u8 = 4;
     match (bytes(jwk, "x"), bytes(jwk, "y")) {
         (Some(x), Some(y)) if x.len() == COORDINATE_LEN && y.len() == COORDINATE_LEN => {
@@ -203,7 +205,7 @@ fn ed25519(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
     }
 }
 
-/// Reason why keys are refused. It never quotes them.
+/// Reason why keys are refused. Its message never contains a key or a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
     /// The secret is shorter than [`KeySet::SECRET_LEN_MIN`].
@@ -218,7 +220,7 @@ pub enum KeySetError {
     /// The document is longer than [`KeySet::DOCUMENT_LEN_MAX`].
     #[error("a JWKS document has at most {} bytes", KeySet::DOCUMENT_LEN_MAX)]
     TooLong,
-    /// The document is not a JWKS document, or has a member twice.
+    /// The document is not a JWKS document, or one of its objects has a member twice.
     #[error(
         "this is not a JWKS document: it must be an object with a list `keys` and no member twice"
     )]
@@ -237,10 +239,10 @@ pub enum KeySetError {
         /// Index of the key.
         index: usize,
     },
-    /// No key fits.
+    /// No key of the document can verify tokens.
     #[error("no key of the document verifies tokens; of the first, {reason}")]
     NoneFits {
-        /// Reason why the first does not fit.
+        /// Reason why the first key is not used.
         reason: &'static str,
     },
 }

@@ -1,6 +1,7 @@
-//! Signatures: verifies the signatures of tokens with `ring`, which TLS uses as well.
+//! Signature provider: lets the crate `jsonwebtoken` verify signatures with `ring`, which the
+//! program already uses for TLS.
 //!
-//! **Invariant:** nothing can be signed: a router has no business making tokens.
+//! **Invariant:** the provider cannot sign: a router never issues tokens.
 //! **Not here:** the choice of algorithm and key (`issuer`).
 
 use std::sync::OnceLock;
@@ -22,7 +23,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
 };
 
 /// Installs this provider in `jsonwebtoken`, which has one provider for the whole process. Returns
-/// false if another provider was installed before.
+/// false if a different provider was installed before.
 pub(super) fn install() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| PROVIDER.install_default().is_ok())
@@ -37,7 +38,8 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         algorithm,
         Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA | Algorithm::HS256
     );
-    // Without this check, HS256 would accept the bytes of a public key as a secret.
+    // Without the comparison of the families, HS256 would accept the bytes of a public key as the
+    // secret, and anyone who knows the public key could forge tokens.
     if !is_supported || algorithm.family() != key.family() {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }

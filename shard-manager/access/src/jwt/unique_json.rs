@@ -1,9 +1,10 @@
-//! JSON in which no object has a member twice.
+//! Unique JSON: parses JSON, and refuses an object that has a member twice.
 //!
-//! If an object has a member twice, two programs that read it may use different values. A token
-//! with two members `"tenant"` could name one tenant to its issuer and another one here.
+//! If an object has two members with the same name, one program may use the first and another
+//! program the second. A token with two members `"tenant"` could therefore name one tenant to its
+//! issuer and another tenant to this program.
 //!
-//! **Invariant:** a value that was read has no object with a repeated member, at any depth.
+//! **Invariant:** in a parsed value, no object at any depth has a repeated member.
 //! **Not here:** the meaning of members.
 
 use std::fmt;
@@ -14,7 +15,7 @@ use serde_json::{Map, Number, Value};
 /// JSON value without repeated members.
 pub(super) struct UniqueJson(pub(super) Value);
 
-/// Parses JSON, and fails if a member is repeated.
+/// Parses JSON. Returns `None` if it is malformed or a member is repeated.
 pub(super) fn parse(json: &[u8]) -> Option<Value> {
     serde_json::from_slice(json).ok().map(|UniqueJson(value)| value)
 }

@@ -1,20 +1,21 @@
-//! Base 62: digits, then upper-case and lower-case letters. A text of them has no character that
-//! ends a word, so a double click selects it whole.
+//! Base 62: numbers written with the digits 0 to 9, A to Z and a to z. None of these characters
+//! ends a word, so a double click selects a whole number.
 //!
-//! **Invariant:** numbers have the highest digit first and fill their text.
+//! **Invariant:** a number is written with its most significant digit first, with leading zeros up
+//! to the length of the output.
 //! **Not here:** the parts of a key (`key`).
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Returns true if all characters are digits of base 62.
+/// Returns true if all bytes are base-62 digits.
 #[inline]
 pub(super) fn is_text(text: &[u8]) -> bool {
-    // Without an early exit, the processor can examine many bytes at a time.
+    // The loop has no early exit, so that the compiler can process many bytes at a time.
     text.iter().fold(true, |all, byte| all & byte.is_ascii_alphanumeric())
 }
 
-/// Writes a number, given by its bytes with the highest first. Digits above those that fit are
-/// dropped.
+/// Writes a number, given as big-endian bytes, as base-62 digits that fill `text`. If `text` is too
+/// short, the most significant digits are dropped.
 pub(super) fn write(number: &[u8], text: &mut [u8]) {
     let mut number = number.to_vec();
     for digit in text.iter_mut().rev() {
@@ -28,7 +29,7 @@ pub(super) fn write(number: &[u8], text: &mut [u8]) {
     }
 }
 
-/// Parses a number; `None` if a character is not a digit or the number is above 32 bits.
+/// Parses a number; `None` if a byte is not a base-62 digit or the number does not fit in 32 bits.
 #[inline]
 pub(super) fn parse_u32(text: &[u8]) -> Option<u32> {
     let mut number: u64 = 0;

@@ -1,6 +1,7 @@
-//! Limits of one caller: the numbers of its role, and the counters that they limit.
+//! Limits of one caller: the limits that its role sets, and the counters to which they apply.
 //!
-//! **Invariant:** the counters outlive a change of the role, so that the change resets nothing.
+//! **Invariant:** the counters are kept when the role changes, so that a change of the role resets
+//! no counter.
 //! **Not here:** finding the counters of a caller (`limit_cells`).
 
 use std::sync::Arc;
@@ -21,13 +22,13 @@ pub struct LimitState {
 }
 
 impl LimitState {
-    /// Returns the counter of rows per day.
+    /// Returns the counter of the rows per day.
     pub fn day(&self) -> &DayQuota {
         &self.day
     }
 }
 
-/// Limits of one caller.
+/// Limits of one caller, with its counters.
 #[derive(Clone, Debug)]
 pub struct CallerLimits {
     limits: RoleLimits,
@@ -35,7 +36,7 @@ pub struct CallerLimits {
 }
 
 impl CallerLimits {
-    /// Creates limits that count with this state.
+    /// Creates limits that apply to these counters.
     pub fn new(limits: RoleLimits, state: Arc<LimitState>) -> Self {
         Self { limits, state }
     }
@@ -45,11 +46,12 @@ impl CallerLimits {
         &self.state
     }
 
-    /// Counts a request that costs this many units. Returns the state of the rate, if the caller
-    /// has one.
+    /// Admits a request that costs `cost` units of the rate of requests, and takes these units.
+    /// Returns the state of that rate afterwards; `None` if the rate of requests is not limited.
     ///
     /// # Errors
-    /// [`Limited`] if a rate is exceeded or the quota of the day is used up.
+    /// [`Limited`] if the rate of requests or rows is exceeded, or the quota of rows for the day is
+    /// used up.
     pub fn admit(
         &self,
         cost: u64,
@@ -66,10 +68,10 @@ impl CallerLimits {
         self.state.requests.take(rate, cost, now).map(Some).map_err(limited)
     }
 
-    /// Checks that the quota of the day is not used up.
+    /// Checks that the quota of rows for the day is not used up.
     ///
     /// # Errors
-    /// [`Limited`] until the day ends.
+    /// [`Limited`] if it is used up; the request may succeed when the next day begins.
     pub fn check_day(&self, date: UnixTime) -> Result<(), Limited> {
         match self.limits.rows_per_day {
             Some(most) if self.state.day.used(date.day()) >= most => {
@@ -80,9 +82,9 @@ impl CallerLimits {
         }
     }
 
-    /// Charges a request, which was admitted at the cost `admitted`, for the rest of its real cost,
-    /// which was known only later. Together the two take at most the burst, as if the cost had been
-    /// known.
+    /// Charges the rest of the cost of a request whose real cost became known only after it had
+    /// been admitted at the cost `admitted`. In total the request is charged at most the burst, as
+    /// if `cost` had been known when it was admitted.
     pub fn charge_request(&self, admitted: u64, cost: u64, now: Duration) {
         let Some(rate) = self.limits.requests else { return };
         let rest = cost.min(rate.burst()).saturating_sub(admitted);
@@ -95,16 +97,17 @@ impl CallerLimits {
     /// concurrent requests of the caller is not limited.
     ///
     /// # Errors
-    /// [`Limited`] if as many as permitted are running.
+    /// [`Limited`] if the maximum number of requests is already running.
     pub fn enter(&self) -> Result<Option<InFlight>, Limited> {
-        /// Requests last milliseconds, so a place is soon free.
+        /// Requests usually last milliseconds, so another request can soon be admitted.
         const RETRY_AFTER: Duration = Duration::from_secs(1);
         let Some(most) = self.limits.concurrent else { return Ok(None) };
         let limited = Limited { limit: LimitKind::Concurrent, retry_after: RETRY_AFTER };
         InFlight::enter(&self.state, most).map(Some).ok_or(limited)
     }
 
-    /// Counts rows that were read or written, and returns the time to wait before the next ones.
+    /// Counts rows that were read or written, and returns the time to wait before further rows are
+    /// read or written.
     pub fn charge_rows(&self, rows: u64, now: Duration, date: UnixTime) -> Duration {
         if self.limits.rows_per_day.is_some() {
             self.state.day.add(rows, date.day());
@@ -113,7 +116,8 @@ impl CallerLimits {
         rate.map_or(Duration::ZERO, |rate| self.state.rows.charge(rate, rows, now))
     }
 
-    /// Returns the states of all limits except that of concurrent requests, for a response.
+    /// Returns the states of all limits except the limit of concurrent requests, for the headers of
+    /// a response.
     pub fn states(&self, now: Duration, date: UnixTime) -> LimitStates {
         let of_day = |most: u64| DayState {
             most,
@@ -128,7 +132,7 @@ impl CallerLimits {
     }
 }
 
-/// States of the limits of a caller; `None` for those that it does not have.
+/// States of the limits of a caller; `None` for each limit that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitStates {
     /// Requests per second.
@@ -139,18 +143,18 @@ pub struct LimitStates {
     pub day: Option<DayState>,
 }
 
-/// State of the quota of a day.
+/// State of the quota of rows per day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DayState {
-    /// Rows that are permitted in a whole day.
+    /// Number of rows that are permitted in a whole day.
     pub most: u64,
-    /// Rows that are left.
+    /// Number of rows that are left today.
     pub remaining: u64,
-    /// Time until the next day.
+    /// Time until the next day in UTC begins.
     pub reset: Duration,
 }
 
-/// Limit that refused a request.
+/// Kind of limit that refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
     /// Requests per second.
@@ -181,6 +185,6 @@ impl LimitKind {
 pub struct Limited {
     /// The limit.
     pub limit: LimitKind,
-    /// Time after which the request may succeed.
+    /// Time after which the same request may succeed.
     pub retry_after: Duration,
 }

@@ -1,47 +1,50 @@
-//! Quota of a day in UTC: rows that a caller has used here, and those that other routers report.
+//! Day quota: counts the rows that a caller has used on a day in UTC at this router, and keeps the
+//! number that it has used at the other routers.
 //!
-//! **Invariant:** rows are never lost within a day, even while threads add rows at midnight: day
-//! and rows are one atomic number. Rows of a thread that still has yesterday's date count toward
-//! today, so such a thread, or a clock that goes back over midnight, does not restart a quota. The
-//! rows of a day remain known until the next day ends.
-//! **Not here:** the transfer of the sums to the catalog and back (`usage`).
+//! **Invariant:** no rows of a day are lost, even if several threads add rows at midnight, because
+//! day and rows are packed into one atomic number. Rows that a thread adds with yesterday's date
+//! after another thread has begun today count toward today. Therefore neither such a thread nor a
+//! clock that goes back past midnight restarts a quota. The rows of a day remain known until the
+//! next day ends.
+//! **Not here:** the exchange of the numbers with the other routers through the catalog (`usage`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bits of the number of rows; the other bits hold the day.
+/// Number of low bits of a packed number that hold the number of rows. The other bits hold the day,
+/// counted from 1970.
 const ROWS_BITS: u32 = 40;
 const ROWS_MAX: u64 = (1 << ROWS_BITS) - 1;
 
-/// Rows used on one day.
+/// Number of rows that a caller has used on one day.
 #[derive(Debug, Default)]
 pub struct DayQuota {
     here: AtomicU64,
-    /// Final value of `here` on the day before.
+    /// Final value of `here` for the last day before the current one.
     before: AtomicU64,
     elsewhere: AtomicU64,
 }
 
 impl DayQuota {
-    /// Adds rows that were used here on this day. Returns all rows used on it, including those of
-    /// other routers, as far as they are known here.
+    /// Adds rows that were used at this router on this day. Returns the number of rows used on this
+    /// day at all routers, as far as it is known here.
     pub fn add(&self, rows: u64, day: u32) -> u64 {
         let add = |known: u64| {
             let day = latest(known, day);
             pack(rows_of(known, day).saturating_add(rows), day)
         };
-        // Relaxed: the number protects no other memory.
+        // Relaxed ordering suffices: the number protects no other memory.
         let known =
             self.here.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| Some(add(known)));
         let known = known.unwrap_or_else(|known| known);
         let here = add(known);
         if day_of(known) != day_of(here) {
-            // Only the thread that has begun the day gets here.
+            // Only the thread whose rows began the new day gets here.
             self.before.store(known, Ordering::Relaxed);
         }
         self.total(here, day)
     }
 
-    /// Returns the rows used on this day, as far as they are known here.
+    /// Returns the number of rows used on this day at all routers, as far as it is known here.
     pub fn used(&self, day: u32) -> u64 {
         self.total(self.here.load(Ordering::Relaxed), day)
     }
@@ -51,22 +54,24 @@ impl DayQuota {
         rows_of(here, day) + self.elsewhere(day)
     }
 
-    /// Returns the rows used on this day at this router.
+    /// Returns the number of rows used on this day at this router.
     pub fn here(&self, day: u32) -> u64 {
         rows_of(self.here.load(Ordering::Relaxed), day)
     }
 
-    /// Returns the days on which rows were used at this router, with the rows: the day before the
-    /// latest one, and the latest. While a day begins, the one before is not returned for a moment.
+    /// Returns the last two days on which rows were used at this router, earlier day first, with
+    /// the number of rows on each. For a moment after a new day has begun, the first entry is still
+    /// that of an older day.
     pub fn days(&self) -> [(u32, u64); 2] {
         let read = |packed: &AtomicU64| packed.load(Ordering::Relaxed);
         let unpack = |packed: u64| (day_of(packed), packed & ROWS_MAX);
-        // `here` is read first: a day that begins in between is the latest one of the next call.
+        // `here` is read first: if a new day begins between the two reads, the next call returns
+        // it.
         let here = read(&self.here);
         [unpack(read(&self.before)), unpack(here)]
     }
 
-    /// Sets the rows used on this day at other routers.
+    /// Sets the number of rows used on this day at the other routers.
     pub fn set_elsewhere(&self, rows: u64, day: u32) {
         self.elsewhere.store(pack(rows, day), Ordering::Relaxed);
     }
@@ -76,8 +81,9 @@ impl DayQuota {
     }
 }
 
-/// Returns the day toward which rows of `day` count: the next day, if other threads have begun it.
-/// Days further ahead come from a clock that was wrong, and are ignored.
+/// Returns the day toward which rows of `day` count: the next day if another thread has already
+/// begun it, otherwise `day`. If the counter holds a day further ahead, that day came from a wrong
+/// clock and is ignored.
 fn latest(known: u64, day: u32) -> u32 {
     let next = day.saturating_add(1);
     if day_of(known) == next { next } else { day }

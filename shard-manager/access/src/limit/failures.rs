@@ -1,9 +1,11 @@
-//! Failed credentials by address: after too many, further ones are refused without examination.
+//! Failures: counts failed credentials by client address, and detects addresses with too many
+//! failures, for which the program verifies no signatures.
 //!
-//! **Invariant:** memory is fixed, however many addresses fail. The hash that places an address has
-//! a secret, so an attacker cannot choose addresses that evict a particular one.
-//! **Not here:** the client's address behind a proxy (the router); good credentials, which never
-//! get here.
+//! **Invariant:** the memory has a fixed size, however many addresses have failures. The hash that
+//! selects the entries for an address uses a secret, so an attacker cannot choose addresses that
+//! evict the entry of a particular one.
+//! **Not here:** finding the address of a client behind a proxy (the router); valid credentials,
+//! which are not counted.
 
 use std::fmt;
 use std::hash::Hasher as _;
@@ -15,39 +17,40 @@ use siphasher::sip::SipHasher24;
 
 use super::{Rate, nanos};
 
-/// Failures that one address may have, per second and at once.
+/// Number of failures that one address may have per second, and at once.
 const RATE: Rate = Rate { per_second: 10, burst: 10 };
-/// Signatures that a router verifies, per second and at once. A [`RateCell`](super::RateCell) is
-/// checked before each, so that forged tokens cannot occupy all processors.
+/// Maximum number of signatures that a process verifies per second, and at once. One unit of a
+/// [`RateCell`](super::RateCell) is taken before each verification, so that forged tokens cannot
+/// occupy all processors.
 pub const SIGNATURE_CHECKS: Rate = Rate { per_second: 2_000, burst: 2_000 };
 const SETS: usize = 2_048;
 const WAYS: usize = 8;
 
-/// Network of an address, and the time at which all its failures are forgiven; 0 if the entry is
-/// free.
+/// Failures of one network: its address, and the time from which all its failures are forgiven, in
+/// nanoseconds on the clock of the parameter `now`. The time is 0 if the entry is free.
 #[derive(Clone, Copy, Debug, Default)]
 struct FailureEntry {
     network: u128,
     forgiven_at: u64,
 }
 
-/// Failed credentials of many addresses.
+/// Counters of failed credentials, by client address.
 pub struct FailureLimiter {
     secret: [u8; 16],
     sets: Box<[Mutex<[FailureEntry; WAYS]>]>,
 }
 
 impl FailureLimiter {
-    /// Highest number of addresses that are remembered.
+    /// Maximum number of addresses that have an entry.
     pub const ADDRESSES_MAX: usize = SETS * WAYS;
 
-    /// Creates a limiter that knows no failures. The secret must be random.
+    /// Creates a limiter without recorded failures. The secret must be random.
     pub fn new(secret: [u8; 16]) -> Self {
         Self { secret, sets: (0..SETS).map(|_| Mutex::default()).collect() }
     }
 
-    /// Returns the time after which credentials of this address are examined again; `None` if they
-    /// are examined now.
+    /// Returns the time to wait until this address has few enough failures; `None` if it has few
+    /// enough now.
     pub fn limited_for(&self, address: IpAddr, now: Duration) -> Option<Duration> {
         let network = network(address);
         let entries = self.set(network).lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,13 +58,13 @@ impl FailureLimiter {
         wait(known?.forgiven_at, nanos(now))
     }
 
-    /// Counts a failure of this address. Returns the time after which its credentials are examined
-    /// again, if this one was too many.
+    /// Counts a failure of this address. If this failure was one too many, it is not counted, and
+    /// the time to wait until the next failure is permitted is returned.
     pub fn record(&self, address: IpAddr, now: Duration) -> Option<Duration> {
         let (network, now) = (network(address), nanos(now));
         let mut entries = self.set(network).lock().unwrap_or_else(PoisonError::into_inner);
         let index = entries.iter().position(|entry| entry.network == network);
-        // An address without an entry replaces the one that will be forgiven first.
+        // A new entry replaces the entry whose failures will be forgiven first, or a free one.
         let oldest = (0..WAYS).min_by_key(|way| entries[*way].forgiven_at).unwrap_or(0);
         let entry = &mut entries[index.unwrap_or(oldest)];
         if index.is_none() {
@@ -74,7 +77,7 @@ impl FailureLimiter {
         limited
     }
 
-    /// Returns the bytes of all entries.
+    /// Returns the number of bytes that all entries occupy.
     pub fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.sets)
     }
@@ -99,8 +102,8 @@ fn wait(forgiven_at: u64, now: u64) -> Option<Duration> {
     (next > full).then(|| Duration::from_nanos(next - full))
 }
 
-/// Returns the network of an address: itself for IPv4, and the first 64 bits for IPv6, because one
-/// client usually has all addresses that begin with them.
+/// Returns the network of an address: for IPv4, the address itself; for IPv6, its first 64 bits,
+/// because one client usually has all addresses with the same first 64 bits.
 pub(super) fn network(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),

@@ -1,8 +1,9 @@
-//! Header values about limits, as in the IETF draft "RateLimit header fields for HTTP".
+//! Headers: writes the values of HTTP headers about limits, as the IETF draft "RateLimit header
+//! fields for HTTP" defines them.
 //!
-//! **Invariant:** times are rounded up to whole seconds, so a client that waits that long is never
-//! too early.
-//! **Not here:** the names of the headers, and the responses that have them (the router).
+//! **Invariant:** times are rounded up to whole seconds, so that a client that waits for such a
+//! time never returns too early.
+//! **Not here:** adding the headers to responses (the router).
 
 use std::time::Duration;
 
@@ -14,27 +15,27 @@ const ROWS: &str = "rows";
 const DAY: &str = "day";
 const DAY_SECONDS: u64 = 86_400;
 
-/// Returns the value of `RateLimit-Policy` for the requests per second, such as
+/// Returns the value of `RateLimit-Policy` for the rate of requests, such as
 /// `"requests";q=400;w=2`.
 pub fn policy(rate: Rate) -> String {
     rate_policy(REQUESTS, rate)
 }
 
-/// Returns the value of `RateLimit` for the requests per second, such as `"requests";r=371;t=1`.
+/// Returns the value of `RateLimit` for the rate of requests, such as `"requests";r=371;t=1`.
 pub fn state(state: &RateState) -> String {
     limit_state(REQUESTS, state.remaining, state.reset)
 }
 
-/// Returns the value of `RateLimit-Policy` for all limits of a caller except that of concurrent
-/// requests; `None` if it has no others.
+/// Returns the value of `RateLimit-Policy` for all limits of a caller except the limit of
+/// concurrent requests; `None` if the caller has no other limit.
 pub fn policies(states: &LimitStates) -> Option<String> {
     let rate = |name, state: Option<RateState>| state.map(|state| rate_policy(name, state.rate));
     let day = states.day.map(|day| format!("\"{DAY}\";q={};w={DAY_SECONDS}", day.most));
     join([rate(REQUESTS, states.requests), rate(ROWS, states.rows), day])
 }
 
-/// Returns the value of `RateLimit` for all limits of a caller except that of concurrent requests;
-/// `None` if it has no others.
+/// Returns the value of `RateLimit` for all limits of a caller except the limit of concurrent
+/// requests; `None` if the caller has no other limit.
 pub fn states(states: &LimitStates) -> Option<String> {
     let rate = |name, state: Option<RateState>| {
         state.map(|state| limit_state(name, state.remaining, state.reset))
@@ -56,8 +57,8 @@ fn join(items: [Option<String>; 3]) -> Option<String> {
     (!items.is_empty()).then(|| items.join(", "))
 }
 
-/// Returns the value of `Retry-After`: at least one second, because 0 invites an immediate
-/// repetition.
+/// Returns the value of `Retry-After` in seconds. It is at least 1, because 0 would invite an
+/// immediate retry.
 pub fn retry_after(time: Duration) -> u64 {
     seconds(time).max(1)
 }

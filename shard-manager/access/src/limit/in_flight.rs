@@ -1,7 +1,7 @@
-//! Concurrent requests of a caller.
+//! In flight: counts the concurrent requests of each caller.
 //!
-//! **Invariant:** each admitted request is counted exactly until its guard is dropped, so one that
-//! fails or is cancelled cannot keep its place.
+//! **Invariant:** each admitted request is counted until its guard is dropped, and not longer, so a
+//! request that fails or is cancelled is no longer counted.
 //! **Not here:** the limit itself (`RoleLimits`).
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl InFlightCounter {
     }
 }
 
-/// Guard by which a running request counts until it is dropped.
+/// Guard of a running request, which is counted as running until the guard is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<LimitState>);
 

@@ -1,11 +1,13 @@
-//! Counters of all callers, found by the names of the callers.
+//! Limit cells: a table of the limit counters of all callers.
 //!
-//! Callers that share tenants share counters; a caller without tenants has its own.
+//! Callers with the same role and the same tenants share counters; a caller without tenants has
+//! counters of its own.
 //!
-//! **Invariant:** memory is bounded; in a full table, a caller that has not been seen for long
-//! loses its counters, so that its limits begin again. Addresses are in a table of their own:
-//! requests without credentials from many addresses make no caller lose its counters.
-//! **Not here:** the counters (`caller_limits`).
+//! **Invariant:** memory is bounded. If the table is full, the counters of a caller without recent
+//! requests are removed, and start at zero with its next request. The counters of addresses are in
+//! a separate table, so that requests without credentials from many addresses do not evict the
+//! counters of other callers.
+//! **Not here:** the counters themselves (`caller_limits`).
 
 use std::fmt;
 use std::hash::Hasher as _;
@@ -21,7 +23,7 @@ use super::usage::UsageLedger;
 use crate::key::KeyId;
 use crate::tenant::Tenants;
 
-/// Callers that share one set of counters.
+/// Subject of limits: the callers that share one set of counters.
 #[derive(Clone, Copy, Debug)]
 pub enum LimitSubject<'s> {
     /// Callers of one role that have the same tenants.
@@ -31,22 +33,23 @@ pub enum LimitSubject<'s> {
         /// The tenants.
         tenants: &'s Tenants,
     },
-    /// Key without tenants.
+    /// Owner of an API key without tenants.
     Key(KeyId),
-    /// Token or certificate without tenants.
+    /// Subject of a token or certificate without tenants.
     Subject {
         /// Issuer of the token; empty for a certificate.
         issuer: &'s str,
         /// Subject of the token, or name of the certificate.
         subject: &'s str,
     },
-    /// Requests without credentials, by the network of their address.
+    /// Clients without credentials whose addresses are in the same network.
     Address(IpAddr),
 }
 
 impl LimitSubject<'_> {
-    /// Returns the name under which rows are summed; `None` for an address. Lists are JSON, so that
-    /// no two subjects share a name, and no name contains a control character.
+    /// Returns the name under which the catalog sums the rows of a subject; `None` for an address.
+    /// Tenants, issuers and subjects are written as JSON lists, so that no two subjects have the
+    /// same name and no name contains a control character.
     fn text(&self) -> Option<String> {
         let list = |texts: &[&str]| serde_json::to_string(texts).expect("texts always serialise");
         match self {
@@ -73,18 +76,20 @@ pub struct LimitCells {
 }
 
 impl LimitCells {
-    /// Highest number of counters: those of the keys of a full snapshot, and some of tokens.
+    /// Maximum number of subjects, other than addresses, that have counters: enough for every key
+    /// of a full snapshot and for some tokens.
     pub const MAX: usize = 131_072;
-    /// Highest number of counters of addresses.
+    /// Maximum number of addresses that have counters.
     pub const ADDRESSES_MAX: usize = 16_384;
 
-    /// Creates an empty table. The random secret keeps clients from choosing subjects that collide.
+    /// Creates an empty table. The secret must be random: it keeps clients from choosing subjects
+    /// whose hashes collide and which would share counters.
     pub fn new(secret: [u8; 16]) -> Self {
         let (callers, addresses) = (Cache::new(Self::MAX), Cache::new(Self::ADDRESSES_MAX));
         Self { secret, callers, addresses, usage: UsageLedger::default() }
     }
 
-    /// Returns the counters of a subject.
+    /// Returns the counters of a subject, and creates them if there are none.
     pub fn state(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
         let name = self.name(subject);
         let states = match subject {
@@ -100,15 +105,16 @@ impl LimitCells {
         made.unwrap_or_default()
     }
 
-    /// Returns the number of a subject. It stays the same as long as this table exists, even for a
-    /// subject without counters, and clients cannot choose two subjects with equal numbers.
+    /// Returns a number that identifies a subject in the queues of the shards. It stays the same as
+    /// long as this table exists, even if the subject has no counters, and clients cannot choose
+    /// two subjects with the same number.
     pub fn number(&self, subject: &LimitSubject<'_>) -> u64 {
         self.name(subject) as u64
     }
 
-    /// Returns the counters of a subject that has a quota of rows per day, which are summed over
-    /// all routers. Those of an address are not summed, so that no list of addresses is stored
-    /// anywhere.
+    /// Returns the counters of a subject that has a quota of rows per day, and registers them so
+    /// that its rows are summed over all routers. The rows of an address are not summed, so that no
+    /// addresses of clients are stored in the catalog.
     pub fn state_with_quota(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
         let state = self.state(subject);
         match subject.text() {
@@ -117,14 +123,15 @@ impl LimitCells {
         }
     }
 
-    /// Returns the rows of all callers with a quota.
+    /// Returns the ledger of the rows that callers with a quota have used.
     pub fn usage(&self) -> &UsageLedger {
         &self.usage
     }
 
     fn name(&self, subject: &LimitSubject<'_>) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
-        // Each part is preceded by its length, so that no two subjects yield the same bytes.
+        // Each part is preceded by its length, so that two different subjects never yield the same
+        // bytes.
         let mut push = |part: &[u8]| {
             hasher.write(&(part.len() as u64).to_le_bytes());
             hasher.write(part);

@@ -1,11 +1,14 @@
-//! Usage: rows that callers with a quota have used here, on their way to the sums of all routers.
+//! Usage: collects the rows that callers with a quota have used at this router, to add them to the
+//! sums of all routers in the catalog.
 //!
-//! Rows are collected into batches, each of one day. Once they are stored, the sums of all routers
-//! are read; the part of a sum that exceeds the rows of this router was used elsewhere.
+//! Rows are collected into batches, each of one day. After the batches are stored, the sums of all
+//! routers are read from the catalog. The part of a sum that exceeds the stored rows of this router
+//! was used at other routers.
 //!
-//! **Invariant:** rows that were collected are in exactly one batch. The counters of a caller are
-//! kept as long as anything in this process uses them, so no rows are counted twice or forgotten.
-//! **Not here:** storing a batch (`engine::access_store`), the time at which it is done (the
+//! **Invariant:** each collected row is in exactly one batch, unless it waits for longer than
+//! [`DAYS_KEPT`] days, after which it is dropped. The counters of a caller are kept as long as
+//! anything in this process refers to them, so no rows are counted twice or forgotten.
+//! **Not here:** storing a batch (`engine::access_store`), deciding when batches are stored (the
 //! router).
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,39 +20,42 @@ use super::caller_limits::LimitState;
 /// Number of days whose sums are kept.
 pub const DAYS_KEPT: u32 = 35;
 
-/// Rows of callers on one day, which are stored together.
+/// Numbers of rows that callers used on one day. They are stored together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageBatch {
     /// Number of the batch in this process, from 1.
     pub number: u64,
-    /// The day, counted from 1970.
+    /// The day, in days since 1970-01-01.
     pub day: u32,
-    /// Names of callers and their rows, by name.
+    /// Name of each caller and number of its rows, sorted by name.
     pub rows: Vec<(Arc<str>, u64)>,
 }
 
 impl UsageBatch {
-    /// Highest number of callers in a batch, so that storing it does not take long.
+    /// Maximum number of callers in a batch. It is limited so that storing a batch does not take
+    /// long.
     pub const CALLERS_MAX: usize = 1_000;
 }
 
-/// Rows of all callers with a quota.
+/// Ledger of the rows that callers with a quota have used at this router.
 #[derive(Default)]
 pub struct UsageLedger(Mutex<Ledger>);
 
 #[derive(Default)]
 struct Ledger {
     callers: HashMap<Arc<str>, Entry>,
-    /// Rows that are in no batch yet, by day and caller.
+    /// Number of collected rows that are in no batch yet, by day and caller.
     waiting: BTreeMap<(u32, Arc<str>), u64>,
     /// Number of the last batch.
     number: u64,
-    /// Sums of callers that this router has not seen yet, on the day `sums_day`.
+    /// Sums of all routers on the day `sums_day`, for callers that have no counters at this router
+    /// yet.
     sums: HashMap<Box<str>, u64>,
     sums_day: u32,
 }
 
-/// Counters of a caller, and what is known of its latest day and of the one before.
+/// Counters of a caller, with its collected rows on the latest day on which it used rows and on the
+/// day before that.
 struct Entry {
     state: Arc<LimitState>,
     before: DayRows,
@@ -59,17 +65,18 @@ struct Entry {
 #[derive(Clone, Copy, Default)]
 struct DayRows {
     day: u32,
-    /// Rows of this router that were collected.
+    /// Number of rows of this day that were used at this router and have been collected.
     collected: u64,
-    /// Rows of this router that the sums contain.
+    /// Number of these rows that are stored, so that the sums of all routers contain them.
     stored: u64,
 }
 
 impl DayRows {
-    /// Returns the day and the rows that were used on it since the last call.
+    /// Returns the day and the number of rows that were used on it since the last call. `used` is
+    /// the total number of rows used on it at this router.
     fn collect(&mut self, used: u64) -> (u32, u64) {
         if used < self.collected {
-            // A clock that was wrong has restarted the day.
+            // The counter went back because a wrong clock made the day begin again.
             (self.collected, self.stored) = (0, 0);
         }
         (self.day, used - std::mem::replace(&mut self.collected, used))
@@ -77,27 +84,28 @@ impl DayRows {
 }
 
 impl Entry {
-    /// Returns the rows that were used since the last call, with their days.
+    /// Returns the numbers of rows that were used since the last call, each with its day.
     fn collect(&mut self) -> [(u32, u64); 2] {
         let [(before, used_before), (latest, used)] = self.state.day().days();
         if latest != self.latest.day {
             let begun = DayRows { day: latest, ..DayRows::default() };
             self.before = std::mem::replace(&mut self.latest, begun);
         }
-        // While a day begins, the one before is not known for a moment.
+        // For a moment after a new day has begun, `days` does not return the day before it yet.
         let is_known = before == self.before.day;
         let late = if is_known { self.before.collect(used_before) } else { (before, 0) };
         [late, self.latest.collect(used)]
     }
 
-    /// Sets the rows that are used at other routers, given the sum of all routers.
+    /// Sets the number of rows that the caller has used at other routers: the sum of all routers
+    /// minus the stored rows of this router.
     fn set_sum(&self, sum: u64, day: u32) {
         let stored = if self.latest.day == day { self.latest.stored } else { 0 };
         self.state.day().set_elsewhere(sum.saturating_sub(stored), day);
     }
 
-    /// Returns true if the counters are no longer needed: nothing else refers to them, and they
-    /// have no rows of this day.
+    /// Returns true if the counters are no longer needed: nothing else refers to them, and the
+    /// caller has used no rows here today.
     fn is_over(&self, today: u32) -> bool {
         Arc::strong_count(&self.state) == 1 && self.state.day().here(today) == 0
     }
@@ -108,8 +116,8 @@ impl UsageLedger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the rows of a caller from now on. Returns its counters: `state`, or those that are
-    /// known already.
+    /// Registers a caller, so that its rows are collected from now on. Returns its counters: those
+    /// of an earlier registration if there is one, otherwise `state`.
     pub fn register(&self, name: String, state: Arc<LimitState>) -> Arc<LimitState> {
         let ledger = &mut *self.lock();
         if let Some(known) = ledger.callers.get(&*name) {
@@ -124,8 +132,9 @@ impl UsageLedger {
         state
     }
 
-    /// Takes over the sums of all routers on this day. They must be read after every stored batch
-    /// was confirmed.
+    /// Takes over the sums of all routers on this day. They must have been read after every stored
+    /// batch was confirmed: otherwise rows of this router would count as rows of other routers as
+    /// well.
     pub fn load(&self, day: u32, sums: Vec<(String, u64)>) {
         let ledger = &mut *self.lock();
         ledger.sums_day = day;
@@ -138,7 +147,7 @@ impl UsageLedger {
         }
     }
 
-    /// Collects the rows that were used since the last call, and forgets callers whose counters are
+    /// Collects the rows that were used since the last call, and removes callers whose counters are
     /// no longer needed.
     pub fn collect(&self, today: u32) {
         let ledger = &mut *self.lock();
@@ -158,8 +167,8 @@ impl UsageLedger {
         waiting.retain(|(day, _), _| *day >= kept);
     }
 
-    /// Takes the next batch of collected rows, beginning with the earliest day; `None` if there are
-    /// no more.
+    /// Takes the next batch of collected rows, from the earliest day that has some; `None` if no
+    /// collected rows are left.
     pub fn next_batch(&self) -> Option<UsageBatch> {
         let ledger = &mut *self.lock();
         let day = ledger.waiting.first_key_value()?.0.0;
@@ -176,19 +185,19 @@ impl UsageLedger {
         Some(UsageBatch { number: ledger.number, day, rows })
     }
 
-    /// Records that a batch is stored: from now on the sums contain it.
+    /// Records that a batch was stored, so that sums that are read from now on contain its rows.
     pub fn confirm(&self, batch: &UsageBatch) {
         let ledger = &mut *self.lock();
         for (name, rows) in &batch.rows {
             let entry = ledger.callers.get_mut(name);
-            // The sums of a past day limit nothing.
+            // The sums of a past day no longer limit a caller, so they are not tracked.
             if let Some(entry) = entry.filter(|entry| entry.latest.day == batch.day) {
                 entry.latest.stored += rows;
             }
         }
     }
 
-    /// Returns the number of callers whose rows are counted.
+    /// Returns the number of callers that are registered.
     pub fn callers(&self) -> usize {
         self.lock().callers.len()
     }

@@ -1,11 +1,13 @@
-//! Coverage: the check that a caller gives no right that it does not have.
+//! Coverage: the check that a caller who creates a key or a role (the giver) does not give rights
+//! that it lacks itself.
 //!
-//! **Invariant:** if rights cover a role, every request that the role allows is allowed to the
-//! giver. The opposite need not hold: a role that only several grants of the giver cover together
-//! is refused.
-//! **Not here:** the scope `keys`, which the giver needs, too. Each act after which credentials can
-//! do more needs this check: making, rotating and resuming a key, defining a role, and removing a
-//! denial. A key of a role that does not exist must not be made: the role might be defined later.
+//! **Invariant:** if the rights of the giver cover a role, they allow every request that the role
+//! allows. The converse does not hold: a role is also refused if a grant of it is covered only by
+//! several grants of the giver together.
+//! **Not here:** the check of the scope `keys`, which the giver also needs. Every change that can
+//! extend the rights of credentials needs the check of coverage: creating, rotating or resuming a
+//! key, defining a role, and removing a denial. A key must not be created for a role that does not
+//! exist, because the role might be defined later with any rights.
 
 use super::{Bounds, Rights};
 use crate::grant::{Grant, KeyBinding, TableSet};
@@ -13,16 +15,17 @@ use crate::role::AccessRole;
 use crate::scope::AccessScope;
 use crate::tenant::Tenants;
 
-/// Part of a role that exceeds the rights of its giver.
+/// Part of a role that exceeds the rights of the giver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Excess {
     /// The giver lacks a scope.
     #[error("it has the scope {}, which you do not have", .0.name())]
     Scope(AccessScope),
-    /// No grant of the giver allows all that this grant of the role does.
+    /// No single grant of the giver allows everything that the grant with this index in the role
+    /// allows.
     #[error("grants[{0}] allows more than any one grant of yours")]
     Grant(usize),
-    /// A limit is higher than the giver's, or missing.
+    /// A limit of the role is higher than that of the giver, or not set although the giver has one.
     #[error("its limits are higher than yours")]
     RoleLimits,
     /// The weight is higher than the giver's.
@@ -31,11 +34,12 @@ pub enum Excess {
 }
 
 impl Rights {
-    /// Checks that these rights cover a role with these tenants. If `tenants` is `None`, the role
-    /// must be covered for all tenants, because a defined role can be given to every tenant.
+    /// Checks that these rights cover a role for a caller with these tenants. If `tenants` is
+    /// `None`, they must cover the role for every tenant: this is needed to define a role, which
+    /// can then be given to any tenant.
     ///
     /// # Errors
-    /// [`Excess`] names the first part that exceeds.
+    /// [`Excess`] names the first part of the role that exceeds these rights.
     pub fn covers(&self, role: &AccessRole, tenants: Option<&Tenants>) -> Result<(), Excess> {
         let Some(bounds) = &self.0 else { return Ok(()) };
         let own = bounds.role.role();
@@ -60,7 +64,8 @@ impl Rights {
     }
 }
 
-/// Returns true if for each table of the grant some grant of the giver covers it.
+/// Returns true if, for each table of the grant `given`, a single grant of the giver covers
+/// `given`.
 fn covers_grant(own: &Bounds, given: &Grant, tenants: Option<&Tenants>) -> bool {
     let covers = |grant: &Grant| {
         let binding = grant.keys().binding(&own.tenants);

@@ -1,7 +1,7 @@
-//! JSON of a role.
+//! Role document: the JSON of a role.
 //!
-//! **Invariant:** a member that is unknown, repeated or `null` is refused: a misspelled `columns`
-//! would otherwise grant all of them.
+//! **Invariant:** a role with an unknown, repeated or `null` member is refused. Otherwise a
+//! misspelled `columns` would be ignored, and the grant would permit all columns.
 //! **Not here:** the meaning of grants (`grant`).
 
 use std::sync::Arc;
@@ -19,17 +19,19 @@ use crate::limit::{Rate, RoleLimits};
 use crate::operation::RowOperations;
 use crate::scope::{AccessScope, ScopeSet};
 
-/// Highest number of columns: those of a table of its own, and those of the system.
+/// Maximum number of columns in a grant: the columns that a table may define, and the five columns
+/// that every table has.
 const COLUMNS_MAX: usize = Table::COLUMNS_MAX + 5;
-/// Highest rate of a limit, per second: one unit per nanosecond.
+/// Maximum rate of a limit, per second: one unit per nanosecond.
 const RATE_MAX: u64 = 1_000_000_000;
 const ROWS_PER_DAY_MAX: u64 = 1_000_000_000_000;
 const CONCURRENT_MAX: u64 = 1_000_000;
 
-/// Name of the whole document in an error.
+/// Name that stands for the whole document in an error.
 pub(super) const WHOLE: &str = "the role";
 
-/// Value of the member `scatter` of a grant, which lets reads go to all shards.
+/// Only value of the member `scatter` of a grant, which permits reads without a shard key to be
+/// sent to all shards.
 const SCATTER: &str = "filter";
 
 const TABLES_HINT: &str = "[\"*\"] or the names of tables";

@@ -1,7 +1,8 @@
-//! File of roles: one role, or a list of roles.
+//! File of roles: a JSON file that contains one role or a list of roles.
 //!
-//! **Invariant:** a file with one bad role is refused whole, so that a key never has an older role
-//! than that of the file. An error names the role by its place.
+//! **Invariant:** if one role is faulty, the whole file is refused, so that no key is used with an
+//! older definition of a role than that in the file. An error names the faulty role by its index in
+//! the list.
 //! **Not here:** reading the file, the JSON of one role (`document`).
 
 use std::collections::HashSet;
@@ -31,7 +32,7 @@ pub(super) fn parse(json: &str) -> Result<Vec<AccessRole>, RoleError> {
     Ok(roles)
 }
 
-/// Adds the place of a role in the list to the member that an error names.
+/// Puts the index of a role in the list before the name of the faulty member in an error.
 fn within(index: usize, error: RoleError) -> RoleError {
     let is_whole = error.member == document::WHOLE;
     let member =

@@ -1,9 +1,10 @@
-//! Cookies of sessions: the header values that set the cookie in a browser, and the search for it
-//! in requests.
+//! Session cookie: writes the header values that set or remove the cookie in a browser, and finds
+//! the cookie in requests.
 //!
-//! **Invariant:** scripts cannot read the cookie, other sites do not cause it to be sent, and a
-//! browser sends it to this origin only, over TLS. On plain loopback, which has no TLS, it has
-//! another name, because a browser stores the prefix `__Host-` only over TLS.
+//! **Invariant:** scripts cannot read the cookie, a browser does not send it with requests that
+//! other sites cause, and sends it only over TLS and only to this host. On the loopback interface
+//! without TLS, the cookie has another name, because browsers accept a name with the prefix
+//! `__Host-` only over TLS.
 //! **Not here:** HTTP; the contents of a session (`session`).
 
 use super::BrowserSession;
@@ -12,11 +13,11 @@ use crate::unix_time::UnixTime;
 
 /// Name of the cookie over TLS.
 pub const NAME: &str = "__Host-tessera_session";
-/// Name of the cookie on plain loopback.
+/// Name of the cookie on the loopback interface without TLS.
 pub const PLAIN_NAME: &str = "tessera_session";
 
-/// Returns the value of `Set-Cookie` that gives a session to a browser, with the text that
-/// [`SessionSecret::seal`](super::SessionSecret::seal) has made.
+/// Returns the value of `Set-Cookie` that stores a session in a browser. `text` is the result of
+/// [`SessionSecret::seal`](super::SessionSecret::seal).
 pub fn set(session: &BrowserSession, text: &str, now: UnixTime, is_tls: bool) -> String {
     attributes(text, session.expires_at.since(now), is_tls)
 }
@@ -32,12 +33,12 @@ fn attributes(text: &str, max_age: u64, is_tls: bool) -> String {
     format!("{name}={text}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// Finds the text of a session in the values of all `Cookie` headers of a request. Cookies of other
-/// names may contain any bytes.
+/// Finds the text of a session in the values of all `Cookie` headers of a request; `None` if there
+/// is no session cookie. Other cookies may contain any bytes.
 ///
 /// # Errors
-/// [`AuthReason::SessionMalformed`] if there are several, because another site of the same domain
-/// may have added one, or if the text is not UTF-8.
+/// [`AuthReason::SessionMalformed`] if there are several session cookies, because another site of
+/// the same domain may have added one, or if the text is not UTF-8.
 pub fn find<'h, H: AsRef<[u8]> + ?Sized + 'h>(
     headers: impl IntoIterator<Item = &'h H>,
     is_tls: bool,

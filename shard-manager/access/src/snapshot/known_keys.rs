@@ -1,7 +1,8 @@
-//! Known keys: finds the caller of a key, and records the days on which keys are used.
+//! Known keys: authenticates API keys, returns their callers, and records the last day on which
+//! each key was used.
 //!
-//! **Invariant:** an unknown id costs a comparison, too, so that the time of a response reveals as
-//! little as the response itself.
+//! **Invariant:** a digest is compared even if the id of a key is unknown, so that neither the
+//! response nor its time reveals which ids exist.
 //! **Not here:** the callers' rights (`snapshot`), the record of one key's use (`key_use`).
 
 use std::collections::HashMap;
@@ -18,7 +19,8 @@ use crate::key_record::KeyState;
 use crate::session::BrowserSession;
 use crate::unix_time::UnixTime;
 
-/// Properties of a key that decide about its requests.
+/// Properties of a key that determine whether its requests are accepted, and the caller of these
+/// requests.
 #[derive(Debug)]
 pub(super) struct KeyEntry {
     pub(super) digest: SecretDigest,
@@ -30,7 +32,8 @@ pub(super) struct KeyEntry {
 }
 
 impl KeyEntry {
-    /// Returns the caller, if the key is usable. Its secret or its session must have been verified.
+    /// Returns the caller if the key is usable. The calling function must have verified the key's
+    /// secret or a session of the key.
     fn usable_caller(&self, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
         match self.state {
             KeyState::Revoked => return Err(AuthReason::KeyRevoked.into()),
@@ -48,8 +51,8 @@ impl KeyEntry {
     }
 }
 
-/// All keys of a snapshot, by id. Ids are looked up and never chosen by clients, so the hash needs
-/// no secret.
+/// All keys of a snapshot, by id. Clients cannot choose the ids in this map, so they cannot make
+/// ids collide, and its hash function needs no secret.
 #[derive(Debug, Default)]
 pub struct KnownKeys(HashMap<KeyId, KeyEntry, BuildHasherDefault<SipHasher13>>);
 
@@ -59,12 +62,12 @@ impl KnownKeys {
         self.0.reserve(count);
     }
 
-    /// Adds a key, or replaces it.
+    /// Adds a key, or replaces the key with the same id.
     pub(super) fn insert(&mut self, id: KeyId, entry: KeyEntry) {
         self.0.insert(id, entry);
     }
 
-    /// Returns true if there is a key of this id.
+    /// Returns true if there is a key with this id.
     pub fn contains(&self, id: KeyId) -> bool {
         self.0.contains_key(&id)
     }
@@ -77,12 +80,12 @@ impl KnownKeys {
     /// Returns the caller of a key.
     ///
     /// # Errors
-    /// [`AuthError`] if the text is malformed, or no usable key.
+    /// [`AuthError`] if the string is malformed or is not a usable key.
     pub fn authenticate(&self, text: &str, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
         let key = ApiKey::parse(text).ok_or(AuthReason::KeyMalformed)?;
         let entry = self.0.get(&key.id());
         let expected = entry.map_or(SecretDigest::DUMMY, |entry| entry.digest);
-        // The digest is computed and compared for every key before anything else is examined.
+        // The digest is computed and compared, even for an unknown id, before any other check.
         let is_right = key.digest() == expected;
         let entry = entry.ok_or(AuthReason::KeyUnknown)?;
         if !is_right {
@@ -91,10 +94,10 @@ impl KnownKeys {
         entry.usable_caller(now)
     }
 
-    /// Returns the caller of the key behind a session that was verified.
+    /// Returns the caller of the key of a session. The session must have been verified.
     ///
     /// # Errors
-    /// [`AuthError`] if the key is not usable any more.
+    /// [`AuthError`] if the key does not exist or is no longer usable.
     pub fn authenticate_session(
         &self,
         session: &BrowserSession,
@@ -103,7 +106,7 @@ impl KnownKeys {
         self.0.get(&session.key).ok_or(AuthReason::KeyUnknown)?.usable_caller(now)
     }
 
-    /// Takes over the uses of keys from those of an earlier snapshot.
+    /// Shares the records of last use with the keys of an earlier snapshot.
     pub(super) fn share_uses(&mut self, earlier: &Self) {
         for (id, entry) in &mut self.0 {
             if let Some(known) = earlier.0.get(id) {
@@ -113,14 +116,14 @@ impl KnownKeys {
         }
     }
 
-    /// Returns up to `most` keys, with the days of their last use that were not stored yet.
+    /// Returns up to `most` keys whose last day of use is not stored yet, each with this day.
     pub fn unstored_uses(&self, most: usize) -> Vec<(KeyId, u32)> {
         let uses =
             self.0.iter().filter_map(|(id, entry)| entry.last_use.unstored().map(|day| (*id, day)));
         uses.take(most).collect()
     }
 
-    /// Records that these uses are stored.
+    /// Records that these days of last use are stored in the catalog.
     pub fn confirm_uses(&self, uses: &[(KeyId, u32)]) {
         for (id, day) in uses {
             if let Some(entry) = self.0.get(id) {
@@ -129,7 +132,7 @@ impl KnownKeys {
         }
     }
 
-    /// Returns the day on which a key was last used, as far as it is known here.
+    /// Returns the last day on which a key was used, as far as it is known to this process.
     pub fn used_on(&self, id: KeyId) -> Option<u32> {
         self.0.get(&id)?.last_use.used_on()
     }

@@ -1,4 +1,5 @@
-//! Tests of the lines of an audit log and of their chain: whatever is changed in a log is found.
+//! Tests of the lines of an audit log and of their hash chain: the check finds every change of a
+//! log.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -45,7 +46,7 @@ fn keys(form: AuditKeyForm) -> AuditKeys {
     AuditKeys::new(form, AuditSecret::new(&[5; AuditSecret::LEN]))
 }
 
-/// Returns the lines of a log with this many requests, and its last line.
+/// Returns the lines of a log with this many requests, and the last line as the catalog keeps it.
 fn log(requests: usize) -> (Vec<String>, AuditHead) {
     let mut chain = AuditChain::begin(&[1; AuditChain::NAME_LEN]);
     let (mut text, keys) = (String::new(), keys(AuditKeyForm::Hash));
@@ -58,7 +59,7 @@ fn log(requests: usize) -> (Vec<String>, AuditHead) {
     (text.lines().map(str::to_owned).collect(), chain.head())
 }
 
-/// Returns the number of the first wrong line, with its fault.
+/// Returns the number of the first faulty line and its fault; `None` if the check finds no fault.
 fn first_fault(lines: &[String], heads: Option<Vec<AuditHead>>) -> Option<(usize, ChainFault)> {
     let mut check = ChainCheck::new(heads);
     for (number, line) in (1..).zip(lines) {
@@ -127,7 +128,8 @@ fn a_whole_log_has_no_fault() {
     assert_eq!(check.finish(), Ok(HeadComparison::Equal));
     let summary = check.summary();
     assert_eq!((summary.lines, summary.requests, summary.starts, summary.crashes), (7, 15, 1, 0));
-    // The oldest files are removed in the course of time.
+    // A log may begin with a later line than the first, because its oldest files are removed, but
+    // only with a line that begins a file.
     let mut check = ChainCheck::new(None);
     let fault = check.push(lines[2].as_bytes()).unwrap_err();
     assert_eq!(fault, ChainFault::NoBeginning);
@@ -153,7 +155,8 @@ fn the_first_wrong_line_is_named() {
     assert_eq!(repeated, Some((4, ChainFault::Order { expected: 4, found: 3 })));
     let foreign = with(&|lines| lines[3] = "{}".to_owned());
     assert_eq!(foreign, Some((4, ChainFault::NotALine)));
-    // A line with a hash of its own that fits, in the place of another one.
+    // Line 4 is replaced by a line of another chain that has the right number and a correct hash of
+    // its own.
     let mut other = AuditChain::begin(&[1; AuditChain::NAME_LEN]);
     let mut text = String::new();
     for _ in 0..4 {
@@ -162,7 +165,7 @@ fn the_first_wrong_line_is_named() {
     }
     let replaced = with(&|lines| lines[3] = text.trim_end().to_owned());
     assert_eq!(replaced, Some((4, ChainFault::Replaced)));
-    // Without the catalog, a log that ends early is whole.
+    // Without the catalog, missing lines at the end of a log are not detected.
     let short = &lines[..4];
     assert_eq!(first_fault(short, None), None);
     let kept = head.point.number;

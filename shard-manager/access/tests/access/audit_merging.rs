@@ -1,5 +1,5 @@
-//! Tests of merging: equal refusals are one line a second, each is counted once, and memory is
-//! bounded.
+//! Tests of merging: equal refusals share one line per second, each refusal is counted once, and
+//! memory is bounded.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,8 +1,8 @@
-//! Changed claims: the claims of a token with another value of one member.
+//! Changed claims: sets one member of the claims of a token to another value.
 
 use serde_json::Value;
 
-/// Returns claims with another value of a member; `null` removes it.
+/// Returns the claims with another value of one member. The value `null` removes the member.
 pub(crate) fn changed(mut claims: Value, member: &str, value: Value) -> Value {
     let object = claims.as_object_mut().expect("an object");
     if value.is_null() {

@@ -1,4 +1,5 @@
-//! Checks: the grant that allows a request, or what lacks.
+//! Tests of checks: a result names the grant that allows a request, or the part that no grant
+//! allows.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Denials: their JSON, and the faults that refuse it.
+//! Tests of denials: their JSON, and the faults for which it is refused.
 
 use access::denial::{Denial, DenialSubject};
 use access::unix_time::UnixTime;

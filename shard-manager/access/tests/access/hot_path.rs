@@ -1,4 +1,5 @@
-//! Hot path: questions about good credentials and granted rows allocate nothing.
+//! Tests of the hot path: checking valid credentials and the rights to granted rows allocates no
+//! memory.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const RATE: &str = r#"{"requests_per_s":1000000000}"#;
 const ALL_LIMITS: &str = r#"{"requests_per_s":1000000000,"rows_per_s":1000000000,
     "rows_per_day":1000000000000,"concurrent":9}"#;
 
-/// Returns the role with these limits.
+/// Returns the role `ROLE` with these limits.
 fn role(limits: &str) -> AccessRole {
     let rest = ROLE.strip_prefix('{').unwrap();
     AccessRole::parse(&format!("{{\"limits\":{limits},{rest}")).unwrap()

@@ -1,4 +1,4 @@
-//! Key sets: which keys of a document are used, and which documents are refused.
+//! Tests of key sets: which keys of a JWKS document are used, and which documents are refused.
 
 use access::jwt::key_set::{KeySet, KeySetError};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ fn a_short_rsa_key_is_not_used() {
         let short = with(&rsa, "n", json!(base64url(&modulus)));
         assert!(matches!(parse(&[short]), Err(KeySetError::NoneFits { .. })), "{bits}");
     }
-    // Zeros in front make a number longer, not larger.
+    // Leading zeros make a number longer but not larger.
     let padded = with(&rsa, "n", json!(base64url([vec![0_u8; 200], vec![0xff; 128]].concat())));
     assert!(matches!(parse(&[padded]), Err(KeySetError::NoneFits { .. })));
     for exponent in [[1_u8].as_slice(), &[2], &[0], &[1, 0, 0, 0, 1]] {

@@ -1,4 +1,4 @@
-//! API keys: one spelling each, checked without a lookup, never printed.
+//! Tests of API keys: each key has one spelling, is checked without a lookup and is never printed.
 
 use access::key::{ApiKey, KeyId, NewApiKey, SecretDigest};
 use proptest::prelude::*;

@@ -1,4 +1,5 @@
-//! Files of keys: each line is read as it was written, and one bad line refuses the file.
+//! Tests of files of keys: a line that was written is read unchanged, and a file with one faulty
+//! line is refused.
 
 use access::key::NewApiKey;
 use access::key_record::KeyRecord;

@@ -1,4 +1,5 @@
-//! Limits: rates, quotas, concurrent requests and failures, at times that the tests choose.
+//! Tests of limits: rates, quotas, concurrent requests and failures, at times that the tests
+//! choose.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -230,7 +231,8 @@ fn subjects_that_differ_have_different_counters() {
 
 #[test]
 fn no_rate_gives_more_than_its_burst_at_once() {
-    // At most of these rates a unit does not last a whole number of nanoseconds.
+    // At most of these rates, a unit does not take a whole number of nanoseconds to become
+    // available.
     for per_second in [3, 7, 700_000, 600_000_000, 999_999_999, 3_000_000_000, u64::MAX] {
         let (cell, rate) = (RateCell::default(), Rate::new(per_second, 1_000).unwrap());
         let taken = (0..3_000).filter(|_| cell.take(rate, 1, START).is_ok()).count();
@@ -287,7 +289,7 @@ fn addresses_make_no_caller_lose_its_counters() {
     let state = cells.state(&subject);
     for number in 0..3 * LimitCells::MAX as u32 {
         let address = LimitSubject::Address(IpAddr::V4(Ipv4Addr::from_bits(number)));
-        // Each comes several times, so that the table takes it for a frequent one.
+        // Each address is used several times, so that the cache treats it as frequently used.
         (0..3).for_each(|_| drop(cells.state(&address)));
     }
     assert!(Arc::ptr_eq(&state, &cells.state(&subject)));
@@ -312,7 +314,8 @@ proptest! {
             if cell.take(rate, cost, after(now)).is_ok() {
                 taken += cost.min(burst);
             }
-            // A number of nanoseconds is rounded down with each request.
+            // The time per unit is rounded up, so no more units than this are available. 0.01
+            // allows for the rounding of floating-point numbers.
             prop_assert!(taken as f64 <= burst as f64 + (per_second * now) as f64 / 1_000.0 + 0.01);
         }
     }

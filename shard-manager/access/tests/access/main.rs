@@ -1,4 +1,4 @@
-//! Tests of access control: guarantees, attacks and random cases.
+//! Tests of access control: guaranteed behaviour, attacks and random inputs.
 
 #![expect(
     unsafe_code,

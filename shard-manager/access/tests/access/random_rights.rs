@@ -1,4 +1,5 @@
-//! Random roles: rights must decide as a simple evaluation of the role's JSON does.
+//! Tests of rights with random roles: the decision must equal that of a simple evaluation of the
+//! role's JSON.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 static TABLES: [&str; 3] = ["users", "orders", "kv"];
 static COLUMNS: [&str; 3] = ["id", "name", "price"];
 static OPERATIONS: [&str; 4] = ["read", "insert", "update", "delete"];
-/// Keys that are close to tenants and to each other.
+/// Shard keys that resemble tenants and each other.
 static KEYS: [&str; 10] =
     ["acme", "acme2", "acme:1", "acme2:1", "acme:x", "acme:x:1", "acme/1", "other", "other:", "*"];
 static TENANTS: [&str; 4] = ["acme", "acme2", "acme:x", "other"];
@@ -57,7 +58,7 @@ fn rights(grants: &[Value], tenants: &[&str]) -> Rights {
     Rights::of(Arc::new(role), Tenants::parse(tenants.iter().copied()).unwrap())
 }
 
-/// Random request: operations, table, columns and key.
+/// Random request: operations, table, columns and shard key.
 type Request = (Vec<&'static str>, &'static str, Vec<&'static str>, &'static str);
 
 fn request() -> impl Strategy<Value = Request> {
@@ -80,11 +81,11 @@ fn is_allowed(rights: &Rights, (names, table, columns, key): &Request) -> bool {
     rights.allow_key(&request, ShardKey::parse(key).unwrap()).is_ok()
 }
 
-/// Decides by the texts of the role alone.
+/// Decides directly from the JSON of the grants, without the code under test.
 fn reference(grants: &[Value], tenants: &[&str], request: &Request) -> bool {
     let (names, table, columns, key) = request;
     let has = |list: &Value, name: &str| list.as_array().unwrap().contains(&json!(name));
-    // A tenant that contains a separator of any grant leaves no rights at all.
+    // If a tenant contains a separator of any grant, the caller has no rights at all.
     let separators: Vec<String> = grants
         .iter()
         .filter_map(|grant| grant["keys"].as_str()?.strip_prefix("$tenant")?.strip_suffix('*'))

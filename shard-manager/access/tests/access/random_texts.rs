@@ -1,4 +1,5 @@
-//! Random texts: no parser panics, and what a parser accepts it can write and read again.
+//! Tests of parsers with random strings: no parser panics, and an accepted value can be written and
+//! read again.
 
 use access::check::CheckRequest;
 use access::denial::Denial;
@@ -14,7 +15,8 @@ use proptest::sample::select;
 
 use crate::signers::{Signer, base64url, claims, issuers, now, verify};
 
-/// Pieces of the texts that parsers expect, so that random texts get past the first check.
+/// Parts of valid inputs. Random strings that are made of them pass the first checks of the
+/// parsers.
 static PIECES: [&str; 48] = [
     "{",
     "}",
@@ -75,7 +77,7 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Good documents, of which parts are replaced.
+/// Valid documents in which a part is replaced by a random string.
 fn document() -> impl Strategy<Value = String> {
     let good = [
         concat!(
@@ -101,7 +103,7 @@ fn document() -> impl Strategy<Value = String> {
     })
 }
 
-/// Gives a text to all parsers.
+/// Passes a string to all parsers.
 fn parse_all(text: &str) {
     ApiKey::parse(text);
     KeyId::parse(text);

@@ -1,4 +1,5 @@
-//! Rights: one grant must allow all of a request, and no one gives more than they have.
+//! Tests of rights: a single grant must allow the whole request, and a caller cannot give rights
+//! that it lacks itself.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Roles: their JSON, and the faults that refuse it.
+//! Tests of roles: their JSON, and the faults for which it is refused.
 
 use access::role::{AccessRole, RoleFault};
 use access::scope::{AccessScope, ScopeSet};
@@ -19,7 +19,7 @@ fn role() -> Value {
     })
 }
 
-/// Parses the role with another value at a JSON Pointer; `null` removes the member.
+/// Parses the role with another value at a JSON Pointer. The value `null` removes the member.
 fn with(pointer: &str, value: Value) -> Result<AccessRole, access::role::RoleError> {
     let mut role = role();
     let (parent, member) = pointer.rsplit_once('/').unwrap();

@@ -1,4 +1,5 @@
-//! Sessions: they last an hour, prove one key, cannot be forged and end with their key.
+//! Tests of sessions: a session lasts one hour, proves one key, cannot be forged and ends with its
+//! key.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Issuers of tests: they sign tokens, also forged ones, with keys of each algorithm.
+//! Signers: issuers for tests, which sign valid and forged tokens with keys of each algorithm.
 
 use std::sync::Arc;
 
@@ -19,13 +19,14 @@ use serde_json::{Value, json};
 
 use crate::changed_claims::changed;
 
-/// Time at which the tests take place.
+/// Current time in the tests, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const ISSUER: &str = "https://issuer.example";
 pub(crate) const AUDIENCE: &str = "tessera";
 pub(crate) const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
-/// RSA key of 2048 bits in PKCS #8, made for tests only; `ring` cannot make one.
+/// RSA key of 2048 bits in PKCS #8, made for tests only. It is stored because `ring` cannot
+/// generate RSA keys.
 const RSA_KEY: &str = include_str!("rsa_key.base64");
 
 pub(crate) fn now() -> UnixTime {
@@ -36,7 +37,7 @@ pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Private key of an issuer.
+/// Private key or secret with which an issuer signs tokens.
 pub(crate) enum Signer {
     Rsa(Box<RsaKeyPair>),
     P256(Box<EcdsaKeyPair>),
@@ -76,7 +77,7 @@ impl Signer {
         }
     }
 
-    /// Public key as an entry of a JWKS document.
+    /// Returns the public key as an entry of a JWKS document.
     pub(crate) fn jwk(&self, id: &str) -> Value {
         match self {
             Self::Rsa(pair) => {
@@ -96,7 +97,7 @@ impl Signer {
         }
     }
 
-    /// Bytes of a member of the public key.
+    /// Returns the decoded bytes of a member of the public key.
     pub(crate) fn public_bytes(&self, member: &str) -> Vec<u8> {
         let jwk = self.jwk("one");
         URL_SAFE_NO_PAD.decode(jwk[member].as_str().unwrap_or_default()).unwrap()
@@ -119,26 +120,27 @@ impl Signer {
         }
     }
 
-    /// Signs a header and claims that are given as text, so that they may be malformed.
+    /// Signs a header and claims that are given as strings, so that tests can pass malformed JSON.
     pub(crate) fn sign_text(&self, header: &str, claims: &str) -> String {
         self.sign_encoded(&base64url(header), &base64url(claims))
     }
 
-    /// Signs the first two parts of a token as they are, so that their encoding may be wrong.
+    /// Signs the first two parts of a token without encoding them, so that tests can pass malformed
+    /// base64.
     pub(crate) fn sign_encoded(&self, header: &str, claims: &str) -> String {
         let message = format!("{header}.{claims}");
         let signature = self.signature(message.as_bytes());
         format!("{message}.{}", base64url(signature))
     }
 
-    /// Signs claims under a plain header.
+    /// Signs claims with a valid header.
     pub(crate) fn sign(&self, claims: &Value) -> String {
         let header = json!({"alg": self.algorithm().name(), "typ": "JWT", "kid": "one"});
         self.sign_text(&header.to_string(), &claims.to_string())
     }
 }
 
-/// Claims of a good token.
+/// Returns the claims of a valid token.
 pub(crate) fn claims() -> Value {
     json!({
         "iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "jti": "t1",
@@ -146,7 +148,7 @@ pub(crate) fn claims() -> Value {
     })
 }
 
-/// Good claims with another value of a member; `null` removes it.
+/// Returns valid claims with another value of one member. The value `null` removes the member.
 pub(crate) fn claims_with(member: &str, value: Value) -> Value {
     changed(claims(), member, value)
 }
@@ -167,14 +169,15 @@ pub(crate) fn loaded(set: KeySet) -> Option<LoadedKeys> {
     Some(LoadedKeys { set: Arc::new(set), usable_until: None })
 }
 
-/// Document with the public keys of these signers, which are called `one`, `two` and so on.
+/// Returns a JWKS document with the public keys of these signers, whose ids are `one`, `two` and
+/// `three`.
 pub(crate) fn document(signers: &[&Signer]) -> Vec<u8> {
     let names = ["one", "two", "three"];
     let keys: Vec<Value> = signers.iter().zip(names).map(|(signer, id)| signer.jwk(id)).collect();
     json!({ "keys": keys }).to_string().into_bytes()
 }
 
-/// Issuer with the keys of these signers.
+/// Returns a set with a single issuer, which has the keys of these signers.
 pub(crate) fn issuers(signers: &[&Signer]) -> Issuers {
     let algorithms: Vec<TokenAlgorithm> = signers.iter().map(|signer| signer.algorithm()).collect();
     let set = match signers {

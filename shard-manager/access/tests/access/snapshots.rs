@@ -1,4 +1,4 @@
-//! Snapshots and the authenticator: revocation, denial and expiry are in force at once.
+//! Snapshots and the authenticator: revocations, denials and expiry times take effect immediately.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

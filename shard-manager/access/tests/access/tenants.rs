@@ -1,4 +1,5 @@
-//! Tenants: compared by bytes, and never the prefix of another.
+//! Tests of tenants: they are compared byte by byte, and a tenant never reaches the keys of
+//! another.
 
 use access::grant::KeyBinding;
 use access::tenant::{TenantError, Tenants};

@@ -1,4 +1,5 @@
-//! Attacks by forged and malformed tokens. Each must be refused for the reason that it has.
+//! Tests of attacks with forged and malformed tokens. Each token must be refused, and for the
+//! expected reason.
 
 use access::auth_error::{AuthOutcome, AuthReason};
 use access::jwt::TOKEN_LEN_MAX;
@@ -40,7 +41,7 @@ fn a_public_key_is_no_secret() {
 fn the_algorithm_is_that_of_the_key() {
     let (rsa, p256) = (Signer::rsa(), Signer::p256());
     let both = issuers(&[&rsa, &p256]);
-    // The key `one` is RSA.
+    // The key with the id `one` is an RSA key.
     let token = p256.sign_text(r#"{"alg":"ES256","kid":"one"}"#, &text());
     assert_eq!(refusal(&both, &token), AuthReason::TokenAlgorithm);
     let token = p256.sign_text(r#"{"alg":"RS256","kid":"two"}"#, &text());

@@ -1,5 +1,5 @@
-//! Attacks that make a verifier read a token in another way than its issuer: keys of other
-//! algorithms, other spellings of base64, other spellings of numbers.
+//! Tests of attacks that try to make the verifier interpret a token differently from its issuer:
+//! keys of other algorithms, other spellings of base64 and other spellings of numbers.
 
 use access::auth_error::{AuthOutcome, AuthReason};
 use access::jwt::issuer::{Issuer, IssuerSettings};
@@ -75,7 +75,8 @@ fn a_secret_verifies_nothing_but_hs256() {
     assert_eq!(refusal(&issuers, &forger.sign(&claims())), AuthReason::TokenSignature);
 }
 
-/// Returns the text with other bits in the part of the last character that encodes nothing.
+/// Changes the unused bits of the last base64 character of a string; `None` if it has no unused
+/// bits.
 fn with_other_unused_bits(text: &str) -> Option<String> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (last, rest) = text.as_bytes().split_last()?;
@@ -88,7 +89,8 @@ fn with_other_unused_bits(text: &str) -> Option<String> {
 fn each_part_has_one_spelling_in_base64() {
     let signer = Signer::ed25519();
     let issuers = issuers(&[&signer]);
-    // Both are one byte longer than a multiple of three, so their last character has unused bits.
+    // Both parts are padded to one byte more than a multiple of three, so that their last base64
+    // character has unused bits.
     let pad = |mut text: String| {
         while text.len() % 3 != 1 {
             text.push(' ');

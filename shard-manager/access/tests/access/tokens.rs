@@ -1,4 +1,4 @@
-//! Tokens that are accepted, and what is read from them.
+//! Tests of tokens that are accepted, and of the values that are read from them.
 
 use access::auth_error::{AuthOutcome, AuthReason};
 use access::jwt::Issuers;

@@ -1,5 +1,5 @@
-//! Usage: rows of callers with a quota are summed over routers, each row once, and uses of keys
-//! outlive a change of the keys.
+//! Tests of usage: the rows of callers with a quota are summed over all routers, each row once, and
+//! the last use of a key stays known when the set of keys changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use proptest::prelude::*;
 
 const DAY: u32 = 20_000;
 
-/// Sums of a catalog, by day and caller.
+/// Catalog of the tests: sums of rows, by day and name of the caller.
 type Sums = BTreeMap<(u32, String), u64>;
 
 fn noon(day: u32) -> UnixTime {
     UnixTime::from_seconds(u64::from(day) * 86_400 + 43_200)
 }
 
-/// A router whose callers may use 20 rows on a day.
+/// Router whose callers may each use 20 rows per day.
 struct Counting(LimitCells);
 
 impl Counting {
@@ -40,7 +40,7 @@ impl Counting {
         CallerLimits::new(limits, self.0.state_with_quota(&subject))
     }
 
-    /// Stores all rows, and reads the sums.
+    /// Collects and stores all rows, and then reads the sums.
     fn flush(&self, catalog: &mut Sums, today: u32) {
         let usage = self.0.usage();
         usage.collect(today);
@@ -102,7 +102,7 @@ fn a_restart_does_not_reset_a_quota() {
     let early = after.caller("acme");
     after.load(&catalog, DAY);
     assert!(early.check_day(noon(DAY)).is_err());
-    // A caller that comes later.
+    // A caller without counters when the sums are read gets its sum with its first request.
     let third = Counting::new();
     third.load(&catalog, DAY);
     assert!(third.caller("acme").check_day(noon(DAY)).is_err());
@@ -135,7 +135,7 @@ fn rows_wait_for_a_catalog_that_does_not_answer() {
     use_rows(&caller, 3, DAY);
     router.0.usage().collect(DAY);
     let pending = router.0.usage().next_batch().unwrap();
-    // The batch was stored, but its outcome is not known: it is not in the sums yet.
+    // The batch was stored, but the router does not know that yet, and has not read the sums again.
     store(&mut catalog, &pending);
     use_rows(&caller, 4, DAY);
     assert_eq!(used(&caller, DAY), 7, "rows are counted here meanwhile");
@@ -225,13 +225,13 @@ fn the_day_of_the_last_use_outlives_a_change_of_the_keys() {
     second.share_uses(&first);
     assert_eq!(second.keys().unstored_uses(9), [(key.id(), DAY)]);
     assert!(second.keys().unstored_uses(0).is_empty());
-    // The snapshot before still serves a request.
+    // The earlier snapshot still serves a request.
     first.keys().authenticate(key.reveal(), noon(DAY + 1)).unwrap();
     second.keys().confirm_uses(&[(key.id(), DAY)]);
     assert_eq!(second.keys().unstored_uses(9), [(key.id(), DAY + 1)]);
     second.keys().confirm_uses(&[(key.id(), DAY + 1)]);
     assert!(second.keys().unstored_uses(9).is_empty());
-    // Another router has used it later.
+    // Another router has recorded a later use of the key.
     let mut third = build(Some(DAY + 5));
     third.share_uses(&second);
     assert_eq!(
@@ -245,8 +245,8 @@ fn the_day_of_the_last_use_outlives_a_change_of_the_keys() {
 }
 
 proptest! {
-    /// In any order of uses and flushes, each row is summed once, and after a flush of all routers
-    /// and another one all of them know all rows.
+    /// In any order of uses and flushes, each row is summed exactly once, and after two flushes of
+    /// all routers every router knows all rows.
     #[test]
     fn no_order_of_flushes_loses_a_row(
         steps in proptest::collection::vec((0_usize..2, 0_u64..4, 0_u32..2), 1..60),
@@ -262,7 +262,7 @@ proptest! {
                 use_rows(&callers[router], amount, day);
                 *rows.entry(day).or_default() += amount;
             }
-            // Routers flush many times in a day.
+            // Real routers collect rows many times a day, so no day passes without it.
             routers.iter().for_each(|router| router.0.usage().collect(day));
         }
         for _ in 0..2 {

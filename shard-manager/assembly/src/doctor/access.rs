@@ -1,5 +1,5 @@
-//! Access: reads the keys, roles and last audit lines of a cluster's catalog, for the checks of a
-//! router.
+//! Access: reads the API keys, the roles and the last line of each audit log from the catalog of a
+//! cluster, so that the doctor can check them.
 
 use std::path::Path;
 
@@ -10,10 +10,11 @@ use postgres::access_session::AccessSession;
 use postgres::node_address::ClusterAddress;
 use sqlite::access_store::{read_audit_heads, read_state};
 
-/// Returns the keys and roles of a data directory, or `None` if it holds no cluster yet.
+/// Returns the API keys and roles of the cluster in a data directory, or `None` if the directory
+/// holds no cluster yet.
 ///
 /// # Errors
-/// The catalog cannot be read, or has the schema of another version.
+/// Fails if the catalog cannot be read, or has the schema of another version.
 pub fn access_of_files(data_dir: &Path) -> Result<Option<AccessState>, OpenError> {
     if !data_dir.join("catalog.db").exists() {
         return Ok(None);
@@ -21,20 +22,21 @@ pub fn access_of_files(data_dir: &Path) -> Result<Option<AccessState>, OpenError
     read_state(data_dir).map(Some)
 }
 
-/// Returns the keys and roles of a cluster of servers.
+/// Returns the API keys and roles of a cluster of PostgreSQL servers.
 ///
 /// # Errors
-/// Its catalog has no primary, or there is no cluster yet.
+/// Fails if no host of the catalog is a primary, or if its database holds no cluster yet.
 pub async fn access_of_servers(address: &ClusterAddress) -> Result<AccessState, OpenError> {
     let first = address.shards.first().map(|shard| &shard.primary);
     let Some(at) = address.catalog.as_ref().or(first) else { return Ok(AccessState::default()) };
     AccessSession::open(at).await?.load().await
 }
 
-/// Returns the last lines of the audit logs of a data directory; none if it holds no cluster yet.
+/// Returns the last line of each audit log, as the catalog in a data directory stores it. The
+/// result is empty if the directory holds no cluster yet.
 ///
 /// # Errors
-/// The catalog cannot be read, or has the schema of another version.
+/// Fails if the catalog cannot be read, or has the schema of another version.
 pub fn audit_heads_of_files(data_dir: &Path) -> Result<Vec<AuditHead>, OpenError> {
     if !data_dir.join("catalog.db").exists() {
         return Ok(Vec::new());
@@ -42,10 +44,11 @@ pub fn audit_heads_of_files(data_dir: &Path) -> Result<Vec<AuditHead>, OpenError
     read_audit_heads(data_dir)
 }
 
-/// Returns the last lines of the audit logs of a cluster of servers.
+/// Returns the last line of each audit log, as the catalog of a cluster of PostgreSQL servers
+/// stores it.
 ///
 /// # Errors
-/// Its catalog has no primary, or there is no cluster yet.
+/// Fails if no host of the catalog is a primary, or if its database holds no cluster yet.
 pub async fn audit_heads_of_servers(address: &ClusterAddress) -> Result<Vec<AuditHead>, OpenError> {
     let first = address.shards.first().map(|shard| &shard.primary);
     let Some(at) = address.catalog.as_ref().or(first) else { return Ok(Vec::new()) };

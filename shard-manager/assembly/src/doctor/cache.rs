@@ -7,10 +7,10 @@ use cache::{CacheAddress, inspect};
 
 use super::Finding;
 
-/// Eviction policy that removes nothing.
+/// Value of `maxmemory-policy` with which Redis evicts nothing, and refuses writes when it is full.
 const NO_EVICTION: &str = "noeviction";
 
-/// Queries the cache and judges its settings.
+/// Queries the Redis server, and returns findings about its memory limit and eviction policy.
 pub async fn cache(address: &CacheAddress) -> Vec<Finding> {
     let about = address.redacted();
     let server = match inspect(address).await {

@@ -1,4 +1,4 @@
-//! Files: checks a data directory, existing or new.
+//! Files: checks the data directory of embedded shards, whether it exists already or not.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,16 +11,17 @@ use sqlite::offline_view::{DirView, Holder, NodeFile, holder};
 
 use super::Finding;
 
-/// Free bytes below which the doctor warns that the disk will soon be full.
+/// Number of free bytes on the disk below which the doctor warns that it will soon be full.
 const FREE_BYTES_WARNING: u64 = 2 << 30;
 const FREE_BYTES_FAULT: u64 = 64 << 20;
 
-/// Network file systems, by the numbers that Linux gives them. SQLite's log index is shared memory,
-/// which other machines do not see: two writers would damage the file.
+/// Network file systems, on which SQLite is not safe, with the `f_type` numbers by which Linux
+/// reports them. SQLite keeps the index of its write-ahead log in shared memory, which processes on
+/// other machines do not see, so two writers would damage the file.
 const FOREIGN: [(u32, &str); 4] =
     [(0x6969, "NFS"), (0x517B, "SMB"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB 2")];
 
-/// Checks the folder of embedded shards. Blocks.
+/// Checks a data directory: permissions, disk, and the files of its cluster if it has one. Blocks.
 pub fn files(data_dir: &Path) -> Vec<Finding> {
     let about = data_dir.display().to_string();
     let standing = standing(data_dir);
@@ -44,7 +45,7 @@ pub fn files(data_dir: &Path) -> Vec<Finding> {
     found
 }
 
-/// Returns the folder, or the existing one in which it will be created.
+/// Returns the data directory if it exists, or else its closest ancestor that exists.
 fn standing(data_dir: &Path) -> PathBuf {
     let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     let mut folders = whole.ancestors();
@@ -75,8 +76,8 @@ fn disk(about: &str, folder: &Path) -> Vec<Finding> {
     found
 }
 
-/// Returns a warning if users outside the group of the files may read or replace them. Files of
-/// earlier versions were created with the permissions that the umask left.
+/// Returns a warning if users outside the files' group may read or replace the files. Earlier
+/// versions created files with the permissions that the umask allowed.
 fn open_to_others(about: &str, data_dir: &Path) -> Option<Finding> {
     const READ: u32 = 0o004;
     const WRITE: u32 = 0o002;

@@ -13,7 +13,7 @@ use postgres::shard_listing;
 
 use super::{Finding, Severity, workers};
 
-/// Application name of the sessions of the doctor, which servers show in `pg_stat_activity`.
+/// Value of `application_name` in the doctor's sessions, which `pg_stat_activity` shows.
 const PURPOSE: &str = "tessera doctor";
 
 /// Queries all configured nodes, then checks that they form shards.
@@ -30,7 +30,7 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     }
     let found = join_all(nodes.iter().map(|at| node(at, address))).await;
     let mut found: Vec<Finding> = found.into_iter().flatten().collect();
-    // Faults of nodes are reported already; a start would report them again.
+    // Without this condition, `check_members` would report faults of nodes a second time.
     if found.iter().all(|finding| finding.severity < Severity::Fault) {
         match check_members(address).await {
             Ok(CheckedAddresses { differences, catalog: at }) => {
@@ -47,7 +47,8 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     found
 }
 
-/// Describes the shards of a catalog that has the schema of this program.
+/// Describes the shards that a catalog lists; `None` if the catalog cannot be read, for example
+/// because it has an older schema.
 async fn catalog(at: &NodeAddress) -> Option<Finding> {
     let (map, _) = shard_listing::read(at).await.ok()?;
     let shard = |(number, shard): (ShardNumber, &ShardSpec)| {
@@ -85,15 +86,16 @@ async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
     found
 }
 
-/// Returns a message about a node without its name, which the finding has already.
+/// Removes the name of a node from the start of a message, because the finding names the node
+/// itself.
 fn plain(about: &str, said: impl ToString) -> String {
     let said = said.to_string();
     let rest = said.strip_prefix(about).unwrap_or(&said);
     rest.trim_start_matches([':', ' ']).to_owned()
 }
 
-/// Settings and states of a server that a router does not depend on but that matter to its
-/// operator.
+/// Settings and state of a server that do not prevent a router from using it, but that its operator
+/// should know.
 #[derive(QueryableByName)]
 struct ServerSettings {
     #[diesel(sql_type = Bool)]
@@ -132,7 +134,8 @@ async fn server_settings(
     .await
 }
 
-/// Returns warnings about settings that a router does not need but its operator does.
+/// Returns one finding that describes the server, and a warning for each setting or state that may
+/// cause problems later, for example after a failover.
 fn judge(
     about: &str,
     at: &NodeAddress,

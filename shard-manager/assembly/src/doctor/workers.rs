@@ -9,24 +9,25 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::Finding;
 
-/// State of a node according to the coordinator.
+/// State of a worker according to the coordinator.
 #[derive(QueryableByName)]
 struct Node {
     #[diesel(sql_type = Text)]
     node: String,
     #[diesel(sql_type = Bool)]
     active: bool,
-    /// True if the coordinator reaches the node.
+    /// True if the coordinator can connect to the worker.
     #[diesel(sql_type = Bool)]
     reached: bool,
-    /// True if the node reaches all others.
+    /// True if the worker can connect to all other nodes.
     #[diesel(sql_type = Bool)]
     reaches: bool,
     #[diesel(sql_type = Bool)]
     idle: bool,
 }
 
-/// Checks the connections from each node to each other; inactive nodes are skipped.
+/// Query that returns the state of each worker. `citus_check_cluster_node_health` lets each active
+/// node connect to each other.
 const NODES: &str = "WITH health AS MATERIALIZED (
         SELECT f.groupid = 0 AS coordinates, f.nodeid AS asking, t.nodeid AS asked, coalesce(h.result, false) AS well
         FROM citus_check_cluster_node_health() AS h

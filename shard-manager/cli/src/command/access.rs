@@ -1,6 +1,7 @@
-//! `access`: resets the access mode that the catalog stores, and ends all browser sessions.
+//! `access`: switches off the access control that the catalog requires, or ends all browser
+//! sessions.
 //!
-//! **Not here:** audit logs (`audit`), keys (`key`), roles (`role`), the place of the catalog
+//! **Not here:** audit logs (`audit`), keys (`key`), roles (`role`), finding the catalog
 //! (`catalog_place`).
 
 pub(super) mod audit;

@@ -1,10 +1,12 @@
-//! Output file: a file that gets its name when it is complete, written by one process at a time.
+//! Output file: a file that gets its final name only when it is complete, and that only one process
+//! writes at a time.
 //!
-//! The file is written as `<name>.part` beside its final name, and the writer holds a lock on it.
-//! The lock of a file that a dead process left behind is free, so such a file is overwritten.
+//! The file is first written as `<name>.part` in the same folder, and the writer holds a lock on
+//! it. The system releases the lock of a process that dies, so the next writer overwrites a file
+//! that such a process left behind.
 //!
-//! **Invariant:** under the final name there are always the old or the complete new contents; two
-//! writers never write to the same file.
+//! **Invariant:** the file with the final name always has either the old or the complete new
+//! contents; two processes never write to the same file.
 //! **Not here:** the contents of the file (the commands).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,13 +18,14 @@ use super::{CommandError, interrupt};
 
 /// Destination of a command's results.
 pub(super) enum Target {
-    /// A file that gets its name when it is complete.
+    /// A regular file, which gets its final name when it is complete.
     File(UnfinishedFile),
     /// A pipe, a terminal or a device.
     Device(File, PathBuf),
 }
 
-/// Unfinished file, removed unless it is finished.
+/// File with the suffix `.part`, which is removed when the value is dropped unless it was finished
+/// before.
 pub(super) struct UnfinishedFile {
     file: File,
     path: PathBuf,
@@ -31,8 +34,8 @@ pub(super) struct UnfinishedFile {
 }
 
 impl Target {
-    /// Begins a file of this name. A symbolic link is followed: its target is replaced, not the
-    /// link.
+    /// Begins to write to `path`. A symbolic link is followed: the file that it points to is
+    /// replaced, not the link.
     pub(super) fn begin(path: &Path) -> Result<Self, CommandError> {
         let found = match fs::metadata(path) {
             Ok(found) => found,
@@ -57,7 +60,7 @@ impl Target {
         Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is not a file" }))
     }
 
-    /// Gives the file its name.
+    /// Syncs the file to the disk, and gives it its final name. For a device, only flushes it.
     pub(super) fn finish(self) -> Result<(), CommandError> {
         match self {
             Self::File(part) => part.finish(),
@@ -66,7 +69,7 @@ impl Target {
     }
 }
 
-/// Fails once the command is interrupted.
+/// Writing fails once the command is interrupted.
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         interrupt::check()?;
@@ -94,7 +97,8 @@ impl UnfinishedFile {
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
                 return Err(refused(&path, &"this is not a regular file; check it, and remove it"));
             }
-            // Not truncated before the lock shows that no other process writes it.
+            // The file is not truncated yet: another process may be writing it until this process
+            // has the lock.
             let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
             let file = opened.map_err(failed)?;
             match file.try_lock() {
@@ -105,7 +109,8 @@ impl UnfinishedFile {
                 }
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            // The former holder of the lock may have renamed or removed this very file.
+            // The previous holder of the lock may have renamed or removed this file after it was
+            // opened here.
             let own = file.metadata().map_err(failed)?;
             let named = fs::symlink_metadata(&path);
             if !named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
@@ -126,7 +131,8 @@ impl UnfinishedFile {
         interrupt::check().map_err(|error| refused(&self.path, &error))?;
         self.file.sync_all().map_err(|error| refused(&self.path, &error))?;
         fs::rename(&self.path, &self.target).map_err(|error| refused(&self.target, &error))?;
-        // From here on another process may use the name of the part.
+        // From here on another process may create a file with the same `.part` name, so `drop` must
+        // not remove it.
         self.finished = true;
         Ok(())
     }
@@ -135,7 +141,7 @@ impl UnfinishedFile {
 impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.finished {
-            // The next writer overwrites a part that cannot be removed.
+            // An error is ignored, because the next writer overwrites a `.part` file that is left.
             let _ = fs::remove_file(&self.path);
         }
     }

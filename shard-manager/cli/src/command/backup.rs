@@ -1,9 +1,10 @@
-//! `backup`: a copy of a cluster as of one moment.
+//! `backup`: makes a copy of a cluster as of one moment, or verifies one.
 //!
-//! The holder of the data directory makes the copy: a running router does it on request through its
-//! socket; without one, the command locks the directory itself and copies the files. Servers are
-//! read by the command itself, beside their routers. A router with its own folder also makes
-//! backups on request over HTTP.
+//! If a router holds the data directory, the command sends it a request through the control socket,
+//! and the router makes the copy. Otherwise the command locks the directory and copies the files
+//! itself. PostgreSQL servers are read by the command itself, while routers may be running. With
+//! `--url`, a router that has a backup folder of its own makes the copy there, on request over
+//! HTTP.
 //!
 //! **Not here:** making the copy (`sqlite::backup`, `postgres::backup`).
 
@@ -87,7 +88,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// Copies a cluster of either engine into a new folder.
+/// Copies a cluster, of files or of servers, into a new folder.
 pub(super) fn copy(
     place: &ClusterPlace,
     to: &Path,
@@ -99,9 +100,9 @@ pub(super) fn copy(
     }
 }
 
-/// Facts about a copy of either engine.
+/// Summary of a copy of files or of servers.
 pub(super) struct Copied {
-    /// The manifest.
+    /// Manifest of the copy, as JSON.
     pub(super) document: Value,
     pub(super) rows: u64,
     pub(super) at: String,
@@ -111,7 +112,7 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    /// Returns the facts about a copy of files.
+    /// Returns the summary of a copy of files.
     pub(super) fn of_files(manifest: &Manifest) -> Result<Self, CommandError> {
         Ok(Self {
             document: document(manifest)?,
@@ -123,7 +124,7 @@ impl Copied {
         })
     }
 
-    /// Returns the facts about a copy of servers.
+    /// Returns the summary of a copy of servers.
     pub(super) fn of_servers(
         manifest: &postgres::backup::manifest::ServerManifest,
     ) -> Result<Self, CommandError> {
@@ -173,7 +174,8 @@ pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// Converts an incomplete copy to a found fault, and any other error to a refusal.
+/// Converts the error that a copy is incomplete or damaged to `CommandError::Found` (exit code
+/// 1), and any other error to `CommandError::Refused` (exit code 2).
 pub(super) fn judged(error: &SaveError) -> CommandError {
     if matches!(error, SaveError::Unsuitable { .. }) {
         return CommandError::Found(error.to_string());
@@ -222,7 +224,7 @@ pub(super) fn with_bars<T>(
 fn draw(terminal: &Terminal, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
     let (name, done, total) = match step {
         Step::Copying { shard, bytes, of } => (shard.as_str(), *bytes, *of),
-        // The amount of concurrent writes is unknown.
+        // These steps have no bar, because it is not known how much clients still write.
         Step::Following { .. } | Step::Held { .. } => return,
         Step::Checking { bytes, of } => ("checking", *bytes, *of),
         Step::Writing { bytes, of } => ("writing", *bytes, *of),

@@ -1,4 +1,5 @@
-//! `check`: verifies every row of a cluster.
+//! `check`: checks that every row of a cluster is on its shard, and that replicas equal their
+//! primaries.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +61,7 @@ pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandEr
     }
 }
 
-/// Checks the rows, and shows the progress.
+/// Checks all rows, and shows the progress as a bar.
 fn audit(
     place: &ClusterPlace,
     options: &AuditOptions,
@@ -89,10 +90,12 @@ fn audit(
     report
 }
 
-/// Audit that reports numbers of checked rows to a callback.
+/// Function that checks a cluster, and calls its argument with the number of rows checked since the
+/// last call.
 type AuditWork<'a> = dyn FnOnce(&(dyn Fn(u64) + Sync)) -> Result<AuditReport, CommandError> + 'a;
 
-/// Returns the rows that the counters of all nodes report: exact enough for a progress bar.
+/// Returns the number of rows on all nodes according to their counters, which is exact enough for a
+/// progress bar. Nodes that cannot be read are left out.
 fn expected_rows(view: &DirView) -> u64 {
     let nodes = view.map.topology().numbers().flat_map(|shard| view.nodes(shard));
     let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.file_state().ok()?.rows()));

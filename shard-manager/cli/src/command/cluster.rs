@@ -27,7 +27,8 @@ Examples:
   shard-manager cluster up --shards 2 --replicas 2 --port 5500
   shard-manager cluster up --dir /srv/tessera --set shared_buffers=1GB";
 
-/// Role of a node that another one has replaced as primary.
+/// Role shown for a node that was primary until another node was promoted, and that does not follow
+/// the new primary yet.
 const FORMER: &str = "former primary";
 
 /// Operation on a local cluster.
@@ -95,12 +96,12 @@ struct UpOptions {
 /// State of a cluster.
 #[derive(Debug, Serialize)]
 struct Shown {
-    /// True if every server runs and no shard has a former primary.
+    /// True if every server runs and no node is a former primary.
     ok: bool,
     dir: PathBuf,
     /// Major version of PostgreSQL.
     postgres: u32,
-    /// File with the variables for a router.
+    /// File with the environment variables for a router, such as `SHARD_URLS`.
     environment: PathBuf,
     nodes: Vec<NodeShown>,
 }
@@ -157,8 +158,9 @@ fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
     Ok(ended?)
 }
 
-/// Returns a note if the wanted number of shards is not that of an existing cluster, which keeps
-/// its shards. For a number that no cluster can have, the start returns an error.
+/// Returns a note if the requested number of shards differs from that of an existing cluster, which
+/// keeps its shards. For a number that no cluster can have, it returns `None`, because the start of
+/// the servers then fails with its own error.
 fn other_number(dir: &Path, has: usize, wanted: usize) -> Option<String> {
     if has == 0 || wanted == has || !(1..=Topology::SHARDS_MAX).contains(&wanted) {
         return None;
@@ -258,8 +260,8 @@ fn text(shown: &Shown, terminal: &Terminal) -> String {
     format!("{head}\n{}{}", table.trim_end(), former.collect::<String>())
 }
 
-/// Quotes a path for a shell, and prefixes a bare name with `./`, because the command `.` would
-/// search `PATH` for it.
+/// Quotes a path for a shell. A relative path that does not begin with `.` or `..` gets the prefix
+/// `./`, because the shell command `.` searches `PATH` for a bare name.
 fn in_a_shell(path: &Path) -> String {
     let path = if path.is_absolute() || path.starts_with(".") || path.starts_with("..") {
         path.to_owned()

@@ -1,7 +1,8 @@
-//! Cluster place: the cluster whose rows a command reads, in a data directory or on servers.
+//! Cluster place: the location of the cluster whose rows a command reads: a data directory, or
+//! PostgreSQL servers.
 //!
 //! **Invariant:** no address with a password is taken from a flag, and none is shown.
-//! **Not here:** commands that only need the catalog (`access::catalog_place`).
+//! **Not here:** the location for commands that only need the catalog (`access::catalog_place`).
 
 use std::path::PathBuf;
 
@@ -13,7 +14,8 @@ use super::access::catalog_place::{
     CATALOG_VARIABLE, DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, addresses, variable,
 };
 
-/// Variable that names replicas, one of which may be the primary after a failover.
+/// Environment variable with the addresses of replicas, any of which may have become the primary by
+/// a failover.
 const REPLICAS_VARIABLE: &str = "REPLICA_URLS";
 
 /// Place of the cluster, on the command line.
@@ -35,7 +37,8 @@ pub(crate) enum ClusterPlace {
 }
 
 impl ClusterArgs {
-    /// Returns the cluster that the flag names, else the variables.
+    /// Returns the cluster that the flag names, or else the environment variables, or else the
+    /// default.
     pub(crate) fn place(&self) -> Result<ClusterPlace, CommandError> {
         if let Some(data_dir) = &self.data_dir {
             return Ok(ClusterPlace::Files(data_dir.clone()));
@@ -54,7 +57,8 @@ impl ClusterArgs {
     }
 }
 
-/// Returns the address of the cluster that the variables name; `urls` is the value of `SHARD_URLS`.
+/// Returns the addresses of the cluster's servers. `urls` is the value of `SHARD_URLS`; replicas
+/// and the catalog are read from their own environment variables.
 pub(super) fn servers(urls: &str) -> Result<ClusterAddress, CommandError> {
     let listed = |name: &'static str| match variable(name)? {
         Some(urls) => addresses(name, &urls),

@@ -1,4 +1,4 @@
-//! `completions`: completion scripts for shells.
+//! `completions`: prints a completion script for a shell.
 
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
@@ -8,7 +8,8 @@ use crate::terminal::print;
 
 /// Prints the completion script of a shell.
 pub(super) fn complete(shell: Shell) -> Result<(), CommandError> {
-    // The generator panics on a write error, and the reader may be gone.
+    // The script is not written directly to standard output, because the generator panics on a
+    // write error such as a closed pipe.
     let mut script = Vec::new();
     generate(shell, &mut CommandLine::command(), "shard-manager", &mut script);
     Ok(print(&script)?)

@@ -1,4 +1,4 @@
-//! `export`: all rows of a table as lines.
+//! `export`: writes all rows of a table, or of all tables, as NDJSON or CSV.
 //!
 //! **Not here:** reading the rows (`sqlite::export`, `postgres::export`).
 
@@ -57,13 +57,14 @@ pub(super) struct ExportArgs {
 }
 
 impl ExportArgs {
-    /// Returns the format; with `--all` the name of the folder does not determine it.
+    /// Returns the format. With `--all`, `--output` names a folder, whose name does not determine
+    /// the format.
     fn format(&self) -> FormatName {
         FormatName::of(self.format, self.output.as_deref().filter(|_| !self.all))
     }
 }
 
-/// Result for one table.
+/// Table that was exported, and the file with its rows.
 #[derive(Debug, Serialize)]
 struct Exported {
     table: String,
@@ -71,7 +72,7 @@ struct Exported {
     file: String,
 }
 
-/// Exports a table, or all of them.
+/// Exports a table, or all tables.
 pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let to_stdout = args.output.as_deref().is_none_or(|output| output == Path::new("-"));
     if args.all && to_stdout {
@@ -129,7 +130,7 @@ fn write(
     written.map_err(command_error)
 }
 
-/// Replaces the file atomically: it has all rows, or its old contents.
+/// Replaces the file atomically: it has either all rows or its old contents.
 fn write_file(
     args: &ExportArgs,
     export: &mut ExportSource,

@@ -1,4 +1,4 @@
-//! Format: file formats of `export` and `import`.
+//! Format: the file formats that `export` writes and `import` reads.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(super) enum FormatName {
 }
 
 impl FormatName {
-    /// Returns the given format, else that of the file's extension, else NDJSON.
+    /// Returns the given format, or else CSV if the file has the extension `csv`, or else NDJSON.
     pub(super) fn of(given: Option<Self>, file: Option<&Path>) -> Self {
         let ending = file.and_then(Path::extension);
         let csv = ending.is_some_and(|ending| ending.eq_ignore_ascii_case(Self::Csv.ending()));

@@ -1,4 +1,4 @@
-//! `generate`: demo users and their orders.
+//! `generate`: fills a cluster with demo users and their orders.
 //!
 //! **Not here:** generating rows (`import::demo_data`), storing rows (`import`, `upload`).
 
@@ -36,11 +36,12 @@ Examples:
   shard-manager generate --users 1000000 --data-dir ./data
   shard-manager generate --users 50000 --orders-per-user 3 --weights 'A=70,B=30' --seed 7";
 
-/// Table of the users, whose keyspace determines the form of ids.
+/// Table of the users. Its keyspace determines the form of the users' ids.
 const USERS: &str = "users";
-/// Variable that limits the number of users, and sets that of experiments.
+/// Environment variable that limits the number of users of `generate`, and sets the number of users
+/// of experiments.
 pub(super) const USERS_VARIABLE: &str = "MAX_GEN_USERS";
-/// Rows of one request.
+/// Maximum number of rows in one request to a router.
 const REQUEST_ROWS: u64 = 20_000;
 
 #[derive(Args, Clone, Debug)]
@@ -102,7 +103,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// Returns the keyspace of the users, which is that of their group.
+/// Returns the keyspace of the table of users.
 fn keyspace_of(manager: &Manager) -> Result<Keyspace, CommandError> {
     let users = manager.schema(Rights::ALL).table(USERS);
     let users = users.map_err(|error| CommandError::Refused(error.to_string()))?;
@@ -110,7 +111,7 @@ fn keyspace_of(manager: &Manager) -> Result<Keyspace, CommandError> {
     Ok(partitions::keyspace_of(&map, &users).cloned().unwrap_or_default())
 }
 
-/// Returns the plan for users whose ids fit this keyspace.
+/// Returns the plan of the rows to generate, with ids that fit this keyspace.
 fn planned(wanted: &DemoSpec, keyspace: &Keyspace) -> Result<Plan, CommandError> {
     let plan = Plan::new(wanted, keyspace);
     plan.map_err(|error| CommandError::Refused(format!("--weights: {error}")))
@@ -136,14 +137,15 @@ pub(super) fn users_of_variable() -> Result<Option<u64>, CommandError> {
     })
 }
 
-/// Result of storing rows, by the names of the shards.
+/// Result of storing rows.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     pub(super) shards: Vec<(String, u64)>,
     pub(super) failed: u64,
     pub(super) first_failed: Vec<FailedRow>,
     pub(super) cancelled: bool,
-    /// True if failures are numbered by input lines from 1; otherwise by rows from 0.
+    /// True if the numbers of failed rows are those of input lines, from 1; otherwise they are
+    /// those of rows, from 0.
     pub(super) by_line: bool,
 }
 
@@ -168,13 +170,14 @@ impl Stored {
         }
     }
 
-    /// Checks that all rows are stored, by their number and not by the absence of errors.
+    /// Checks that the number of stored rows is `wanted`. The absence of reported failures is not
+    /// enough.
     pub(super) fn check_complete(
         &self,
         wanted: u64,
         terminal: &Terminal,
     ) -> Result<(), CommandError> {
-        // The JSON document has them already.
+        // With `--json`, the document lists these rows already.
         let what = if self.by_line { "line" } else { "row" };
         for row in self.first_failed.iter().filter(|_| !terminal.is_json()) {
             say(format_args!("{what} {}: {}", row.index, row.cause));
@@ -196,7 +199,7 @@ impl Stored {
 fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Result<(), Unwritten> {
     let seconds = began.elapsed().as_secs_f64();
     let (stored, rows) = (done.total(), plan.rows());
-    // The plan counts users, so only a complete run reports their number.
+    // The number of users is that of the plan, so it is shown only if all rows were stored.
     let complete = stored == rows && done.failed == 0;
     let per_second = |count: u64| (count as f64 / seconds).round();
     let shards: HashMap<&str, u64> =
@@ -229,7 +232,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Resu
     })
 }
 
-/// Stores the rows directly in the files.
+/// Stores the rows directly in the files of a data directory.
 fn store_in_files(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
     let refused = |error: model::error::Error| CommandError::Refused(error.to_string());
     let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
@@ -247,7 +250,8 @@ fn store_in_files(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored,
     Ok(Stored { cancelled, ..Stored::of(manager, filled) })
 }
 
-/// Stores the rows through a router, in concurrent requests of users or of orders.
+/// Stores the rows through a router with concurrent requests, each of which holds either users or
+/// orders.
 fn store_through_router(
     address: &RouterAddress,
     connections: u16,
@@ -257,7 +261,7 @@ fn store_through_router(
     let refused = |error: UploadError| CommandError::Refused(error.to_string());
     let stored = Mutex::new(Stored::default());
     let failure = Mutex::new(None);
-    // All users before the first order.
+    // All users are stored before the first order.
     for orders in [false, true] {
         let per_user = if orders { u64::from(plan.orders_per_user) } else { 1 };
         if per_user == 0 {
@@ -327,7 +331,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A progress bar for each shard.
+/// Progress bars, one for each shard.
 pub(super) struct Bars<'s> {
     terminal: &'s Terminal,
     bars: Mutex<HashMap<String, ProgressBar>>,
@@ -343,7 +347,7 @@ impl<'s> Bars<'s> {
         locked(&self.bars).insert(shard.to_owned(), self.terminal.progress(shard, rows));
     }
 
-    /// Adds rows that a shard has stored.
+    /// Adds a number of rows that a shard has stored.
     pub(super) fn add(&self, shard: &str, rows: u64) {
         let mut bars = locked(&self.bars);
         let bar = bars.entry(shard.to_owned()).or_insert_with(|| self.terminal.progress(shard, 0));

@@ -1,11 +1,11 @@
 //! HTTP agent: the HTTP client of the commands, with TLS for `https` addresses.
 //!
 //! The client trusts the certificate authorities of this machine, or the certificates in the file
-//! that the variable `SSL_CERT_FILE` names, which other programs use too. This allows private
-//! authorities and self-signed certificates of routers.
+//! that the environment variable `SSL_CERT_FILE` names, as other programs do. With such a file,
+//! routers may have certificates of private authorities or self-signed certificates.
 //!
-//! **Invariant:** a credential is sent only by https or to this machine, to the router that the
-//! command names: no redirect is followed with it.
+//! **Invariant:** a credential is sent only over https or to this machine, and only to the router
+//! that the command names: a request with a credential follows no redirect.
 //! **Not here:** the requests (`command/router`, `command/upload`).
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::{AgentScope, WithBody, WithoutBody};
 use ureq::{Agent, RequestBuilder};
 
-/// Remedy for a server certificate that is marked as an authority's.
+/// Message for a server certificate that is marked as the certificate of an authority.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      by default, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
@@ -30,7 +30,7 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
 pub(crate) struct RouterAddress {
     /// URL, such as `http://127.0.0.1:3000`.
     pub(crate) url: String,
-    /// File with the credential, if a flag names one.
+    /// File with the credential, if `--key-file` is given.
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -45,8 +45,8 @@ impl Client {
     /// Creates a client, without sending a request.
     ///
     /// # Errors
-    /// Fails with a sentence about an invalid address, missing trusted certificates, a credential
-    /// that cannot be read, or an address to which no credential is sent.
+    /// Fails if the address is invalid, no certificates are trusted, the credential cannot be read,
+    /// or there is a credential and the address is neither https nor on this machine.
     pub(super) fn new(
         address: &RouterAddress,
         options: ConfigBuilder<AgentScope>,
@@ -59,7 +59,8 @@ impl Client {
             Some(_) => {
                 Credential::check_url(&url).map_err(|error| error.to_string())?;
                 let options = options.max_redirects(0);
-                // A proxy that the environment names could read a request without TLS.
+                // Without TLS, a proxy that an environment variable names could read the
+                // credential.
                 if url.starts_with("https://") { options } else { options.proxy(None) }
             }
         };
@@ -98,7 +99,8 @@ impl Client {
         }
     }
 
-    /// Returns a remedy for a refusal with this status, to be added to the router's own sentence.
+    /// Returns the remedy for a response with this status, to be appended to the message; empty if
+    /// there is none.
     pub(super) fn remedy(&self, status: u16) -> &'static str {
         match (status, &self.credential) {
             (401, None) => "; name a file with an API key by --key-file, or set TESSERA_KEY",
@@ -124,21 +126,22 @@ fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String>
     }
 }
 
-/// Describes a client's error for people: for certificates, TLS reports only a variant's name.
+/// Returns the message for an error of the HTTP client. For one kind of bad certificate, the TLS
+/// library reports only the name `CaUsedAsEndEntity`, so this function explains it.
 pub(super) fn description(error: &ureq::Error) -> String {
     let said = error.to_string();
     if said.contains("CaUsedAsEndEntity") {
         return AUTHORITY.to_owned();
     }
-    // The client marks errors of the system with this prefix.
+    // The HTTP client puts this prefix before errors of the operating system.
     said.strip_prefix("io: ").map_or(said.clone(), str::to_owned)
 }
 
-/// Returns the port of a URL.
+/// Returns the port of a URL, if it contains one.
 fn port(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    // Colons within brackets are part of an IPv6 address.
+    // Colons in brackets are skipped: they are part of an IPv6 address.
     let behind = authority.rsplit(']').next()?;
     behind.rsplit_once(':').map(|(_, port)| port)
 }
@@ -154,7 +157,8 @@ fn trusting() -> Result<TlsConfig, String> {
             "this machine trusts no certificates ({cause}): name a file of them by SSL_CERT_FILE"
         ));
     }
-    // Named here, because another crate may install another provider for the process.
+    // The provider is passed explicitly, because another crate may install another default for the
+    // process.
     let provider = Arc::new(ring::default_provider());
     let trusting = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&trusted));
     Ok(trusting.unversioned_rustls_crypto_provider(provider).build())

@@ -90,7 +90,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// Opens an existing cluster exclusively for this command.
+/// Opens the cluster in a data directory, which no other process may use until this command ends.
 fn hold(data_dir: &Path) -> Result<Manager, CommandError> {
     if !data_dir.join("catalog.db").exists() {
         let dir = data_dir.display();

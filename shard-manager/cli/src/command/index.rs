@@ -1,6 +1,8 @@
-//! `index`: secondary indexes of tables, which a router builds on every shard or on none.
+//! `index`: builds, lists and drops secondary indexes of tables. A router builds an index on every
+//! shard or on none.
 //!
-//! **Invariant:** an interrupt ends the wait of a command, but never the work of the router.
+//! **Invariant:** an interrupt (Ctrl-C) ends the wait of a command, but never the work of the
+//! router.
 //! **Not here:** the requests (`place`), the wait (`wait`), building an index (`cluster`).
 
 mod place;
@@ -170,7 +172,8 @@ fn cells(index: &IndexView) -> Vec<String> {
     ]
 }
 
-/// Returns the state of an index, with its progress.
+/// Returns the name of an index's state and, while it is being built, the number of shards that
+/// have it.
 fn state(index: &IndexView) -> String {
     match (index.built, index.shards) {
         (Some(built), Some(shards)) => format!("{} ({built} of {shards} shards)", index.state),

@@ -1,10 +1,11 @@
 //! Input stream: reads a command's input so that the command can still be interrupted.
 //!
-//! A pipe may be idle indefinitely, and a thread that waits for it notices no signal. So every
-//! input except a regular file is read by a separate thread, and the command checks for signals
-//! between pieces.
+//! A pipe may send nothing for an unlimited time, and a thread that is blocked in a read does not
+//! notice an interrupt. So a separate thread reads every input except a regular file and sends it
+//! on in pieces, and the command checks for an interrupt while it waits for the next piece.
 //!
-//! **Invariant:** no more than [`PIECES`] pieces are read ahead, however slowly they are taken.
+//! **Invariant:** however slowly the command takes pieces, at most [`PIECES`] of them wait in the
+//! channel, and the thread holds at most one more.
 //! **Not here:** parsing rows (`import`).
 
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use super::{CommandError, interrupt};
 
 /// Size of a piece in bytes.
 const PIECE: usize = 64 << 10;
-/// Number of pieces that are read ahead.
+/// Maximum number of pieces that wait in the channel.
 const PIECES: usize = 4;
 /// Interval between two checks for an interrupt.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,7 +32,7 @@ pub(super) enum Input {
     Stream(Stream),
 }
 
-/// Pieces that a separate thread reads.
+/// Input that a separate thread reads in pieces.
 pub(super) struct Stream {
     pieces: Receiver<io::Result<Vec<u8>>>,
     piece: Vec<u8>,
@@ -52,7 +53,8 @@ impl Input {
         if found.is_dir() {
             return Err(failed(ErrorKind::IsADirectory.into()));
         }
-        // Opening a pipe already waits for its writer.
+        // The separate thread also opens the file, because opening a named pipe blocks until it has
+        // a writer.
         let path = PathBuf::from(path);
         Ok(Self::Stream(Stream::begin(move || File::open(&path))))
     }
@@ -61,7 +63,8 @@ impl Input {
 impl Stream {
     fn begin<R: Read>(open: impl FnOnce() -> io::Result<R> + Send + 'static) -> Self {
         let (pieces, taken) = sync_channel(PIECES);
-        // The thread ends with its input, when the receiver is dropped, or with the process.
+        // The thread ends at the end of its input, when it sends after the receiver was dropped, or
+        // when the process ends.
         std::thread::spawn(move || {
             let ended = open().and_then(|mut input| read_all(&mut input, &pieces));
             if let Err(error) = ended {

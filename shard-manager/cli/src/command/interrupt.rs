@@ -1,6 +1,7 @@
 //! Interrupt: handling of Ctrl-C in commands that must finish cleanly.
 //!
-//! The first Ctrl-C requests a clean end, the second one ends the process at once.
+//! The first Ctrl-C (SIGINT) or SIGTERM requests a clean end, the second one ends the process at
+//! once.
 //!
 //! **Not here:** the cleanup (each command).
 
@@ -14,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::terminal::say;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Exit code that shells report for a process that SIGINT has ended.
+/// Exit code 128 + 2, which shells report for a process that SIGINT has ended.
 const ENDED: i32 = 130;
 
 /// Returns true if the command was interrupted.
@@ -22,12 +23,12 @@ pub(super) fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// Fails once the command was interrupted, to end reading or writing.
+/// Returns an error once the command has been interrupted, which ends reading or writing.
 ///
 /// # Errors
 /// Fails only if the command was interrupted.
 pub(super) fn check() -> io::Result<()> {
-    // Not `Interrupted`, which `read_to_end` and `write_all` retry.
+    // The kind is not `Interrupted`, because `read_to_end` and `write_all` would retry.
     if is_interrupted() { Err(io::Error::other("cancelled")) } else { Ok(()) }
 }
 
@@ -46,7 +47,8 @@ pub(super) fn obey() {
     listen(|| exit(ENDED));
 }
 
-/// Handles signals: the first one calls the function, the second one ends the process.
+/// Installs handlers of SIGINT and SIGTERM: the first signal calls `first`, the second one ends the
+/// process.
 fn listen(first: impl FnOnce() + Send + 'static) {
     let (looks, begun) = mpsc::channel::<()>();
     let listening = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -64,8 +66,8 @@ fn listen(first: impl FnOnce() + Send + 'static) {
     });
     // Without the thread, Ctrl-C has its default effect.
     if listening.is_ok() {
-        // `recv` always returns an error: the thread drops its end as soon as it handles signals,
-        // or if it cannot.
+        // No message is ever sent. `recv` returns an error once the thread drops the sender: as
+        // soon as the handlers are installed, or if that fails.
         let _ = begun.recv();
     }
 }

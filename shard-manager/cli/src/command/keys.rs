@@ -1,8 +1,9 @@
-//! Keys: reads shard keys from a text, one per line.
+//! Keys: reads shard keys from a file or from standard input, one per line.
 //!
 //! A byte order mark, carriage returns at line ends and blank lines are skipped.
 //!
-//! **Invariant:** memory is bounded by the longest key, whatever the length of a line.
+//! **Invariant:** the memory needed is bounded by the maximum length of a key, however long a line
+//! is.
 //! **Not here:** the shard of a key (`route`, `placement`).
 
 use std::fmt::Display;
@@ -12,14 +13,14 @@ use model::keyspace::ShardKey;
 
 use super::CommandError;
 
-/// Byte order mark, which is skipped.
+/// Byte order mark of UTF-8, which is skipped at the start of the input.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Maximum length of a line in bytes: the longest key and a line end of two bytes.
+/// Maximum length of a line in bytes: the longest key, and two bytes for the line end.
 const LINE_MAX: usize = ShardKey::LEN_MAX + 2;
 
-/// Reader of a text of keys.
+/// Reader of shard keys.
 pub(super) struct Keys<R> {
-    /// Name of the text, for errors.
+    /// Name of the input, for error messages.
     name: String,
     input: R,
     line: u64,
@@ -31,7 +32,7 @@ impl<R: BufRead> Keys<R> {
         Self { name: name.to_string(), input, line: 0, text: Vec::new() }
     }
 
-    /// Returns the next key, unchecked; `None` after the last.
+    /// Returns the next key, without checking its form; `None` at the end of the input.
     pub(super) fn next(&mut self) -> Result<Option<String>, CommandError> {
         loop {
             let mark = if self.line == 0 { BYTE_ORDER_MARK } else { b"" };
@@ -62,7 +63,7 @@ impl<R: BufRead> Keys<R> {
         }
     }
 
-    /// Returns the error for the line that was read last.
+    /// Returns an error with this cause that names the line that was read last.
     pub(super) fn refused(&self, cause: &dyn Display) -> CommandError {
         CommandError::Refused(format!("{}: line {}: {cause}", self.name, self.line))
     }

@@ -1,4 +1,4 @@
-//! `lab`: experiments, each with a table, a chart and an explanation.
+//! `lab`: runs experiments, each of which reports a table, a chart and an explanation.
 //!
 //! **Not here:** the experiments (the package `lab`).
 
@@ -106,12 +106,12 @@ enum Experiment {
     },
 }
 
-/// Use of the server that `MAINDB_URL` names.
+/// Use that an experiment makes of the server that `MAINDB_URL` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MainServer {
     /// The experiment creates a database on it.
     Used,
-    /// The experiment does not use it, and its report says so.
+    /// The experiment does not use the server. If the variable is set, the report says so.
     Ignored,
 }
 
@@ -154,8 +154,8 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     }
 }
 
-/// Returns the command of the process that writes to the files, or to the servers, in a folder
-/// until it is killed.
+/// Returns the command for a child process that writes rows, to the files or to the servers in a
+/// folder, until it is killed.
 fn writer_command(
     program: &Path,
     (dir, is_of_servers): (&Path, bool),
@@ -171,10 +171,10 @@ fn writer_command(
 }
 
 impl Common {
-    /// Carries out an experiment that does not use the server of `MAINDB_URL`.
+    /// Carries out an experiment that does not use the server that `MAINDB_URL` names.
     ///
     /// # Errors
-    /// Errors of [`Common::carry_out_with`].
+    /// The errors of [`Common::carry_out_with`].
     fn carry_out(
         &self,
         terminal: &Terminal,
@@ -183,11 +183,11 @@ impl Common {
         self.carry_out_with(MainServer::Ignored, terminal, experiment)
     }
 
-    /// Carries out an experiment, shows its report and writes its files. A report folder that has
-    /// files is refused before anything starts.
+    /// Carries out an experiment, writes its report into the folder that `--report` names, and
+    /// shows it. A folder that is not empty is refused before the experiment starts.
     ///
     /// # Errors
-    /// [`CommandError`] of the experiment, or of the files of its report.
+    /// [`CommandError`] if the experiment fails, or its report cannot be written.
     fn carry_out_with(
         &self,
         main: MainServer,
@@ -216,7 +216,7 @@ impl From<LabError> for CommandError {
     }
 }
 
-/// Returns the report for people.
+/// Formats the report as text for a terminal.
 fn text(report: &Report, terminal: &Terminal) -> String {
     let mut parts = vec![report.settings_line(), report.machine.sentence()];
     for table in &report.tables {

@@ -24,7 +24,7 @@ pub(super) struct MigrateArgs {
     dry_run: bool,
 }
 
-/// File and its migration, as JSON.
+/// File with the names of its migrations, as JSON.
 #[derive(Debug, Serialize)]
 struct FileDone<'m> {
     file: &'m str,
@@ -39,7 +39,8 @@ pub(super) fn run(args: &MigrateArgs, terminal: &Terminal) -> Result<(), Command
     }
     let mut done = Vec::new();
     let ended = migrate(&dir, |file| done.push(file.clone()));
-    // Shown even if the run failed in the middle: migrated files stay migrated.
+    // The list is shown even if a file could not be migrated, because the files before it stay
+    // migrated.
     let shown = match ended.is_ok() || !done.is_empty() {
         true => show(&done, terminal),
         false => Ok(()),

@@ -1,11 +1,14 @@
-//! `move`: moves of slots from one shard to another, while rows are read and written.
+//! `move`: begins, shows and controls moves of slots from one shard to another, while clients read
+//! and write the rows.
 //!
-//! A router carries out the move. This command only begins it, gives it orders and shows it. On
-//! stopped files it stores orders for the next router, and carries out a move that it begins or
-//! waits for itself.
+//! A router carries out a move. The commands only begin it, show it, and give it orders: pause,
+//! resume, cancel, rollback and settle. If no router serves a data directory, an order is stored
+//! for the next router, and a command that begins a move or waits for one carries the move out
+//! itself.
 //!
 //! **Invariant:** a move that a router carries out continues when the command that began it or
-//! waits for it ends; any other can be continued.
+//! waits for it ends; a move that a command carries out can be continued by a later command or
+//! router.
 //! **Not here:** sending a request to a router (`place`), the steps of a move (`cluster`).
 
 mod place;
@@ -206,7 +209,8 @@ fn cells(shown: &MoveView) -> Vec<String> {
     ]
 }
 
-/// Returns the phase of a move, with a note if it is paused or stalled.
+/// Returns the phase of a move, with a note if the move is paused, or is stalled: it has made no
+/// progress for some time.
 fn phase(shown: &MoveView) -> String {
     let notes = [(shown.paused, "paused"), (shown.stalled, "stalled")];
     let notes: Vec<&str> = notes.into_iter().filter(|(holds, _)| *holds).map(|it| it.1).collect();
@@ -216,7 +220,8 @@ fn phase(shown: &MoveView) -> String {
     format!("{} ({})", shown.phase, notes.join(", "))
 }
 
-/// Returns the number and the age of the changes that the receiving side lacks; `-` if unknown.
+/// Returns the number and the age of the changes that the receiving side lacks; `-` if unknown. The
+/// receiving side is the target or, after the target owns the slots, the source.
 fn lag(shown: &MoveView) -> String {
     match (shown.changes_behind, shown.lag_ms) {
         (Some(0), _) => "0".to_owned(),

@@ -1,7 +1,8 @@
-//! `node`: makes a PostgreSQL node if its directory is empty, and becomes its server.
+//! `node`: creates a PostgreSQL node if its directory is empty, and then replaces this process with
+//! the node's server.
 //!
-//! **Invariant:** no password is on a command line or in a message.
-//! **Not here:** making the node (`local_postgres`).
+//! **Invariant:** no password is accepted as an argument or printed in a message.
+//! **Not here:** creating the node (`local_postgres`).
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use serde_json::json;
 use super::{CommandError, interrupt};
 use crate::terminal::{Terminal, say};
 
-/// Variable of libpq that holds the password if no file is named.
+/// Environment variable of libpq with the password, which is used without `--password-file`.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 const EXAMPLES: &str = "\
@@ -104,7 +105,8 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     }
 }
 
-/// Makes the node and becomes its server; returns only if that fails.
+/// Creates the node if it does not exist, and replaces this process with its server. Returns only
+/// if that fails.
 fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), CommandError> {
     interrupt::obey();
     let password = password(options.password_file.as_deref())?;
@@ -158,7 +160,7 @@ fn ready(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     Ok(ended?)
 }
 
-/// Parses `HOST:PORT`; an IPv6 address is in brackets.
+/// Parses `HOST:PORT`, in which an IPv6 address must be in brackets.
 fn peer(text: &str) -> Result<Peer, String> {
     let wanted = || "a source is written HOST:PORT".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;

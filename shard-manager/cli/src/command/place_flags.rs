@@ -1,14 +1,16 @@
-//! Place flags: the flags that name a cluster, for commands that continue another one.
+//! Place flags: the flags that name a cluster, as text for follow-up commands that messages
+//! suggest.
 //!
-//! **Invariant:** a shell reads the flags as the caller gave them.
-//! **Not here:** the flags of a command line (`ClusterSource`).
+//! **Invariant:** a shell that runs the suggested command passes on the flags as the operator gave
+//! them.
+//! **Not here:** parsing these flags (`ClusterSource`).
 
 use std::fmt;
 use std::path::Path;
 
 use super::http_agent::RouterAddress;
 
-/// Flags that name a cluster, each after a space; none if the caller gave none.
+/// Flags that name a cluster, each after a space; empty if the operator gave none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PlaceFlags(String);
 
@@ -18,7 +20,7 @@ impl PlaceFlags {
         Self(flag("--data-dir", &data_dir.display()))
     }
 
-    /// Returns the flags of a router and of the key for it.
+    /// Returns the flags that name a router and, if there is one, the file with the key for it.
     pub(super) fn of_router(address: &RouterAddress) -> Self {
         let key_file = address.key_file.as_deref();
         let key_file = key_file.map(|file| flag("--key-file", &file.display()));
@@ -32,7 +34,7 @@ impl fmt::Display for PlaceFlags {
     }
 }
 
-/// Returns a flag after a space, with its value quoted for a shell if necessary.
+/// Returns a space and a flag with its value, which is quoted for a shell if necessary.
 fn flag(name: &str, value: &dyn fmt::Display) -> String {
     let value = value.to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);

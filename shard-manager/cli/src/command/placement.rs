@@ -89,7 +89,7 @@ fn reweight(text: &str) -> Result<(String, u32), String> {
     Ok((name.to_owned(), weight))
 }
 
-/// Shows placements.
+/// Runs the subcommand.
 pub(super) fn run(args: &PlacementArgs, terminal: &Terminal) -> Result<(), CommandError> {
     match &args.what {
         What::Show(args) => show::run(args, terminal),
@@ -111,7 +111,7 @@ struct Compared {
     left_out: Vec<LeftOut>,
 }
 
-/// Placement or change that was not requested by name and cannot be tried.
+/// Default placement or default change that was left out because it cannot be tried.
 #[derive(Debug, Serialize)]
 struct LeftOut {
     /// Name of the algorithm or of the change.
@@ -133,7 +133,8 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
     };
     let weights = match (&args.weights, args.shards) {
         (Some(weights), _) => Some(weights.clone()),
-        // The number is capped at one too many, which is refused like any larger number.
+        // A number above the maximum is reduced to the maximum plus one, which is refused as well,
+        // so that no huge vector is allocated.
         (None, Some(shards)) => Some(vec![1; shards.min(Topology::SIMULATED_SHARDS_MAX + 1)]),
         (None, None) => None,
     };

@@ -1,11 +1,13 @@
 //! `rebalance`: moves slots until each shard has its share of slots, bytes or requests, or each
 //! slot is where a placement puts it.
 //!
-//! A router carries out a rebalance. This command only plans and begins it, gives it orders and
-//! shows it. On stopped files it carries out a rebalance that it begins or waits for itself.
+//! A router carries out a rebalance. The commands only plan it, begin it, show it, and give it
+//! orders: pause, resume and cancel. If no router serves a data directory, a command that begins a
+//! rebalance, gives it an order or waits for it carries it out itself.
 //!
-//! **Invariant:** this command begins nothing without `--yes`. A rebalance that a router carries
-//! out continues when the command ends; any other can be continued.
+//! **Invariant:** `rebalance` begins nothing without `--yes`. A rebalance that a router carries out
+//! continues when the command ends; a rebalance that a command carries out can be continued by a
+//! later command or router.
 //! **Not here:** sending a request (`place`), the steps of a rebalance (`cluster`).
 
 mod paper;
@@ -168,7 +170,7 @@ fn begin(args: &BeginArgs, terminal: &Terminal) -> Result<(), CommandError> {
     carry_out(&args.source, wish, (&args.how, args.yes), terminal)
 }
 
-/// Empties a shard.
+/// Begins a rebalance that moves all slots of a shard to the others, after which the shard retires.
 pub(super) fn drain(
     source: &ClusterSource,
     shard: String,
@@ -252,7 +254,8 @@ fn goal(goal: &engine::rebalance_view::GoalView) -> String {
     of.map_or_else(|| goal.by.clone(), |of| format!("{} {of}", goal.by))
 }
 
-/// Returns the state of a rebalance, with a note if it is stalled.
+/// Returns the state of a rebalance, with a note if it is stalled: it has made no progress for some
+/// time.
 fn state(shown: &RebalanceView) -> String {
     let note = if shown.stalled { " (stalled)" } else { "" };
     format!("{}{note}", shown.state)
@@ -267,7 +270,7 @@ fn skew(shown: &RebalanceView) -> String {
     }
 }
 
-/// Returns the effect of a plan, as a clause.
+/// Returns the effect of a plan, as a part of a sentence.
 fn effect(plan: &PlanView) -> String {
     let rows = plan.rows.map(|rows| format!(", about {} rows", HumanCount(rows)));
     let bytes = plan.bytes.map(|bytes| format!(", {}", HumanBytes(bytes)));
@@ -283,7 +286,7 @@ fn epoch(plan: &PlanView) -> String {
     plan.epoch.map(|epoch| format!("  epoch {epoch}")).unwrap_or_default()
 }
 
-/// Formats a plan for people.
+/// Formats a plan as text for a terminal.
 pub(super) fn planned(plan: &PlanView, terminal: &Terminal) -> String {
     let shards = plan.shards.iter().map(|shard| {
         vec![
@@ -321,7 +324,8 @@ fn more(moves: usize) -> Option<String> {
     Some(format!("and {more} more moves; --json shows all of them"))
 }
 
-/// Shortens a list of slots to fit in a column: a ring has many short ranges.
+/// Shortens a list of slot ranges to fit in a column. With the placement `ring` there are many
+/// short ranges.
 fn shortened(slots: &str) -> String {
     const WIDTH: usize = 40;
     match slots.char_indices().nth(WIDTH) {

@@ -1,4 +1,4 @@
-//! `restore`: creates a data directory from a copy, or fills empty databases from it.
+//! `restore`: creates a data directory from a copy, or fills empty databases of servers from it.
 //!
 //! **Not here:** verifying and copying (`sqlite::backup::restore`, `postgres::backup::restore`).
 
@@ -79,7 +79,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// Returns a runtime on which migrations may block.
+/// Creates a multi-threaded runtime, because migrations call `block_in_place`, which needs one.
 fn runtime() -> Result<Runtime, CommandError> {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.map_err(|error| CommandError::Refused(error.to_string()))

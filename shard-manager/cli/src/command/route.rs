@@ -42,7 +42,7 @@ pub(super) struct RouteArgs {
 #[derive(Debug, Serialize)]
 struct Routed {
     key: String,
-    /// Group of the table, if one is given.
+    /// Name of the table group, if a table is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
     slot: u64,
@@ -52,14 +52,14 @@ struct Routed {
     epoch: u64,
 }
 
-/// Source of the locations of keys.
+/// Source from which the slots and shards of keys are read.
 struct Map<'a> {
     view: View<'a>,
-    /// Partition of the rows.
+    /// Partition of the rows, if `--partition` is given.
     partition: Option<&'a str>,
 }
 
-/// Shard map and the table of the rows, if one is given.
+/// Shard map, in files or of a router, and the table of the rows, if one is given.
 enum View<'a> {
     Files(DirView, Option<Arc<Table>>),
     Router(Router, Option<&'a str>),
@@ -77,7 +77,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Returns the table that the shards declare under a name.
+/// Returns the table with this name in the schema of the shards.
 fn declared(view: &DirView, name: &str) -> Result<Arc<Table>, CommandError> {
     let tables = view.tables()?;
     tables.find(name).cloned().ok_or_else(|| {
@@ -102,19 +102,20 @@ pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// Prints each key as it is read: there may be any number of them.
+/// Prints the result for each key before the next one is read, because there may be any number of
+/// keys.
 fn stream(map: &Map<'_>, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
     let mut list = List { out, json: terminal.is_json(), printed: 0 };
     let ended = list.print_all(map, keys);
-    // Written even if the last line was not a key: the ones before it are printed.
+    // The output is completed even after an error, because the results before it are printed.
     let closed = list.close();
     ended?;
     Ok(closed?)
 }
 const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
 
-/// Document of the results for all keys.
+/// Output of the results for all keys: a JSON array, or lines with tabs.
 struct List<W> {
     out: W,
     json: bool,

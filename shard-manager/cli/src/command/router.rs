@@ -1,6 +1,6 @@
-//! Router: HTTP requests of the commands to a running router.
+//! Router: sends HTTP requests of the commands to a running router.
 //!
-//! **Not here:** the use of the responses (the commands).
+//! **Not here:** using the responses (the commands).
 
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use super::http_agent::{self, Client, RouterAddress};
 
 /// Time limit of a request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// Header with the time limit of a change, in milliseconds.
+/// Header of POST requests with their deadline in milliseconds, which is before the time limit of
+/// the client.
 const DEADLINE: (&str, &str) = ("x-deadline-ms", "25000");
 
-/// Client of a router.
+/// Client of a router, for requests and responses in JSON.
 pub(super) struct Router {
     client: Client,
 }
@@ -46,7 +47,7 @@ impl Router {
         self.answer(self.client.post(path).header(DEADLINE.0, DEADLINE.1).send_json(body))
     }
 
-    /// Returns the body of the response to a POST of a JSON document with a condition.
+    /// Returns the body of the response to a POST of a JSON document with the header `If-Match`.
     pub(super) fn post_if(
         &self,
         path: &str,
@@ -85,7 +86,8 @@ impl Router {
             return Err(CommandError::Refused(format!("{url} answers {status}{remedy}")));
         }
         let answer: Value = response.body_mut().read_json().map_err(|error| failed(&error))?;
-        // Status 503 with a report of the cluster is a valid response; a refusal is not.
+        // A response that contains `shards` is a report about the cluster and no refusal, even with
+        // status 503.
         if status.is_success() || answer.get("shards").is_some() {
             return Ok(answer);
         }

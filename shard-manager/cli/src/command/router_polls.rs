@@ -1,6 +1,7 @@
-//! Router polls: requests by which a command follows the work of a router that may restart.
+//! Router polls: polls by which a command follows the work of a router, even if the router restarts
+//! meanwhile.
 //!
-//! **Not here:** the work and its views (`moves`, `rebalance`, `backup`).
+//! **Not here:** sending the requests, and showing the work (`moves`, `rebalance`).
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use super::{CommandError, interrupt};
 const LOOK: Duration = Duration::from_millis(500);
 /// Interval between two checks for an interrupt.
 const NAP: Duration = Duration::from_millis(50);
-/// Time for which the router may be unreachable: it may restart, or another one may take over.
+/// Time for which the router may be unreachable before the command fails: it may restart, or
+/// another one may take over.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Polls of a router.
@@ -21,12 +23,12 @@ pub(super) struct RouterPolls {
 }
 
 impl RouterPolls {
-    /// Starts polling after a response of the router.
+    /// Begins polling, just after a response of the router.
     pub(super) fn begin() -> Self {
         Self { seen: Instant::now() }
     }
 
-    /// Waits until the next poll; returns false if the command is interrupted meanwhile.
+    /// Waits until the next poll is due; returns false if the command is interrupted meanwhile.
     pub(super) fn pause() -> bool {
         let next = Instant::now() + LOOK;
         while Instant::now() < next {
@@ -41,7 +43,7 @@ impl RouterPolls {
     /// Returns the response to a poll; `None` if the poll failed and the next one may succeed.
     ///
     /// # Errors
-    /// The error of the poll if the router has been unreachable for too long.
+    /// The error of the poll, if no poll has succeeded for `UNREACHABLE_MAX`.
     pub(super) fn answer<T>(
         &mut self,
         polled: Result<T, CommandError>,

@@ -1,5 +1,4 @@
-//! `shard`: lists the shards in the catalog, and changes them, beside a running router or without
-//! one.
+//! `shard`: lists the shards in the catalog, and changes them, with or without a running router.
 //!
 //! **Not here:** the state of the nodes (`status`), the catalog (`sqlite`, `postgres`).
 
@@ -75,17 +74,17 @@ struct Listing {
     /// Version of the shard map.
     epoch: u64,
     shards: Vec<Listed>,
-    /// Nodes over which the engine itself distributes the rows.
+    /// Nodes over which Citus distributes the rows. Only a router of a Citus cluster lists them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<ListedNode>,
 }
 
-/// Node of an engine that distributes rows itself.
+/// Node of a Citus cluster.
 #[derive(Debug, Serialize)]
 struct ListedNode {
     node: String,
     state: String,
-    /// Number of the engine's own shards on the node.
+    /// Number of Citus shards on the node.
     shards: u64,
     bytes: u64,
 }
@@ -181,7 +180,7 @@ fn listing(map: &ShardMap, addresses: Vec<Option<String>>) -> Listing {
 }
 
 impl Listed {
-    /// Returns the cells of a shard, in a cluster with this many slots.
+    /// Returns the cells of the table row of a shard. `all` is the number of slots of the cluster.
     fn cells(&self, all: f64) -> Vec<String> {
         let share = 100.0 * self.slots as f64 / all;
         vec![
@@ -196,7 +195,7 @@ impl Listed {
 }
 
 impl ListedNode {
-    /// Reads a node as a router shows it.
+    /// Parses a node in a response of a router; `None` if a member is missing.
     fn of(node: &Value) -> Option<Self> {
         Some(Self {
             node: node["node"].as_str()?.to_owned(),

@@ -1,9 +1,10 @@
-//! `slots`: fences of slots, and their end.
+//! `slots`: fences slots, which means that their writes wait for a limited time, and ends fences
+//! early.
 //!
-//! The process that holds a data directory changes the slots on request, through its socket.
-//! Servers are changed directly, and notify their routers.
+//! For a data directory, the command sends the change to the control socket of the process that
+//! holds the directory. PostgreSQL servers are changed directly, and notify their routers.
 //!
-//! **Not here:** the effect of a fence on writes (`cluster`), the change of slots (the engines).
+//! **Not here:** the effect of a fence on writes (`cluster`), changing the slots (the engines).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,7 +78,7 @@ struct FenceArgs {
     seconds: f64,
 }
 
-/// Databases that own the slots.
+/// Databases of the shards that own the slots.
 enum SlotOwners {
     Files(PathBuf),
     Servers(Box<ClusterAddress>),
@@ -109,7 +110,8 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(terminal.show(&document, |_| line)?)
 }
 
-/// Reads slots. The error for a slot that no cluster has names the last one of this cluster.
+/// Parses slots and ranges of slots. The error for a number that is too high for any cluster names
+/// the last slot of this cluster.
 fn parse(text: &str, owners: &SlotOwners) -> Result<SlotSet, SlotSetError> {
     text.parse::<SlotSet>().map_err(|error| match error {
         SlotSetError::NoSuchSlot { number, .. } => {
@@ -138,7 +140,7 @@ fn slot_count(owners: &SlotOwners) -> Option<usize> {
     }
 }
 
-/// Returns the time of a fence.
+/// Returns the duration of a fence; fails unless it is from 1 ms to `FENCE_MAX`.
 fn hold(seconds: f64) -> Result<Duration, CommandError> {
     let hold = Duration::try_from_secs_f64(seconds).ok();
     let fits = |hold: &Duration| (Duration::from_millis(1)..=FENCE_MAX).contains(hold);
@@ -148,13 +150,14 @@ fn hold(seconds: f64) -> Result<Duration, CommandError> {
     })
 }
 
-/// Returns the refusal of a fence whose slots or time cannot be used, with its code.
+/// Returns the error for a fence with invalid slots or an invalid duration, with its error code.
 fn bad_fence(sentence: &str) -> CommandError {
     CommandError::Refused(with_code(&sentence, Some(RefusalCode::BadFence)))
 }
 
 impl SlotArgs {
-    /// Returns the databases that the flag names, else the variables.
+    /// Returns the databases that the flag names, or else the environment variables, or else the
+    /// default.
     fn owners(&self) -> Result<SlotOwners, CommandError> {
         if let Some(data_dir) = &self.data_dir {
             return Ok(SlotOwners::Files(data_dir.clone()));

@@ -33,16 +33,17 @@ pub(super) struct StatusArgs {
 struct Status {
     /// True if no node has a fault.
     ok: bool,
-    /// Data directory, or URL of the router.
+    /// Path of the data directory, or URL of the router.
     source: String,
     epoch: u64,
     keyspace: Option<String>,
     placement: Option<String>,
     router: RouterState,
-    /// Meaning of `bytes` of a node.
+    /// Explanation of the member `bytes` of the nodes.
     bytes_are: &'static str,
     shards: Vec<ShardStatus>,
-    /// Notes that are not faults: the next start of a router resolves them.
+    /// Remarks about conditions that are not faults, because the next start of a router resolves
+    /// them.
     notes: Vec<String>,
 }
 
@@ -74,9 +75,11 @@ struct NodeStatus {
     /// Fault of the node.
     trouble: Option<String>,
     position: Option<u64>,
-    /// Entries of the change log that the node has not applied.
+    /// Number of entries of the primary's change log that the node has not applied; `None` for the
+    /// primary, and if a router reports the state.
     lag: Option<u64>,
-    /// Time since the node last had all changes of the primary; reported by a router only.
+    /// Time in milliseconds since the node last had all changes of the primary; only a router
+    /// reports it.
     lag_ms: Option<f64>,
     rows: Option<i64>,
     bytes: Option<u64>,
@@ -98,10 +101,10 @@ impl NodeStatus {
     }
 }
 
-/// Meaning of `bytes` of a file.
+/// Explanation of `bytes` if the command reads the files.
 const ON_DISK: &str =
     "on the disk: the whole file and its write-ahead log; GET /api/shards counts pages of tables";
-/// Meaning of `bytes` from a router.
+/// Explanation of `bytes` if a router reports the numbers.
 const OF_TABLES: &str =
     "pages in use by all tables and their indexes; files on the disk are larger";
 
@@ -152,7 +155,8 @@ fn look_at_shard(
 ) -> ShardStatus {
     let spec = &view.map.topology().shards()[shard.index()];
     let files = view.nodes(shard);
-    // Replicas first, so that none seems to be ahead of its primary.
+    // Replicas are read before their primary, which may accept writes meanwhile: otherwise a
+    // replica could seem to be ahead of it.
     let mut nodes: Vec<NodeStatus> =
         files.iter().rev().map(|file| look_at_node(view, file, running)).collect();
     nodes.reverse();
@@ -295,7 +299,9 @@ fn text(status: &Status, terminal: &Terminal) -> String {
     lines.join("\n")
 }
 
-/// Returns the number of slots of all table groups, of which the shards own this many.
+/// Returns the number of slots of all table groups, given the number of slots that the listed
+/// shards own: that number, rounded up to a multiple of `SLOT_COUNT`, which is the number of slots
+/// in one group.
 pub(super) fn slots_of_groups(owned: u64) -> f64 {
     let group = u64::from(SLOT_COUNT);
     owned.max(1).next_multiple_of(group) as f64

@@ -19,15 +19,17 @@ use super::interrupt;
 
 /// Maximum number of attempts of one request.
 const TRIES_MAX: u32 = 10;
-/// Longest wait that a router may request.
+/// Longest wait before a retry, even if a router requests a longer one.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Time limit of a connection attempt.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Time limit for the last chunk and the response, after the router has all rows.
+/// Time limit for the response after all rows are sent. The router may still have to store the last
+/// chunk.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
-/// Deadline of each chunk that is sent to the router: bulk work may wait.
+/// Deadline in milliseconds for each chunk of rows at the router. It is long, because bulk work may
+/// wait.
 const DEADLINE_MS: &str = "60000";
-/// Maximum size of a response in bytes; it lists a thousand failures at most.
+/// Maximum size of a response in bytes. A response lists at most a thousand failed rows.
 const BODY_MAX: u64 = 16 << 20;
 
 /// Response to a bulk write, with the members that are used here.
@@ -41,7 +43,7 @@ pub(super) struct Answer {
     pub(super) shards: Vec<ShardRows>,
 }
 
-/// Table groups of a cluster, `main` first.
+/// Response with the table groups of a cluster, `main` first.
 #[derive(Debug, Deserialize)]
 struct Groups {
     groups: Vec<KeyMap>,
@@ -51,7 +53,7 @@ struct Groups {
 #[derive(Debug, Deserialize)]
 struct KeyMap {
     keyspace: String,
-    /// Exact text of the configuration.
+    /// Parameters of the keyspace as the router sent them, in JSON.
     parameters: Box<RawValue>,
     #[serde(default)]
     tables: Vec<String>,
@@ -78,11 +80,11 @@ struct Problem {
     title: String,
     #[serde(default)]
     detail: String,
-    /// Rows before this one were processed.
+    /// Number, from 0, of the first row that was not processed; all rows before it were.
     next_index: Option<u64>,
 }
 
-/// Reason why rows were not sent.
+/// Reason why rows were not stored, or may not have been stored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UploadError {
     /// The router refused the request.
@@ -95,7 +97,7 @@ pub(super) enum UploadError {
     Partial {
         /// Reason.
         cause: String,
-        /// First row that was not processed.
+        /// Number, from 0, of the first row that was not processed.
         next_index: u64,
     },
     /// The router does not respond.
@@ -106,10 +108,10 @@ pub(super) enum UploadError {
     Cancelled,
 }
 
-/// Action after a response, or after its absence.
+/// Next action, after a response or an error.
 enum Next {
     Done(Answer),
-    /// Nothing was stored: wait and retry.
+    /// Nothing was stored: retry after this time at the earliest.
     Wait(Duration, String),
     /// No connection was made in time, so nothing was sent.
     Unsent(String),
@@ -117,7 +119,7 @@ enum Next {
     Unknown(String),
 }
 
-/// Client of a router.
+/// Client of a router, for bulk writes.
 pub(super) struct Router {
     client: Client,
 }
@@ -132,7 +134,8 @@ impl Router {
         Ok(Self { client })
     }
 
-    /// Returns the keyspace of a table, which is that of its group.
+    /// Returns the keyspace of a table: that of its group, or of the group `main` if no group lists
+    /// the table.
     pub(super) fn keyspace_of(&self, table: &str) -> Result<Keyspace, UploadError> {
         let no_answer = |error: ureq::Error| {
             UploadError::NoAnswer(format!("{}: {}", self.client.url(), description(&error)))
@@ -156,7 +159,7 @@ impl Router {
             .map_err(|error| no_groups(&error))
     }
 
-    /// Sends lines of JSON as upserts, and retries if necessary.
+    /// Sends lines of JSON as upserts, in up to `TRIES_MAX` attempts.
     pub(super) fn upsert(&self, table: &str, lines: &[u8]) -> Result<Answer, UploadError> {
         let mut wait = Duration::from_millis(100);
         let mut text = String::new();
@@ -180,7 +183,7 @@ impl Router {
         Err(self.named(UploadError::NoAnswer(text)))
     }
 
-    /// Streams an input, without retries.
+    /// Sends an input as a stream, without retries.
     pub(super) fn stream(
         &self,
         (table, op): (&str, &str),
@@ -201,7 +204,7 @@ impl Router {
         }
     }
 
-    /// Adds the address of the router to the error that it does not respond.
+    /// Adds the address of the router to an error that says that the router does not respond.
     fn named(&self, error: UploadError) -> UploadError {
         match error {
             UploadError::NoAnswer(cause) => {
@@ -266,7 +269,7 @@ impl Router {
     }
 }
 
-/// Returns whether no connection can be made, so that nothing was sent.
+/// Returns true if an error shows that no connection was made, so that nothing was sent.
 fn is_unreachable(error: &ureq::Error) -> bool {
     if let ureq::Error::Io(cause) = error {
         // The router's certificate is checked before the request is sent.
@@ -293,7 +296,7 @@ impl Answer {
         self.failed.first().map(|row| row.error.sentence()).unwrap_or_default()
     }
 
-    /// Returns the number of failed rows, and the first of them.
+    /// Returns the number of failed rows, and up to ten of those that the response lists.
     pub(super) fn failures(&self) -> (u64, Vec<FailedRow>) {
         let reported = self.failed.iter().map(|row| {
             let (index, cause) = (row.index, row.error.sentence());

@@ -1,9 +1,9 @@
-//! Lanes: the write queues of a shard's primary: one, or several if the engine itself distributes
-//! the rows over worker nodes.
+//! Lanes: the write queues of a shard's primary. There is one, or there are several if the engine
+//! itself distributes the rows over worker nodes.
 //!
 //! A transaction on one worker node commits in one phase; a transaction on several worker nodes
-//! needs a two-phase commit. A worker node that fails blocks every transaction that involves it. So
-//! the engine's [`WritePartitioner`] assigns changes to lanes by worker node.
+//! needs a two-phase commit. A worker node that fails blocks every transaction that involves it.
+//! Therefore the engine's [`WritePartitioner`] assigns changes to lanes by worker node.
 //!
 //! **Invariant:** changes of one key are applied in the same lane, as long as the engine does not
 //! move the key; an operation on keys of several lanes is applied in the first lane.
@@ -32,7 +32,7 @@ impl Lanes {
     /// Starts a lane for each writer; there must be at least one.
     ///
     /// # Errors
-    /// The error of the system, if no thread can be started.
+    /// The error of the operating system if no thread can be started.
     pub fn start(
         shard: &str,
         writers: Vec<WriterKind>,
@@ -78,8 +78,8 @@ impl Lanes {
         lane.unwrap_or(&self.first).apply(request, deadline).await
     }
 
-    /// Returns the interface for solo changes, which are applied in the first lane. Locks in the
-    /// database make the writes of the other lanes wait.
+    /// Returns the interface for solo changes. They are applied in the first lane, while locks in
+    /// the database make the writes of the other lanes wait.
     pub fn solo(&self) -> SoloChanges<'_> {
         self.first.solo()
     }
@@ -99,12 +99,13 @@ impl Lanes {
         self.first.waits()
     }
 
-    /// Reasons why the lanes make no progress, from what is recorded already.
+    /// Returns the reasons why lanes make no progress, as far as they are recorded. Sends no probe.
     pub fn standstill(&self) -> Reasons {
         Reasons::of(self.all().filter_map(Lane::standstill))
     }
 
-    /// Probes all lanes like [`Lane::probe`].
+    /// Probes all lanes, as [`Lane::probe`] does. Returns false if the deadline passed before the
+    /// state of each lane was known.
     pub async fn probe(&self, deadline: Instant) -> bool {
         let probes = join_all(self.all().map(|lane| lane.probe(deadline))).await;
         probes.into_iter().all(|answered| answered)
@@ -115,7 +116,7 @@ impl Lanes {
         self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.stats()))
     }
 
-    /// Applies what is queued and stops all lanes. Blocks.
+    /// Applies the queued operations and stops all lanes. Blocks.
     pub fn stop(&self) {
         self.all().for_each(Lane::stop);
     }

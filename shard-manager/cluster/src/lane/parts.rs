@@ -1,5 +1,5 @@
-//! Parts: the parts of a batch that remain to be applied, and its suspects: operations that a node
-//! has refused when each was the only one in its part.
+//! Parts: the parts of a batch that remain to be applied, and its suspects. A suspect is an
+//! operation that a node has refused when it was the only one in its part.
 //!
 //! A shard that is unavailable refuses every write, and the writes wait. But a single operation may
 //! cause the same error. So a part that is refused again, although a node accepts write sessions,
@@ -16,8 +16,8 @@ use model::error::{Error, Outcome};
 
 use super::{LaneFailure, Operation, TAKEN};
 
-/// Maximum number of suspects: while a node refuses all writes, each of them is tried once per
-/// interval.
+/// Maximum number of suspects. It is small because, while a node refuses all writes, each suspect
+/// is tried once per interval.
 const SUSPECTS_MAX: usize = 16;
 
 /// Operations that are applied in one transaction.
@@ -44,7 +44,7 @@ impl BatchPart {
 
 /// Parts of a batch that are not applied yet.
 pub(super) struct Parts {
-    /// The last part is the next one.
+    /// The remaining parts in reverse order: the last one is applied next.
     left: Vec<BatchPart>,
     /// Operations that were refused as the only ones in their parts, in order, with their errors.
     /// They precede all parts in `left`.
@@ -70,7 +70,7 @@ impl Parts {
         }
     }
 
-    /// Replaces the part that was taken by its halves.
+    /// Puts back the part that was taken, as two halves.
     pub(super) fn halve(&mut self, mut operations: Vec<Operation>) {
         let second = operations.split_off(operations.len() / 2);
         let halves = [second, operations];

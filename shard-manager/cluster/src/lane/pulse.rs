@@ -1,8 +1,8 @@
 //! Pulse: detects whether a lane makes progress with its writes.
 //!
 //! The lane's loop records when it starts and finishes a piece of work; readers compare that with
-//! the clock. An idle lane is sent a probe, which is processed in turn like a write and changes
-//! nothing.
+//! the clock. An idle lane is checked with a probe, a message that is processed in its turn like a
+//! write and changes nothing.
 //!
 //! **Not here:** the work of the loop (`worker`), the health of the shard (`shard`).
 
@@ -16,15 +16,16 @@ use tokio::sync::oneshot;
 
 use super::{Lane, Message, State};
 
-/// A lane is stalled when one piece of work takes longer than this. A little less than the longest
-/// wait for a probe, so that one probe is enough to notice.
+/// Duration of one piece of work after which the lane counts as stalled. It is slightly shorter
+/// than `PROBE_MAX`, so that a single probe detects a stall.
 const STALL_AFTER: Duration = Duration::from_millis(1_800);
 /// Longest wait for a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// A lane that has worked on one piece for less than this is not waited for: it has just made
-/// progress.
+/// Duration of the current piece of work below which a probe does not wait for the lane, because
+/// the lane has just made progress.
 const MOVED_RECENTLY: Duration = Duration::from_millis(500);
-/// Time for which a write that failed in the storage counts, if none has succeeded since.
+/// Time for which a write that failed in the storage makes the lane count as failing, unless a
+/// later write succeeds.
 const FAILED_RECENTLY: Duration = Duration::from_secs(10);
 /// Interval at which a busy lane is checked for progress.
 const LOOK: Duration = Duration::from_millis(20);
@@ -76,12 +77,13 @@ impl Pulse {
         }
     }
 
-    /// Number of queued operations that are probes and no writes.
+    /// Returns the number of queued messages that are probes: 0 or 1.
     pub(super) fn probes(&self) -> usize {
         usize::from(self.is_probed.load(Ordering::Acquire))
     }
 
-    /// Time that the loop has spent on the current piece of work; `None` if it is idle.
+    /// Returns the time that the loop has spent on the current piece of work; `None` if the loop is
+    /// idle.
     fn busy_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Relaxed);
         (since != 0).then(|| self.since(since))
@@ -101,13 +103,14 @@ impl Pulse {
     }
 
     fn millis(&self) -> u64 {
-        // Never 0, which means idle.
+        // Never 0, because 0 means that the loop is idle, or that no batch has failed.
         self.epoch.elapsed().as_millis() as u64 + 1
     }
 }
 
 impl Lane {
-    /// Reasons why the lane makes no progress, from what is recorded already.
+    /// Returns the reason why the lane makes no progress, as far as it is recorded; `None` if no
+    /// reason is. Sends no probe.
     pub fn standstill(&self) -> Option<Reason> {
         let pulse = &self.state.pulse;
         if !self.is_up() {
@@ -130,7 +133,7 @@ impl Lane {
     }
 
     /// Probes the lane, at most until `deadline`, so that [`Lane::standstill`] is up to date
-    /// afterwards. Returns false if the deadline came too early to know.
+    /// afterwards. Returns false if the deadline passed before the state of the lane was known.
     pub async fn probe(&self, deadline: Instant) -> bool {
         let began = Instant::now();
         let deadline = deadline.min(began + PROBE_MAX);
@@ -139,10 +142,11 @@ impl Lane {
             None if !pulse.is_probed.swap(true, Ordering::AcqRel) => {
                 let (reply, answer) = oneshot::channel();
                 let probe = Probe { state: Arc::clone(&self.state), _reply: reply };
-                // A full queue drops the probe: that lane has just made progress, or is busy.
+                // A full queue drops the probe, which ends the wait below at once: such a lane has
+                // just made progress, or is busy.
                 let _ = self.queue.try_send(Message::Probe(probe), 0);
-                // A late probe needs no record of its own: the lane has been busy with one piece
-                // all that time.
+                // A late probe is not recorded: while it waited, the lane was busy with one piece
+                // of work, which is recorded.
                 let answered = tokio::time::timeout_at(deadline.into(), answer).await;
                 answered.is_ok() || began.elapsed() >= STALL_AFTER
             }
@@ -165,8 +169,8 @@ impl Lane {
     }
 }
 
-/// Probe that waits its turn like a write and changes nothing. There is at most one; it is dropped
-/// at its turn, which notifies its sender.
+/// Probe that waits its turn like a write and changes nothing. A lane has at most one at a time.
+/// The loop drops the probe at its turn, which notifies the sender.
 pub(super) struct Probe {
     state: Arc<State>,
     _reply: oneshot::Sender<()>,

@@ -16,8 +16,8 @@ pub(super) fn is_refused(row: &Result<RowDone, Error>) -> bool {
 }
 
 /// Returns the refusals of rows that were not tried. A row whose slot was already refused gets the
-/// same refusal, so that it waits with the earlier rows of its key; any other row may be sent again
-/// at once.
+/// same refusal, so that it waits with the earlier rows of its slot. Any other row gets a refusal
+/// with which it may be sent again at once.
 pub(super) fn untried(
     left: &[RowWrite],
     done: &[Result<RowDone, Error>],

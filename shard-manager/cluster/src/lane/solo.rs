@@ -1,5 +1,5 @@
-//! Solo changes: changes of the tables, of the slots and of moves, which wait in the same queue as
-//! the writes.
+//! Solo changes: changes of tables, slots and moves, which wait in the queue of the writes and are
+//! applied alone.
 //!
 //! **Invariant:** a solo change is applied after everything queued before it, and before everything
 //! queued after it; it never begins after its deadline.
@@ -26,7 +26,7 @@ pub(super) struct SoloOperation {
     claim: Arc<Claim>,
 }
 
-/// Change, and the channel of its result.
+/// A change, with the channel to which its result is sent.
 enum SoloChange {
     Tables(SchemaChange, oneshot::Sender<Result<u64, LaneFailure>>),
     Slots(SlotChange, oneshot::Sender<Result<u64, SlotChangeError>>),
@@ -81,7 +81,8 @@ impl SoloChanges<'_> {
     /// Changes the tables and waits for the durable outcome, at most until `deadline`. Returns the
     /// shard's position after the change.
     ///
-    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    /// Cancel safety: dropping the future does not cancel a queued change: it is still applied,
+    /// unless its deadline passes first, or it is dropped while no node accepts writes.
     ///
     /// # Errors
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
@@ -97,7 +98,8 @@ impl SoloChanges<'_> {
     /// Changes the slots that the shard owns and waits for the durable outcome, at most until
     /// `deadline`. Returns the shard's position after the change.
     ///
-    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    /// Cancel safety: dropping the future does not cancel a queued change: it is still applied,
+    /// unless its deadline passes first, or it is dropped while no node accepts writes.
     ///
     /// # Errors
     /// [`SlotChangeError`]; its outcome is unknown only if the transaction had begun.
@@ -110,10 +112,10 @@ impl SoloChanges<'_> {
         run_alone(self.0, SoloChange::Slots(change, reply), answer, deadline).await?
     }
 
-    /// Carries out the change of a move and waits for the durable outcome, at most until
-    /// `deadline`.
+    /// Carries out a change for a move and waits for the durable outcome, at most until `deadline`.
     ///
-    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    /// Cancel safety: dropping the future does not cancel a queued change: it is still applied,
+    /// unless its deadline passes first, or it is dropped while no node accepts writes.
     ///
     /// # Errors
     /// [`MoveChangeError`]; its outcome is unknown only if the transaction had begun.

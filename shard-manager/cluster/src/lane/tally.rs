@@ -1,6 +1,6 @@
 //! Tally: counters of a lane's work, updated once for each batch.
 //!
-//! **Not here:** rates, which callers compute from two readings of the counters.
+//! **Not here:** rates, which are computed from two readings of the counters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,21 +14,23 @@ const _: () = assert!(
     "the classes end with the largest batch"
 );
 
-/// The counters of a lane. Only its loop updates them, except those of refused operations.
+/// Counters of a lane. Only the loop of the lane updates them, except `refused`, which the sending
+/// side of the queue updates.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Operations taken from the queue that still wait for their batch: at most one.
+    /// Number of operations (at most one) that were taken from the queue and still wait for their
+    /// batch.
     held: AtomicUsize,
-    /// Operations of the batch that is being applied.
+    /// Number of operations in the batch that is being applied.
     applying: AtomicUsize,
     batches: AtomicU64,
     operations: AtomicU64,
     rows: AtomicU64,
-    /// Operations that were refused because their tenant had more than half of the queue.
+    /// Number of operations that were refused because their tenant had more than half of the queue.
     refused: AtomicU64,
     largest: AtomicU64,
     sizes: [AtomicU64; BATCH_CLASSES],
-    /// Time of the changes of moves, in microseconds.
+    /// Total time spent on changes for moves of slots, in microseconds.
     move_micros: AtomicU64,
 }
 
@@ -38,7 +40,7 @@ impl Tally {
         self.held.store(operations, Ordering::Relaxed);
     }
 
-    /// Records the size of the batch that begins, or 0 after its operations were answered.
+    /// Records the size of the batch that begins, or 0 after the results of the batch were sent.
     pub(super) fn apply(&self, operations: usize) {
         self.held.store(0, Ordering::Relaxed);
         self.applying.store(operations, Ordering::Relaxed);
@@ -49,8 +51,8 @@ impl Tally {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records a durable batch. It is called before the operations are answered, so that a client
-    /// that knows of its write finds it counted.
+    /// Records a durable batch. Called before the results are sent, so that a client that has
+    /// received its result finds the write counted.
     pub(super) fn add(&self, operations: usize, rows: usize) {
         let size = operations as u64;
         self.batches.fetch_add(1, Ordering::Relaxed);
@@ -60,8 +62,8 @@ impl Tally {
         self.sizes[batch_class(operations)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records the time of a change of a move. It is called before its result is sent, so that
-    /// the mover finds the time counted.
+    /// Records the time that a change for a move took. Called before the result of the change is
+    /// sent, so that the mover, the task that carries out moves, finds the time counted.
     pub(super) fn add_move(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.move_micros.fetch_add(micros, Ordering::Relaxed);
@@ -69,7 +71,7 @@ impl Tally {
 }
 
 impl Lane {
-    /// Returns the load of the lane and its counters.
+    /// Returns the present load of the lane and its counters.
     pub fn stats(&self) -> LaneStats {
         let tally = &self.state.tally;
         LaneStats {

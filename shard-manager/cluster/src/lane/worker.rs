@@ -1,7 +1,7 @@
-//! Worker: the loop of a lane, which takes batches from the queue and has them applied.
+//! Worker: the loop of a lane, which takes batches from the queue and lets the engine apply them.
 //!
-//! **Invariant:** one batch at a time, in order; each operation is answered after it is durable.
-//! **Not here:** the sender of the queue (`lane`), applying a batch (the engines).
+//! **Invariant:** batches are applied one at a time, in order; results are sent once durable.
+//! **Not here:** the sending side of the queue (`lane`), applying a batch (the engines).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,14 +30,14 @@ use super::{
     State, TAKEN,
 };
 
-/// Interval of checks for a node that accepts writes, while operations wait for one.
+/// Interval at which the worker checks for a node that accepts writes while operations wait.
 const READY_LOOK: Duration = Duration::from_millis(25);
-/// Interval of checks for a node that accepts writes, while no operation waits.
+/// Interval at which the worker checks for a node that accepts writes while no operation waits.
 const READY_GLANCE: Duration = Duration::from_millis(250);
-/// Duration of a check after which the lane is reported as waiting for a node.
+/// Duration of one such check after which the lane is reported as waiting for a node.
 const READY_SOON: Duration = Duration::from_millis(100);
-/// An operation is not retried this close to its deadline, so that its client learns in time that
-/// nothing was stored.
+/// Time before the deadline of an operation in which it is no longer retried, so that its client
+/// learns in time that nothing was stored.
 const LAST_TRY: Duration = Duration::from_millis(50);
 
 impl State {
@@ -48,7 +48,7 @@ impl State {
     }
 
     fn wait_for_node(&self, waits: bool) {
-        // Called after every batch: the load keeps the cache line shared with readers.
+        // Called after every batch: loading first keeps the cache line shared with the readers.
         if self.waits.load(Ordering::SeqCst) == waits
             || self.waits.swap(waits, Ordering::SeqCst) == waits
         {
@@ -72,11 +72,11 @@ pub(super) struct Worker {
     waiting: FairReceiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
     pub(super) state: Arc<State>,
-    /// Channel that closes when the loop ends.
+    /// Sender of a channel that closes when the loop ends; `None` if the loop has its own thread.
     lives: Option<std::sync::mpsc::Sender<()>>,
 }
 
-/// Adapter for a writer that blocks its thread: its futures are ready when the methods return.
+/// Adapter for a writer that blocks its thread: it returns futures that are already ready.
 struct Blocking(Box<dyn Writer>);
 
 impl AsyncWriter for Blocking {
@@ -124,7 +124,7 @@ impl AsyncWriter for Blocking {
 }
 
 impl Worker {
-    /// Creates the loop of a thread.
+    /// Creates a loop that runs on its own thread.
     pub(super) fn of_thread(
         writer: Box<dyn Writer>,
         waiting: FairReceiver<Message>,
@@ -139,7 +139,7 @@ impl Worker {
     pub(super) fn run(mut self, LaneControls { fault_injector, pause_barrier }: &LaneControls) {
         while let Some(first) = self.waiting.blocking_recv() {
             self.state.take_up();
-            // Waits before taking operations: their clients may still abandon them.
+            // Waits before taking operations, so that their clients can still abandon them.
             let _turn = fault_injector.wait();
             let _pass = pause_barrier.enter();
             let ended = self.round(first).now_or_never();
@@ -151,7 +151,7 @@ impl Worker {
         closed.expect("a writer that blocks its thread is never waited for");
     }
 
-    /// Creates the loop of a task. Dropping `lives` at its end signals the end.
+    /// Creates a loop that runs as a task. At its end it drops `lives`, which signals the end.
     pub(super) fn of_task(
         writer: Box<dyn AsyncWriter>,
         waiting: FairReceiver<Message>,
@@ -174,7 +174,7 @@ impl Worker {
                 first = self.waiting.recv() => {
                     let Some(first) = first else { break };
                     self.state.take_up();
-                    // Waits before taking operations: their clients may still abandon them.
+                    // Waits before taking operations, so that their clients can still abandon them.
                     let Some(first) = self.until_ready(first).await else {
                         self.state.pulse.rest();
                         continue;
@@ -190,7 +190,8 @@ impl Worker {
                     self.state.wait_for_node(!ready);
                 }
                 () = runtime.moved() => {
-                    // A connection stays on the runtime that opened it, so it is closed first.
+                    // A connection is bound to the old runtime, so it is closed before the loop
+                    // moves.
                     self.writer.close().await;
                     self.spawn(fault_injector, runtime);
                     return;
@@ -200,8 +201,8 @@ impl Worker {
         self.writer.close().await;
     }
 
-    /// Waits for a node that accepts writes, and drops operations past their deadlines meanwhile.
-    /// Returns `None` if no operation is left.
+    /// Waits for a node that accepts writes. Meanwhile, drops operations whose deadlines have
+    /// passed or whose clients have left. Returns `None` if no operation is left.
     async fn until_ready(&mut self, mut first: Message) -> Option<Message> {
         while !self.is_ready().await {
             self.state.wait_for_node(true);
@@ -220,7 +221,7 @@ impl Worker {
         Some(first)
     }
 
-    /// Returns true if a node accepts writes. Connecting may take a while.
+    /// Returns true if a node accepts writes. Connecting to it may take a while.
     async fn is_ready(&mut self) -> bool {
         let state = Arc::clone(&self.state);
         let mut ready = std::pin::pin!(self.writer.ready());
@@ -234,8 +235,8 @@ impl Worker {
         }
     }
 
-    /// Refuses a message that is too late. Its client checks the deadline by itself, and gets the
-    /// reason here if it still waits.
+    /// Rejects a message that is too late. The client watches the deadline by itself; if it still
+    /// waits, it receives the reason from here.
     fn drop_late(&self, message: Message) {
         let error = Error::NoPrimary { shard: self.state.shard.clone() };
         let failure = LaneFailure { error, outcome: Outcome::Rejected };
@@ -249,7 +250,8 @@ impl Worker {
         }
     }
 
-    /// Applies everything that is queued now; returns true if the lane is to stop.
+    /// Applies one batch of queued operations, then the solo change that follows it, if there is
+    /// one. Returns true if the lane is to stop.
     async fn round(&mut self, first: Message) -> bool {
         let (mut solo, mut stopping) = (None, false);
         self.state.pulse.begin();
@@ -268,7 +270,7 @@ impl Worker {
         stopping
     }
 
-    /// Takes everything that is queued, within the limits of one transaction.
+    /// Takes queued operations for one transaction, at most up to a solo change or a stop.
     fn gather(
         &mut self,
         first: Message,
@@ -302,8 +304,8 @@ impl Worker {
         batch
     }
 
-    /// Applies a batch. A batch that fails as a whole is halved until the failing operations are
-    /// alone.
+    /// Applies a batch. A batch that fails as a whole is halved repeatedly, until each failing
+    /// operation is alone in its part.
     async fn execute(
         &mut self,
         batch: Vec<Operation>,
@@ -324,7 +326,7 @@ impl Worker {
                     self.state.pulse.begin();
                     parts.halve(batch);
                 }
-                // An atomic operation is not split.
+                // Only the rows of an operation that is not atomic can be applied separately.
                 Err(BatchFailure { retry_split: true, .. })
                     if groups[0].atomic_rows.is_none() && groups[0].rows.len() > 1 =>
                 {
@@ -340,7 +342,7 @@ impl Worker {
                         Err(failure) => fail_all(batch, &failure),
                     }
                 }
-                // Another node may become primary soon.
+                // The part is tried again: another node may become the primary soon.
                 Err(BatchFailure {
                     error: error @ Error::ShardUnavailable { .. },
                     outcome: Outcome::Rejected,
@@ -361,8 +363,8 @@ impl Worker {
         }
     }
 
-    /// Waits until a node accepts writes: the operations are to be applied again, because none of
-    /// their rows were stored. Operations that would miss their deadlines fail.
+    /// Waits until a node accepts writes, after which the operations are applied again: none of
+    /// their rows were stored. Meanwhile, operations that are about to miss their deadlines fail.
     async fn await_node(&mut self, parts: &mut Parts, error: Error) {
         let Error::ShardUnavailable { shard } = error else {
             unreachable!("nothing else is tried again")
@@ -374,7 +376,7 @@ impl Worker {
             tokio::time::sleep(READY_LOOK).await;
             let is_ready = self.is_ready().await;
             if !is_ready {
-                // Operations queued behind these then fail with the right reason.
+                // Queued operations then fail with the reason that there is no primary.
                 self.state.wait_for_node(true);
             }
             let soon = Instant::now() + LAST_TRY;
@@ -387,7 +389,7 @@ impl Worker {
         parts.take_again();
     }
 
-    /// Sends each operation the results of its rows.
+    /// Sends the client of each operation the results of its rows.
     fn answer_all(&self, batch: Vec<Operation>, done: BatchDone, began: Instant) {
         let database = began.elapsed();
         let position = done.position;
@@ -402,16 +404,16 @@ impl Worker {
         }
     }
 
-    /// Applies the halves of a chunk, and again the halves of a half that fails, to isolate the
-    /// rows that cause the failure. If the shard itself fails, the rest is not tried; if the
-    /// outcome of a commit is unknown, so is that of the chunk.
+    /// Applies a chunk in halves, and divides each half that fails again, to isolate the rows that
+    /// cause the failure. If the shard itself fails, the remaining rows are not tried. If the
+    /// outcome of one commit is unknown, the outcome of the whole chunk is unknown.
     async fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
         let mut done =
             BatchDone { rows: Vec::with_capacity(changes.len()), position: Position::default() };
         let (first, second) = changes.split_at(changes.len() / 2);
         let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
-            // Each part counts as progress: many small ones are not a standstill.
+            // Each part counts as progress, so that many small parts are not a stall.
             self.state.pulse.begin();
             match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
                 Ok(applied) => {
@@ -419,7 +421,7 @@ impl Worker {
                     let is_refused = applied.rows.iter().any(is_refused);
                     done.rows.extend(applied.rows);
                     if is_refused {
-                        // A later row of a refused key must not be applied before it.
+                        // A later row of a refused slot must not be applied before the refused row.
                         let left = untried(&changes[done.rows.len()..], &done.rows);
                         done.rows.extend(left);
                         break;

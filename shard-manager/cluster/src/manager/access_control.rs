@@ -1,4 +1,4 @@
-//! Access: the interface of a manager for keys, roles and denials, as the catalog keeps them.
+//! Access: the interface of a manager for the API keys, roles and denials that the catalog stores.
 //!
 //! **Not here:** storage (the engines), decisions about requests (the crate `access`).
 
@@ -20,7 +20,7 @@ use super::Manager;
 pub struct Access<'m>(pub(super) &'m Manager);
 
 impl Access<'_> {
-    /// Returns the mode that the catalog remembers.
+    /// Returns the mode of access control that the catalog stores.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -28,7 +28,7 @@ impl Access<'_> {
         self.0.backend.access_store().mode().await
     }
 
-    /// Reads everything from the catalog as of one moment.
+    /// Reads all keys, roles and denials from the catalog, as of one moment.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -36,12 +36,12 @@ impl Access<'_> {
         self.0.backend.access_store().load().await
     }
 
-    /// Makes a change durable, and returns the generation that it began. Subscribers of this
-    /// process have the change before this returns, and those of other routers within a second.
-    /// The caller has checked the rights of the author.
+    /// Makes a change durable, and returns the generation that it began. Subscribers in this
+    /// process receive the change before this function returns, and those in other routers within a
+    /// second. The calling function must have checked the rights of the author.
     ///
     /// # Errors
-    /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored. After
+    /// [`AccessError::Refused`] if a rule forbids the change; nothing was stored then. After
     /// [`AccessError::Catalog`] the change may have been stored.
     pub async fn change(
         self,
@@ -52,15 +52,18 @@ impl Access<'_> {
         self.0.backend.access_store().change(change, author, now).await
     }
 
-    /// Adds the rows and the uses of keys that this router has counted to the sums in the catalog.
+    /// Adds the numbers of rows and of uses of keys that this router has counted to the sums in the
+    /// catalog.
     ///
     /// # Errors
-    /// The error of the catalog. The flush may have been stored, and may be repeated.
+    /// The error of the catalog. The flush may have been stored despite the error, and may be
+    /// repeated.
     pub async fn add_usage(self, flush: &UsageFlush) -> Result<(), Error> {
         self.0.backend.access_store().add_usage(flush).await
     }
 
-    /// Returns the sums of a day, with the names of their callers.
+    /// Returns the number of rows that each API client (caller) used on a day. If there are very
+    /// many clients, only the highest numbers are returned.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -68,9 +71,10 @@ impl Access<'_> {
         self.0.backend.access_store().usage(day).await
     }
 
-    /// Subscribes to the state, beginning with the present one. If the catalog is lost later, the
-    /// last state stays. A state that is borrowed from the receiver must not be held across an
-    /// `await`: the next state cannot be published before the borrow ends.
+    /// Subscribes to the state of access control, beginning with the present one. If the catalog
+    /// becomes unreachable later, the receiver keeps the last state. A state that is borrowed from
+    /// the receiver must not be held across an `await`: the next state cannot be published before
+    /// the borrow ends.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -84,12 +88,13 @@ impl Access<'_> {
         Ok(states)
     }
 
-    /// Returns the time at which the subscribed state was last known to be the current one.
+    /// Returns the last time at which the subscribed state was known to be current; `None` if there
+    /// is no such time.
     pub fn confirmed_at(self, now: UnixTime) -> Option<UnixTime> {
         self.0.backend.access_store().confirmed_at(now)
     }
     /// Returns the secret with which audit logs hash shard keys. All routers of the cluster use the
-    /// same.
+    /// same secret.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -97,7 +102,8 @@ impl Access<'_> {
         self.0.backend.access_store().audit_secret().await
     }
 
-    /// Records the last line of an audit log in the catalog, unless a later line is recorded there.
+    /// Records the position and hash of the last line of an audit log in the catalog, unless a
+    /// later line is already recorded there.
     ///
     /// # Errors
     /// The error of the catalog.

@@ -1,8 +1,9 @@
-//! Backups: copies of the cluster that this router makes into its folder, one at a time.
+//! Backups: copies of the cluster that this router writes to its folder for backups, one at a time.
 //!
-//! A backup is made on a separate thread, under an unfinished name, and is renamed to its id when
-//! it is complete. So the complete ones, including those of other processes, are read from the
-//! folder. Only this process knows its running backup, and those that failed or were cancelled.
+//! A separate thread writes a backup to a folder with a temporary name, and renames that folder to
+//! the id of the backup when the copy is complete. So the complete backups, including those that
+//! other processes made, are found in the folder. The running backup of a process, and its backups
+//! that failed or were cancelled, are known only to that process.
 //!
 //! **Invariant:** one backup runs at a time, and a backup is called done only if its folder is
 //! complete.
@@ -25,9 +26,10 @@ use super::Manager;
 
 pub use self::backup_desk::BackupTotals;
 
-/// Highest number of complete backups in a list: the manifest of each is read.
+/// Maximum number of complete backups in a list. There is a limit because the manifest of each
+/// backup is read.
 pub const LISTED_MAX: usize = 100;
-/// Reason of a backup that another process has left unfinished.
+/// Reason that is given for a backup that another process has left unfinished.
 const ROUTER_ENDED: &str =
     "the router ended while it was making the copy; the incomplete copy was removed";
 const LEFT_OVER: &str = "the router ended while it made the copy, and what it left cannot be removed: the log of the router \
@@ -47,7 +49,7 @@ pub enum BackupsError {
     /// The engine distributes rows over nodes that the router does not read.
     #[error("the rows of this cluster are on nodes that the router does not read")]
     Unsupported,
-    /// Another backup runs.
+    /// Another backup is in progress.
     #[error("the backup {0} is in progress, and a router makes one at a time")]
     Runs(BackupId),
     /// The router is stopping.
@@ -65,8 +67,8 @@ pub enum BackupsError {
 }
 
 impl Backups {
-    /// Opens the backups of a cluster in this folder, and removes unfinished ones of routers that
-    /// no longer run.
+    /// Opens the backups of a cluster in this folder, and removes unfinished backups of routers
+    /// that no longer run.
     ///
     /// # Errors
     /// [`SaveError`] if the folder cannot be read.
@@ -112,7 +114,8 @@ impl Backups {
     /// # Errors
     /// [`BackupsError::Folder`].
     pub fn list(&self) -> Result<Vec<BackupView>, BackupsError> {
-        // Read before the folder, so that a backup that ends meanwhile is in both, not in neither.
+        // Read before the folder, so that a backup that is completed meanwhile is found in both
+        // places rather than in neither.
         let mut views = self.desk.without_copy();
         let finished = self.folder.finished().map_err(folder_failed)?;
         for id in finished.into_iter().take(LISTED_MAX) {
@@ -129,7 +132,7 @@ impl Backups {
     /// # Errors
     /// [`BackupsError::NoBackup`].
     pub fn get(&self, id: &BackupId) -> Result<BackupView, BackupsError> {
-        // A complete backup is in the folder, or was removed.
+        // A complete backup is looked up in the folder, from which it may have been removed.
         let known = self.desk.find(id).filter(|known| known.state != BackupState::Done);
         match known {
             Some(known) => Ok(known),
@@ -159,8 +162,8 @@ impl Backups {
         self.desk.close();
     }
 
-    /// Waits for the running backup to end, but only some seconds: if the process ends before, the
-    /// next one removes the folder. Blocks.
+    /// Waits at most ten seconds for the running backup to end. If the process ends before the
+    /// backup, the next process removes the unfinished copy. Blocks.
     pub fn wait(&self) {
         self.desk.wait_for_end();
     }
@@ -196,7 +199,7 @@ fn folder_failed(error: SaveError) -> BackupsError {
 
 /// Makes the running backup. Blocks until it has ended.
 fn make(maker: &dyn BackupMaker, folder: &BackupFolder, desk: &BackupDesk, id: &BackupId) {
-    // A panic also ends the backup.
+    // Ends the backup even after a panic.
     let ending = Ending(desk);
     tracing::info!(backup = %id, "a backup has begun");
     let place = folder.place(id);

@@ -25,7 +25,8 @@ impl Faults<'_> {
         nodes.collect()
     }
 
-    /// Returns the fault injector of a node; `None` if there is no such node, or if it is a server.
+    /// Returns the fault injector of a node; `None` if there is no such node, or if it is a replica
+    /// on a server.
     pub fn node(self, node: &str) -> Option<Arc<FaultInjector>> {
         let shards = self.0.shards.load();
         shards.iter().find_map(|(_, shard)| shard.fault_injector(node).cloned())

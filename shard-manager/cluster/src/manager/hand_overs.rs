@@ -1,7 +1,7 @@
-//! Hand-overs: slots that change hands again and again, with their rows, in a build for tests.
+//! Hand-overs: moves slots with their rows between shards repeatedly, in a build for tests.
 //!
-//! Between two steps of a hand-over there are pauses, so that requests meet each of its states: a
-//! fence, no owner at all, an owner that the map does not name yet.
+//! There are pauses between the steps of a hand-over, so that requests encounter each of its
+//! states: a fence, no owner at all, an owner that the map does not name yet.
 //!
 //! **Not here:** the rows of the slots, which the new owner copies (`sqlite`).
 
@@ -15,20 +15,22 @@ use model::topology::ShardNumber;
 use super::slots::{Slots, change};
 use engine::slot_change::{SlotChange, SlotStep};
 
-/// Number of slots that change hands together.
+/// Number of slots in a group, which is handed over as a whole.
 const SLOTS: u16 = 1_024;
-/// Distance from one group of slots to the next one, in groups: no neighbours follow each other.
+/// Distance from one group of slots to the one that is handed over next, in groups. It is more than
+/// 1, so that neighbouring groups do not follow each other.
 const STRIDE: u16 = 5;
 /// Pause between two steps.
 const PAUSE: Duration = Duration::from_millis(15);
-/// Pause in which the slots have no owner, long enough to be met by the few reads of all shards.
+/// Pause in which the slots have no owner. It is long enough that some reads of all shards, of
+/// which there are few, encounter it.
 const NO_OWNER: Duration = Duration::from_millis(30);
-/// Longest time of a step.
+/// Time limit of the changes of one hand-over before the map is changed, and duration of its fence.
 const STEP_MAX: Duration = Duration::from_secs(10);
 
 impl Slots<'_> {
-    /// Hands slots with their rows from one shard of two to the other, until a step fails or the
-    /// future is dropped.
+    /// Repeatedly hands a group of slots, with their rows, from one shard to another, until a step
+    /// fails or the future is dropped.
     pub async fn keep_handing_over(self) {
         let groups = SLOT_COUNT / SLOTS;
         for turn in 0.. {
@@ -57,7 +59,7 @@ impl Slots<'_> {
         given.map_err(|error| failed(&error))?;
         tokio::time::sleep(NO_OWNER).await;
         loop {
-            // It fails while a table of the source is still being created on the target.
+            // The change fails while a table of the source is still being created on the target.
             match change(&target, step(SlotStep::TakeOver), deadline).await {
                 Err(error) if Instant::now() >= deadline => return Err(failed(&error)),
                 Err(_) => tokio::time::sleep(PAUSE).await,

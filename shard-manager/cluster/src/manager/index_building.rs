@@ -1,19 +1,20 @@
-//! Index building: the task of a process that builds and drops the listed indexes.
+//! Index building: the task that builds and drops the indexes that the catalog lists.
 //!
 //! ```text
 //!   each second, and when notified: lead? ──▶ list ──▶ one shard after the other ──▶ report
 //! ```
-//! The process that carries out moves does this as well. Each step first inspects the shard, so a
-//! process that takes over repeats what another one has begun. When a process begins to lead, or
-//! the list of shards changes, it looks for every index on every shard: a file that was restored
-//! from an older copy may lack some.
+//! The process that leads, which also carries out moves, does the work. Each step first inspects
+//! the shard, so a process that takes over can repeat a step that another process has begun. When a
+//! process begins to lead, or the list of shards changes, the process looks for every index on
+//! every shard, because a file that was restored from an older copy may lack some indexes.
 //!
-//! On files an index is refused if writes are estimated to wait for it longer than the limit in its
-//! record. A build ends at that limit, also if another process has begun it, or if one shard lacks
-//! an index that was ready. In each case no shard keeps the index.
+//! If shards are files, writes wait while an index is built. An index is then given up if the
+//! estimated wait exceeds the limit in its record, and a build ends when it reaches that limit. The
+//! limit also holds for an index that another process has begun, and for a ready index that one
+//! shard lacks. In each of these cases the index is dropped from all shards.
 //!
-//! **Invariant:** an index becomes `ready` after every shard has it, and `failed` after none has
-//! it.
+//! **Invariant:** an index becomes `ready` only after every shard has it, and `failed` only after
+//! no shard has it any more.
 //! **Not here:** the requests of clients (`indexes`), SQL (the engines).
 
 use std::sync::Arc;
@@ -35,11 +36,12 @@ use crate::shard::Shard;
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait for a response of the catalog.
 const CATALOG_MAX: Duration = Duration::from_secs(5);
-/// Longest wait for the locks of the tables and of a shard's indexes, and for a count of rows.
+/// Longest wait for the lock of the tables, for the lock of a shard's indexes, and for a count of
+/// rows.
 const LOCK_MAX: Duration = Duration::from_secs(30);
 
-/// Builds and drops indexes whenever this process leads, until the future is dropped. One task of a
-/// process does this.
+/// Builds and drops indexes whenever this process leads, until the future is dropped. Each process
+/// runs one such task.
 pub(super) async fn carry_out(manager: &Manager) {
     let Some(catalog) = manager.backend.index_catalog() else { return };
     let mut building = IndexBuilding { manager, catalog, checked: Vec::new() };
@@ -56,7 +58,7 @@ pub(super) async fn carry_out(manager: &Manager) {
 struct IndexBuilding<'m> {
     manager: &'m Manager,
     catalog: &'m dyn IndexCatalog,
-    /// Shards that were inspected since this process began to lead.
+    /// Shards on which all indexes were inspected since this process began to lead.
     checked: Vec<ShardNumber>,
 }
 
@@ -157,7 +159,7 @@ impl IndexBuilding<'_> {
         self.report(&failed, IndexState::Undoing).await.map(drop)
     }
 
-    /// Returns an index and the shards, including those that have just joined.
+    /// Returns the index of a record, and the shards, including those that have just joined.
     async fn prepare(
         &self,
         record: &IndexRecord,
@@ -172,7 +174,8 @@ impl IndexBuilding<'_> {
         Ok((index, indexed_shards(self.manager)))
     }
 
-    /// Changes one shard, unless the record has changed; `None` then.
+    /// Changes one shard. Returns `None`, and changes nothing, if the catalog has another state for
+    /// the index than the record.
     async fn change(
         &self,
         record: &IndexRecord,
@@ -183,7 +186,8 @@ impl IndexBuilding<'_> {
             Ok(session) => session,
             Err(error) => return Ok(Some(Err(error))),
         };
-        // Another process may lead by now. It needs the same lock.
+        // Another process may lead by now, and may have changed the record. It needs the same lock
+        // to change the shard.
         if !self.is_current(record).await? {
             self.manager.move_announcements.announce();
             return Ok(None);
@@ -197,7 +201,7 @@ impl IndexBuilding<'_> {
         Ok(Some(changed))
     }
 
-    /// Returns true if an index is listed in the state of a record.
+    /// Returns true if the catalog lists an index in the same state as the record.
     async fn is_current(&self, record: &IndexRecord) -> Result<bool, Error> {
         let listed = in_time(self.catalog.list_indexes()).await?;
         Ok(listed.iter().any(|listed| {
@@ -205,13 +209,13 @@ impl IndexBuilding<'_> {
         }))
     }
 
-    /// Waits until an index is listed in another state than that of a record: it is to be dropped,
-    /// so its build is pointless.
+    /// Waits until the catalog no longer lists an index in the state of the record. The index is
+    /// then to be dropped, so building it is pointless.
     async fn superseded(&self, record: &IndexRecord) {
         let mut news = self.manager.move_announcements.watch();
         loop {
             news.rest(LOOK).await;
-            // While the catalog does not answer, the build continues.
+            // While the catalog does not respond, the build continues.
             if let Ok(false) = self.is_current(record).await {
                 return;
             }
@@ -234,7 +238,8 @@ impl IndexBuilding<'_> {
         }))
     }
 
-    /// Requests that an index that cannot be built is dropped again.
+    /// Records that an index cannot be built, so that it is dropped from the shards that have it
+    /// already.
     async fn give_up(&self, record: IndexRecord, reason: String) -> Result<(), Error> {
         tracing::warn!(
             table = record.table,
@@ -257,7 +262,8 @@ impl IndexBuilding<'_> {
         Err(error)
     }
 
-    /// Stores a record; returns false if another one was stored meanwhile.
+    /// Stores a record, unless the index is no longer in the expected state; returns false in that
+    /// case.
     async fn report(&self, record: &IndexRecord, expected: IndexState) -> Result<bool, Error> {
         let is_stored = in_time(self.catalog.change_index(record, expected)).await?;
         if record.state != expected || !is_stored {
@@ -268,7 +274,7 @@ impl IndexBuilding<'_> {
 }
 
 /// Returns the reason why an index cannot be built, if another attempt would have the same result:
-/// rows do not permit it, or writes have waited for it as long as they may.
+/// the rows do not permit it, the disk is full, or the build took as long as writes may wait.
 fn permanent_reason(error: &Error, record: &IndexRecord) -> Option<String> {
     if matches!(error, Error::IndexPauseExceeded { .. }) {
         let most = IndexDraft::PAUSE_MAX.as_millis();
@@ -288,7 +294,7 @@ fn permanent_reason(error: &Error, record: &IndexRecord) -> Option<String> {
     is_permanent.then(|| error.to_string())
 }
 
-/// Waits for the catalog.
+/// Waits for a response of the catalog, at most for `CATALOG_MAX`.
 async fn in_time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let done = tokio::time::timeout(CATALOG_MAX, work).await;
     done.unwrap_or(Err(Error::DeadlinePassed))

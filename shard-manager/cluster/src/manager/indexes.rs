@@ -1,11 +1,11 @@
 //! Indexes: the interface of a manager for the indexes of tables, which are built on every shard or
 //! on none.
 //!
-//! A request lists the index in the catalog, and the index builder does the rest: no request waits
-//! for it.
+//! A request only records in the catalog that the index is to be built or dropped. A task
+//! (`index_building`) does the work, and no request waits for it.
 //!
-//! **Invariant:** an index is listed under the lock of the tables, so that a shard which joins
-//! meanwhile also has it.
+//! **Invariant:** an index is added to the catalog while the lock of the tables is held, so that a
+//! shard which joins at the same time also gets it.
 //! **Not here:** building the indexes (`index_building`), the rules for columns
 //! (`model::table_index`).
 
@@ -23,24 +23,26 @@ use model::topology::ShardNumber;
 use super::{Manager, Schema};
 use crate::shard::Shard;
 
-/// Highest number of attempts to change a record that others change concurrently.
+/// Maximum number of attempts to change a record that other requests or processes change
+/// concurrently.
 const TRIES_MAX: usize = 8;
 
 /// Index that a client declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexDraft {
-    /// `name`.
+    /// Name of the index: `name` in the request.
     pub name: String,
-    /// `columns`, in their order.
+    /// Names of the columns in their order: `columns` in the request.
     pub columns: Vec<String>,
-    /// `unique`: within a shard key.
+    /// True if the index is unique within a shard key: `unique` in the request.
     pub is_unique: bool,
-    /// `pause_max_ms`: longest time for which writes of a shard may wait, estimated and in fact.
+    /// Longest time in milliseconds for which writes of a shard may wait, both estimated and
+    /// actual: `pause_max_ms` in the request.
     pub pause_max_ms: u64,
 }
 
 impl IndexDraft {
-    /// Highest `pause_max_ms` of a request: ten times the longest deadline of a write.
+    /// Maximum `pause_max_ms` of a request: ten times the longest deadline of a write.
     pub const PAUSE_MAX: Duration = Duration::from_secs(600);
 }
 
@@ -53,12 +55,12 @@ pub enum IndexCreated {
     Known(IndexRecord),
 }
 
-/// Effect that the creation of an index would have on one shard.
+/// Effect that building an index would have on one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexPause {
     /// The shard.
     pub shard: ShardNumber,
-    /// Rows of the table; `None` if no write waits.
+    /// Number of rows of the table on the shard; `None` if writes do not wait.
     pub rows: Option<u64>,
     /// Time for which writes would wait.
     pub pause: Duration,
@@ -70,12 +72,13 @@ pub enum IndexesError {
     /// The declaration cannot be used.
     #[error(transparent)]
     Draft(#[from] IndexError),
-    /// An index of this name has other columns, or only one of the two is unique.
+    /// An index with this name exists that has other columns, or that differs in being unique or
+    /// not.
     #[error("the index `{index}` exists with another definition{}", definition.as_deref().unwrap_or_default())]
     Differs {
         /// The index.
         index: String,
-        /// Definition of that index, behind a colon, if the caller may know its columns.
+        /// Definition of the existing index after a colon, if the API client may know its columns.
         definition: Option<String>,
     },
     /// The index is being dropped.
@@ -84,7 +87,7 @@ pub enum IndexesError {
         /// The index.
         index: String,
     },
-    /// The table has the highest number of indexes.
+    /// The table already has the maximum number of indexes.
     #[error("the table already has {} indexes, the maximum", TableIndex::PER_TABLE_MAX)]
     TooMany,
     /// Writes of a shard would wait too long.
@@ -111,11 +114,11 @@ pub enum IndexesError {
     /// The engine does not build indexes.
     #[error("Tessera does not build indexes on this engine")]
     Unsupported,
-    /// The catalog did not answer, but may have listed the change.
+    /// The catalog did not respond, but may have stored the change.
     #[error("{0}")]
     Doubtful(Error),
-    /// The table does not exist, the caller lacks a right, or the catalog or a shard does not
-    /// answer.
+    /// The table does not exist, the API client lacks a right, or the catalog or a shard does not
+    /// respond.
     #[error(transparent)]
     Failed(#[from] Error),
 }
@@ -125,7 +128,7 @@ pub enum IndexesError {
 pub struct Indexes<'m>(Schema<'m>);
 
 impl<'m> Indexes<'m> {
-    /// Returns the interface for the indexes of the tables that a caller may know.
+    /// Returns the interface for the indexes of the tables that an API client may know.
     pub fn of(schema: Schema<'m>) -> Self {
         Self(schema)
     }
@@ -138,7 +141,7 @@ impl<'m> Indexes<'m> {
         self.manager().backend.index_catalog().ok_or(IndexesError::Unsupported)
     }
 
-    /// Returns the indexes of a table that the caller may know, by name.
+    /// Returns the indexes of a table that the API client may know, ordered by name.
     ///
     /// # Errors
     /// [`IndexesError::Failed`].
@@ -160,9 +163,10 @@ impl<'m> Indexes<'m> {
         known.iter().filter(|record| is_visible(record, table)).cloned().collect()
     }
 
-    /// Lists an index, to be built on every shard or on none. The caller needs the scope `tables`.
+    /// Adds an index to the catalog, to be built on every shard or on none. The API client needs
+    /// the scope `tables`.
     ///
-    /// Cancel safety: a dropped future may have listed the index.
+    /// Cancel safety: a dropped future may have added the index.
     ///
     /// # Errors
     /// [`IndexesError`].
@@ -188,8 +192,8 @@ impl<'m> Indexes<'m> {
         Ok(IndexCreated::Begun(record))
     }
 
-    /// Returns the effect that the creation of an index would have: the record, and the effect on
-    /// each shard. Changes nothing.
+    /// Returns the effect that creating an index would have: the record of the index, and the wait
+    /// of writes on each shard. Changes nothing.
     ///
     /// # Errors
     /// Those of [`Indexes::create`], except [`IndexesError::PauseTooLong`].
@@ -208,7 +212,7 @@ impl<'m> Indexes<'m> {
         Ok((IndexCreated::Begun(IndexRecord::new(&index, draft.pause_max_ms)), pauses))
     }
 
-    /// Requests that an index is dropped from every shard. The caller needs the scope `tables`.
+    /// Requests that an index is dropped from every shard. The API client needs the scope `tables`.
     ///
     /// # Errors
     /// [`IndexesError`].
@@ -241,8 +245,8 @@ impl<'m> Indexes<'m> {
         Err(IndexesError::Failed(Error::DeadlinePassed))
     }
 
-    /// Returns the index that a draft declares, if the caller may change tables, and its table as
-    /// the caller knows it.
+    /// Returns a table as the API client may know it, and the index that a draft declares on it, if
+    /// the client may change tables.
     fn declared(
         self,
         table: &str,
@@ -295,15 +299,17 @@ impl<'m> Indexes<'m> {
     }
 }
 
-/// Returns the shards that have indexes: the open ones that have not retired, by number.
+/// Returns the shards that have indexes, which are the open ones that have not retired, in order of
+/// their numbers.
 pub(super) fn indexed_shards(manager: &Manager) -> Vec<(ShardNumber, Arc<Shard>)> {
     let (shards, retired) = (manager.shards.load_full(), manager.map.open_retired());
     let members = shards.iter().filter(|(number, _)| !retired.contains(number));
     members.map(|(number, shard)| (number, Arc::clone(shard))).collect()
 }
 
-/// Returns the listed index, if it has this definition; `None` if it may be listed. The refusal of
-/// another definition names columns only if the caller's view of the table has all of them.
+/// Returns the listed index of this name, if it has this definition; `None` if the new index may be
+/// added. If the definitions differ, the error names the columns of the listed index only if
+/// `view`, the table as the API client may know it, has all of them.
 fn check_known(
     records: &[IndexRecord],
     index: &TableIndex,
@@ -330,7 +336,8 @@ fn check_known(
     }
 }
 
-/// Returns true if an index is of this table and the caller may know all of its columns.
+/// Returns true if an index belongs to this table, and the table as the API client may know it has
+/// all columns of the index.
 fn is_visible(record: &IndexRecord, table: &Table) -> bool {
     record.table == table.name() && record.columns.iter().all(|name| table.find(name).is_some())
 }

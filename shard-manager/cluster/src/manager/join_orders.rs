@@ -1,5 +1,5 @@
-//! Join orders: orders to let a shard join, on their way from a request to the task that carries
-//! them out.
+//! Join orders: the queue of orders to let a shard join, which requests send to the task that
+//! carries them out.
 //!
 //! The future of a request is dropped when its client disconnects. The join continues, because the
 //! task is not part of the request.
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::shard_membership::{ShardChangeError, ShardChanged};
 
-/// Highest number of orders that wait.
+/// Maximum number of orders that wait.
 const ORDERS_MAX: usize = 16;
 
 /// Result of a join.
@@ -27,9 +27,9 @@ pub(super) type Joined = Result<ShardChanged, ShardChangeError>;
 pub(super) struct JoinOrder {
     /// The shard.
     pub(super) shard: NewShard,
-    /// Epoch that the shard map must have, if it matters.
+    /// Epoch that the shard map must have; `None` if it may have any.
     pub(super) expected_epoch: Option<u64>,
-    /// Time after which no step is begun.
+    /// Time after which the join is not begun, and until which its steps may wait.
     pub(super) deadline: Instant,
 }
 
@@ -39,7 +39,7 @@ pub(super) type WaitingOrder = (JoinOrder, oneshot::Sender<Joined>);
 /// Queue of orders.
 pub(super) struct JoinOrders {
     orders: Sender<WaitingOrder>,
-    /// The receiver, until a task carries out the orders.
+    /// The receiver, until a task takes it to carry out the orders.
     waiting: Mutex<Option<Receiver<WaitingOrder>>>,
 }
 
@@ -56,9 +56,10 @@ impl JoinOrders {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Has an order carried out by the task, and returns the result; returns the order if there is
-    /// no task. At its deadline the wait ends, also behind other orders. The task finishes a join
-    /// that it has begun, and begins none after the deadline.
+    /// Sends an order to the task, and returns the result of the join; returns the order if no task
+    /// carries out orders. The wait ends at the deadline of the order, even while the order waits
+    /// behind others. The task finishes a join that it has begun, and begins none after the
+    /// deadline.
     pub(super) async fn order(&self, order: JoinOrder) -> Result<Joined, JoinOrder> {
         let is_open = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none();
         if !is_open {

@@ -1,4 +1,4 @@
-//! Lifecycle: runtimes that a manager's backend uses while it serves, and the shutdown.
+//! Lifecycle: the runtimes that a manager's backend uses, and the shutdown of a manager.
 //!
 //! **Not here:** opening (`assembly`), changes of the tables (`schema`).
 
@@ -12,7 +12,7 @@ impl Manager {
         self.backend.runtime_pool()
     }
 
-    /// Applies what is queued and closes the files. Blocks.
+    /// Applies the queued writes and closes the shards. Blocks.
     pub fn close(&self) {
         self.backend.stop_background();
         if let Some(cache) = &self.cache {

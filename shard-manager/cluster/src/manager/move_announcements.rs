@@ -1,6 +1,7 @@
 //! Move announcements: announcements inside a process that a move was begun or an order was given,
-//! so that the mover need not wait until it next reads the catalog; and the mover's knowledge that
-//! this process leads.
+//! so that the mover, the task that carries out moves, does not have to wait until it next reads
+//! the catalog. A flag also says if this process leads, that is, if the catalog lets it carry out
+//! moves.
 //!
 //! **Not here:** orders for moves (`moves`), the mover (`mover`). Other processes find orders in
 //! the catalog.
@@ -11,13 +12,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Announcements of orders for moves.
+/// Announcements of moves and of orders for moves.
 #[derive(Debug)]
 pub(super) struct MoveAnnouncements {
     /// Number of announcements.
     news: watch::Sender<u64>,
-    /// Number of orders for moves. Only orders wake the runs of moves: there may be many runs, most
-    /// of which only keep their source.
+    /// Number of orders for moves. A run, which carries out one move, is woken only by orders:
+    /// there may be many runs, and most of them only keep their source. That is, the slots have
+    /// moved, and the source keeps its old rows for a while.
     orders: watch::Sender<u64>,
     leads: AtomicBool,
     /// Number of runs that keep their source.
@@ -52,7 +54,7 @@ impl MoveAnnouncements {
         self.news.send_modify(|news| *news += 1);
     }
 
-    /// Announces an order for a move or for those of a rebalance.
+    /// Announces an order for a move, or for the moves of a rebalance.
     pub(super) fn announce_order(&self) {
         self.orders.send_modify(|orders| *orders += 1);
         self.announce();
@@ -80,7 +82,7 @@ impl MoveAnnouncements {
     }
 
     /// Records whether the catalog lets this process lead. Only the mover requests the lead,
-    /// because it must notice each loss of it.
+    /// because the mover must notice each loss of the lead.
     pub(super) fn set_leading(&self, leads: bool) {
         if self.leads.swap(leads, Ordering::AcqRel) != leads {
             self.announce();
@@ -94,8 +96,8 @@ impl MoveAnnouncements {
 }
 
 impl MoveWatch {
-    /// Waits for this time, or until an order is announced that this receiver does not know.
-    /// Returns true after an announcement.
+    /// Waits for this time, or until there is an announcement that this receiver has not seen.
+    /// Returns true in the second case.
     pub(super) async fn rest(&mut self, time: Duration) -> bool {
         matches!(tokio::time::timeout(time, self.0.changed()).await, Ok(Ok(())))
     }

@@ -1,8 +1,8 @@
 //! Move resources: the disk space and the connections that a move needs, and the number of rows
-//! that it copies, before it is listed.
+//! that it copies, all determined before the move is listed in the catalog.
 //!
-//! **Invariant:** what is not known refuses nothing: the mover notices a shard that does not
-//! answer.
+//! **Invariant:** a move is not refused because of a resource that is not known: the mover later
+//! notices a shard that does not respond.
 //! **Not here:** the owners of the slots and the states of both shards (`moves`), the space for all
 //! moves of a plan (`rebalances::room`).
 
@@ -17,7 +17,7 @@ use model::stats::{MoverConnections, SizeEstimate};
 use super::{Manager, MovesError};
 use crate::shard::Shard;
 
-/// Longest wait for both primaries.
+/// Longest wait for the responses of both primaries.
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 
 /// Resources of a move.
@@ -25,7 +25,7 @@ const MEASURE_MAX: Duration = Duration::from_secs(2);
 pub(super) struct MoveResources {
     /// Size of the source; `None` if it is not known.
     size: Option<SizeEstimate>,
-    /// Number of slots that move, and that the source owns.
+    /// Number of slots that move, and number of slots that the source owns.
     slots: (usize, usize),
     /// Free bytes of the target's disk; `None` if they are not known.
     free_bytes: Option<u64>,
@@ -55,7 +55,8 @@ impl MoveResources {
         let connections =
             async |shard: &Shard| shard.primary().moves()?.connections(soon).await.ok().flatten();
         let (at_source, at_target) = join(connections(&source), connections(&target)).await;
-        // Both reads of a primary use one connection: a full server accepts no second one.
+        // Read after the connections were counted, so that both reads of a primary use one
+        // connection: a server without free connections accepts no second one.
         let size = async { source.primary().size_estimate(soon).await.ok() };
         let free_bytes = async { target.primary().moves()?.free_bytes(soon).await.ok().flatten() };
         let (size, free_bytes) = join(size, free_bytes).await;
@@ -70,8 +71,8 @@ impl MoveResources {
     }
 
     /// Checks that both servers have enough free connections, and that the disk of the target has
-    /// room for the rows of the slots on all of its nodes there. Their size is estimated from their
-    /// share of the source's slots.
+    /// room for the rows of the slots on every node that stores them there. The size of the rows is
+    /// estimated from the share of the source's slots that move.
     ///
     /// # Errors
     /// [`MovesError::NoConnections`], [`MovesError::NoRoom`].
@@ -92,15 +93,17 @@ impl MoveResources {
         Ok(())
     }
 
-    /// Returns the number of rows that the move copies, estimated from the slots' share of the
-    /// source; `None` if it is not known. A server without statistics estimates no rows.
+    /// Returns the number of rows that the move copies, estimated from the share of the source's
+    /// slots that move; `None` if it is not known. An estimate of 0 rows counts as unknown, because
+    /// a server without statistics reports it.
     pub(super) fn rows_expected(&self) -> Option<u64> {
         let size = self.size?;
         let rows = size.rows.filter(|rows| !size.is_estimate || *rows > 0)?;
         Some(self.share_of(rows, 1))
     }
 
-    /// Returns the slots' share of a quantity of the source, for this many nodes.
+    /// Returns the part of a quantity of the source that belongs to the moving slots, multiplied by
+    /// the number of nodes.
     fn share_of(&self, quantity: u64, nodes: usize) -> u64 {
         let (slots, owned) = self.slots;
         let share = u128::from(quantity) * slots as u128 / owned.max(1) as u128;
@@ -108,8 +111,8 @@ impl MoveResources {
     }
 }
 
-/// Returns the number of nodes of a shard whose rows are on the disk of its primary: a server has a
-/// disk of its own.
+/// Returns the number of nodes of a shard that store their rows on the disk of its primary. Each
+/// server is assumed to have a disk of its own.
 pub(super) fn nodes_of_disk(manager: &Manager, shard: &Shard) -> usize {
     match manager.backend.isolation() {
         ReplicaIsolation::SameMachine => 1 + shard.replication.timeline().replica_count(),

@@ -1,8 +1,8 @@
 //! Move status: the moves that this process carries out or lists, and counts of its work, so that
 //! reports need no query.
 //!
-//! **Invariant:** the moves are as last read from the catalog, and none if another process carries
-//! them out.
+//! **Invariant:** the moves are those that were last read from the catalog. There are none while
+//! another process carries out moves.
 //! **Not here:** the moves themselves (`mover`), the reports of other processes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,19 +14,19 @@ use engine::move_record::{MovePhase, MoveRecord};
 /// Work of this process for moves of slots, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MoveTotals {
-    /// Rows that were copied, and copied again.
+    /// Number of rows that were copied. A row that was copied again is counted again.
     pub rows: u64,
-    /// Bytes of these rows.
+    /// Size of these rows in bytes.
     pub bytes: u64,
-    /// Moves that ended with the slots on the target.
+    /// Number of moves that ended with the slots on the target.
     pub done: u64,
-    /// Moves that were given up before the target owned the slots.
+    /// Number of moves that were given up before the target owned the slots.
     pub cancelled: u64,
-    /// Moves that were rolled back: their slots are on the source again.
+    /// Number of moves that were rolled back, so that their slots are on the source again.
     pub rolled_back: u64,
-    /// Moves that could not be carried out.
+    /// Number of moves that could not be carried out.
     pub failed: u64,
-    /// Longest time for which writes of slots waited.
+    /// Longest time for which a move made the writes of its slots wait.
     pub longest_hold: Duration,
 }
 
@@ -55,13 +55,13 @@ impl MoveStatus {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts the rows of a round, and their size.
+    /// Adds the number of rows of a copy round, and their size in bytes.
     pub(super) fn count(&self, rows: u64, bytes: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Records a time for which writes waited.
+    /// Records a time, in microseconds, for which writes waited.
     pub(super) fn note_hold(&self, hold_us: u64) {
         self.longest_hold_us.fetch_max(hold_us, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! Moves: the interface of a manager that begins moves of slots, lists them and takes orders for
+//! Moves: the interface of a manager that begins moves of slots, lists them, and accepts orders for
 //! them.
 //!
-//! A move that was begun is a row of the catalog. The process that carries moves out finds it
+//! A move that was begun is a record in the catalog. The process that carries out moves finds it
 //! there, so a move continues even if the router that began it ends.
 //!
 //! **Not here:** the steps of a move (`mover`), the rules of orders (`engine::move_record`), the
@@ -35,11 +35,11 @@ use super::shards::epoch_to_retry;
 use super::time_limits::{by, halfway, read_by};
 use crate::shard::Majority;
 
-/// Highest number of attempts to begin a move while the shard map changes.
+/// Maximum number of attempts to begin a move while the shard map changes.
 const TRIES_MAX: usize = 16;
-/// Longest wait for the map of an expected epoch.
+/// Longest wait for a shard map with the expected epoch.
 const UPDATE_MAX: Duration = Duration::from_secs(2);
-/// Longest part of a name that a refusal repeats, in characters.
+/// Maximum number of characters of a name that a refusal repeats.
 pub(super) const NAME_SHOWN_MAX: usize = 80;
 
 /// Interface of a [`Manager`] for moves of slots.
@@ -52,16 +52,16 @@ pub enum MovesError {
     /// The description is out of bounds.
     #[error(transparent)]
     New(#[from] NewMoveFault),
-    /// The cluster has no such shard.
+    /// The cluster has no shard with this number.
     #[error("there is no shard of number {}", .0.0)]
     NoShard(ShardNumber),
     /// The cluster has no shard of this name.
     #[error("the cluster has no shard {0}")]
     NoShardNamed(String),
-    /// The shard key has no slot.
+    /// The shard key is not valid, so it has no slot.
     #[error("key: {0}")]
     Key(KeyError),
-    /// The keyspace needs a partition, and the one that is given or missing names none.
+    /// The keyspace needs a partition, but none is given, or the given value is not one.
     #[error("partition: {0}")]
     Partition(KeyError),
     /// A partition is given where the shard key alone determines the slot.
@@ -73,7 +73,7 @@ pub enum MovesError {
     /// Several shards own the slots.
     #[error("the slots belong to {0}: a move takes slots of one shard, so begin one for each")]
     SeveralOwners(String),
-    /// The move is in progress, or has ended with the slots on the target.
+    /// The move cannot be retried: it is in progress, or has ended with the slots on the target.
     #[error("the move is {}: a move that was cancelled, rolled back or has failed is retried", .0.name())]
     NoRetry(MovePhase),
     /// The source does not own some of the slots.
@@ -95,7 +95,7 @@ pub enum MovesError {
         /// Name of the group.
         group: String,
     },
-    /// The target gets no slots.
+    /// The target is in a state in which it may not receive slots.
     #[error("{shard} is {}: only a serving shard gets slots", state.name())]
     NotServing {
         /// Name of the target.
@@ -109,7 +109,7 @@ pub enum MovesError {
         /// Name of the shard.
         shard: String,
     },
-    /// Too few nodes of a shard follow its primary.
+    /// Too few replicas of a shard follow its primary.
     #[error(
         "{needed} replicas of {shard} must follow its primary, and {found} do: a failover could \
          undo the move"
@@ -122,7 +122,7 @@ pub enum MovesError {
         /// Number of replicas that follow.
         found: usize,
     },
-    /// Connected routers are too old to take part in a move; their number.
+    /// Routers that are too old to take part in a move are connected. The value is their number.
     #[error(
         "routers that are too old to take part in a move are connected to the catalog ({0}): end \
          them, or start them with the version of this router"
@@ -148,11 +148,12 @@ pub enum MovesError {
     NoConnections {
         /// Name of the shard.
         shard: String,
-        /// Highest number that movers open in addition to those that they have.
+        /// Maximum number of connections that movers open in addition to those that they already
+        /// have.
         needed: u64,
         /// Number of free connections.
         free: u64,
-        /// Setting that limits them.
+        /// Server setting that limits the number of connections.
         limit: &'static str,
     },
     /// The catalog did not accept the move or the order.
@@ -203,10 +204,12 @@ impl MovesError {
 }
 
 impl<'m> Moves<'m> {
-    /// Begins a move, if the shard map has this epoch, and returns it as it is listed.
+    /// Begins a move, and returns its record as the catalog lists it. If an epoch is expected, the
+    /// shard map must have it.
     ///
     /// # Errors
-    /// [`MovesError`]. Only after [`MoveListError::Failed`] the move may have begun.
+    /// [`MovesError`]. Only with [`MoveListError::Failed`] may the move have begun despite the
+    /// error.
     pub async fn begin(
         self,
         new: NewMove,
@@ -230,7 +233,8 @@ impl<'m> Moves<'m> {
     /// Begins the move that an operator describes, as [`Moves::begin`] does.
     ///
     /// # Errors
-    /// [`MovesError`]. Only after [`MoveListError::Failed`] the move may have begun.
+    /// [`MovesError`]. Only with [`MoveListError::Failed`] may the move have begun despite the
+    /// error.
     pub async fn begin_draft(
         self,
         draft: &MoveDraft,
@@ -241,10 +245,12 @@ impl<'m> Moves<'m> {
         self.begin_as((None, describe), expected_epoch, deadline).await
     }
 
-    /// Begins a move with the description of one that has ended on its source.
+    /// Begins a new move with the description of one that has ended with its slots still on the
+    /// source.
     ///
     /// # Errors
-    /// [`MovesError`]. Only after [`MoveListError::Failed`] the move may have begun.
+    /// [`MovesError`]. Only with [`MoveListError::Failed`] may the move have begun despite the
+    /// error.
     pub async fn retry(
         self,
         id: MoveId,
@@ -277,7 +283,8 @@ impl<'m> Moves<'m> {
             self.check_shard(new.target, &map)?;
             let soon = halfway(deadline);
             let resources = MoveResources::measure(self.0, &new, &map, soon).await;
-            // A full server accepts no connection to its catalog either.
+            // Checked before the catalog is used, because a server without free connections accepts
+            // none to its catalog either.
             resources.check()?;
             if let Some(refusal) = read_by(deadline, self.older_routers()).await? {
                 return Err(refusal);
@@ -304,7 +311,7 @@ impl<'m> Moves<'m> {
         begin_once().await
     }
 
-    /// Returns the newest map, which must have the expected epoch.
+    /// Returns the newest map, which must have the expected epoch if one is given.
     pub(super) async fn map_of(
         self,
         expected_epoch: Option<u64>,
@@ -313,7 +320,7 @@ impl<'m> Moves<'m> {
         let shards = self.0.shards();
         let Some(expected) = expected_epoch else { return Ok(shards.newest_map()) };
         if shards.newest_map().epoch() < expected {
-            // A map that cannot be read is not the expected one.
+            // An error is ignored: the comparison of the epochs below then fails.
             let wait = deadline.min(Instant::now() + UPDATE_MAX);
             let _ = self.0.backend.update_map(expected, wait).await;
         }
@@ -324,7 +331,7 @@ impl<'m> Moves<'m> {
         Err(MoveListError::Stale { expected, epoch: map.epoch() }.into())
     }
 
-    /// Returns a move as responses and commands show it.
+    /// Returns a move in the form in which responses and commands show it.
     pub fn view(self, record: &MoveRecord) -> MoveView {
         let name = |shard: ShardNumber| self.0.shard_name(shard).to_owned();
         MoveView::of(record, name, Utc::now())
@@ -344,13 +351,14 @@ impl<'m> Moves<'m> {
         Ok(())
     }
 
-    /// Returns the refusal of every move while routers that are too old for it are connected.
+    /// Returns the error with which every move is refused while routers that are too old for moves
+    /// are connected; `None` if none are.
     pub(super) async fn older_routers(self) -> Result<Option<MovesError>, MovesError> {
         let older = self.catalog()?.older_routers().await.map_err(MoveListError::Unread)?;
         Ok((older > 0).then_some(MovesError::OlderRouters(older)))
     }
 
-    /// Returns all moves that have not ended and the last ones that have, the latest first.
+    /// Returns all moves that have not ended, and the most recent ones that have, the latest first.
     ///
     /// # Errors
     /// [`MovesError::Unsupported`], or the error of the catalog.
@@ -367,7 +375,7 @@ impl<'m> Moves<'m> {
         Ok(found.ok_or(MoveListError::NoMove)?)
     }
 
-    /// Gives an order for a move, and returns it as it is listed then.
+    /// Stores an order for a move in the catalog, and returns the changed record of the move.
     ///
     /// # Errors
     /// [`MovesError::List`].
@@ -377,13 +385,13 @@ impl<'m> Moves<'m> {
         Ok(ordered)
     }
 
-    /// Returns the moves that have not ended, as this process knows them: those of the last look at
-    /// the catalog, and none if another process carries them out.
+    /// Returns the moves that have not ended, as this process last read them from the catalog; none
+    /// while another process carries out moves.
     pub fn open_here(self) -> Vec<MoveRecord> {
         self.0.move_status.open()
     }
 
-    /// Returns counts of the work of this process for moves.
+    /// Returns the counts of the work that this process has done for moves.
     pub fn totals(self) -> MoveTotals {
         self.0.move_status.totals()
     }
@@ -419,7 +427,7 @@ fn new_move(map: &ShardMap, tables: &Registry, draft: &MoveDraft) -> Result<NewM
     Ok(NewMove { slots, source, target, rate: draft.rate, keep })
 }
 
-/// Returns the slot of a shard key, whose row is in a table or else in the group `main`.
+/// Returns the slot of a shard key in `table`, or in the table group `main` if no table is given.
 fn slot_of_key(
     map: &ShardMap,
     key: &str,

@@ -14,7 +14,8 @@ use super::Manager;
 pub struct Nodes<'m>(&'m dyn NodeDistributor);
 
 impl<'m> Nodes<'m> {
-    /// Returns the interface of a manager; `None` if the shard map places the rows.
+    /// Returns the interface of a manager; `None` if the shard map, and not the engine, places the
+    /// rows.
     pub fn of(manager: &'m Manager) -> Option<Self> {
         manager.backend.node_distributor().map(Self)
     }
@@ -59,7 +60,7 @@ fn check_epoch(expected_epoch: Option<u64>) -> Result<(), DistributorError> {
     }
 }
 
-/// Returns the reason why no epoch can be expected.
+/// Returns the reason why a request cannot require an epoch of the shard map.
 pub(super) fn no_epoch() -> String {
     "the epoch of the shard map says nothing about the nodes of this cluster, which the engine \
      distributes rows over: leave it out"

@@ -1,6 +1,7 @@
-//! Operator commands: carries out what the operator of this process requests by its control socket.
+//! Operator commands: carries out the commands that an operator sends to the control socket of this
+//! process.
 //!
-//! **Invariant:** a fence never waits for a shard that joins.
+//! **Invariant:** a command to fence slots never waits behind one that lets a shard join.
 //! **Not here:** the queue of commands (`engine::operator_queue`), the changes (`shard_membership`,
 //! `slots`, `moves`, `rebalances`).
 
@@ -19,8 +20,8 @@ use model::slot_set::SlotSet;
 
 use super::{Manager, MovesError, Rebalances, RebalancesError, ShardChangeError, SlotsError};
 
-/// Carries out the commands of the process's operator until the future is dropped. Returns at once
-/// if none can come.
+/// Carries out the commands of the operator until the future is dropped. Returns at once if this
+/// process cannot receive commands.
 pub async fn serve_commands(manager: &Manager) {
     let Some(commands) = manager.backend.operator_commands() else { return };
     let commands = unfold(commands, async |mut commands| Some((commands.recv().await?, commands)));
@@ -106,7 +107,7 @@ async fn change_shards(
     changed.map(drop).map_err(shards_refused)
 }
 
-/// Returns the moves that the request is about.
+/// Carries out a request about moves, and returns the moves that it concerns.
 async fn change_moves(
     manager: &Manager,
     action: &MoveAction,
@@ -123,7 +124,7 @@ async fn change_moves(
     one.map(|record| vec![record]).map_err(moves_refused)
 }
 
-/// Returns the plan or the rebalances that the request is about.
+/// Carries out a request about rebalances, and returns the plan or the rebalances that it concerns.
 async fn change_rebalances(
     manager: &Manager,
     action: &RebalanceAction,

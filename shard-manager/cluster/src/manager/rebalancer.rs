@@ -1,11 +1,11 @@
 //! Rebalancer: the task in which a process carries out the rebalance of the cluster.
 //!
 //! ```text
-//!   each second, and after news: lead? ──▶ look at moves and map ──▶ begin moves ──▶ report
+//!   each second, and when notified: lead? ──▶ read moves and map ──▶ begin moves ──▶ report
 //! ```
-//! The process that carries moves out carries rebalances out as well. At each look, the remaining
-//! work of a rebalance is derived from its record, the catalog's list of moves and the shard map,
-//! so a process that takes over needs nothing else.
+//! The process that leads, which carries out moves, also carries out rebalances. Each time, it
+//! derives the remaining work of a rebalance from the rebalance record, the catalog's list of moves
+//! and the shard map, so a process that takes over needs nothing else.
 //!
 //! **Invariant:** at any time a shard is the source of at most one move and the target of at most
 //! one move, and a move that has failed or cannot begin delays no other move.
@@ -40,14 +40,14 @@ use super::{Manager, MovesError};
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait for a response of the catalog or of a shard.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Time limit for beginning moves within one look at the catalog.
+/// Time limit for beginning moves, after which the catalog is read again.
 const BEGIN_MAX: Duration = Duration::from_secs(15);
 
-/// Result of an attempt to finish with the shard of a drain.
+/// Result of an attempt to finish the drain of a shard.
 enum Drained {
-    /// The shard cannot be retired, or serve again, yet; the sentence says why.
+    /// The shard cannot retire or serve again yet. The string is the reason.
     Waits(String),
-    /// The work on the shard has ended; if it failed, the sentence says why.
+    /// The drain has ended. The string is the reason if it failed.
     Ended(Option<String>),
 }
 
@@ -62,7 +62,7 @@ impl<'m> Rebalancer<'m> {
     }
 
     /// Carries out rebalances whenever the catalog lets this process lead, until the future is
-    /// dropped. One task of a process does this.
+    /// dropped. Each process runs one such task.
     pub(super) async fn carry_out(self) {
         let mut news = self.0.move_announcements.watch();
         loop {
@@ -162,7 +162,7 @@ impl<'m> Rebalancer<'m> {
             };
             let begun = self.0.moves().begin_of(record.id, new, Instant::now() + ANSWER_MAX).await;
             let waits = match begun {
-                // If the source does not own the slots, the next look finds their owner.
+                // If the source does not own the slots, the next decision finds their owner.
                 Ok(_) | Err(MovesError::NotOwned { .. }) => None,
                 Err(error) => {
                     if let Some(refusing) = refusing_shard(&error, map) {
@@ -264,8 +264,8 @@ impl<'m> Rebalancer<'m> {
     }
 
     /// Returns the reason why a drained shard must not retire now: an operator's order that was
-    /// stored since the last look at the catalog, or a catalog that does not answer. `None` if it
-    /// may retire.
+    /// stored since the catalog was last read, or a catalog that does not respond. `None` if it may
+    /// retire.
     async fn drain_rests(self, record: &RebalanceRecord) -> Option<String> {
         let rebalances = self.0.backend.rebalance_catalog()?;
         match in_time(rebalances.open_rebalance()).await {
@@ -290,7 +290,7 @@ impl<'m> Rebalancer<'m> {
             Ok(_) => Ok(()),
             Err(error) => {
                 if let MapChangeError::Stale { expected, epoch } = error {
-                    // The next look at the catalog uses the newer map.
+                    // The next attempt uses the newer map.
                     let later = epoch_to_retry((expected, epoch), None);
                     let _ = self.0.backend.update_map(later, Instant::now() + ANSWER_MAX).await;
                 }

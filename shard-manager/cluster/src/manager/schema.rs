@@ -1,14 +1,15 @@
 //! Schema: the interface of a manager for tables, which are created on every shard or on none.
 //!
 //! ```text
-//!   nothing ──note──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
-//!                      │
-//!                      └─a shard cannot──▶ undo ──no shard has it──▶ (removed) ──▶ nothing
+//!   nothing ──record──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
+//!                        │
+//!                        └─a shard cannot──▶ undo ──no shard has it──▶ (removed) ──▶ nothing
 //! ```
-//! The intent is a row of the catalog, durable before the first shard is changed. Each shard
-//! creates the table in its lane, in one durable transaction that is part of its change log. A
-//! process that dies leaves the intent: the next start completes it, and so does the next request
-//! for the same name. Steps that were done already change nothing, so each may be repeated.
+//! The intent is a record in the catalog, which is durable before the first shard is changed. Each
+//! shard creates the table in its lane (its queue of writes), in one durable transaction that is
+//! part of its change log. If the process dies, the intent remains, and the next start or the next
+//! request for the same name completes it. A step that was done already changes nothing, so each
+//! step may be repeated.
 //!
 //! **Invariant:** the registry contains a table only while every shard has it and no intent is
 //! left, so no rows are written to a table that may still be dropped.
@@ -28,7 +29,8 @@ use model::table::{Registry, Table, TableDifference};
 
 use super::Manager;
 
-/// Stands for the difference from a table of which the caller may not know every column.
+/// Replaces the difference from an existing table of which the API client may not know every
+/// column.
 const HIDDEN: &str = "this caller may not know all of its columns";
 
 /// Result of the creation of a table: it exists on every shard.
@@ -48,7 +50,7 @@ pub struct Schema<'m> {
 }
 
 impl Schema<'_> {
-    /// Creates a table on every shard, or on none. The caller needs the scope `tables`.
+    /// Creates a table on every shard, or on none. The API client needs the scope `tables`.
     ///
     /// Cancel safety: a dropped future leaves an intent, which the next request for the name or the
     /// next start completes.
@@ -68,7 +70,7 @@ impl Schema<'_> {
             return Ok(known);
         }
         let lock = self.lock_schema(deadline).await.map_err(rejected)?;
-        // Another request may have created it in the meantime.
+        // Another request may have created the table in the meantime.
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
@@ -158,13 +160,14 @@ impl Schema<'_> {
         done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
     }
 
-    /// Waits until no other change of the tables is under way, and every shard is open.
+    /// Locks the schema: waits until no other change of the tables is under way, and opens every
+    /// shard.
     pub(super) async fn lock_schema(self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
         let guard = Arc::clone(&self.manager.schema_turn).lock_owned();
         let guard = tokio::time::timeout_at(deadline.into(), guard).await;
         let guard = guard.map_err(|_elapsed| Error::DeadlinePassed)?;
         let lock = self.manager.backend.lock_schema(guard, deadline).await?;
-        // Another router may have let a shard join since, with the tables of that moment.
+        // Another router may have let a shard join meanwhile, with the tables that existed then.
         self.manager.shards().upkeep().open_all(deadline).await?;
         Ok(lock)
     }
@@ -188,7 +191,7 @@ impl Schema<'_> {
     }
 
     /// Returns the existing table of this name, if it has the same columns. The error names a
-    /// difference only to a caller that may know all columns of the table.
+    /// difference only if the API client may know all columns of the table.
     fn known(self, table: &Table) -> Result<Option<TableCreated>, Error> {
         let registry = self.manager.registry.load();
         let Some(known) = registry.find(table.name()) else { return Ok(None) };
@@ -206,8 +209,8 @@ impl Schema<'_> {
     }
 }
 
-/// Returns the failure for an error of the catalog: only after a full disk is it certain that
-/// nothing was recorded.
+/// Returns the failure for an error of the catalog. Its outcome is `if_full` if the disk was full,
+/// because it is then certain that nothing was recorded; otherwise it is unknown.
 fn doubtful(error: Error, if_full: Outcome) -> Failure {
     let is_full = matches!(error, Error::StorageFull { .. });
     let outcome = if is_full { if_full } else { Outcome::Unknown };

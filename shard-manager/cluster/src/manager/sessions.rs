@@ -1,7 +1,8 @@
-//! Sessions: the interface of a manager for session tokens, which hold positions and no rows.
+//! Sessions: the interface of a manager for session tokens, which contain positions but no rows.
 //!
-//! **Invariant:** a position that may be lost stays in a session, so that the next read reports it.
-//! The epoch of a session is that of the latest map by which its client was answered.
+//! **Invariant:** a position that a failover may have lost stays in the session, so that the next
+//! read reports it. The epoch of a session is that of the latest map with which a request of its
+//! client was served.
 //! **Not here:** the form of a token (`token`), waiting for a position (`shard`).
 
 use model::position::Position;
@@ -18,7 +19,7 @@ impl Sessions<'_> {
     /// Merges the session tokens of a request.
     ///
     /// # Errors
-    /// [`TokenError`] if a token is too long, or not one of this cluster.
+    /// [`TokenError`] if a token is too long, or was not issued by this cluster.
     pub fn merge<'t>(
         self,
         tokens: impl Iterator<Item = &'t str>,
@@ -39,7 +40,7 @@ impl Sessions<'_> {
         shard.is_none_or(|shard| shard.replication.timeline().holds(position))
     }
 
-    /// Returns the text of a session token, for the client to keep.
+    /// Returns a session token as the string that the client keeps.
     pub fn token(self, session: &SessionToken) -> String {
         session.encode(&self.0.token_key)
     }
@@ -50,13 +51,14 @@ impl Sessions<'_> {
         }
     }
 
-    /// Adds a position that the client has seen to its session, those of the former owners of slots
-    /// that have moved to the shard, and the epoch of the current map. A position of the session
-    /// that may be lost stays: the next read reports it.
+    /// Adds to a session a position that the client has seen, the positions of the former owners of
+    /// slots that have moved to the shard, and the epoch of the current map. A position in the
+    /// session that may be lost is not replaced: the next read reports it.
     pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
         self.see(session, shard, position);
         if !self.0.router.follows_map() {
-            // A lagging replica of a former owner may show older rows than the client has seen.
+            // Without these positions, a lagging replica of a former owner could show the client
+            // older rows than it has already seen.
             let positions = self.0.router.former_owner_positions(shard);
             positions
                 .into_iter()

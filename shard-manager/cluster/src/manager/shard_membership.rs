@@ -1,10 +1,12 @@
-//! Shard membership: a shard joins, gets another weight or leaves, as an operator orders.
+//! Shard membership: lets a shard join, gives it another weight, or retires it, as an operator
+//! orders.
 //!
 //! ```text
 //!   nothing ──check──▶ joining (catalog) ──open──▶ serving (catalog) ──▶ other routers
 //! ```
-//! The catalog lists the joining shard before its database is touched. A process that dies leaves
-//! it joining: the next start finishes the join, and so does the next request of the same name.
+//! The catalog lists the joining shard before its database is touched. If the process dies, the
+//! shard stays in the state `joining`, and the next start or the next request with the same name
+//! finishes the join.
 //!
 //! **Invariant:** a shard that serves is open on the router that let it join, and has every table.
 //! **Not here:** the database of a shard (the engines), the owners of slots.
@@ -25,7 +27,7 @@ use super::Shards;
 use super::join_orders::JoinOrder;
 use super::shards::epoch_to_retry;
 
-/// Highest number of attempts to change the map while other changes come first.
+/// Maximum number of attempts to change the map while concurrent changes come first.
 const TRIES_MAX: usize = 16;
 /// Longest wait for the newest map.
 const UPDATE_MAX: Duration = Duration::from_secs(2);
@@ -48,7 +50,7 @@ pub enum ShardChangeError {
         /// The name.
         name: String,
     },
-    /// The name is that of another shard.
+    /// Another shard has this name.
     #[error(
         "the cluster has a shard {name} with weight {weight}, which is {}: choose another name, or \
          change its weight",
@@ -68,7 +70,7 @@ pub enum ShardChangeError {
     /// The shard map could not be changed, or the outcome of the change is unknown.
     #[error(transparent)]
     Map(#[from] MapChangeError),
-    /// The cluster is busy, or the catalog does not answer. The request may be repeated.
+    /// The cluster is busy, or the catalog does not respond. The request may be repeated.
     #[error("{0}")]
     Failed(Error),
 }
@@ -90,8 +92,9 @@ impl Shards<'_> {
     /// Adds a shard without slots to the cluster. If a shard with this name and weight is already
     /// joining, its join is resumed; if it already serves, nothing changes.
     ///
-    /// Cancel safety: where [`Shards::keep_up`] runs, the join continues if the future is dropped.
-    /// Elsewhere the next request with the same name, or the next start, finishes it.
+    /// Cancel safety: if this process runs [`Shards::keep_up`], the join continues after the future
+    /// is dropped. Otherwise the next request with the same name, or the next start, finishes the
+    /// join.
     ///
     /// # Errors
     /// [`ShardChangeError`].
@@ -156,8 +159,9 @@ impl Shards<'_> {
         change_once().await
     }
 
-    /// Returns true if a change failed only because the map has a newer epoch, and the caller did
-    /// not require an epoch. The newest map has been read then, so the change can be tried again.
+    /// Returns true if a change failed only because the map has another epoch than expected, and
+    /// the request did not require an epoch. In this case the newest map has been read, so the
+    /// change can be tried again.
     async fn is_behind<T>(
         self,
         changed: &Result<T, ShardChangeError>,
@@ -186,8 +190,8 @@ pub(super) struct ShardJoin<'m> {
 }
 
 impl ShardJoin<'_> {
-    /// Carries out a join. It holds the schema lock, because a table that was created meanwhile
-    /// would be missing on the shard when it serves.
+    /// Carries out a join while holding the schema lock: a table that was created meanwhile would
+    /// be missing on the shard when it serves.
     pub(super) async fn carry_out(self) -> Result<ShardChanged, ShardChangeError> {
         let Self { shards: Shards(manager), order } = self;
         let (schema, deadline) = (manager.schema(Rights::ALL), order.deadline);
@@ -205,7 +209,7 @@ impl ShardJoin<'_> {
     }
 
     /// Lists a shard in the catalog. If the map changes meanwhile, this is tried again, unless the
-    /// caller required an epoch.
+    /// request required an epoch.
     async fn list_newest(self) -> Result<(ShardNumber, Arc<ShardMap>), ShardChangeError> {
         let JoinOrder { expected_epoch, deadline, .. } = self.order;
         for _ in 1..TRIES_MAX {
@@ -238,12 +242,12 @@ impl ShardJoin<'_> {
             let (name, weight) = (shard.name.clone(), shard.weight);
             MapChange::NewShard { name, weight, address }
         };
-        // Checked before the request to the backend, which may take long.
+        // Checked first, because the request to the backend may take long.
         change(None).apply(&known).map_err(MapChangeError::Refused)?;
         let number = ShardNumber(known.topology().len() as u16);
         let before = self.shards.0.shard_name(number);
-        // If a newer map gives the number to a shard that joins elsewhere, the change is tried
-        // again.
+        // If a newer map gives the number to a shard that joins through another router, the change
+        // is tried again.
         if !before.is_empty() && self.shards.newest_map().epoch() == known.epoch() {
             // A router on which that shard is open would use its database for the new shard.
             let cause = format!(
@@ -285,7 +289,8 @@ impl ShardJoin<'_> {
                 return Err(ShardChangeError::NoShard { name: self.order.shard.name.clone() });
             };
             if spec.state == ShardState::Serving {
-                // The last step of an earlier request for this join was still under way.
+                // The last step of an earlier request for this join was still under way, and has
+                // succeeded.
                 return Ok(newest);
             }
         }

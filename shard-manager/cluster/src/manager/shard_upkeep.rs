@@ -6,7 +6,7 @@
 //!   a map in force no longer names a shard    ──▶ close it
 //! ```
 //! Requests do not wait for this task: until a shard is open, the map in force leaves it out, which
-//! is possible as long as it owns no slots.
+//! is possible as long as the shard owns no slots.
 //!
 //! **Invariant:** a shard is opened by one task at a time, and each table that this router knows
 //! exists on every open shard.
@@ -32,9 +32,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
 impl<'m> Shards<'m> {
-    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, moves of
-    /// slots, rebalances and changes of indexes, until the future is dropped. One task of a process
-    /// does this.
+    /// Opens shards that join through other routers, closes shards that retire, and carries out
+    /// joins, moves of slots, rebalances and changes of indexes, until the future is dropped. Each
+    /// process runs one such task.
     pub async fn keep_up(self) {
         let moves = mover::carry_out(self.0);
         let rebalances = Rebalancer::of(self.0).carry_out();
@@ -66,7 +66,7 @@ pub(super) struct ShardUpkeep<'m>(&'m Manager);
 
 impl ShardUpkeep<'_> {
     async fn follow_map(self) {
-        // Shards that were reported because they cannot be opened.
+        // Shards for which a warning was logged because they cannot be opened.
         let mut reported = BTreeSet::new();
         loop {
             let is_complete = self.open_missing(&mut reported).await;
@@ -79,7 +79,7 @@ impl ShardUpkeep<'_> {
         }
     }
 
-    /// Opens the shards of the newest map, and puts it in force. Returns false if one of them
+    /// Opens the shards of the newest map, and puts that map in force. Returns false if one of them
     /// cannot be opened.
     async fn open_missing(self, reported: &mut BTreeSet<ShardNumber>) -> bool {
         let Some(newest) = self.0.map.backlog().newest() else { return true };
@@ -129,8 +129,8 @@ impl ShardUpkeep<'_> {
         Ok(())
     }
 
-    /// Returns the shards of a map that are not open here. A joining shard is opened by the router
-    /// that lets it join.
+    /// Returns the shards of a map that are not open here, except joining shards: each of these is
+    /// opened by the router that lets it join.
     fn missing(self, map: &ShardMap) -> Vec<ShardNumber> {
         let shards = self.0.shards.load();
         let members = map.topology().members();

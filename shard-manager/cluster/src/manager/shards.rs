@@ -3,7 +3,7 @@
 //! **Invariant:** a shard is in the list before a map names it, and no map names it when it is
 //! taken out.
 //! **Not here:** opening a shard (the engines), the owners of slots (`ShardMap`), the tables of a
-//! shard that joins (the caller creates them before).
+//! shard that joins (the calling function creates them before).
 
 use std::sync::{Arc, PoisonError};
 
@@ -19,7 +19,8 @@ use super::Manager;
 use crate::shard::Shard;
 
 impl Manager {
-    /// Returns the name of a shard, also of a retired one; empty for a number that was never given.
+    /// Returns the name of a shard, even if it has retired; an empty string for a number that no
+    /// shard was given.
     #[inline]
     pub fn shard_name(&self, shard: ShardNumber) -> &str {
         self.map.shard_name(shard)
@@ -43,7 +44,7 @@ impl<'m> Shards<'m> {
         self.0.shards.load().get(number).cloned()
     }
 
-    /// Returns the number of every shard that has a name, also of retired ones, in order.
+    /// Returns the numbers of all shards that have a name, including retired ones, in order.
     pub fn numbers(self) -> impl Iterator<Item = ShardNumber> + 'm {
         self.0.map.named()
     }
@@ -104,10 +105,10 @@ impl<'m> Shards<'m> {
     }
 }
 
-/// Returns the epoch of the map with which a change is tried again that found another epoch than it
-/// expected. If the epoch that it found is lower, the catalog has lost the last maps in a
-/// failover, and gets a later epoch when its map is read. A change that requires an epoch is not
-/// tried again, so only the map that it found is read.
+/// Returns the epoch of the map that must be read after a change found another epoch than it
+/// expected, before the change is tried again. If the epoch that it found is lower, the catalog has
+/// lost its last maps in a failover, and its epoch is raised when the map is read. A change that
+/// requires an epoch is not tried again, so only the map that it found is read.
 pub(super) fn epoch_to_retry((expected, found): (u64, u64), required: Option<u64>) -> u64 {
     if required.is_some() { found } else { found.max(expected + 1) }
 }

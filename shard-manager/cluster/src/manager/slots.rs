@@ -1,11 +1,11 @@
 //! Slots: the interface of a manager that fences slots, and hands them from one shard to another.
 //!
-//! A fence stops the writes of its slots for a short time: the writes wait, and reads continue. It
-//! ends by itself, so a process that dies leaves none behind.
+//! A fence stops the writes of its slots for a short time: the writes wait, and reads continue. A
+//! fence ends by itself, so none remains after a process dies.
 //!
-//! **Invariant:** a slot that is handed over has no owner for a moment, and never two: its source
-//! gives it up first.
-//! **Not here:** copying rows, the owners in the catalog, waiting writes (`data/refused`).
+//! **Invariant:** a slot that is handed over never has two owners. The source gives it up before
+//! the target takes it, so for a moment it has none.
+//! **Not here:** copying rows, the owners in the catalog, waiting writes (`data/waiting_rows`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::shard::Shard;
 
 /// Wait before a change is tried again while other writes hold the fence lock.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
-/// Longest time for which the fences of a failed request are released.
+/// Time limit for releasing the fences of a request that has failed.
 const UNDO_MAX: Duration = Duration::from_secs(2);
 
 /// Interface of a [`Manager`] for the slots of its shards.
@@ -37,13 +37,13 @@ pub enum SlotsError {
     /// The cluster has no such slot.
     #[error(transparent)]
     NoSlot(#[from] SlotSetError),
-    /// The requested fence lasts for no time, or for too long.
+    /// The requested duration of the fence is shorter than 1 ms, or too long.
     #[error("a fence lasts from 1 ms to {} s", FENCE_MAX.as_secs())]
     Hold,
     /// The shard is not one of the cluster, or is not open.
     #[error("there is no open shard of number {}", .0.0)]
     NoShard(ShardNumber),
-    /// A shard did not carry out its change. Other shards of the request may have.
+    /// A shard did not carry out its change. Other shards may have carried out theirs.
     #[error(transparent)]
     Shard(#[from] SlotChangeError),
 }
@@ -70,12 +70,12 @@ impl Manager {
 }
 
 impl Slots<'_> {
-    /// Makes the writes of these slots wait, for at most this time. The slots may belong to several
-    /// shards. A slot that is already fenced gets a new fence. If a shard does not fence its slots,
-    /// the others release theirs.
+    /// Makes the writes of these slots wait, for at most `hold`. The slots may belong to several
+    /// shards. A slot that is already fenced gets a new fence. If one shard does not fence its
+    /// slots, the other shards release theirs.
     ///
     /// # Errors
-    /// [`SlotsError`]. Fences of shards that do not answer end by themselves.
+    /// [`SlotsError`]. Fences of shards that do not respond end by themselves.
     pub async fn fence(
         self,
         slots: &SlotSet,
@@ -106,8 +106,8 @@ impl Slots<'_> {
         outcome(self.change_owned(slots, SlotStep::Release, deadline).await?)
     }
 
-    /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog is not
-    /// changed, so this is of use only for slots without rows, and as a step of a move.
+    /// Makes one shard the owner of slots of another shard. Rows are not copied, and the catalog is
+    /// not changed, so this is useful only for slots without rows, and in tests.
     ///
     /// # Errors
     /// [`SlotsError`]. If the second shard fails, the slots have no owner until this is called
@@ -119,7 +119,7 @@ impl Slots<'_> {
         deadline: Instant,
     ) -> Result<(), SlotsError> {
         self.check(slots)?;
-        // Both are looked up before the first is changed.
+        // Both shards are looked up before the first one is changed.
         let source = self.0.shards().find(from).ok_or(SlotsError::NoShard(from))?;
         let target = self.0.shards().find(to).ok_or(SlotsError::NoShard(to))?;
         let step = |step| SlotChange { slots: slots.clone(), step };

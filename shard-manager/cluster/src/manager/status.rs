@@ -1,6 +1,6 @@
 //! Status: the interface of a manager for health, sizes and the cluster's composition.
 //!
-//! **Not here:** the rules of a shard's health (`shard`), metrics (the caller).
+//! **Not here:** the rules of a shard's health (`shard`), metrics (the calling code).
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ impl Status<'_> {
         first.map_or(0, |(_, shard)| shard.replication.timeline().replica_count())
     }
 
-    /// Returns the names of a shard's primary and of its replicas; none if the shard is not open.
+    /// Returns the names of a shard's primary and of its replicas; empty if the shard is not open.
     pub fn nodes(self, shard: ShardNumber) -> (String, Vec<String>) {
         let shards = self.0.shards.load();
         let nodes = shards.get(shard).map(|shard| shard.nodes());
@@ -45,12 +45,12 @@ impl Status<'_> {
     }
 
     /// Returns health and exact sizes of those of the given shards that are open. Reads every page
-    /// of their files, so it is not for frequent use.
+    /// of their files, so it must not be called frequently.
     pub async fn report(self, shards: &[ShardNumber], deadline: Instant) -> Vec<ShardReport> {
         let list = self.0.shards.load_full();
         let open = shards.iter().filter_map(|number| Some((*number, list.get(*number)?)));
         let reports = open.map(async |(number, shard)| {
-            // Concurrently: a stalled lane delays no read.
+            // Both run concurrently, so that a stalled lane does not delay the measurement.
             let (nodes, tables) =
                 join(shard.probe(deadline), shard.primary().sizes(deadline)).await;
             let mut tables = tables.ok();
@@ -64,7 +64,7 @@ impl Status<'_> {
         join_all(reports).await
     }
 
-    /// Returns the number of rows of all tables on each shard; `None` if the shard did not answer.
+    /// Returns the number of rows of all tables on each shard; `None` if the shard did not respond.
     pub async fn count_rows(self, deadline: Instant) -> Vec<(ShardNumber, Option<i64>)> {
         let shards = self.0.shards.load_full();
         let sum = |tables: Vec<TableRows>| tables.iter().map(|table| table.rows).sum();
@@ -74,22 +74,23 @@ impl Status<'_> {
         join_all(counts).await
     }
 
-    /// Returns the load of every shard and the believed state of its nodes. Sends no request to any
-    /// node, so it may be called every second.
+    /// Returns the load of every shard and the last known state of its nodes. Sends no request to
+    /// any node, so it may be called every second.
     pub fn stats(self) -> Vec<ShardStats> {
         let shards = self.0.shards.load();
         shards.iter().map(|(number, shard)| shard.stats(number)).collect()
     }
 
     /// Returns a sentence for each table that accepts no writes because a crash of its server would
-    /// empty it. It names the shard and the statement that repairs the table. Sends no query.
+    /// empty it. Each sentence names the shard and the statement that repairs the table. Sends no
+    /// query.
     pub fn unlogged(self) -> Vec<String> {
         self.0.backend.unlogged_tables()
     }
 
     /// Returns an estimate of the size of every open shard, in order; `None` if the shard did not
-    /// answer. It takes one short query to each primary, whatever its size, so it may be called
-    /// every few seconds.
+    /// respond. It takes one short query to each primary, regardless of the size of the shard, so
+    /// it may be called every few seconds.
     pub async fn size_estimates(
         self,
         deadline: Instant,
@@ -106,8 +107,8 @@ impl Status<'_> {
         self.0.parked.stats()
     }
 
-    /// Returns the number of reads of several shards that were refused since the start, because
-    /// their rows had no room beside those of other reads.
+    /// Returns the number of reads of several shards that were refused since the start, because the
+    /// rows of other reads left too little memory for theirs.
     pub fn refused_reads(self) -> u64 {
         self.0.scatter_budget.refused()
     }
@@ -127,7 +128,8 @@ impl Status<'_> {
         self.0.shards.load().iter().any(|(_, shard)| shard.is_partitioned())
     }
 
-    /// Returns the separation of the replicas of a shard from its primary.
+    /// Returns how the replicas of a shard are isolated from its primary: by servers of their own,
+    /// or not at all because they are on the same machine.
     pub fn isolation(self) -> ReplicaIsolation {
         self.0.backend.isolation()
     }

@@ -1,7 +1,8 @@
 //! Time limits: waits that end at the deadline of a request.
 //!
 //! **Invariant:** a catalog read that exceeds its deadline changes nothing, as its error states.
-//! **Not here:** the deadlines (the callers), the time limits of single calls (the engines).
+//! **Not here:** the deadlines (the calling functions), the time limits of single calls (the
+//! engines).
 
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use model::error::Error;
 
 use super::MovesError;
 
-/// Waits for some work until the deadline. Returns the error `late` if it has not ended by then.
+/// Waits for some work until the deadline. Returns the error `late` if the work has not ended by
+/// then.
 pub(super) async fn by<T, E>(
     deadline: Instant,
     work: impl Future<Output = Result<T, E>>,
@@ -31,7 +33,8 @@ pub(super) async fn read_by<T, E: From<MovesError>>(
     by(deadline, read, late.into()).await
 }
 
-/// Returns the moment halfway to a deadline: the end of a wait that leaves time for later ones.
+/// Returns the moment halfway to a deadline: the time limit of a wait that must leave time for
+/// later waits.
 pub(super) fn halfway(deadline: Instant) -> Instant {
     let now = Instant::now();
     now + deadline.saturating_duration_since(now) / 2

@@ -1,10 +1,12 @@
-//! Visible tables: the tables and columns that a caller may know, and refusals that name no others.
+//! Visible tables: the tables and columns that a caller (an API client) may know, and refusals that
+//! name no others.
 //!
-//! To a caller without a grant a table or a column does not exist: it is not found, listed or
-//! suggested.
+//! For a caller without a grant that includes it, a table or a column does not exist: it is not
+//! found, listed or suggested.
 //!
-//! **Invariant:** each name that is returned to a bound caller is that of a table for which there
-//! is a grant, or of a column that such a grant includes, unless the caller has sent the name.
+//! **Invariant:** if a caller's rights are limited, each name that is returned to the caller is
+//! that of a table for which the caller has a grant, or of a column that such a grant includes,
+//! unless the caller has sent the name.
 //! **Not here:** the creation of tables (`schema`), the columns of one request (`access::rights`).
 
 use std::collections::BTreeSet;
@@ -21,7 +23,7 @@ use model::table::{Registry, Table};
 
 use super::Schema;
 
-/// Longest part of a client's text that a refusal repeats, in characters.
+/// Maximum number of characters of a string sent by a client that a refusal repeats.
 const SHOWN_MAX: usize = 80;
 
 impl Schema<'_> {
@@ -52,11 +54,12 @@ impl Schema<'_> {
         Arc::new(registry.view(|table| is_seen(table).then(|| view(table))))
     }
 
-    /// Returns a table with the columns that the caller may name in a request of these operations.
-    /// A request that no grant allows for any column and key is refused here, before it is parsed.
+    /// Returns a table with the columns that the caller may name in a request with these
+    /// operations. A request that no grant allows for any column and key is refused here, before it
+    /// is parsed.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] if no grant of the table has the operations, or the columns that
+    /// [`Error::Forbidden`] if no grant for the table includes the operations, or the columns that
     /// identify a row to change.
     pub fn usable_for(
         self,
@@ -124,7 +127,7 @@ impl Schema<'_> {
         registry.view(|table| Some(table).filter(is_seen).cloned()).suggest(name)
     }
 
-    /// Returns the table with the columns of its grants that have all these operations.
+    /// Returns the table with the columns of those grants that include all of these operations.
     fn view(self, table: &Arc<Table>, operations: RowOperations) -> Arc<Table> {
         let shows_all = |role: &CompiledRole| role.shows_all_columns(table.name(), operations);
         if self.rights.role().is_none_or(shows_all) {
@@ -134,12 +137,12 @@ impl Schema<'_> {
     }
 }
 
-/// Checks that the caller of these tables may write under a shard key. Writes are checked when they
-/// are carried out; a row that cannot be placed has an error that names what exists, and is checked
-/// before its caller learns of it.
+/// Checks that the caller may write under a shard key. Writes are otherwise checked when they are
+/// carried out. But if a row cannot be placed on a shard, the error names what exists, so this
+/// check comes before the caller receives the error.
 ///
 /// # Errors
-/// [`Error::Forbidden`] if no grant of the table has the operations for the key.
+/// [`Error::Forbidden`] if no grant for the table includes the operations for the key.
 #[inline]
 pub fn check_key(
     schema: Schema<'_>,
@@ -156,8 +159,8 @@ pub fn check_key(
     Ok(())
 }
 
-/// Returns the columns that name partitions, of the keyspaces of all groups, as far as the caller
-/// may know them: as columns of tables of the group.
+/// Returns the columns that determine the partition of a row in the keyspaces of all table groups.
+/// Only those are returned that the caller may know as a column of some table of the group.
 pub fn partition_columns(schema: Schema<'_>, map: &ShardMap) -> BTreeSet<String> {
     if schema.rights.is_all() {
         return columns(map).into_iter().map(str::to_owned).collect();

@@ -1,23 +1,24 @@
 //! Confirmation: the decision whether enough replicas have reached a position of the primary.
 //!
 //! **Invariant:** a position is confirmed only by replicas that have all changes up to it.
-//! Positions that replicas report after a promotion do not confirm changes that it has lost.
+//! Positions that replicas report after a promotion do not confirm changes that the promotion has
+//! lost.
 //! **Not here:** the number of replicas that are needed (`model::consistency`, `majority`), waiting
 //! for replicas (`engine::replication`).
 
 use engine::replication::{ReplicationState, Timeline};
 
-/// Returns true if all changes up to a position are durable on as many replicas as needed, and
-/// false if `is_kept` returns false: the present timeline lacks some of them. Returns `None` if
-/// they are kept but not confirmed yet.
+/// Returns true if all changes up to a position are durable on at least `needed` replicas. Returns
+/// false if `is_kept` returns false, which means that the present timeline lacks some of these
+/// changes. Returns `None` if the changes are kept but not confirmed yet.
 pub(super) fn confirmed(
     replication: &ReplicationState,
     (sequence, needed): (u64, usize),
     is_kept: impl FnOnce(&Timeline) -> bool,
 ) -> Option<bool> {
     let is_durable = replication.confirmations(sequence) >= needed;
-    // Called after the count: if the counted replicas follow another primary, its timeline is known
-    // by now.
+    // `is_kept` is called after the count: if the counted replicas follow another primary, the
+    // timeline of that primary is known by now.
     if is_kept(replication.timeline()) { is_durable.then_some(true) } else { Some(false) }
 }
 

@@ -1,7 +1,7 @@
-//! Health: probes each node, and reports the reasons why a node is not well.
+//! Health: probes each node, and reports the reasons why a node does not fulfil its role.
 //!
-//! The rules of `Primary` and `ReplicaSet` apply both to the state that is known without a probe
-//! (`stats`) and to the results of a probe.
+//! `stats` reports the state that is known without a probe. Both use the rules of `Primary` and
+//! `ReplicaSet`.
 //!
 //! **Not here:** the reasons themselves (`reason`), the HTTP response (the router).
 
@@ -15,42 +15,43 @@ use model::topology::Role;
 
 use super::Shard;
 
-/// Time after which a node that has not answered a probe is down. A little less than the longest
-/// probe, so that one is enough to notice.
+/// Time after which a node that has not responded to a probe counts as down. It is slightly shorter
+/// than the longest probe, so that a single probe detects it.
 const NO_ANSWER_AFTER: Duration = Duration::from_millis(1_800);
 
 /// Health of one node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeHealth {
-    /// Name of the node: `shard1-primary`.
+    /// Name of the node, for example `shard1-primary`.
     pub node: String,
     /// Role of the node in the shard.
     pub role: Role,
     /// True if the node fulfils its role.
     pub up: bool,
-    /// Reasons why it does not; empty if it does.
+    /// Reasons why the node does not fulfil its role; empty if it does.
     pub reasons: Reasons,
     /// Duration of the probe.
     pub latency: Duration,
-    /// Time since the replica was last known to be current; `None` if it never was since this
-    /// process began.
+    /// Time since the replica was last known to have all changes of the primary; `None` if that was
+    /// never known since this process began. Zero for the primary.
     pub lag: Option<Duration>,
 }
 
 impl Shard {
     /// Probes the readers of each node, and the primary's lanes. If the deadline passes before
-    /// `NO_ANSWER_AFTER`, a node that has not answered is reported with
+    /// `NO_ANSWER_AFTER`, a node that has not responded is reported with
     /// [`Reason::NoAnswerInTime`], which does not mean that the node is down.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let asked = probe_reader(Some(&*self.primary.reader), deadline);
-            // A node that is cut off needs no probe.
+            // The lanes of a primary that an injected fault cuts off need no probe.
             let lanes = async {
                 self.primary.check_reachable().is_err() || self.primary.lanes.probe(deadline).await
             };
             let ((failure, latency), lanes_answer) = join(asked, lanes).await;
             let known = self.primary.reasons();
-            // No reason is known why the lanes would be stalled, but they did not answer either.
+            // No reason is known why the lanes would be stalled, but they did not respond to the
+            // probe either.
             let is_unknown = known.is_up() && !lanes_answer;
             let found = failure.or(is_unknown.then_some(Reason::NoAnswerInTime));
             let reasons = Reasons::of(found).union(known);
@@ -91,7 +92,7 @@ impl Shard {
     }
 }
 
-/// Returns the reason why a node did not answer, if it did not, and the duration of the probe.
+/// Probes a reader. Returns the reason if the node did not respond, and the duration of the probe.
 async fn probe_reader(
     reader: Option<&dyn NodeReader>,
     deadline: Instant,

@@ -14,15 +14,15 @@ use model::error::Error;
 
 use super::Shard;
 
-/// Longest time for a change of an index in the lane, including its wait.
+/// Time limit for a change of an index in the lane, including the wait in the queue.
 const CHANGE_MAX: Duration = Duration::from_secs(3_600);
-/// Rows that a file indexes in a second at least. Measured on two busy cores: 1,000,000 rows of
-/// `orders` in one file take 3.0 to 3.5 s for one or two columns of numbers or texts in random
-/// order, and 1.7 s for a unique index, which follows the order of the rows. A third of that rate
-/// is assumed, for slower disks and busier machines. 333,333 rows with 100 different values in the
-/// column take 0.34 s.
+/// Number of rows per second that a build of an index on a file is assumed to process. Measured on
+/// two busy cores: 1,000,000 rows of `orders` in one file take 3.0 to 3.5 s for one or two columns
+/// of numbers or strings in random order, and 1.7 s for a unique index, which follows the order of
+/// the rows. A third of that rate is assumed, for slower disks and busier machines. 333,333 rows
+/// with 100 different values in the column take 0.34 s.
 const ROWS_PER_SECOND: u64 = 100_000;
-/// Time that a change of an index takes without rows: a commit, and the batch before it.
+/// Time that a change of an index on an empty table takes: its commit, and the batch before it.
 const COMMIT: Duration = Duration::from_millis(20);
 
 /// Interface of a [`Shard`] for its indexes.
@@ -48,11 +48,11 @@ impl<'s> ShardIndexes<'s> {
         Ok(LockedIndexes { shard: self.0, session })
     }
 
-    /// Returns the number of rows of a table, and the time for which writes would wait while an
-    /// index of it is built; `None` if they do not wait.
+    /// Estimates for how long writes would wait while an index of a table is built. Returns the
+    /// number of rows of the table and that time; `None` if writes do not wait.
     ///
     /// # Errors
-    /// The primary does not answer.
+    /// The error of the primary, if it does not return the number of rows.
     pub async fn estimate_pause(
         self,
         table: &str,
@@ -69,13 +69,13 @@ impl<'s> ShardIndexes<'s> {
 }
 
 impl LockedIndexes<'_> {
-    /// Builds or drops an index, unless that is done already, and returns the time for which writes
-    /// have waited; `None` if they have not. The change is cancelled once `unwanted` is ready, if
-    /// the engine can do that; otherwise it is completed.
+    /// Builds or drops an index, unless that is done already. Returns the time for which writes
+    /// have waited; `None` if they did not have to wait. The change is cancelled once `unwanted` is
+    /// ready, if the engine can do that; otherwise it is completed.
     ///
     /// # Errors
-    /// The error of the shard, also after a cancellation. [`Error::IndexPauseExceeded`] if writes
-    /// waited as long as they may.
+    /// The error of the shard, also after a cancellation. [`Error::IndexPauseExceeded`] if the
+    /// build took as long as writes may wait.
     pub async fn change(
         &self,
         change: &IndexChange,

@@ -1,4 +1,4 @@
-//! Majority: the nodes that must have a change, so that no failover of the shard undoes it.
+//! Majority: the nodes that must have a change so that no failover of the shard can undo it.
 //!
 //! **Invariant:** of n replicas ⌈n/2⌉ are enough: together with the primary they are more than half
 //! of the nodes. A shard without replicas is confirmed by its primary.
@@ -24,7 +24,7 @@ impl<'s> Majority<'s> {
         Self { shard }
     }
 
-    /// Returns the number of replicas that are needed.
+    /// Returns the number of replicas that form a majority together with the primary.
     pub fn needed(self) -> usize {
         self.shard.replication.timeline().replica_count().div_ceil(2)
     }
@@ -39,23 +39,24 @@ impl<'s> Majority<'s> {
         self.following() >= self.needed()
     }
 
-    /// Returns true if no failover undoes what the primary had at a position.
+    /// Returns true if no failover can undo the changes up to a position of the primary.
     pub fn has_confirmed(self, position: Position) -> bool {
         let replication = &self.shard.replication;
         let is_present = || !self.has_timeline_ended(position);
-        // The timeline is compared before and after: another one has other positions.
+        // The timeline is compared before and after the count: positions of another timeline do not
+        // count.
         is_present()
             && replication.confirmations(position.sequence) >= self.needed()
             && is_present()
     }
 
-    /// Makes replicas sync what they apply, until the guard is dropped.
+    /// Makes replicas sync the changes that they apply to disk, until the guard is dropped.
     pub fn request_confirmations(self) -> Waiting<'s> {
         self.shard.replication.waiters().request_confirmations()
     }
 
-    /// Waits until a position is confirmed, and returns false if it is not by the deadline, or its
-    /// timeline has ended.
+    /// Waits until a position is confirmed. Returns false if the deadline passes first, or if the
+    /// timeline of the position ends.
     pub async fn await_confirmation(self, position: Position, deadline: Instant) -> bool {
         let replication = &self.shard.replication;
         let _confirmations = self.request_confirmations();
@@ -66,8 +67,8 @@ impl<'s> Majority<'s> {
         replication.waiters().until(deadline, ended).await.unwrap_or(false)
     }
 
-    /// Returns true if another timeline of the shard's servers has begun. Files have one timeline
-    /// as long as they are open.
+    /// Returns true if the shard's servers have begun another timeline than that of the position.
+    /// Files have one timeline as long as they are open.
     fn has_timeline_ended(self, position: Position) -> bool {
         let moves = self.shard.primary().moves();
         let known = moves.and_then(|moves| moves.reader().position_timeline(position.timeline));

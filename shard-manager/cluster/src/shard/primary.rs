@@ -1,11 +1,13 @@
 //! Primary: the lanes and readers of a shard's primary, and the requests that it refuses.
 //!
-//! Some rows of the primary may be known to be wrong while replicas have the right ones. Requests
-//! that would return wrong rows, or build on them and so spread them to the replicas, are refused
-//! then; writes of whole rows are accepted, and repair the rows that they replace.
+//! A comparison of the copies of a shard may find that rows of the primary are wrong while replicas
+//! have the right ones. Reads of the primary are then refused, and so are changes that are computed
+//! from stored rows, which would spread the fault to the replicas. Writes of whole rows are
+//! accepted, and repair the rows that they replace.
 //!
-//! **Invariant:** a row that is known to be wrong is neither shown nor built on.
-//! **Not here:** how wrong rows are found, and the node that is the primary (the engines).
+//! **Invariant:** while rows of the primary are known to be wrong, its rows are not returned, and
+//! no change is computed from them.
+//! **Not here:** finding wrong rows, choosing the node that is the primary (the engines).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,15 +36,15 @@ pub struct Primary {
     pub(super) lanes: Lanes,
     pub(super) replication: Arc<ReplicationState>,
     pub(super) reader: Arc<dyn PrimaryReader>,
-    /// Held while the tables are measured.
+    /// Permit that is held while the sizes of the tables are measured.
     pub(super) sizing: Arc<Semaphore>,
-    /// Reasons that were found about the primary and still hold.
+    /// Reasons, found by checks and still valid, why the primary does not fulfil its role.
     pub(super) findings: Arc<Findings>,
-    /// Rows that are known to be wrong.
+    /// Faults that comparisons of the shard's copies have found.
     pub(super) copy_faults: Arc<CopyFaults>,
-    /// Reads and changes of the shard for moves; `None` if its engine has no moves.
+    /// Traits through which movers read and change the shard; `None` if its engine has no moves.
     pub(super) moves: Option<ShardMoves>,
-    /// Builder of its indexes; `None` if the lane builds them.
+    /// Builder of the shard's indexes; `None` if the lane builds them.
     pub(super) indexes: Option<Arc<dyn IndexBuilder>>,
 }
 
@@ -52,8 +54,8 @@ impl Primary {
         Some(PrimaryMoves { lanes: &self.lanes, moves: self.moves.as_ref()?, node: &*self.reader })
     }
 
-    /// Returns rows and bytes of each table. It reads every page, so only one call runs at a time;
-    /// others wait.
+    /// Returns the number of rows and bytes of each table. This reads every page, so only one call
+    /// runs at a time; others wait.
     ///
     /// # Errors
     /// Those of [`Reads::read_key`](super::Reads::read_key).
@@ -64,8 +66,8 @@ impl Primary {
         self.reader.table_sizes(turn, deadline).await
     }
 
-    /// Returns the nodes over which the engine itself distributes the shard's rows; none if it does
-    /// not.
+    /// Returns the nodes over which the engine itself distributes the shard's rows; an empty list
+    /// if the engine does not distribute them.
     ///
     /// # Errors
     /// Those of [`Reads::read_key`](super::Reads::read_key).
@@ -97,7 +99,7 @@ impl Primary {
         }
     }
 
-    /// Returns a lower bound of how new the rows of a later read are.
+    /// Returns a lower bound of the freshness of the rows that a later read returns.
     pub(super) fn freshness(&self) -> FreshnessBound {
         let (timeline, as_of) = (self.replication.timeline().id(), Instant::now());
         FreshnessBound { timeline, min_position: self.reader.visible_position(), as_of }
@@ -111,7 +113,7 @@ impl Primary {
         Ok(())
     }
 
-    /// Refuses a read of the primary while its rows are wrong.
+    /// Refuses a read of the primary while some of its rows are wrong, or while it is cut off.
     pub(super) fn check_readable(&self) -> Result<(), Error> {
         if self.copy_faults.is_primary_wrong() {
             return Err(Error::WrongRows { shard: self.shard.clone() });
@@ -119,7 +121,8 @@ impl Primary {
         self.check_reachable()
     }
 
-    /// Refuses changes that build on rows of the primary while these are wrong.
+    /// Refuses changes that are computed from stored rows while rows of the primary are wrong.
+    /// Refuses all changes while the primary is cut off or has lost its files.
     pub(super) fn check_writable(&self, request: &WriteRequest) -> Result<(), Error> {
         if self.copy_faults.is_primary_wrong()
             && request.rows.iter().any(|row| row.builds_on_stored())

@@ -1,4 +1,5 @@
-//! Primary moves: the reads and changes of a shard's primary for a mover.
+//! Primary moves: the interface through which a mover, the task that carries out a move of slots,
+//! reads and changes a shard's primary.
 //!
 //! **Not here:** the statements (the engines), the rules of a change (crate `moves`).
 
@@ -22,7 +23,7 @@ pub struct PrimaryMoves<'p> {
 }
 
 impl<'p> PrimaryMoves<'p> {
-    /// Returns the reader of the primary for moves.
+    /// Returns the reader with which a mover reads the primary.
     pub fn reader(self) -> &'p Arc<dyn MoveReader> {
         &self.moves.reader
     }
@@ -32,7 +33,8 @@ impl<'p> PrimaryMoves<'p> {
         self.lanes.stats()
     }
 
-    /// Returns true if changes are carried out by the lanes, between the writes of clients.
+    /// Returns true if changes for moves are carried out by the lanes, between the writes of
+    /// clients.
     pub fn waits_for_lanes(self) -> bool {
         self.moves.writer.is_none()
     }
@@ -55,8 +57,8 @@ impl<'p> PrimaryMoves<'p> {
         self.node.free_bytes(deadline).await
     }
 
-    /// Returns the connections that movers need with the primary's server, and those that are free;
-    /// `None` if the engine has no server.
+    /// Returns the number of connections to the primary's server that movers need, and the number
+    /// of free ones; `None` if the engine has no server.
     ///
     /// # Errors
     /// Those of [`Reads::read_key`](super::Reads::read_key).

@@ -1,9 +1,11 @@
-//! Reads: the interface of a shard for rows, and the choice between a replica and the primary.
+//! Reads: the interface through which rows of a shard are read, and the choice between a replica
+//! and the primary.
 //!
-//! A read goes to a replica that has applied everything it must observe. It waits briefly for one,
-//! and otherwise uses the primary.
+//! A read goes to a replica that has applied every change that the read must observe. If there is
+//! none, but one is about to catch up, the read waits for it for a short time. Otherwise it uses
+//! the primary.
 //!
-//! **Invariant:** an answer is never older than its read requires.
+//! **Invariant:** the rows of a response are never older than the read permits.
 //! **Not here:** the position that a read must observe (`strong`), the choice of one of the
 //! replicas (`replica_set`).
 
@@ -25,23 +27,24 @@ use super::replica_set::{Chosen, ReplicaRequirements};
 
 /// Longest wait of a read for a replica to catch up before it uses the primary.
 pub(super) const CATCH_UP_MAX: Duration = Duration::from_millis(50);
-/// Longest wait of a read for a node that answers, if the primary is unreachable.
+/// Longest wait of a read for a node that responds, if the primary is unreachable.
 const GONE_WAIT: Duration = Duration::from_secs(5);
-/// Interval at which a read without a primary tries it again: it may have been replaced.
+/// Interval at which a read tries an unreachable primary again: another node may have become the
+/// primary.
 const PRIMARY_RETRY: Duration = Duration::from_millis(250);
 
 /// Interface of a [`Shard`] for reads of its rows.
 #[derive(Clone, Copy)]
 pub struct Reads<'s>(pub(super) &'s Shard);
 
-/// Requirements of a read on the node that answers it.
+/// Requirements that a node and its response to a read must meet.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRequirements {
     /// Consistency level.
     pub level: Level,
     /// Position of this shard that the session has seen.
     pub seen: u64,
-    /// Longest time since the node had all changes of the primary.
+    /// Maximum staleness: the time since the node last had all changes of the primary.
     pub staleness: Duration,
     /// Moment by which the response is due.
     pub deadline: Instant,
@@ -54,10 +57,10 @@ pub struct ReadRequirements {
 pub struct ShardRows {
     /// The rows, with the position up to which they show changes.
     pub read: NodeRows,
-    /// Role of the node that answered.
+    /// Role of the node that returned the rows.
     pub role: Role,
-    /// Lower bound of how new the rows are; `None` if another node became the primary during the
-    /// read.
+    /// Lower bound of the freshness of the rows; `None` if another node became the primary during
+    /// the read.
     pub stamp: Option<FreshnessBound>,
 }
 
@@ -86,7 +89,8 @@ impl Reads<'_> {
         .await
     }
 
-    /// Reads rows of all keys, each with the values by which it is merged.
+    /// Reads rows of all shard keys. Each row comes with the values by which it is merged with the
+    /// rows of other shards.
     ///
     /// # Errors
     /// Those of [`Reads::read_key`].
@@ -103,8 +107,8 @@ impl Reads<'_> {
         .await
     }
 
-    /// Reads from a replica that meets the requirements. Without one, or if it fails, reads from
-    /// the primary.
+    /// Reads from a replica that meets the requirements. If there is none, or the replica fails,
+    /// reads from the primary.
     async fn read(
         self,
         requirements: &ReadRequirements,
@@ -133,12 +137,14 @@ impl Reads<'_> {
             {
                 return answer;
             }
-            // A replica that has failed may be the next primary, which is found soon.
+            // The replica that has just failed may be about to become the primary, and is then
+            // found soon.
             tokio::time::sleep(CATCH_UP_MAX).await;
         }
     }
 
-    /// Returns the rows of the primary, and records their position if the read is a strong one.
+    /// Returns rows that were read from the primary. After a strong read, first records their
+    /// position.
     fn primary_rows(
         self,
         read: NodeRows,
@@ -161,13 +167,13 @@ impl Reads<'_> {
         let read = tokio::select! {
             biased;
             read = read(&*replica.reader, min_position) => read,
-            // A frozen replica would never answer.
+            // A frozen replica would never respond.
             () = self.0.replication.replicas().stopped_following(replica.index), if replica.outlives_primary() => {
                 Err(Error::ShardUnavailable { shard: self.0.name.clone() })
             }
         };
         match read {
-            // The replica may not have applied the last changes of slots.
+            // The replica may not have applied the last changes of slots, so the primary decides.
             Err(Error::SlotRefused(_)) => None,
             Err(error) if replica.is_to_blame(&error) => None,
             Err(error) => Some(Err(error)),
@@ -180,8 +186,8 @@ impl Reads<'_> {
         }
     }
 
-    /// Returns a replica that meets the requirements while the primary is unreachable; waits until
-    /// this time for one that is excluded briefly.
+    /// Returns a replica that meets the requirements while the primary is unreachable. Waits for
+    /// one until this time, because a replica may be excluded only briefly.
     async fn await_replica(
         self,
         min_position: u64,

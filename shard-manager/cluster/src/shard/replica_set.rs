@@ -1,4 +1,4 @@
-//! Replica set: chooses the replica that answers a read, and excludes failing replicas for a while.
+//! Replica set: chooses the replica that serves a read, and excludes failing replicas for a while.
 //!
 //! Of two replicas that are fresh enough, the one with fewer reads in flight is chosen ("The Power
 //! of Two Choices in Randomized Load Balancing", Mitzenmacher 2001). A replica that fails leaves
@@ -17,13 +17,13 @@ use engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
 use model::error::Error;
 use model::reason::{Findings, Reason, Reasons};
 
-/// Highest lag of a replica in the rotation.
+/// Maximum lag of a replica that serves reads.
 const STALENESS_MAX: Duration = Duration::from_secs(10);
 /// Duration of the first exclusion of a replica.
 const OUT_FIRST: Duration = Duration::from_millis(100);
 /// Longest duration of an exclusion.
 const OUT_MAX: Duration = Duration::from_secs(10);
-/// Longest wait of a probe for a connection.
+/// Time limit of a probe.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// The replicas of one shard.
@@ -33,10 +33,10 @@ pub(super) struct ReplicaSet {
     turn: AtomicUsize,
 }
 
-/// A replica and its condition.
+/// A replica and its state in the rotation.
 struct Member {
     node: Arc<dyn ReplicaNode>,
-    /// Reasons that were found about the replica and still hold.
+    /// Reasons, found by checks and still valid, why the replica does not fulfil its role.
     findings: Arc<Findings>,
     in_flight: AtomicU32,
     failures: AtomicU32,
@@ -45,28 +45,28 @@ struct Member {
     out_until: AtomicU64,
 }
 
-/// Requirements of a read on a replica.
+/// Requirements that a replica must meet to serve a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReplicaRequirements {
     /// Position that the replica must have applied.
     pub(super) min_position: u64,
-    /// Longest time since the replica had all changes of the primary.
+    /// Maximum staleness: the time since the replica last had all changes of the primary.
     pub(super) staleness: Duration,
 }
 
-/// A replica that answers a read, which counts as in flight until this value is dropped.
+/// A replica that was chosen for a read. The read counts as in flight until this value is dropped.
 pub(super) struct Chosen {
     member: Arc<Member>,
     /// Index of the replica in the set.
     pub(super) index: usize,
-    /// Lower bound of how new its rows are, taken before the read.
+    /// Lower bound of the freshness of its rows, determined before the read.
     pub(super) stamp: FreshnessBound,
     /// Connections to the replica.
     pub(super) reader: Arc<dyn NodeReader>,
 }
 
 impl ReplicaSet {
-    /// Returns the set of these replicas, each at the index of its positions.
+    /// Creates the set of these replicas. A replica has the same index here and in `replication`.
     pub(super) fn new(replicas: Vec<OpenedReplica>, replication: &Arc<ReplicationState>) -> Self {
         let member = |OpenedReplica { node, findings }| Member {
             node,
@@ -85,7 +85,7 @@ impl ReplicaSet {
         self.members.iter().map(|member| &*member.node)
     }
 
-    /// Returns the number of replicas that receive writes now.
+    /// Returns the number of replicas that receive the changes of the primary now.
     pub(super) fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
             self.replication.replicas().state(*index) == ReplicaState::Following
@@ -95,8 +95,8 @@ impl ReplicaSet {
         self.members.iter().enumerate().filter(follows).count()
     }
 
-    /// Returns true if replicas run apart from the primary, and may answer when it does not. The
-    /// primary itself may be a member, and does not count.
+    /// Returns true if a replica runs independently of the primary, so that it may respond when the
+    /// primary does not. The primary itself may be a member of the set, but does not count.
     pub(super) fn outlive_primary(&self) -> bool {
         let leader = self.replication.timeline().leader();
         let mut others =
@@ -104,8 +104,8 @@ impl ReplicaSet {
         others.any(|(_, member)| member.node.outlives_primary())
     }
 
-    /// Returns true if a replica is in the rotation; its lag is not considered. Starts a probe of a
-    /// replica whose exclusion is over.
+    /// Returns true if a replica is in the rotation, that is, among the replicas that serve reads.
+    /// Its lag is not considered. Starts a probe of a replica whose exclusion is over.
     pub(super) fn takes_part(&self, index: usize) -> bool {
         let member = &self.members[index];
         self.replication.replicas().state(index) == ReplicaState::Following
@@ -158,24 +158,27 @@ impl ReplicaSet {
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
         // Determined before the connections are taken: if the replica's file is copied again
-        // meanwhile, they lead to a file with more changes.
+        // meanwhile, the connections lead to a file with more changes, for which the bound holds as
+        // well.
         let stamp = self.stamp(better);
         let reader = member.node.reader()?;
         member.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Chosen { member, index: better, stamp, reader })
     }
 
-    /// Returns a lower bound of how new the rows of a later read of a replica are.
+    /// Returns a lower bound of the freshness of the rows that a later read of a replica returns.
     fn stamp(&self, index: usize) -> FreshnessBound {
-        // In this order, so that concurrent reports make the rows newer than the bound.
+        // Read in this order, so that concurrent reports can only make the rows newer than the
+        // bound.
         let (timeline, now) = (self.replication.timeline().id(), Instant::now());
         let min_position = self.replication.replicas().applied(index);
         let staleness = self.replication.staleness(index);
         FreshnessBound { timeline, min_position, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
-    /// Returns the highest lag of a replica that may be read. Without a primary the lag is unknown:
-    /// an old answer is better than none, unless the client has limited its age.
+    /// Returns the maximum lag of a replica that may be read. While the primary does not respond,
+    /// the lag is unknown, so there is no maximum: old rows are better than none, unless the client
+    /// has limited their age.
     fn staleness_max(&self) -> Duration {
         if self.replication.timeline().is_silent() { Duration::MAX } else { STALENESS_MAX }
     }
@@ -204,8 +207,8 @@ impl ReplicaSet {
 }
 
 impl Member {
-    /// Returns true while failures keep the replica out. After that time a probe decides, not a
-    /// read.
+    /// Returns true while failures exclude the replica. At the end of that time a probe, not a
+    /// read, decides whether the replica returns.
     fn is_out(self: &Arc<Self>) -> bool {
         let until = self.out_until.load(Ordering::Acquire);
         if until == 0 {
@@ -213,7 +216,8 @@ impl Member {
         }
         let now = self.millis();
         if now >= until {
-            // The caller that postpones the time is the one that starts the probe.
+            // Only the thread that succeeds in postponing the end of the exclusion starts the
+            // probe.
             let later = now + 2 * PROBE_WAIT.as_millis() as u64;
             let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
             if self.out_until.compare_exchange(until, later, set, seen).is_ok() {
@@ -241,7 +245,8 @@ impl Member {
         }
     }
 
-    /// Takes the replica out of the rotation. If `suspect`, its file is checked.
+    /// Takes the replica out of the rotation. If `suspect`, the node is checked before it is read
+    /// again.
     fn fail(&self, suspect: bool) {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel);
         let out = OUT_FIRST.saturating_mul(1 << failures.min(10)).min(OUT_MAX);
@@ -261,7 +266,8 @@ impl Member {
 }
 
 impl Chosen {
-    /// Returns true if the replica runs apart from the primary, and may stop without an error.
+    /// Returns true if the replica runs independently of the primary, so that it may stop
+    /// responding without an error.
     pub(super) fn outlives_primary(&self) -> bool {
         self.member.node.outlives_primary()
     }
@@ -278,8 +284,8 @@ impl Chosen {
     }
 }
 
-/// Returns two different indices that fit, or the only one. The distance between the two changes
-/// after each round, so that each pair is compared equally often.
+/// Returns two different indices for which `fits` is true, or the only such index. The distance
+/// between the two changes after each round, so that each pair is compared equally often.
 fn pair(turn: usize, count: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, Option<usize>)> {
     let find = |start: usize, fits: &dyn Fn(usize) -> bool| {
         (0..count).map(|step| start.wrapping_add(step) % count).find(|&index| fits(index))
@@ -304,7 +310,7 @@ mod tests {
 
     use super::*;
 
-    /// Server that does not answer.
+    /// Server that does not respond.
     struct DeadServer;
 
     impl ReplicaNode for DeadServer {

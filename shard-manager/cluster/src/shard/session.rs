@@ -1,8 +1,8 @@
 //! Session: checks the positions that a client has seen against the shard's history.
 //!
-//! A token may be newer than this router's knowledge, if a node was promoted and another router
-//! wrote to it. So the servers are queried before the client gets the error that writes may be
-//! lost.
+//! A session token may contain a position of a timeline that this router does not know yet, if a
+//! node was promoted and another router wrote to it. So the servers are queried before the client
+//! receives the error that writes may be lost.
 //!
 //! **Invariant:** a position is reported as lost only if the history of the latest known timeline
 //! does not contain it, and its own timeline is not a later one that this router does not know.
@@ -32,7 +32,8 @@ impl Primary {
             return Ok(position.sequence);
         }
         if self.is_to_be_found(position.timeline) {
-            // On the heap: every read reserves space for this wait, and few need it.
+            // On the heap: otherwise the future of every read would reserve space for this wait,
+            // which few need.
             Box::pin(self.find(position.timeline, deadline)).await?;
         }
         // Another thread may have learned the history since the first comparison.
@@ -43,8 +44,8 @@ impl Primary {
         }
     }
 
-    /// Waits until a timeline is known, or is no longer later than all known timelines: then its
-    /// positions may be lost.
+    /// Waits until a timeline is known, or is no longer later than all known timelines. In the
+    /// second case its positions may be lost.
     async fn find(&self, timeline: u32, deadline: Instant) -> Result<(), Error> {
         let found = || (!self.is_to_be_found(timeline)).then_some(());
         tokio::select! {
@@ -60,8 +61,8 @@ impl Primary {
         !self.replication.timeline().history().knows(timeline) && self.reader.is_ahead(timeline)
     }
 
-    /// Searches for the primary until the future is dropped: the thread that finds one notifies the
-    /// waiters.
+    /// Searches for the primary until the future is dropped. The thread that finds a primary
+    /// notifies the waiters.
     async fn search_repeatedly(&self) -> Infallible {
         loop {
             self.reader.find_primary().await;

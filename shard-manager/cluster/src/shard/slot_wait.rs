@@ -1,7 +1,8 @@
-//! Slot wait: the wait of refused writes until the shard may accept them.
+//! Slot wait: the wait of writes whose slots a shard has refused, until the shard may accept them.
 //!
-//! An announcement wakes all of them. In case it is lost, they also try again without one, one
-//! after the other and at intervals, so that a long fence costs the database little.
+//! An announcement that slots have changed wakes all waiting writes. In case it is lost, the writes
+//! also try again without it, one at a time and at intervals, so that a long fence (a time in which
+//! a shard accepts no writes to some of its slots) costs the database little.
 //!
 //! **Invariant:** a subscription that began before a write was refused misses no later change.
 //! **Not here:** announcements (the engines), where the writes go afterwards (`manager`).
@@ -15,13 +16,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 /// Interval at which one of the waiting writes of a shard checks whether it is accepted.
 pub const LOOK: Duration = Duration::from_millis(20);
 
-/// End of a wait.
+/// Reason why a wait ended.
 #[derive(Debug)]
 pub enum SlotWake {
     /// The slots of the shard may have changed, the writes may be sent elsewhere, or the time is
     /// over.
     Changed,
-    /// The write is to check for all that wait. The next one checks after the permit was dropped.
+    /// The write must now check, on behalf of all that wait, whether the shard accepts it. The next
+    /// write checks after the permit is dropped.
     Look(OwnedSemaphorePermit),
 }
 
@@ -34,7 +36,7 @@ pub struct SlotWaits {
 }
 
 impl SlotWaits {
-    /// Creates the waits for a shard with these announcements.
+    /// Creates the waits for a shard whose changes of slots are announced by `news`.
     pub fn new(news: Arc<SlotNews>) -> Self {
         Self { news, look_turn: Arc::new(Semaphore::new(1)) }
     }
@@ -49,8 +51,8 @@ impl SlotWaits {
         self.news.announce();
     }
 
-    /// Waits for a change of the slots or for the turn to check, at most until this time. Ends
-    /// early when `is_elsewhere` becomes true, which is checked at intervals.
+    /// Waits for a change of the slots or for the turn to check, at most until `until`. Ends early
+    /// if `is_elsewhere` returns true; it is called at intervals.
     pub async fn wait(
         &self,
         news: &mut watch::Receiver<u64>,
@@ -73,7 +75,7 @@ impl SlotWaits {
         }
     }
 
-    /// Waits for the turn to check; `None` if there are no more turns.
+    /// Waits for the turn to check; `None` if the semaphore was closed.
     async fn take_look(&self) -> Option<OwnedSemaphorePermit> {
         let turn = Arc::clone(&self.look_turn).acquire_owned().await.ok();
         tokio::time::sleep(LOOK).await;

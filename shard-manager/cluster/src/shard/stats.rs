@@ -1,4 +1,4 @@
-//! Stats: the load of a shard and the believed state of its nodes, known without queries.
+//! Stats: the load of a shard and the last known state of its nodes, both reported without queries.
 //!
 //! **Not here:** probing all nodes (`Shard::probe`), which may find a different state.
 
@@ -13,7 +13,8 @@ use model::topology::{Role, ShardNumber};
 use super::Shard;
 
 impl Shard {
-    /// Returns the load of the shard and the believed state of its nodes. `shard` is its number.
+    /// Returns the load of the shard and the last known state of its nodes. `shard` is the number
+    /// of this shard.
     pub fn stats(&self, shard: ShardNumber) -> ShardStats {
         let leading = self.replication.timeline().leader();
         let pool = |reader: Option<Arc<dyn NodeReader>>| {

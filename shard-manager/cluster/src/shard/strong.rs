@@ -1,8 +1,10 @@
-//! Strong reads: the position that a read must observe, and the proof that it is recent enough.
+//! Strong reads: the position that a strong read must observe, and the proof that the position is
+//! recent enough.
 //!
 //! **Invariant:** the position that a strong read must observe comes from a node that was proven to
 //! be primary after the read began.
-//! **Not here:** the choice of the node (`reads`), the record that proves it (the engines).
+//! **Not here:** the choice of the node (`reads`), the log record that serves as the proof (the
+//! engines).
 
 use std::time::Instant;
 
@@ -16,8 +18,8 @@ use super::confirmation::confirmed;
 use super::reads::{CATCH_UP_MAX, ReadRequirements, Reads};
 
 impl Reads<'_> {
-    /// Returns the position that a replica must have applied to answer this read; `None` if the
-    /// primary must answer it.
+    /// Returns the position that a replica must have applied to serve this read; `None` if the
+    /// primary must serve it.
     pub(super) async fn min_position(
         self,
         requirements: &ReadRequirements,
@@ -30,7 +32,7 @@ impl Reads<'_> {
                 let needed =
                     Level::Quorum.replicas_needed(self.0.replication.timeline().replica_count());
                 if needed == 0 {
-                    // No other node could become primary.
+                    // No other node can become the primary, so nothing has to be proven.
                     return Ok(None);
                 }
                 let proven = self.proven(needed, requirements.deadline).await?;
@@ -40,20 +42,22 @@ impl Reads<'_> {
                 proven.max(requirements.seen)
             }
         };
-        // A replica must know every table before it is read.
+        // A replica must have applied the last change of the tables and of the owned slots before
+        // it is read.
         Ok(Some(min_position.max(self.0.replication.primary().schema_position())))
     }
 
-    /// Returns a position that the primary had, when it was proven to be primary, after this call
-    /// began. Every change that any router acknowledged before is at or below it.
+    /// Returns a position that the primary had at a moment after this call began, when it was
+    /// proven to be the primary. Every change that any router acknowledged before this call is at
+    /// or below the position.
     async fn proven(self, needed: usize, deadline: Instant) -> Result<u64, Error> {
         loop {
             match self.prove(needed, deadline).await {
-                // Another node may become primary soon.
+                // Tries again, because another node may become the primary soon.
                 Err(Error::ShardUnavailable { .. }) if Instant::now() + CATCH_UP_MAX < deadline => {
                     tokio::time::sleep(CATCH_UP_MAX).await;
                 }
-                // Without a primary the client's deadline is not to blame.
+                // If the primary does not respond, the failure is not due to the client's deadline.
                 Err(Error::DeadlinePassed) if self.0.replication.timeline().is_silent() => {
                     return Err(Error::ShardUnavailable { shard: self.0.name.clone() });
                 }

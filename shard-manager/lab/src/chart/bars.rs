@@ -1,4 +1,4 @@
-//! Bars: horizontal bars of numbers, in groups.
+//! Bars: draws numbers as horizontal bars in groups.
 
 use maud::{Markup, html};
 use report_page::axis::Scale;
@@ -7,12 +7,12 @@ use report_page::words::grouped;
 
 use super::{BarChart, Drawing, LEFT, WIDTH, colour};
 
-/// Height of one bar, and the gap after a group.
+/// Height of one bar, and of the gap after a group, in SVG units.
 const BAR: f64 = 15.0;
 const GAP: f64 = 12.0;
-/// Space for the number behind the longest bar.
+/// Width of the space for the number to the right of the longest bar.
 const RIGHT: f64 = 110.0;
-/// Largest number of groups that are drawn; the table has all.
+/// Maximum number of groups that are drawn. The tables of the report have all of them.
 const GROUPS_MAX: usize = 60;
 
 pub(super) fn drawing(chart: &BarChart) -> Drawing {

@@ -1,4 +1,4 @@
-//! Ring: the points of shards on a circle, and the arc that each of them owns.
+//! Ring: draws the points of the shards on a circle, and the arc that each point owns.
 
 use std::f64::consts::TAU;
 
@@ -10,13 +10,13 @@ use super::{Drawing, RingChart, colour};
 const SIZE: f64 = 420.0;
 const RADIUS: f64 = 160.0;
 const THICKNESS: f64 = 26.0;
-/// Largest number of points that are drawn.
+/// Maximum number of points that are drawn.
 const POINTS_MAX: usize = 1_024;
 
 pub(super) fn drawing(chart: &RingChart) -> Drawing {
     let points = &chart.points[..chart.points.len().min(POINTS_MAX)];
     let before = points.iter().cycle().skip(points.len().saturating_sub(1)).map(|(at, _)| *at);
-    // A point owns the arc that ends there: a key goes to the next point.
+    // A point owns the arc that ends at it, because a slot belongs to the next point on the ring.
     let arcs = before.zip(points).map(|(from, (to, shard))| {
         let from = if from > *to { from - 1.0 } else { from };
         (arc(from, *to), tick(*to), *shard)
@@ -36,7 +36,7 @@ pub(super) fn drawing(chart: &RingChart) -> Drawing {
     Drawing { width: 930.0, height: SIZE, content, about }
 }
 
-/// Returns the coordinates of a place on the ring, 0 to 1, at this radius.
+/// Returns the coordinates of a position on the ring, from 0 to 1, at this radius.
 fn place(share: f64, radius: f64) -> String {
     let (sin, cos) = (share * TAU).sin_cos();
     format!("{} {}", px(SIZE / 2.0 + radius * sin), px(SIZE / 2.0 - radius * cos))

@@ -1,7 +1,7 @@
-//! Slots: the owners of all slots as coloured bars, one for each map.
+//! Slots: draws the owners of all slots as coloured bars, one bar for each shard map.
 //!
-//! A picture has no room for each slot: a column stands for 32 slots, and shows the owner of the
-//! first of them.
+//! A picture has no space for every slot, so a column stands for 32 slots and shows the owner of
+//! the first of them.
 
 use std::fmt::Write;
 
@@ -11,11 +11,11 @@ use report_page::px;
 
 use super::{Drawing, LEFT, SlotChart, WIDTH, colour};
 
-/// Slots of one column.
+/// Number of slots that one column stands for.
 const COLUMN: u16 = 32;
 const ROW: f64 = 18.0;
 const GAP: f64 = 8.0;
-/// Largest number of maps that are drawn.
+/// Maximum number of shard maps that are drawn.
 const ROWS_MAX: usize = 40;
 
 pub(super) fn drawing(chart: &SlotChart) -> Drawing {
@@ -38,7 +38,7 @@ pub(super) fn drawing(chart: &SlotChart) -> Drawing {
     Drawing { width: LEFT + WIDTH, height: height + 20.0, content, about }
 }
 
-/// Returns the area of each shard in a row.
+/// Returns the SVG path of each shard's area in one row.
 fn paths(ranges: &[(u16, u16, usize)], shards: usize, top: f64) -> Vec<String> {
     let mut paths = vec![String::new(); shards];
     let mut columns: Vec<(u16, u16, usize)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Findings: the table, the chart and the explanation of the effect of the network on requests.
+//! Findings: the table, the chart and the explanation in the report of the experiment `network`.
 
 use super::{NetworkCondition, Tried};
 use crate::chart::{BarChart, Chart};

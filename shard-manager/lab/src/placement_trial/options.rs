@@ -1,6 +1,7 @@
-//! Options: parses the options of a trial and checks the limit of each.
+//! Options: parses the options of a placement trial and checks their limits.
 //!
-//! **Invariant:** a fault names the option and its permitted values; nothing is guessed.
+//! **Invariant:** an error names the option and its permitted values; no invalid value is replaced
+//! by another one.
 
 use std::fmt::Display;
 
@@ -12,29 +13,32 @@ use model::topology::Topology;
 use super::{RING_POINTS_MAX, SAMPLE_MAX, SHARDS_MAX, TRIAL_KEYS_MAX};
 use crate::key_set::{KeyKind, LabKeys};
 
-/// Seed of the keys: equal options have equal results.
+/// Seed of the generated keys. It is constant, so that equal options have equal results.
 const SEED: u64 = 1;
-/// Default number of keys.
+/// Default number of generated keys.
 const KEYS_DEFAULT: u64 = 10_000;
-/// Name of the kind that has one key in each slot.
+/// Name of the kind of keys for which each slot counts as one key.
 const SLOTS: &str = "slots";
-/// Name of the placement that leaves slots where they are, as far as the weights permit.
+/// Name of the option that, after a change, leaves slots with their owners as far as the weights
+/// permit, instead of computing the placement again.
 const REBALANCE: &str = "rebalance";
 
-/// Options of a trial as texts, as in a query string. Each has a default.
+/// Options of a trial as strings, as they are in the query string of a URL. Each option has a
+/// default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrialTexts<'t> {
-    /// Keyspace, as in the settings; `range` and `list` without parameters are fitted to the keys.
+    /// Keyspace, written as in the settings of a cluster. For `range` and `list` without
+    /// parameters, the parameters are derived from the generated keys.
     pub keyspace: Option<&'t str>,
-    /// Placement, as in the settings, or `rebalance`.
+    /// Placement, written as in the settings of a cluster, or `rebalance`.
     pub placement: Option<&'t str>,
-    /// Weights of the shards: `1,1,2`.
+    /// Weights of the shards, for example `1,1,2`.
     pub weights: Option<&'t str>,
     /// Change of the shards: `add`, `add:2`, `remove:shard2` or `weight:shard1=2`.
     pub change: Option<&'t str>,
-    /// Kind of keys that are counted, or `slots`.
+    /// Kind of keys that are generated and counted, or `slots` to count slots instead.
     pub kind: Option<&'t str>,
-    /// Number of these keys.
+    /// Number of generated keys.
     pub keys: Option<&'t str>,
     /// Keys whose locations are listed, one per line.
     pub sample: Option<&'t str>,
@@ -43,36 +47,37 @@ pub struct TrialTexts<'t> {
 /// Options of a trial.
 #[derive(Clone, Debug)]
 pub struct TrialOptions {
-    /// Mapping from keys to slots.
+    /// Keyspace, which maps keys to slots.
     pub keyspace: Keyspace,
-    /// Placement; `None` for a rebalance.
+    /// Placement, which maps slots to shards; `None` for a weighted placement that a change only
+    /// rebalances.
     pub algorithm: Option<Placement>,
-    /// Shards.
+    /// Shards and their weights before the change.
     pub topology: Topology,
-    /// Change of the shards.
+    /// Change of the shards, if one is tried.
     pub change: Option<TopologyChange>,
-    /// Keys that are counted.
+    /// Keys that are counted for the shares of the shards.
     pub keys: TrialKeys,
     /// Keys whose locations are listed.
     pub sample: Vec<String>,
 }
 
-/// Keys that are counted.
+/// Keys that are counted for the shares of the shards.
 #[derive(Clone, Debug)]
 pub enum TrialKeys {
-    /// One key in each slot.
+    /// Each slot counts as one key.
     Slots,
     /// Generated keys.
     Generated(LabKeys),
 }
 
-/// Option that cannot be used.
+/// Error about an option that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{option}: {why}")]
 pub struct TrialFault {
     /// Name of the option.
     pub option: &'static str,
-    /// Reason, as a clause.
+    /// Reason why it cannot be used, and the permitted values, as a clause.
     pub why: String,
 }
 
@@ -83,10 +88,10 @@ impl TrialFault {
 }
 
 impl TrialOptions {
-    /// Reads the texts.
+    /// Parses and checks the options.
     ///
     /// # Errors
-    /// [`TrialFault`] of the first text that cannot be used.
+    /// [`TrialFault`] about the first option that cannot be used.
     pub fn read(texts: &TrialTexts<'_>) -> Result<Self, TrialFault> {
         let topology = topology(texts.weights.unwrap_or("1,1,1"))?;
         let algorithm = match texts.placement.unwrap_or("weighted") {
@@ -102,7 +107,8 @@ impl TrialOptions {
         Ok(options)
     }
 
-    /// Refuses a change after which there are too many shards, or too many points of a ring.
+    /// Returns an error if there would be too many shards, or too many points of a ring, after the
+    /// change.
     fn check_change(&self) -> Result<(), TrialFault> {
         let Some(change) = &self.change else { return Ok(()) };
         let after = change.apply(&self.topology);
@@ -117,7 +123,7 @@ impl TrialOptions {
         placement.map_or(Ok(()), |placement| check_points(placement, &after)).map_err(refused)
     }
 
-    /// Returns the load of each slot.
+    /// Returns the load of each slot: the number of keys in it, or 1 if slots are counted.
     pub(super) fn load(&self) -> Result<Load, TrialFault> {
         let TrialKeys::Generated(set) = &self.keys else { return Ok(Load::of_slots()) };
         let mut load = Load::of_keys();
@@ -149,7 +155,8 @@ fn topology(text: &str) -> Result<Topology, TrialFault> {
 fn placement(text: &str, topology: &Topology) -> Result<Placement, TrialFault> {
     let placement = text.parse::<Placement>().map_err(|error| {
         let why = match error {
-            // The error ends with the names of the placements, and a trial has one more.
+            // The message ends with the names of all placements, and a trial also accepts
+            // `rebalance`.
             PlacementError::Unknown(_) => format!("{error}, {REBALANCE}"),
             PlacementError::Parameters { .. }
             | PlacementError::NoSuchShard { .. }

@@ -1,6 +1,6 @@
-//! HTML: the report as one page with charts.
+//! HTML: formats a report as one page with charts.
 //!
-//! **Not here:** the frame of the page (`report_page`), the charts (`chart`).
+//! **Not here:** the frame and styles of the page (`report_page`), the charts (`chart`).
 
 use maud::{Markup, html};
 

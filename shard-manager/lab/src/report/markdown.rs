@@ -1,4 +1,4 @@
-//! Markdown: the report as a document for a repository or an issue. It has no charts.
+//! Markdown: formats a report, without its charts, as a document for a repository or an issue.
 
 use std::fmt::Write;
 

@@ -1,11 +1,11 @@
-//! Distribution: copies all rows of one database to the shards that own their slots.
+//! Distribution: copies all rows of the single database to the shards that own their slots.
 //!
-//! Each shard has a range of slots, so for each shard the database is read page by page in the
-//! order of its primary key. A chunk has pages for every shard, so that all shards store rows at
-//! the same time.
+//! Each shard owns ranges of slots. For each range, the database is read page by page in the order
+//! of its primary key. A chunk, the unit in which rows are stored, has pages from every range, so
+//! that all shards store rows at the same time.
 //!
-//! **Invariant:** at most one chunk, and those that the shards are storing, are in memory.
-//! **Not here:** storing chunks (`import`).
+//! **Invariant:** the memory contains at most one chunk, and the rows that the shards are storing.
+//! **Not here:** storing the chunks (`import`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 
-/// Number of pages of each table and range in a chunk.
+/// Number of pages in a chunk for each table and each range of slots.
 const PAGES: usize = 3;
 
-/// Copies all rows, and returns the number of those that each shard has stored.
+/// Copies all rows, and returns the number of rows that each shard has stored.
 pub(super) fn distribute(
     sides: &Sides,
     rows: u64,
@@ -70,7 +70,7 @@ pub(super) fn distribute(
     Ok(filled.stored)
 }
 
-/// Reader of the rows of a table whose slots are in a range.
+/// Reader of the rows of one table whose slots are in one range.
 struct RangeReader {
     query: ReadQuery,
     routing: usize,
@@ -92,7 +92,7 @@ impl RangeReader {
         Ok(Self { query, routing, is_at_end: false })
     }
 
-    /// Reads the next page; does nothing at the end.
+    /// Reads the next page and passes each row to `take`; does nothing after the last page.
     fn read(
         &mut self,
         one: &LabCluster,
@@ -119,7 +119,7 @@ impl RangeReader {
     }
 }
 
-/// Returns a row of one database as a change of its shard.
+/// Converts a row of the single database to a write of the shard that owns its slot.
 fn reader_row(
     map: &ShardMap,
     (table, key, row): (&Arc<Table>, &str, &[u8]),
@@ -132,7 +132,7 @@ fn reader_row(
     Ok(BulkRow { index, place, row: RowWrite { wants_row: false, ..row } })
 }
 
-/// Returns the text of a member of a row.
+/// Returns the string value of a member of a row in JSON.
 fn text_member(row: &[u8], name: &str) -> Result<String, LabError> {
     let Members(members) = serde_json::from_slice(row).map_err(LabError::failed)?;
     let found = members.iter().find(|(member, _)| member == name);
@@ -150,7 +150,7 @@ mod tests {
     use crate::dataset;
     use crate::experiment_observer::Bar;
 
-    /// Bars by name, each with the steps that were added.
+    /// Observer that counts the steps of each progress bar.
     #[derive(Default)]
     struct CountedBars(Mutex<Vec<(String, Arc<AtomicU64>)>>);
 

@@ -1,7 +1,7 @@
-//! Queries: the same requests to one database and to the shards.
+//! Queries: sends the same requests to the single database and to the shards.
 //!
-//! **Invariant:** both sides get the same requests in the same order, one side after the other.
-//! **Not here:** the reasons of the differences (`reasons`).
+//! **Invariant:** both sides get the same requests, first one side and then the other.
+//! **Not here:** the explanation of the differences (`reasons`).
 
 use std::sync::Arc;
 
@@ -21,31 +21,31 @@ use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, ReportTable};
 
-/// Rows of one bulk write.
+/// Number of rows of one bulk write.
 const BULK_ROWS: u64 = 1_000;
-/// Number of operations of single rows for each operation of several rows.
+/// Number of requests for single rows for each request for several rows.
 const FEW: u64 = 100;
-/// Rows of an ordered page.
+/// Number of rows of an ordered page.
 const PAGE: u32 = 20;
 
 /// Kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Query {
-    /// One user by its key.
+    /// Read of one user by shard key.
     Point,
-    /// Users between two ids.
+    /// Read of the users with ids in a range.
     Range,
-    /// One new user.
+    /// Insert of one new user.
     Insert,
-    /// Many new users.
+    /// Bulk write of 1,000 new users.
     Bulk,
-    /// All users of a partition.
+    /// Count of all users of a partition.
     Count,
-    /// The last users in the order of a column.
+    /// Read of the last 20 users in the order of a column.
     Order,
 }
 
-/// All kinds, in the order in which they are tried.
+/// All kinds of requests, in the order in which they are tried.
 pub(crate) const QUERIES: [Query; 6] =
     [Query::Point, Query::Range, Query::Count, Query::Order, Query::Insert, Query::Bulk];
 
@@ -75,12 +75,13 @@ impl Query {
             let clients = options.clients.into();
             return Amount { clients, requests: options.operations, at_most };
         }
-        // One client, so that the parallel work within a request is visible.
+        // A single client sends these requests, so that the times show the parallel work within one
+        // request.
         Amount { clients: 1, requests: (options.operations / FEW).max(1), at_most }
     }
 }
 
-/// Times of a query on both sides.
+/// Results of one kind of request on both sides, and the explanation of their difference.
 pub(super) struct Compared {
     pub(super) query: Query,
     pub(super) clients: usize,
@@ -90,15 +91,15 @@ pub(super) struct Compared {
 }
 
 impl Compared {
-    /// Returns the rate on the shards, as a multiple of that of one database; 0 if one side has
-    /// answered no request.
+    /// Returns the request rate on the shards divided by that on the single database; 0 if no
+    /// request succeeded on one side.
     pub(super) fn ratio(&self) -> f64 {
         let one = self.one.rate();
         if one > 0.0 { self.shards.rate() / one } else { 0.0 }
     }
 }
 
-/// Sends the requests of a query to both sides.
+/// Sends the requests of one kind to both sides, and compares the results.
 pub(super) fn compare(
     query: Query,
     (options, plan): (&RunOptions, &Plan),
@@ -119,7 +120,8 @@ pub(super) fn compare(
     Ok(compared)
 }
 
-/// Sends the requests of a query to a cluster. A request that fails is an error.
+/// Sends the requests of one kind to a cluster, and returns their durations. Returns an error if a
+/// request fails.
 pub(crate) fn measure(
     query: Query,
     (options, plan): (&RunOptions, &Plan),
@@ -136,7 +138,7 @@ pub(crate) fn measure(
     }
 }
 
-/// Requests to one side.
+/// Sender of requests to one side.
 struct Requests<'r> {
     cluster: &'r LabCluster,
     plan: &'r Plan,
@@ -184,7 +186,7 @@ impl Requests<'_> {
         is_good.then_some(()).ok_or_else(|| "too few rows were found".to_owned())
     }
 
-    /// Returns the query for the users whose ids begin with the id of a random user.
+    /// Returns a range query for the users whose ids begin with the id of a random user.
     fn range(&self, number: u64) -> Result<ReadQuery, String> {
         let column = self.column("user_id")?;
         let user = self.random(number).below(self.plan.users());
@@ -200,7 +202,7 @@ impl Requests<'_> {
 
     fn count(&self) -> Result<ReadQuery, String> {
         let parts = self.plan.parts();
-        // The largest part of the plan is never empty.
+        // The partition with the most users is chosen, because it is never empty.
         let part = parts.iter().max_by_key(|part| part.users).ok_or("there are no users")?;
         let test = Test::Compare(Comparison::Equal, Value::Text(part.name.clone()));
         let conditions = vec![Condition::Column(self.column("partition_key")?, test)];
@@ -232,7 +234,7 @@ impl Requests<'_> {
     }
 }
 
-/// Returns the table of all queries.
+/// Returns the report's table of all kinds of requests.
 pub(super) fn table(all: &[Compared]) -> ReportTable {
     let columns = [
         "query",

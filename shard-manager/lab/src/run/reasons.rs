@@ -1,26 +1,27 @@
-//! Reasons: one sentence that explains the difference between one database and shards.
+//! Reasons: returns one sentence that explains the difference between the single database and the
+//! shards.
 //!
 //! The sentence is chosen by the measured ratio, so it never claims a gain that was not measured.
 
 use super::queries::{Compared, Query};
 
-/// Ratios from which a gain or a loss is more than chance.
+/// Ratios of the rates from which a gain, or a loss, is assumed to be more than random variation.
 const GAIN: f64 = 1.1;
 const LOSS: f64 = 0.9;
 
-/// Storage of the rows of a shard.
+/// Storage of the rows on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
-    /// A file of SQLite.
+    /// Both sides consist of SQLite files.
     Files,
-    /// A database on a server of PostgreSQL.
+    /// Both sides consist of databases on PostgreSQL servers.
     Servers,
-    /// A file, while the one database is on a server.
+    /// The shards are SQLite files, and the single database is on a PostgreSQL server.
     FilesBesideServer,
 }
 
 impl Storage {
-    /// Returns the noun for the storage of one shard, and of several.
+    /// Returns the noun for the storage of one shard, and its plural.
     fn nouns(self) -> (&'static str, &'static str) {
         match self {
             Self::Files | Self::FilesBesideServer => ("file", "files"),
@@ -29,7 +30,8 @@ impl Storage {
     }
 }
 
-/// Returns the explanation of the ratio of a query, for this many shards and clients.
+/// Returns the explanation of the ratio of one kind of request, for this number of shards and
+/// clients.
 pub(super) fn of(
     compared: &Compared,
     (shards, clients): (usize, usize),
@@ -78,7 +80,7 @@ pub(super) fn of(
     }
 }
 
-/// Returns a summary of the result, in two sentences.
+/// Returns a summary of the experiment's result in two sentences.
 pub(super) fn explanation(all: &[Compared], shards: usize) -> String {
     let by_ratio = |a: &&Compared, b: &&Compared| a.ratio().total_cmp(&b.ratio());
     let (Some(best), Some(worst)) = (all.iter().max_by(by_ratio), all.iter().min_by(by_ratio))
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
     use crate::clients::Timings;
 
-    /// Returns the times of one request that took this long.
+    /// Returns the timings of one request in a run of this many milliseconds.
     fn timings(ms: u64) -> Timings {
         let mut timings = Timings::default();
         timings.add(Instant::now(), Ok(()));
@@ -113,7 +115,7 @@ mod tests {
     #[test]
     fn reasons_are_one_sentence_and_speak_of_files_only_if_there_are_files() {
         for query in QUERIES {
-            // A gain, a loss, and neither.
+            // The three values make the ratio a gain, a loss, and neither.
             for one_ms in [20, 5, 10] {
                 let (one, shards) = (timings(one_ms), timings(10));
                 let compared = Compared { query, clients: 2, one, shards, why: String::new() };

@@ -1,9 +1,10 @@
-//! Cost: memory and time of finding the shard of a key, and the time to compute the owners.
+//! Cost: measures the memory and the time that finding the shard of a key takes, and the time to
+//! compute the owners of all slots.
 //!
-//! A router never computes a placement for a request: it hashes the key to a slot and looks the
-//! slot up. So the slot table and a lookup cost the same with all placements. They differ in the
-//! structure that the table is computed from, for example the points of a ring, and in the number
-//! of ranges of the map.
+//! A router never computes a placement for a request: it maps the key to a slot and looks up the
+//! owner of the slot in a table. So with all placements the table has the same size and a lookup
+//! costs the same. Placements differ in the size of the structure from which the table is computed,
+//! for example the points of a ring, and in the number of slot ranges in the resulting map.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -18,9 +19,10 @@ use super::{SLOTS, keyspace_label, placements};
 use crate::key_set::LabKeys;
 use crate::report::{Cell, ReportTable};
 
-/// Number of keys that are looked up in one measurement.
+/// Maximum number of keys that are looked up in one measurement.
 const KEYS: usize = 50_000;
-/// Number of measurements, of which the fastest is used: the others were disturbed.
+/// Number of measurements. The fastest is used, because other work of the machine has disturbed the
+/// slower ones.
 const ROUNDS: usize = 3;
 
 pub(super) fn table() -> ReportTable {
@@ -37,7 +39,7 @@ pub(super) fn table() -> ReportTable {
     ReportTable::new("Cost of a lookup, and of the map", &columns)
 }
 
-/// Adds a row for each placement of a keyspace.
+/// Adds a row to the table for each placement that is tried with a keyspace.
 pub(super) fn measure(
     costs: &mut ReportTable,
     set: &LabKeys,
@@ -50,7 +52,8 @@ pub(super) fn measure(
         let map = ShardMap::first(keyspace.clone(), placement.clone(), topology.clone());
         let Ok(map) = map else { continue };
         let computed_ms = began.elapsed().as_secs_f64() * 1_000.0;
-        // Owner and epoch of each slot, and the values with which the keyspace compares keys.
+        // The table has the owner and an epoch of each slot; a keyspace may also have values with
+        // which it compares keys.
         let bytes = SLOTS * (size_of::<ShardNumber>() + size_of::<u64>())
             + map.keyspace().parameters().len();
         costs.push([
@@ -66,26 +69,27 @@ pub(super) fn measure(
     }
 }
 
-/// Returns the bytes of what the owners of the slots are computed from.
+/// Returns the size in bytes of the structure from which the owners of the slots are computed.
 fn structure_bytes(placement: &Placement, topology: &Topology) -> usize {
     let shards = topology.len();
     match placement {
-        // The numbers of all shards, also of those with a weight of 0, which take no slots.
+        // The structure has the number of every shard, including shards of weight 0, which get no
+        // slots.
         Placement::Even | Placement::Modulo | Placement::Jump => shards * size_of::<ShardNumber>(),
-        // The weight of each shard.
+        // The structure has the weight of each shard.
         Placement::Weighted => shards * size_of::<u64>(),
-        // The hash of the name, and the weight, of each shard.
+        // The structure has the hash of the name and the weight of each shard.
         Placement::Rendezvous => shards * (size_of::<u64>() + size_of::<u64>()),
-        // The points of all shards, sorted.
+        // The structure has the points of all shards on the ring, sorted.
         Placement::Ring { vnodes } => {
             ring::points(*vnodes, topology).map_or(0, |points| size_of_val(&*points))
         }
-        // The named blocks, or the ranges, as they are stored.
+        // The structure is the stored text of the partitions or of the slot ranges.
         Placement::Partitions(_) | Placement::Manual(_) => placement.parameters().len(),
     }
 }
 
-/// Returns the time to find the shard of one key.
+/// Returns the average time to find the shard of one key, in nanoseconds.
 fn lookup_ns(map: &ShardMap, set: &LabKeys) -> f64 {
     let keys: Vec<ShardKey<'_>> =
         set.keys.iter().take(KEYS).filter_map(|key| ShardKey::parse(key).ok()).collect();

@@ -1,4 +1,4 @@
-//! Explanation: the result of the comparison of strategies, in two sentences.
+//! Explanation: summarises the comparison of the strategies in two sentences.
 
 use super::{Tried, TriedSet};
 
@@ -23,7 +23,7 @@ pub(super) fn of(sets: &[TriedSet]) -> String {
     format!("{skew} {}", moved(sets))
 }
 
-/// Returns the sentence about keys that move when a shard is added.
+/// Returns the sentence about the fraction of keys that move when a shard is added.
 fn moved(sets: &[TriedSet]) -> String {
     let first = sets.iter().flat_map(|set| &set.tried);
     let first: Vec<&Tried> = first.take_while(|one| one.keyspace == "hash").collect();

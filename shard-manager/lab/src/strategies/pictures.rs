@@ -1,4 +1,5 @@
-//! Pictures: the ring with its points, and the owners of all slots before and after a change.
+//! Pictures: charts of the points on a ring, and of the owners of all slots before and after a
+//! change of the shards.
 
 use model::keyspace::Keyspace;
 use model::placement::{Placement, rebalance, ring};
@@ -9,10 +10,10 @@ use model::topology::{ShardNumber, Topology};
 use super::placements;
 use crate::chart::{Chart, RingChart, SlotChart};
 
-/// Numbers of virtual nodes that are drawn.
+/// Numbers of virtual nodes for each unit of weight, each of which gets a picture of its ring.
 const VNODES: [u32; 2] = [8, ring::VNODES_DEFAULT];
 
-/// Returns the pictures of a topology, and of each change.
+/// Returns the pictures of a topology and of each change of it.
 pub(super) fn of(topology: &Topology, changes: &[TopologyChange]) -> Vec<Chart> {
     let rings = VNODES.iter().filter_map(|vnodes| ring_chart(*vnodes, topology));
     let slots = changes.iter().filter_map(|change| {
@@ -50,7 +51,8 @@ fn slot_chart(before: &Topology, change: &TopologyChange, after: &Topology) -> C
         rows.push(("then".to_owned(), ranges(&new)));
     }
     let title = format!("Owners of the slots before, and after: {change}");
-    // A change adds the last shard or removes it, so the others keep their numbers.
+    // A change adds a shard at the end or removes the last one, so every other shard has the same
+    // number before and after.
     let larger = if before.len() > after.len() { before } else { after };
     Chart::Slots(SlotChart { title, shards: names(larger), rows })
 }

@@ -1,4 +1,5 @@
-//! Chapters about failures: a replica that is lost, a process that is killed, and the levels.
+//! Failures: chapters about a replica that is lost, a process that is killed, and the consistency
+//! levels.
 
 use std::time::Instant;
 
@@ -14,9 +15,9 @@ use crate::lab_cluster::{LabCluster, PATIENCE, block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::node_faults::{until, until_well};
 
-/// Replicas of chapters that lose one.
+/// Number of replicas of each shard in the chapters that lose a replica.
 const REPLICAS: usize = 2;
-/// Rows after which the writer is killed.
+/// Number of acknowledged rows after which the writing process is killed.
 const ACKNOWLEDGED: usize = 100;
 
 pub(super) const REPLICA: Chapter = Chapter {
@@ -87,8 +88,9 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Waits until this number of nodes is known to be down, and returns the reason of the first one. A
-/// server that is cut off is noticed by its next request or probe.
+/// Waits until the cluster considers exactly this number of nodes to be down, and returns the
+/// reason for the first of them. The cluster notices that a server is cut off at the next request
+/// to it or the next probe.
 fn until_down(nodes: usize, stage: &Stage<'_>) -> Result<&'static str, LabError> {
     let mut reason = "";
     until(stage.guide, "the nodes that are cut off are known to be down", || {

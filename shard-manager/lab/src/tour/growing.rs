@@ -1,4 +1,4 @@
-//! Chapter about growing: a shard joins, and takes its share of the slots with their rows.
+//! Growing: the chapter in which a shard joins and gets its share of the slots with their rows.
 
 use model::keyspace::SLOT_COUNT;
 use model::row_change::Operation;
@@ -9,9 +9,10 @@ use crate::growth::add_shard;
 use crate::lab_cluster::block_on;
 use crate::lab_error::LabError;
 
-/// Number of shards before: with more shards, fewer slots move to the new one, in less time.
+/// Number of shards before the new one joins. With more shards, fewer slots move to the new one,
+/// which takes less time.
 const SHARDS: usize = 7;
-/// Rows of the chapter.
+/// Number of rows in the chapter.
 const ROWS: u64 = 600;
 
 pub(super) const SHARD: Chapter = Chapter {

@@ -1,4 +1,5 @@
-//! Chapters about keys: from a key to a slot, from a slot to a shard, and a hot key.
+//! Keys: chapters about the mapping from keys to slots, the mapping from slots to shards, and hot
+//! keys.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,17 @@ use crate::lab_cluster::{block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::random::Random;
 
-/// Keys that are hashed.
+/// Keys that the first two chapters map to slots and shards.
 const KEYS: [&str; 4] = ["user_1", "user_2", "user_3", "ada"];
-/// Number of reads in the chapter about a hot key, which is sufficient for a verdict, and how many
-/// of every ten are of this key on average.
+/// Number of reads in the chapter about a hot key, enough for the advice to reach a verdict; and
+/// the average number of reads of the hot key in every ten reads.
 const READS: u64 = 2_000;
 const HOT_OF_TEN: u64 = 6;
 /// Number of users in the chapter about a hot key.
 const USERS: u64 = 100;
-/// Route under which the reads are recorded.
+/// HTTP route under which the reads are recorded, as a router would record them.
 const ROUTE: &str = "/api/read";
-/// Finished minutes whose requests count, beside the running one.
+/// Number of complete minutes whose requests count, in addition to the current minute.
 const MINUTES: u64 = 15;
 
 pub(super) const HASH: Chapter = Chapter {
@@ -146,8 +147,8 @@ fn hot(stage: &Stage<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Returns the numbers of the users that are read: most reads are of one user, whom the seed
-/// chooses, and the others of any.
+/// Returns the number of the user for each read. Most reads are of one user, which the seed
+/// selects; the others are of a random user.
 fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     let mut random = Random::new(seed, "hot key");
     let hot = random.below(USERS);
@@ -157,7 +158,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Returns a read as a router records it.
+/// Returns the record of a read as a router would create it.
 fn sample(key: &str, place: KeyLocation, elapsed: Duration) -> Sample<'_> {
     Sample {
         route: 0,
@@ -175,8 +176,8 @@ fn sample(key: &str, place: KeyLocation, elapsed: Duration) -> Sample<'_> {
     }
 }
 
-/// Returns the requests of each slot and of the most frequent keys, counted as for
-/// `GET /api/advice`.
+/// Returns the number of requests for each slot and for the most frequent keys, counted as the
+/// router counts them for its advice.
 fn observed(recorder: &Recorder) -> (Vec<SlotLoad>, Vec<KeyLoad>) {
     let load = recorder.slot_load(MINUTES).into_iter();
     let load = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();

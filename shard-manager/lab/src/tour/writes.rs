@@ -1,4 +1,4 @@
-//! Chapters about writes: one row, a read after it, and many rows at once.
+//! Writes: chapters about a write of one row, a read after a write, and a bulk write.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::lab_cluster::{block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::node_faults::{InjectedFault, in_mode, inject, until};
 
-/// Replicas of the chapter about sessions.
+/// Number of replicas of each shard in the chapter about sessions.
 const REPLICAS: usize = 2;
-/// Time by which paused replicas on servers apply changes late.
+/// Delay with which paused replicas on servers apply changes, which is longer than the chapter.
 const PAUSE: Duration = Duration::from_secs(3_600);
-/// Rows of the chapter about bulk writes.
+/// Number of rows in the chapter about bulk writes.
 const ROWS: u64 = 300;
 
 pub(super) const WRITE: Chapter = Chapter {
@@ -122,8 +122,8 @@ fn session(stage: &Stage<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Pauses the replicas of a shard: in files until the result is dropped, on servers for longer than
-/// the chapter.
+/// Pauses the replicas of a shard. Replicas in files are paused until the result is dropped, and
+/// replicas on servers for longer than the chapter.
 fn pause_replicas(
     stage: &Stage<'_>,
     (name, shard): (&str, ShardNumber),

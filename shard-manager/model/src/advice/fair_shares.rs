@@ -1,16 +1,18 @@
 //! Fair shares: the load that each shard should carry by its weight, compared with its actual load.
 //!
-//! **Invariant:** shards that should carry nothing are not counted in a skew.
+//! **Invariant:** the skew, which is the load of the fullest shard as a multiple of its fair share,
+//! leaves out shards whose fair share is zero.
 //! **Not here:** the load of slots, the verdict (`load_judgement`).
 
 use super::{SKEW_TOLERATED, plan};
 
-/// Standard deviations within which a count of requests may be chance.
+/// Number of standard deviations by which the requests to a shard may exceed its fair share by
+/// chance.
 pub(super) const CHANCE: f64 = 4.0;
 
 /// Weights of the shards, by number, and the total that they share.
 pub(super) struct FairShares {
-    /// 0 for a shard that should have no load.
+    /// Weight of each shard; 0 for a shard that should have no load.
     weights: Vec<u64>,
     total: u64,
 }
@@ -28,7 +30,7 @@ impl FairShares {
         self.total
     }
 
-    /// Returns the number of shards that should have load.
+    /// Returns the number of shards with a weight above 0, which are those that should have load.
     pub(super) fn sharing(&self) -> usize {
         self.weights.iter().filter(|weight| **weight > 0).count()
     }
@@ -48,7 +50,8 @@ impl FairShares {
         fair_shares.fold(0.0, f64::max)
     }
 
-    /// Returns the load of a shard as a multiple of its fair share; `None` if that is zero.
+    /// Returns the load of a shard as a multiple of its fair share; `None` if its fair share is
+    /// zero.
     pub(super) fn multiple(&self, loads: &[u64], shard: usize) -> Option<f64> {
         let fair_share = self.fair_share(shard);
         (fair_share > 0.0).then(|| self.share(loads[shard]) / fair_share)
@@ -62,19 +65,21 @@ impl FairShares {
         (0..loads.len()).filter_map(|shard| self.multiple(loads, shard)).fold(0.0, f64::max)
     }
 
-    /// Returns the shard with the most load among those that should have none.
+    /// Returns the shard with the most load among those that should have none; `None` if none of
+    /// them has load.
     pub(super) fn fullest_without_share(&self, loads: &[u64]) -> Option<usize> {
         let none = (0..loads.len()).filter(|&shard| self.weights[shard] == 0);
         none.filter(|&shard| loads[shard] > 0).max_by_key(|&shard| loads[shard])
     }
 
-    /// Returns true if a shard has more requests than the tolerance permits and chance explains.
+    /// Returns true if a shard has more load than [`SKEW_TOLERATED`] permits, and also more than
+    /// chance explains.
     pub(super) fn is_overloaded(&self, loads: &[u64], shard: usize) -> bool {
         let fair = self.fair_share(shard) * self.total as f64;
         loads[shard] as f64 > (fair * SKEW_TOLERATED).max(fair + CHANCE * fair.sqrt())
     }
 
-    /// Returns true if some shard has more requests than the tolerance permits and chance explains.
+    /// Returns true if at least one shard is overloaded (`is_overloaded`).
     pub(super) fn is_beyond_chance(&self, loads: &[u64]) -> bool {
         (0..loads.len()).any(|shard| self.is_overloaded(loads, shard))
     }

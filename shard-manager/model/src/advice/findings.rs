@@ -1,10 +1,11 @@
 //! Findings: causes of an uneven load, each with its remedy.
 //!
-//! A hot slot is moved to another shard if that helps; otherwise the cooler slots of its shard are
-//! moved. If a slot exceeds the fair share of any shard, no move helps.
+//! A hot slot, which receives far more requests than the other slots of its shard, is moved to
+//! another shard if that helps; otherwise the cooler slots of its shard are moved away. If a slot
+//! alone carries more than the fair share of any shard, no move helps.
 //!
-//! **Invariant:** carried out in their order, each of the remedies is an improvement, and none
-//! concerns a slot that is already being moved.
+//! **Invariant:** if the remedies are carried out in their order, each one is an improvement, and
+//! none moves a slot that is already being moved.
 //! **Not here:** the plan (`plan`), the requests that carry out remedies (`api-router`).
 
 use std::cmp::Reverse;
@@ -15,39 +16,41 @@ use super::{Advice, BalanceBy, HOT_MAX, HotSpot, Observed};
 use crate::keyspace::Slot;
 use crate::topology::ShardNumber;
 
-/// Lowest load of a hot slot, as a multiple of the mean of the slots of its shard.
+/// Minimum load of a hot slot, as a multiple of the mean load of the slots of its shard.
 const HOT_MULTIPLE: u64 = 4;
 
-/// Finding, with its remedy.
+/// One cause of an uneven load, with its remedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdviceFinding {
-    /// Kind.
+    /// Kind of the finding.
     pub kind: ImbalanceKind,
-    /// The shard with the slot, or the fullest one.
+    /// Shard that owns the slot, or the fullest shard if the finding concerns the shards as a
+    /// whole.
     pub shard: ShardNumber,
     /// The hot slot; `None` if the finding concerns the shards as a whole.
     pub slot: Option<Slot>,
-    /// The key that accounts for most of the load of the slot, if there is one.
+    /// Key that receives more than half of the requests to the slot, if there is one.
     pub key: Option<String>,
     /// Load of the slot or shard as a fraction of the total, 0 to 1.
     pub share: f64,
     /// The reason as a sentence.
     pub because: String,
-    /// Remedy.
+    /// Remedy for the cause.
     pub remedy: Remedy,
-    /// Load of the fullest shard after the remedies up to this one, as a multiple of its fair
-    /// share; `None` without a remedy.
+    /// Skew after this remedy and all those before it; `None` if no move helps.
     pub skew_after: Option<f64>,
 }
 
 /// Kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImbalanceKind {
-    /// A slot carries far more than others of its shard, mostly for one key.
+    /// A slot carries far more than the other slots of its shard, and most of that load is for one
+    /// key.
     HotKey,
-    /// A slot carries far more than others of its shard.
+    /// A slot carries far more than the other slots of its shard, and no single key accounts for
+    /// most of it.
     HotSlot,
-    /// A shard carries more than its share.
+    /// A shard carries more than its fair share.
     UnevenShards,
 }
 
@@ -81,20 +84,20 @@ pub enum Remedy {
     },
 }
 
-/// Remedy for load that no move can distribute.
+/// Change to an application or its keys that helps where no move can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Help {
-    /// A cache answers the reads.
+    /// Answer the reads from a cache.
     Cache,
-    /// Writes are sent together.
+    /// Send several writes in one request.
     Batches,
-    /// The rows of the key are divided among several keys.
+    /// Divide the rows of the key among several keys.
     SplitKey,
-    /// The keys of the slot are renamed.
+    /// Rename keys of the slot, so that they hash to other slots.
     RenameKeys,
 }
 
-/// Returns the findings of an advice with these steps.
+/// Returns the findings of an advice whose moves are these steps.
 pub(super) fn find(
     judgement: &LoadJudgement,
     advice: &Advice,
@@ -116,7 +119,8 @@ struct Finder<'f> {
 }
 
 impl Finder<'_> {
-    /// Returns the hot slots of shards that carry too much, the heaviest first.
+    /// Returns the hot slots of overloaded shards, and all slots that exceed the fair share of any
+    /// shard, the heaviest first.
     fn hot_slots(&self) -> Vec<Slot> {
         let Self { judgement, advice, .. } = self;
         if advice.balance_by != BalanceBy::Load {
@@ -143,9 +147,9 @@ impl Finder<'_> {
         hot
     }
 
-    /// Returns the findings for hot slots that the steps move, and the hot slots without such a
-    /// finding. A slot whose move alone, without the rest of the steps, would not help is among the
-    /// latter.
+    /// Returns the findings for the hot slots whose own move improves the load, and the remaining
+    /// hot slots. A hot slot that a step moves, but whose move would not help without the other
+    /// slots of that step, is among the remaining ones.
     fn moves(&self, hot: &[Slot], steps: &[PlannedMove]) -> (Vec<AdviceFinding>, Vec<Slot>) {
         let (judgement, mut findings) = (self.judgement, Vec::new());
         let (mut loads, mut left) = (judgement.planned_loads.clone(), hot.to_vec());
@@ -242,17 +246,19 @@ impl Finder<'_> {
         }
     }
 
-    /// Returns the key with more than half of the requests of a slot, and their number.
+    /// Returns the key that receives more than half of the requests to a slot, if there is one, and
+    /// the number of requests for that key.
     fn key_of(&self, slot: Slot) -> Option<(String, u64)> {
         let cost = self.judgement.costs[slot.index()];
         let own = self.observed.keys.iter().filter(|key| key.slot == slot);
-        // The sketch that counts keys may overestimate a key, even beyond the count of its slot.
+        // The counts of keys come from an approximate sketch, which may report more requests for a
+        // key than its slot received.
         let own = own.map(|key| (key.requests.min(cost), Reverse(&key.key)));
         let (requests, Reverse(key)) = own.max()?;
         (requests > cost / 2).then(|| (key.clone(), requests))
     }
 
-    /// Returns the remedies for a slot that no move helps.
+    /// Returns the remedies for a slot whose load no move can reduce.
     fn helps(&self, slot: Slot, is_key: bool) -> Vec<Help> {
         let load = self.observed.load.get(slot.index()).copied().unwrap_or_default();
         let split = if is_key { Help::SplitKey } else { Help::RenameKeys };
@@ -296,7 +302,7 @@ impl Finder<'_> {
         self.observed.map.topology().name(ShardNumber(shard as u16))
     }
 
-    /// Returns the load of a shard as a clause.
+    /// Returns a clause that states the load of a shard.
     fn load_clause(&self, loads: &[u64], shard: usize) -> String {
         let name = self.name(shard);
         match self.judgement.shares.multiple(loads, shard) {
@@ -308,7 +314,7 @@ impl Finder<'_> {
         }
     }
 
-    /// Returns the load of a shard after a move as a clause.
+    /// Returns a clause that states the load that a shard would have after a move.
     fn load_after_clause(&self, loads: &[u64], shard: usize) -> String {
         let name = self.name(shard);
         match self.judgement.shares.multiple(loads, shard) {

@@ -1,4 +1,4 @@
-//! Load judgement: load of slots and shards, and the judgement that follows from it.
+//! Load judgement: computes the load of slots and shards, and judges whether it is uneven.
 //!
 //! **Not here:** fair shares (`fair_shares`), the choice of slots that move (`plan`), the remedies
 //! (`findings`).
@@ -15,11 +15,11 @@ use crate::keyspace::{SLOT_COUNT, Slot};
 use crate::slot_set::SlotSet;
 use crate::topology::ShardNumber;
 
-/// Reasons why nothing has to move.
+/// Reasons, as sentences, why nothing has to move.
 const ONE_SHARD: &str = "there is one shard";
 const ONE_SHARE: &str = "one shard is to carry everything, and does";
 
-/// Shards and the load of their slots, by number.
+/// Owner and load of each slot, and load of each shard; all vectors are indexed by number.
 pub(super) struct LoadJudgement {
     pub(super) shares: FairShares,
     pub(super) owners: Vec<usize>,
@@ -94,7 +94,8 @@ impl LoadJudgement {
         }
     }
 
-    /// Returns the reason why the observations do not allow a judgement, if there is one.
+    /// Returns the reason why there are too few observations for a judgement; `None` if there are
+    /// enough.
     pub(super) fn too_little(
         &self,
         observed: &Observed<'_>,
@@ -129,7 +130,8 @@ impl LoadJudgement {
         }
     }
 
-    /// Returns slots that exceed the largest fair share, with the keys that do so alone.
+    /// Returns the slots that each carry more than the largest fair share, and for each of them the
+    /// key that alone does so, if there is one.
     pub(super) fn hot(&self, observed: &Observed<'_>) -> Vec<HotSpot> {
         let fair_share = self.shares.largest_fair_share();
         let fair = fair_share * self.shares.total() as f64;
@@ -141,8 +143,8 @@ impl LoadJudgement {
         hot.sort_unstable_by_key(|(requests, slot)| (Reverse(*requests), slot.number()));
         let spots = hot.into_iter().take(HOT_MAX).map(|(requests, slot)| {
             let own = observed.keys.iter().filter(|key| key.slot == slot);
-            // The sketch that counts keys may overestimate a key, even beyond the count of its
-            // slot.
+            // The counts of keys come from an approximate sketch, which may report more requests
+            // for a key than its slot received.
             let own = own.map(|key| (key.requests.min(requests), &key.key));
             let key = own.max_by_key(|(requests, _)| *requests).filter(|key| outweighs(key.0));
             HotSpot {
@@ -157,8 +159,8 @@ impl LoadJudgement {
         spots.collect()
     }
 
-    /// Adds the planned moves to the advice, and the loads after them and the moves in progress.
-    /// Returns the planned moves.
+    /// Adds the planned moves to the advice, and the loads that remain after both these moves and
+    /// the moves in progress. Returns the planned moves.
     pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) -> Vec<PlannedMove> {
         let mut loads = self.planned_loads.clone();
         let steps = self.steps(advice.balance_by);
@@ -170,7 +172,8 @@ impl LoadJudgement {
             let load: u64 = step.slots.iter().map(|slot| self.costs[usize::from(*slot)]).sum();
             loads[step.from] -= load;
             loads[step.to] += load;
-            // Slots that are being moved are in no step, so the giver of a step owns its slots now.
+            // No step contains a slot that is already being moved, so the shard that gives the
+            // slots of a step owns all of them now.
             let (slots, all) = (step.slots.len(), advice.shards[step.from].slots);
             let size = observed.sizes.get(step.from).copied().unwrap_or_default();
             let part = |whole: u64| (u128::from(whole) * slots as u128 / all as u128) as u64;
@@ -195,7 +198,8 @@ impl LoadJudgement {
         steps
     }
 
-    /// Returns the steps of a plan. There are none if the moves in progress are sufficient.
+    /// Returns the moves that are needed in addition to those in progress; empty if those in
+    /// progress are sufficient.
     fn steps(&self, balance_by: BalanceBy) -> Vec<PlannedMove> {
         let is_enough = balance_by == BalanceBy::Load
             && !self.moving.is_empty()
@@ -280,8 +284,8 @@ fn requests(load: &[SlotLoad]) -> Vec<u64> {
     slots.chain(std::iter::repeat(0)).take(usize::from(SLOT_COUNT)).collect()
 }
 
-/// Returns the bytes of each slot: equal parts of its shard's bytes, because rows are not counted
-/// by slot.
+/// Returns the estimated number of bytes of each slot: an equal part of the bytes of its shard,
+/// because shards do not count rows by slot.
 fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     let shards = owners.iter().max().map_or(0, |most| most + 1);
     let mut slots = vec![0_u64; shards];
@@ -289,7 +293,8 @@ fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     let mut passed = vec![0_u64; shards];
     let costs = owners.iter().map(|&owner| {
         let bytes = sizes.get(owner).and_then(|size| size.bytes).unwrap_or(0);
-        // Differences of running sums, so that the parts add up exactly.
+        // Each part is the difference of two rounded running sums, so that the parts of a shard add
+        // up exactly to its bytes.
         let until = |passed: u64| u128::from(bytes) * u128::from(passed) / u128::from(slots[owner]);
         passed[owner] += 1;
         (until(passed[owner]) - until(passed[owner] - 1)) as u64
@@ -297,7 +302,7 @@ fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     costs.collect()
 }
 
-/// Joins ascending slots to ranges, each with its first and last slot.
+/// Groups ascending slots into ranges of consecutive slots, each given as its first and last slot.
 fn ranges(slots: &[u16]) -> Vec<(u16, u16)> {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for &slot in slots {

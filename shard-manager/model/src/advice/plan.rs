@@ -1,20 +1,22 @@
-//! Plan: the moves of slots that reduce the load of the fullest shards.
+//! Plan: chooses the moves of slots that reduce the load of the fullest shards.
 //!
 //! Each step moves slots from the fullest shard that can still give (the giver) to the shard with
 //! the largest deficit (the taker), as balancers of ranges do (CockroachDB's store rebalancer, the
 //! Redis Cluster rebalance). The load to move is the giver's excess or the taker's deficit,
-//! whichever is less. The choice of slots is a packing problem. Heavy slots are chosen first,
-//! because they move the most load for the rows that must be copied (longest processing time first,
-//! Graham 1969). The rest is one run of consecutive slots, so that there are few ranges.
+//! whichever is less. Choosing slots for this load is a packing problem. Heavy slots are chosen
+//! first, because they move the most load for the rows that must be copied (longest processing time
+//! first, Graham 1969). The remaining load is filled with one run of consecutive slots, so that the
+//! shard map has few ranges.
 //!
-//! Each step leaves both shards less full than the giver was. So the list of loads, sorted with the
-//! fullest first, decreases lexicographically with each step: the maximum never rises, and any
-//! prefix of a plan is an improvement. A slot moves at most once, and there are at most
-//! [`MOVES_MAX`] moves. If every slot is light enough to fit, each move brings the giver or the
-//! taker to its fair load, so a plan needs at most as many moves as there are shards.
+//! Each step leaves both shards less full than the giver was. Therefore the list of loads, sorted
+//! with the fullest first, becomes lexicographically smaller with each step: the highest load never
+//! rises, and the first steps of a plan are an improvement even if the others are not carried out.
+//! A slot moves at most once, and there are at most [`MOVES_MAX`] moves. If every slot is light
+//! enough to fit into the load to move, each move brings the giver or the taker to its fair load,
+//! so a plan needs at most as many moves as there are shards.
 //!
-//! **Invariant:** no move makes the fullest shard fuller, and its taker stays less full than the
-//! giver was before the move.
+//! **Invariant:** no move makes the fullest shard fuller, and after a move its taker is less full
+//! than its giver was before it.
 //! **Not here:** the decision whether anything should move (`advice`).
 
 use std::cmp::{Ordering, Reverse};
@@ -22,20 +24,21 @@ use std::cmp::{Ordering, Reverse};
 use crate::keyspace::Slot;
 use crate::slot_set::SlotSet;
 
-/// Highest number of moves of a plan, so that an operator can review it.
+/// Maximum number of moves of a plan, so that an operator can review it.
 pub const MOVES_MAX: usize = 32;
-/// Percentage of its share above which a shard gives slots away, like [`super::SKEW_TOLERATED`].
+/// Percentage of its fair load above which a shard begins to give slots away; it equals
+/// [`super::SKEW_TOLERATED`].
 const TOLERATED: u64 = 110;
-/// A slot is heavy if its load exceeds the load that is to move, divided by this number. Each heavy
-/// slot is chosen individually. A step moves at most this many of them.
+/// A slot is heavy if its load exceeds the load that a step has to move, divided by this number.
+/// Each heavy slot is chosen individually, so a step moves at most this many of them.
 const HEAVY_PARTS: u64 = 16;
-/// Percentages of a shard's fair load: a shard that has begun to give continues while it has more
-/// than `leave`, and a shard is filled up to `fill`. The first aim is as even as possible; the
-/// second is less even, for clusters where the first takes too many moves because all other shards
-/// are nearly full.
+/// Limits in percent of a shard's fair load: a shard that has begun to give continues while it has
+/// more than `leave`, and a shard receives slots up to `fill`. The first aim is as even as
+/// possible. The second is less even: it is for clusters in which the first would take too many
+/// moves, because all other shards are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
-/// Percentage of its share up to which a shard may be filled by one hot slot, instead of many cool
-/// ones, which would be more even.
+/// Percentage of its fair load up to which a shard may be filled by one hot slot, although many
+/// cool slots would distribute the load more evenly.
 const HOT_FILL: u64 = 105;
 
 /// A slot is hot if its load is at least the fair load of a shard divided by this number.
@@ -52,7 +55,7 @@ struct Aim {
     fill: u64,
 }
 
-/// Slots that move from one shard to another; shards are indices.
+/// Slots that move from one shard to another; shards are given by their index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedMove {
     pub(super) from: usize,
@@ -62,13 +65,13 @@ pub(super) struct PlannedMove {
 }
 
 /// Plans the moves that make the load of each shard proportional to its weight, as far as whole
-/// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain
-/// the owner and the load of each slot; the slots of `moving` stay with their owners.
+/// slots allow. A shard whose weight is 0 gives away all slots that have load. `owners` and `costs`
+/// contain the owner and the load of each slot; the slots of `moving` stay with their owners.
 ///
-/// A hot slot is moved instead of many cool slots if the fuller of both shards is less full with it
-/// than with the cool slots, or at most `HOT_FILL` percent full, because one slot has fewer rows
-/// to copy than thousands. Plans that do not prefer hot slots are considered only if plans that do
-/// so leave a shard too full.
+/// One hot slot is moved instead of many cool ones if it leaves the fuller of the two shards less
+/// full than the cool slots would, or at most `HOT_FILL` percent full: one slot has fewer rows to
+/// copy than thousands of slots. Plans without this preference are considered only if those with it
+/// leave a shard too full.
 pub(super) fn plan(
     weights: &[u64],
     (owners, moving): (&[usize], &SlotSet),
@@ -90,11 +93,12 @@ pub(super) fn plan(
     if compare(cool.0, hot.0) == Ordering::Less { cool.2 } else { hot.2 }
 }
 
-/// Load of a shard in proportion to its weight, as a fraction. A shard without weight is fuller
-/// than any other while it has load.
+/// Load of a shard divided by its weight, as numerator and denominator. A shard of weight 0 counts
+/// as fuller than any shard with a weight while it has load.
 type Fullness = (u64, u64);
 
-/// Returns the fullness of a shard. An empty shard is least full, whatever its weight is.
+/// Returns the fullness of a shard. A shard without load is the least full one, even if its weight
+/// is 0.
 fn fullness(load: u64, weight: u64) -> Fullness {
     if (load, weight) == (0, 0) { (0, 1) } else { (load, weight) }
 }
@@ -107,16 +111,16 @@ fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Or
     this.cmp(&(u128::from(other_load) * u128::from(weight)))
 }
 
-/// Returns true if a shard with this load and weight is fuller than another one.
+/// Returns true if the first shard, given by load and weight, is fuller than the second.
 pub(super) fn is_fuller(one: (u64, u64), other: (u64, u64)) -> bool {
     compare(fullness(one.0, one.1), fullness(other.0, other.1)) == Ordering::Greater
 }
 
-/// Possible step.
+/// Candidate for the next step.
 struct Choice {
     to: usize,
     slots: Vec<(u16, u64)>,
-    /// Load of the fuller of both shards after the step.
+    /// Fullness of the fuller of giver and taker after the step.
     after: Fullness,
 }
 
@@ -124,19 +128,20 @@ struct Choice {
 struct Shards {
     weights: Vec<u64>,
     loads: Vec<u64>,
-    /// Slots that each shard may still give, in order, with their loads; slots without load stay.
+    /// Slots that each shard may still give, in slot order, with their loads. Slots without load
+    /// are left out, because moving them would change nothing.
     slots: Vec<Vec<(u16, u64)>>,
     /// Fair load of each shard.
     targets: Vec<u64>,
-    /// Slot of each shard that exceeds every fair load: it stays, because it would be too much on
-    /// any shard.
+    /// For each shard, its slot that exceeds the fair load of any shard, if there is one. It stays
+    /// where it is, because it would overload any other shard as well.
     pinned: Vec<Option<u16>>,
-    /// Shards that have given: they continue until they are as even as possible.
+    /// True for each shard that has given slots: it continues down to the lower limit `leave`.
     giving: Vec<bool>,
-    /// Shards that cannot give any more, although they are too full.
+    /// True for each shard that is too full, but for which no further step helps.
     stuck: Vec<bool>,
     aim: Aim,
-    /// True if a hot slot may be moved before cool ones.
+    /// True if one hot slot is preferred to many cool ones.
     prefers_hot: bool,
 }
 
@@ -172,9 +177,10 @@ impl Shards {
         shards
     }
 
-    /// Recomputes the fair loads of the shards that are not stuck. A slot that exceeds the fair
-    /// load of its shard becomes the fair load of that shard, and the others share the rest:
-    /// otherwise their fair loads would include a part of a slot that cannot be split.
+    /// Recomputes the fair loads of the shards that are not stuck. If a shard of the highest weight
+    /// has a slot that exceeds its fair load, the load of that slot becomes the shard's fair load,
+    /// and the others share the rest. Otherwise the fair loads of the others would include a part
+    /// of a slot that cannot be split.
     fn recompute_targets(&mut self) {
         let largest = self.weights.iter().max().copied().unwrap_or(0);
         let mut open: Vec<usize> = (0..self.loads.len()).filter(|&one| !self.stuck[one]).collect();
@@ -187,7 +193,8 @@ impl Shards {
                 let share = u128::from(load) * u128::from(self.weights[one]);
                 share.checked_div(u128::from(weight)).unwrap_or(0) as u64
             };
-            // On a larger shard the slot may be below the fair load: then it may move.
+            // The slot of a shard with a lower weight is not pinned: it may be below the fair load
+            // of a shard with a higher weight, and may move there.
             let is_outweighed = |&one: &usize| {
                 let heaviest = self.heaviest(one).map_or(0, |(_, cost)| cost);
                 self.weights[one] == largest && heaviest > share(one)
@@ -205,8 +212,8 @@ impl Shards {
         }
     }
 
-    /// Returns the heaviest slot that a shard may give, or that is pinned to it; the first of
-    /// several.
+    /// Returns the heaviest slot that a shard may give or that is pinned to it; of equally heavy
+    /// ones, the slot with the lowest number.
     fn heaviest(&self, shard: usize) -> Option<(u16, u64)> {
         self.slots[shard].iter().copied().max_by_key(|&(slot, cost)| (cost, Reverse(slot)))
     }
@@ -220,7 +227,8 @@ impl Shards {
         all.max_by(|a, b| compare(*a, *b)).unwrap_or((0, 1))
     }
 
-    /// Returns true if a fullness is at most this percentage of that of an even cluster.
+    /// Returns true if a fullness is at most `percent` of the fullness that all shards would have
+    /// if the load were even.
     fn is_within(&self, (load, weight): Fullness, percent: u64) -> bool {
         let (loads, weights) = (self.loads.iter().sum::<u64>(), self.weights.iter().sum::<u64>());
         let most = u128::from(loads) * u128::from(percent) * u128::from(weight);
@@ -235,7 +243,8 @@ impl Shards {
             && slots.any(|&(slot, cost)| is_hot(cost) && self.pinned[from] != Some(slot))
     }
 
-    /// Moves slots until no shard is too full, or no move helps.
+    /// Plans one move after the other, until no shard is too full, no further move helps, or there
+    /// are [`MOVES_MAX`] moves. Returns these moves.
     fn settle(&mut self) -> Vec<PlannedMove> {
         let mut moves: Vec<PlannedMove> = Vec::new();
         while let Some(giver) = self.giver() {
@@ -258,7 +267,8 @@ impl Shards {
         moves
     }
 
-    /// Returns the fullest shard that is too full and can give; the first of several.
+    /// Returns the fullest shard that is too full and not stuck; of equally full ones, the shard
+    /// with the lowest number.
     fn giver(&self) -> Option<usize> {
         let too_full = |&shard: &usize| {
             let leave = if self.giving[shard] { self.aim.leave } else { TOLERATED };
@@ -279,10 +289,12 @@ impl Shards {
         let packed = (load > 0).then(|| Choice { to, slots, after: self.after(from, to, load) });
         let has_hot = self.has_hot(from, amount);
         let is_enough = packed.is_some() && load >= amount / 2 && !has_hot;
-        // The slots that fit may be too light, or very many: then a heavier slot may help more.
+        // The slots that fit may be too light, or there may be very many of them; in either case
+        // one heavier slot may help more.
         let single = if is_enough { None } else { self.single(from, others()) };
         let is_better = |single: &Choice| {
-            // One slot has fewer rows than many, so a hot slot only has to be as good as those.
+            // One slot has fewer rows to copy than many, so a hot slot is accepted if it leaves
+            // both shards within `HOT_FILL`, even where many slots would be more even.
             let is_hot = has_hot && single.slots.iter().all(|&(_, cost)| cost > amount);
             let is_good = is_hot && self.is_within(single.after, HOT_FILL);
             is_good
@@ -298,21 +310,22 @@ impl Shards {
 
     /// Returns the load that a shard may still receive.
     fn lack(&self, shard: usize) -> u64 {
-        // A shard with a pinned slot has more than its fair load already: it gets no slack.
+        // A shard with a pinned slot already has more than its share by weight, so it may not be
+        // filled above its fair load.
         let fill = if self.pinned[shard].is_some() { 100 } else { self.aim.fill };
         let most = u128::from(self.targets[shard]) * u128::from(fill) / 100;
         (most as u64).saturating_sub(self.loads[shard])
     }
 
-    /// Returns the load of the fuller of both shards after this load has moved.
+    /// Returns the fullness of the fuller of the two shards after this load has moved.
     fn after(&self, from: usize, to: usize, load: u64) -> Fullness {
         let giver = fullness(self.loads[from] - load, self.weights[from]);
         let taker = fullness(self.loads[to] + load, self.weights[to]);
         if compare(giver, taker) == Ordering::Less { taker } else { giver }
     }
 
-    /// Returns slots of a shard that together have at most this load, and nearly this load if
-    /// possible: heavy ones, and one run of neighbours.
+    /// Returns slots of a shard whose total load is at most `amount`, and close to it if possible:
+    /// heavy slots, and one run of neighbouring light slots.
     fn pack(&self, from: usize, amount: u64) -> Vec<(u16, u64)> {
         let is_heavy = |cost: u64| cost > amount / HEAVY_PARTS;
         let slots = &self.slots[from];
@@ -330,15 +343,15 @@ impl Shards {
         heavy
     }
 
-    /// Returns the step with a single slot after which the fuller of giver and taker is least full;
-    /// `None` if no such step leaves both less full than the giver is now.
+    /// Returns the step that moves a single slot and leaves the fuller of giver and taker as empty
+    /// as possible; `None` if no such step leaves both less full than the giver is now.
     fn single(&self, from: usize, takers: impl Iterator<Item = usize>) -> Option<Choice> {
         let mut slots = self.slots[from].clone();
         slots.retain(|(slot, _)| self.pinned[from] != Some(*slot));
         slots.sort_unstable_by_key(|&(slot, cost)| (cost, Reverse(slot)));
         let mut best: Option<Choice> = None;
         for to in takers {
-            // Load to move after which both would be equally full.
+            // Load that would have to move to make both shards equally full.
             let (giver, taker) = (self.fullness(from), self.fullness(to));
             let surplus = (u128::from(giver.0) * u128::from(taker.1))
                 .saturating_sub(u128::from(taker.0) * u128::from(giver.1));
@@ -368,8 +381,8 @@ impl Shards {
     }
 }
 
-/// Returns a run of consecutive slots that together have at most the load `amount`. Of the runs
-/// that are within about 1 % of the highest possible load, the shortest is returned.
+/// Returns a run of consecutive elements of `slots` whose total load is at most `amount`. Of the
+/// runs whose load is within about 1 % of the highest that is possible, the shortest is returned.
 fn run(slots: &[(u16, u64)], amount: u64) -> &[(u16, u64)] {
     let mut runs = Vec::with_capacity(slots.len());
     let (mut first, mut load) = (0, 0);
@@ -394,7 +407,7 @@ mod tests {
     #[test]
     fn a_shard_with_a_pinned_slot_gets_no_more_under_the_looser_aim() {
         // Slot 0 exceeds every fair load; shard 1 has 30 more than its fair load, shards 2 and 3
-        // have 15 less.
+        // have 15 less than theirs.
         let loads = [(0, 1000, 1), (1, 10, 24), (2, 15, 13), (3, 15, 13)];
         let slots = loads.map(|(shard, cost, count)| vec![(shard, cost); count]).concat();
         let (owners, costs): (Vec<usize>, Vec<u64>) = slots.into_iter().unzip();

@@ -3,14 +3,15 @@
 //! ```text
 //! nonce of 12 bytes | ciphertext of the values, padded | tag of 16 bytes
 //! ```
-//! The keys of the cipher and of the nonce are derived from the cluster's token key, so every
-//! router can open the cursors of other routers. The nonce is a keyed hash of all that is encrypted
-//! and of the beginning of the cursor, as in synthetic initialisation vectors (RFC 5297): a nonce
-//! occurs twice only with the same cursor. The padding hides the length of short texts.
+//! The keys for the cipher and for the nonce are derived from the cluster's token key, so every
+//! router can decrypt the cursors of the others. The head of a cursor is the part before the sealed
+//! values. The nonce is a keyed hash of the head and the padded values, as with synthetic
+//! initialisation vectors (RFC 5297), so that only identical cursors have the same nonce. The
+//! padding hides the length of short values.
 //!
-//! **Invariant:** only a text that this cluster has sealed is opened, and only with the beginning
-//! that it had.
-//! **Not here:** the values themselves (`cursor`).
+//! **Invariant:** only what this cluster has sealed can be opened, and only together with its
+//! original head.
+//! **Not here:** the encoding of the values (`cursor`).
 
 use std::hash::Hasher as _;
 
@@ -19,12 +20,12 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use crate::token::TokenKey;
 
-/// Byte that follows the values.
+/// Byte with which the values are padded.
 pub(super) const PADDING: u8 = 0;
 /// Values are padded to a multiple of this many bytes.
 const PADDED_TO: usize = 64;
 
-/// Returns the sealed form of values. It can be opened only with the same beginning.
+/// Returns the sealed form of encoded values. It can be opened only with the same head.
 pub(super) fn seal(mut values: Vec<u8>, head: &[u8], secret: &TokenKey) -> Vec<u8> {
     values.resize(values.len().next_multiple_of(PADDED_TO), PADDING);
     let nonce = nonce(&values, head, secret);
@@ -37,8 +38,8 @@ pub(super) fn seal(mut values: Vec<u8>, head: &[u8], secret: &TokenKey) -> Vec<u
     [nonce.as_slice(), &values].concat()
 }
 
-/// Returns the values of a sealed form, with the padding after them; `None` if it was not sealed
-/// with this beginning and this key.
+/// Returns the encoded values of a sealed form, followed by their padding; `None` if they were not
+/// sealed with this head and this key.
 pub(super) fn open(sealed: &[u8], head: &[u8], secret: &TokenKey) -> Option<Vec<u8>> {
     let (nonce, ciphertext) = sealed.split_first_chunk::<NONCE_LEN>()?;
     let mut values = ciphertext.to_vec();
@@ -56,7 +57,7 @@ fn cipher(secret: &TokenKey) -> LessSafeKey {
 
 fn nonce(values: &[u8], head: &[u8], secret: &TokenKey) -> [u8; NONCE_LEN] {
     let mut hasher = SipHasher24::new_with_key(&secret.derive(b"cursor: nonce"));
-    // No separator is needed, because the beginning always has the same length.
+    // No separator is needed between head and values, because the head always has the same length.
     hasher.write(head);
     hasher.write(values);
     let mut nonce = [0; NONCE_LEN];

@@ -1,28 +1,30 @@
-//! Blocks: cuts the slots into contiguous pieces whose sizes follow weights.
+//! Blocks: divides the slots into contiguous blocks whose sizes are in proportion to weights.
 //!
-//! **Invariant:** all code that divides slots rounds in the same way: a partition of the keyspace
-//! `list` and the partition of the same name, order and weight in the placement `partitions` are
-//! the same slots.
-//! **Not here:** the owner of a block (`placement`), the keys of a block (`list`).
+//! **Invariant:** all code that divides slots by weights rounds in the same way. If the keyspace
+//! `list` and the placement `partitions` have the same names and weights in the same order, a
+//! partition therefore has the same slots in both.
+//! **Not here:** the shard that owns a block (`placement`), the keys of a block (`list`).
 
 use std::ops::Range;
 
 use super::SLOT_COUNT;
 
-/// Largest weight of a block: sums of weights times slots stay far below 64 bits.
+/// Maximum weight of a block. It keeps the sum of all weights, multiplied by the number of slots,
+/// far below 2^64.
 pub const WEIGHT_MAX: u32 = 1_000_000;
-/// Highest number of named blocks of one cluster. They are searched by name on every request, and
-/// listed by hand in the configuration.
+/// Maximum number of named blocks of one cluster. Every request searches them by name, and an
+/// operator lists them by hand in the configuration.
 pub const BLOCKS_MAX: usize = 1_024;
-/// Longest name of a block in bytes.
+/// Maximum length of the name of a block, in bytes.
 const NAME_LEN_MAX: usize = 64;
-/// Characters that separate parts of a configuration text or of a key.
+/// Characters that names cannot contain, because they separate the parts of a configuration value
+/// or of a key.
 const SEPARATORS: [char; 4] = [':', '=', ',', '>'];
 
-/// Divides the slots into blocks with these weights. Block `i` ends before slot
-/// `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each share keeps
-/// every block within one slot of its exact share, and leaves no remainder to distribute. A block
-/// of a small weight among many may be empty, and all are if no weight is above 0.
+/// Divides the slots into one block for each weight. Block `i` ends before slot `ceil(SLOT_COUNT *
+/// (w0 + … + wi) / total)`. Rounding the running sum instead of each share keeps the size of every
+/// block within one slot of its exact share, and leaves no remainder to distribute. A block with a
+/// small weight may be empty, and all blocks are empty if no weight is above 0.
 pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = Range<u16>> {
     let total = weights.clone().sum::<u64>().max(1);
     let mut reached = 0;
@@ -39,7 +41,7 @@ pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = R
 /// Parses a block's name and weight from `NAME=WEIGHT`.
 ///
 /// # Errors
-/// A clause that states the fault.
+/// Description of the fault, as a clause.
 pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     let (name, weight) =
         text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=WEIGHT"))?;
@@ -48,11 +50,11 @@ pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     Ok((name.into(), weight))
 }
 
-/// Checks that blocks of these names and weights are possible: names are unique, and each block has
-/// at least one slot.
+/// Checks that the names of blocks are valid and unique, and that each block gets at least one slot
+/// by its weight.
 ///
 /// # Errors
-/// A clause that states the fault.
+/// Description of the fault, as a clause.
 pub fn check(blocks: &[(&str, u32)]) -> Result<(), String> {
     if blocks.is_empty() || blocks.len() > BLOCKS_MAX {
         return Err(format!("there must be 1 to {BLOCKS_MAX} partitions, not {}", blocks.len()));

@@ -3,12 +3,14 @@
 //!
 //! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of
 //! Infra-Crafter. The keys of a partition have slots that no other partition uses, so that a
-//! placement can keep them on one shard, or in one country. Inside its block the keys of a
-//! partition are distributed evenly, but a partition that outgrows its weight loads its slots more
-//! than others; and every key must name an existing partition.
+//! placement can keep them on one shard, or in one country. The keys of a partition are distributed
+//! evenly over the slots of its block. A partition with more load than its weight provides for
+//! loads its slots more than those of others, and a key that names no existing partition is
+//! refused.
 //!
-//! **Invariant:** blocks follow each other in the given order, with the sizes of [`blocks::cut`];
-//! the slot inside a block is XXH3-64 of the whole key modulo the block's size.
+//! **Invariant:** the blocks are consecutive, in the given order, with the sizes that
+//! [`blocks::cut`] returns; the slot inside a block is XXH3-64 of the whole key modulo the number
+//! of slots of the block.
 //! **Not here:** the shard of a partition (the placement `partitions`).
 
 use std::fmt;
@@ -20,7 +22,7 @@ use super::partition_column::{self, PartitionError};
 use super::routing_step::RoutingStep;
 use super::{KeyError, Slot, blocks, hash};
 
-/// Highest number of partitions that an error lists.
+/// Maximum number of partition names that an error message lists.
 pub const NAMES_SHOWN_MAX: usize = 20;
 
 /// A named block of slots.
@@ -30,9 +32,9 @@ pub struct Partition {
     pub name: Box<str>,
     /// Share of the slots, relative to the other partitions.
     pub weight: u32,
-    /// First slot.
+    /// First slot of the block.
     pub first: Slot,
-    /// Last slot.
+    /// Last slot of the block.
     pub last: Slot,
 }
 
@@ -53,12 +55,12 @@ impl Partition {
 pub struct ListSpace {
     /// Partitions in the given order.
     partitions: Vec<Partition>,
-    /// Hashes of names, ascending, with indices into `partitions`: searching numbers is faster than
-    /// searching texts.
+    /// Hash of each name, ascending, with the index of its partition: a search by number is faster
+    /// than one by name.
     by_hash: Vec<(u64, u16)>,
-    /// The names, for errors.
+    /// Names of the partitions as error messages list them.
     known: Arc<str>,
-    /// Column that names the partition of a row; `None` if the shard key does.
+    /// Column that names the partition of a row; `None` if the prefix of the shard key names it.
     column: Option<Arc<str>>,
 }
 
@@ -73,10 +75,10 @@ struct Parameters<'p> {
 }
 
 impl ListSpace {
-    /// Creates partitions of these names and weights.
+    /// Creates partitions with these names and weights.
     ///
     /// # Errors
-    /// A clause that states the fault.
+    /// Description of the fault, as a clause.
     pub fn new(partitions: Vec<(Box<str>, u32)>) -> Result<Self, String> {
         let named: Vec<(&str, u32)> =
             partitions.iter().map(|(name, weight)| (&**name, *weight)).collect();
@@ -111,10 +113,11 @@ impl ListSpace {
         Self::new(partitions.collect())?.with_column(read.column.as_deref())
     }
 
-    /// Returns the same partitions, named by a column of a row.
+    /// Returns these partitions for a keyspace in which a column of the row, not the shard key,
+    /// names the partition.
     ///
     /// # Errors
-    /// A clause with the reason why this is not possible.
+    /// Reason why the column cannot be used, as a clause.
     pub(super) fn with_column(self, column: Option<&str>) -> Result<Self, String> {
         column.map_or(Ok(()), partition_column::check_name)?;
         Ok(Self { column: column.map(Arc::from), ..self })
@@ -135,12 +138,13 @@ impl ListSpace {
         &self.partitions
     }
 
-    /// Returns the column that names the partition of a row; `None` if the shard key does.
+    /// Returns the column that names the partition of a row; `None` if the prefix of the shard key
+    /// names it.
     pub fn column(&self) -> Option<&Arc<str>> {
         self.column.as_ref()
     }
 
-    /// Returns the names, at most [`NAMES_SHOWN_MAX`] of them.
+    /// Returns the names of the partitions, at most [`NAMES_SHOWN_MAX`] of them.
     pub(super) fn known(&self) -> Arc<str> {
         Arc::clone(&self.known)
     }
@@ -153,7 +157,7 @@ impl ListSpace {
         Ok(self.partition_of(key)?.explain())
     }
 
-    /// Returns the partition of this name.
+    /// Returns the partition with this name.
     pub(super) fn partition_named(&self, name: &str) -> Result<&Partition, KeyError> {
         self.find(name).ok_or_else(|| {
             let column = self.column.clone().unwrap_or_default();
@@ -175,7 +179,7 @@ impl ListSpace {
     }
 }
 
-/// Formats the value as the configuration has it.
+/// Formats the keyspace as it is written in the configuration.
 impl fmt::Display for ListSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.column {

@@ -1,15 +1,15 @@
-//! Matrix: keys `@user:server`, the ids of users of federated servers.
+//! Matrix: keys of the form `@user:server`, the user ids of the federated network Matrix.
 //!
 //! Source: the sharding demo with Matrix ids, which routes by a hash of the id, and Synapse, which
-//! can route by server. Mode `id` hashes the whole id: the distribution is even, but a server's
-//! users are spread over all shards. Mode `server` hashes only the part after the first `:`:
-//! queries about one server go to one shard, but a large server is one slot that cannot be divided,
-//! and may overload its shard.
+//! can route by server. Mode `id` hashes the whole id: the distribution is even, but the users of
+//! one server are spread over all shards. Mode `server` hashes only the part after the first `:`,
+//! so that queries about one server go to one shard. But all users of a large server then share one
+//! slot, which cannot be divided and may overload its shard.
 //!
-//! **Invariant:** user and server have at least one byte each; both are compared byte by byte, so
-//! `Example.org` and `example.org` are two servers.
-//! **Not here:** the existence of the server, or the syntax of its name (it may have a port, or be
-//! an IPv6 address).
+//! **Invariant:** user and server have at least one byte each, and are compared byte by byte, so
+//! `Example.org` and `example.org` are different servers.
+//! **Not here:** checks that the server exists or that its name is well formed (it may include a
+//! port, or be an IPv6 address).
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub enum MatrixMode {
     /// The whole key.
     #[default]
     Id,
-    /// The server: its users share a slot.
+    /// The part after the first `:`, so that all users of a server share a slot.
     Server,
 }
 
@@ -36,7 +36,7 @@ struct Parameters {
 }
 
 impl MatrixMode {
-    /// Returns the name in the configuration and the catalog.
+    /// Returns the name that the configuration and the catalog use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Id => "id",

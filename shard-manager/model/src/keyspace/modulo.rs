@@ -1,15 +1,17 @@
-//! Modulo: the integer at the end of a key, modulo the number of slots.
+//! Modulo: takes the integer at the end of a key modulo the number of slots.
 //!
-//! Source: systems that route by `user_id % N`, such as DBLab. Consecutive ids take consecutive
-//! slots, and the slot of an id is easy to compute by hand. The placement decides how evenly shards
-//! get them: with `modulo`, shards differ by one id in each 16384; with contiguous ranges, the
-//! first thousands of ids are all stored on the first shard. Only keys that end in digits have a
-//! slot, and ids with a common step share few slots (multiples of 1024 have 16). With the placement
-//! `modulo` over N shards the shard is `id % N`, as in such systems, only if N divides 16384; for
-//! other N a key's shard is `(id % 16384) % N`.
+//! Source: systems that route by `user_id % N`, such as DBLab. Consecutive ids have consecutive
+//! slots, and the slot of an id is easy to compute by hand. How evenly the shards share the ids
+//! depends on the placement: with the placement `modulo`, the numbers of ids on two shards differ
+//! by at most one for each 16384 consecutive ids; with contiguous ranges, the first thousands of
+//! ids are all stored on the first shard. Only keys that end in digits have a slot. Ids that are
+//! multiples of one number may share few slots: multiples of 1024 have only 16. With the placement
+//! `modulo` over N shards the shard of a key is `(id % 16384) % N`, which equals `id % N` only if N
+//! divides 16384.
 //!
-//! **Invariant:** any number of digits is accepted and none overflows; leading zeros do not count.
-//! **Not here:** signs: `a-5` ends in 5.
+//! **Invariant:** any number of digits is accepted without overflow, and leading zeros do not
+//! change the slot.
+//! **Not here:** signs: the integer at the end of `a-5` is 5.
 
 use super::{KeyError, SLOT_COUNT, Slot};
 
@@ -34,7 +36,7 @@ pub(super) fn slot_of(key: &str) -> Result<Slot, KeyError> {
     Ok(Slot((number % u64::from(SLOT_COUNT)) as u16))
 }
 
-/// Returns the digits at the end of a key, at least one.
+/// Returns all digits at the end of a key; an error if there are none.
 pub(super) fn trailing_digits(key: &str) -> Result<&str, KeyError> {
     let digits = key.bytes().rev().take_while(u8::is_ascii_digit).count();
     match digits {

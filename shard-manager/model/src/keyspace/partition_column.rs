@@ -1,14 +1,15 @@
-//! Partition column: the column of a row that names its partition or range, instead of the prefix
-//! of the shard key.
+//! Partition column: the column that determines the partition or range of a row, in a keyspace in
+//! which the shard key does not.
 //!
-//! In `list(COLUMN)` the value of the column picks the partition, and the hash of the shard key the
-//! slot inside its block. In `range(COLUMN)` the value picks the range, and so the slot. A row of a
-//! table without the column has no partition: its key is hashed over all slots.
+//! With `list(COLUMN)` the value of the column names the partition, and the hash of the shard key
+//! determines the slot inside the partition's block. With `range(COLUMN)` the value lies in a
+//! range, which has one slot. A row of a table without this column has no partition: its key is
+//! hashed over all slots.
 //!
 //! **Invariant:** the slot of a row is a pure function of its shard key and of the value of this
-//! column, so the partition is part of the row's identity: a row cannot change it, and the same id
-//! in two partitions belongs to two rows.
-//! **Not here:** the tables that have the column (`shard_map`).
+//! column. The partition is therefore part of the row's identity: a row cannot change its
+//! partition, and the same shard key and id in two partitions belong to two rows.
+//! **Not here:** finding the column in a table (`shard_map`).
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -17,15 +18,16 @@ use super::list::Partition;
 use super::routing_step::{Explanation, RoutingStep};
 use super::{KeyError, Keyspace, ShardKey, Slot, hash, slot_of_hash};
 
-/// Longest name of a column.
+/// Maximum length of the name of a column, in bytes.
 const NAME_LEN_MAX: usize = 40;
-/// Columns that the server sets, whose values are not known before the slot.
+/// Columns that the server sets. They cannot name a partition, because their values are not yet
+/// known when the slot is determined.
 const SERVER_COLUMNS: [&str; 5] = ["slot", "shard_key", "version", "created_at", "updated_at"];
 
-/// Checks that a text can be the name of a partition column.
+/// Checks that a string can be the name of a partition column.
 ///
 /// # Errors
-/// A clause that states the fault.
+/// Description of the fault, as a clause.
 pub(super) fn check_name(column: &str) -> Result<(), String> {
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let is_name = column.starts_with(|c: char| c.is_ascii_lowercase())
@@ -46,7 +48,8 @@ pub(super) fn check_name(column: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Splits the name of a keyspace from the column in parentheses behind it.
+/// Splits `NAME(COLUMN)` into the name of the keyspace and the column; the column is `None` if
+/// there are no parentheses.
 pub(super) fn split_name(text: &str) -> (&str, Option<&str>) {
     match text.strip_suffix(')').and_then(|text| text.split_once('(')) {
         Some((name, column)) => (name, Some(column)),
@@ -57,7 +60,7 @@ pub(super) fn split_name(text: &str) -> (&str, Option<&str>) {
 /// Reason why a row or a key has no slot in a keyspace that partitions by a column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PartitionError {
-    /// The partition is not given, or null.
+    /// The write or read gives no value for the partition column, or null.
     #[error(
         "{column} is missing: it names the partition of the row, and is part of its identity{}",
         listed(known.as_deref())
@@ -65,7 +68,8 @@ pub enum PartitionError {
     Missing {
         /// The partition column.
         column: Arc<str>,
-        /// The partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them; `None` of ranges.
+        /// Names of the existing partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them;
+        /// `None` for ranges, which have no names.
         known: Option<Arc<str>>,
     },
     /// The value does not name a partition.
@@ -73,7 +77,7 @@ pub enum PartitionError {
     Unknown {
         /// The partition column.
         column: Arc<str>,
-        /// The partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them.
+        /// Names of the existing partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them.
         known: Arc<str>,
     },
     /// The keyspace has ranges of integers, and the value is not an integer.
@@ -82,7 +86,7 @@ pub enum PartitionError {
         /// The partition column.
         column: Arc<str>,
     },
-    /// A change names two partitions.
+    /// A change would move a row to another partition.
     #[error(
         "{column} cannot change: it names the partition of the row, and is part of its identity"
     )]
@@ -90,10 +94,10 @@ pub enum PartitionError {
         /// The partition column.
         column: Arc<str>,
     },
-    /// The caller may not know the partition column of the table.
+    /// The client has no right to the partition column, so the error must not name it.
     #[error("this table is partitioned by a column to which this caller has no right")]
     Hidden,
-    /// A key alone has no slot.
+    /// A shard key without a partition was given, but a key alone has no slot.
     #[error(
         "a shard key alone has no slot in a keyspace by the column {column}: the rows of a key may be in any partition"
     )]
@@ -113,7 +117,7 @@ fn listed(known: Option<&str>) -> String {
     known.map(|known| format!("; there are: {known}")).unwrap_or_default()
 }
 
-/// Slots of keyspaces by a column. Without a column no row has a partition.
+/// Slots in keyspaces with a partition column.
 impl Keyspace {
     /// Returns the column that names the partition of a row; `None` if the shard key alone
     /// determines the slot.
@@ -122,8 +126,9 @@ impl Keyspace {
         shared_column(self).map(|column| &**column)
     }
 
-    /// Returns the slot of a key in a table without the partition column: a hash over all slots. In
-    /// a keyspace without a partition column it is the slot of [`Keyspace::slot_of`].
+    /// Returns the slot of a key in a table that does not have the partition column of this
+    /// keyspace: its hash over all slots. If the keyspace has no partition column, this is the slot
+    /// that [`Keyspace::slot_of`] returns.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
@@ -134,11 +139,13 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a row of a key whose partition column has this value, as text. A
-    /// keyspace that never has a partition column ignores the value.
+    /// Returns the slot of a row with this shard key and this value of the partition column, given
+    /// as text. The keyspaces `hash`, `modulo` and `matrix`, which cannot have a partition column,
+    /// ignore the value.
     ///
     /// # Errors
-    /// [`PartitionError`] if the value is missing, or the keyspace has no such partition.
+    /// [`KeyError::Partition`] if the value is missing, or names no partition or range of the
+    /// keyspace.
     pub fn slot_in(&self, partition: Option<&str>, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match (self, partition) {
             (_, None) => Err(missing_partition(self)),
@@ -155,7 +162,8 @@ impl Keyspace {
     /// Returns the slots of all rows whose partition column has this value.
     ///
     /// # Errors
-    /// [`PartitionError`] if the keyspace has no such partition, or no column.
+    /// [`KeyError::Partition`] if the keyspace has no such partition, or cannot have a partition
+    /// column.
     pub fn slots_in(&self, partition: &str) -> Result<RangeInclusive<u16>, KeyError> {
         match self {
             Self::List(partitions) => {
@@ -170,7 +178,8 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a key in each partition or range, if there are at most `most` of them.
+    /// Returns the slot that a row with this key would have in each partition or range; `None` if
+    /// there are more than `most` of them, or if the keyspace has none.
     pub fn slots_of_key(&self, key: ShardKey<'_>, most: usize) -> Option<Vec<Slot>> {
         match self {
             Self::List(list) if list.partitions().len() <= most => {
@@ -182,7 +191,7 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a row of a key in a partition, with an explanation of the steps.
+    /// Returns the slot that [`Keyspace::slot_in`] returns, with the steps that lead to it.
     ///
     /// # Errors
     /// Errors of [`Keyspace::slot_in`].
@@ -206,7 +215,7 @@ impl Keyspace {
         Ok(Explanation { slot, steps })
     }
 
-    /// Returns the steps that lead to [`Keyspace::slot_of_key`].
+    /// Returns the slot that [`Keyspace::slot_of_key`] returns, with the steps that lead to it.
     ///
     /// # Errors
     /// Errors of [`Keyspace::slot_of_key`].
@@ -220,13 +229,13 @@ impl Keyspace {
         }
     }
 
-    /// Returns the error of a change that names two partitions.
+    /// Returns the error for a change that would move a row to another partition.
     pub fn changed_partition(&self) -> KeyError {
         PartitionError::Changed { column: column_of(self) }.into()
     }
 }
 
-/// Returns the error of a key without its partition.
+/// Returns the error for a shard key that is given without a partition.
 pub(super) fn key_alone(keyspace: &Keyspace) -> KeyError {
     PartitionError::KeyAlone { column: column_of(keyspace) }.into()
 }
@@ -239,7 +248,7 @@ fn missing_partition(keyspace: &Keyspace) -> KeyError {
     PartitionError::Missing { column: column_of(keyspace), known }.into()
 }
 
-/// Converts an error about a key to one about a value of the partition column.
+/// Converts an error about a key that is not an integer to an error about the partition column.
 fn of_column(error: KeyError, keyspace: &Keyspace) -> KeyError {
     match (error, shared_column(keyspace)) {
         (KeyError::NotAnInteger, Some(column)) => {

@@ -2,18 +2,19 @@
 //! which has one slot.
 //!
 //! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay
-//! together, so that a query for a range of keys goes to few shards. The distribution is only as
-//! even as the split points are well chosen, and growing keys (times, counters) all fall into the
-//! last range, whose shard takes the whole load. A cluster uses as many slots as it has ranges:
-//! with fewer ranges than shards, some shards are idle.
+//! together, so that a query for a range of keys goes to few shards. The distribution is even only
+//! if the split points are chosen well. If new keys are always higher than all others (times,
+//! counters), they all fall into the last range, whose shard takes the whole load. A cluster uses
+//! only as many slots as it has ranges: with fewer ranges than shards, some shards are idle.
 //!
-//! With numeric split points the whole key must be an integer: reading only the digits at the end
-//! would put `user_5` and `order_5` side by side, an order that is of no use for range queries.
-//! Keys with letters need text split points, compared byte by byte.
+//! With numeric split points the whole key must be an integer. If only the digits at the end
+//! counted, `user_5` and `order_5` would be neighbours, an order that is of no use for range
+//! queries. Keys with letters need text split points, which are compared byte by byte.
 //!
-//! **Invariant:** split points ascend strictly; ranges have distinct slots. A split gives the upper
-//! part of one range the lowest free slot number, and no other key changes its slot.
-//! **Not here:** moving the rows of keys that change their slot.
+//! **Invariant:** split points are strictly ascending, and no two ranges share a slot. A new split
+//! point gives the upper part of one range the lowest slot number that no range uses; no other key
+//! changes its slot.
+//! **Not here:** moving the rows whose slot changes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,29 +24,31 @@ use serde::{Deserialize, Serialize};
 use super::routing_step::RoutingStep;
 use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks, partition_column};
 
-/// Highest number of split points: each range needs a slot.
+/// Maximum number of split points. There is one more range than split points, and each range needs
+/// a slot.
 pub const SPLITS_MAX: usize = SLOT_COUNT as usize - 1;
 
 /// Split points, and the slot of each range between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSpace {
     splits: Splits,
-    /// One element more than there are split points.
+    /// Slot of each range, in the order of the ranges: one more than there are split points.
     slots: Vec<Slot>,
-    /// Column whose value is compared; `None` if the shard key is.
+    /// Column whose value is compared with the split points; `None` if the shard key is compared.
     column: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Splits {
-    /// Split points that all fit into 64 bits, as is usual: half the memory to search, so more of
-    /// it is in the processor's cache.
+    /// Split points that all fit into 64 bits, as is usual. They take half the memory of 128-bit
+    /// ones, so that more of them are in the processor's cache during a search.
     Short(Vec<i64>),
     Long(Vec<i128>),
     Text(Vec<TextSplit>),
 }
 
-/// Text split point, compared by its bytes, the first of which are also stored as a number.
+/// Text split point. It is compared by its bytes, the first 16 of which are also stored as a
+/// number, because numbers are compared faster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct TextSplit {
     head: u128,
@@ -58,8 +61,8 @@ impl From<&str> for TextSplit {
     }
 }
 
-/// Returns the first 16 bytes as a number, the first byte the highest; missing bytes are 0. If the
-/// heads of two texts differ, the texts are in the order of the heads.
+/// Returns the first 16 bytes as a big-endian number; missing bytes are 0. If the heads of two
+/// texts differ, the texts have the same order as their heads.
 fn head(text: &str) -> u128 {
     let mut bytes = [0; 16];
     let len = text.len().min(bytes.len());
@@ -74,7 +77,8 @@ enum Order {
     Text,
 }
 
-/// Split points are strings, because JSON has no integers of 128 bits.
+/// Parameters of the keyspace in the catalog. Numeric split points are strings, because many JSON
+/// parsers cannot represent integers of 128 bits.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
@@ -86,9 +90,9 @@ struct Parameters {
 }
 
 impl RangeSpace {
-    /// Creates ranges of integers between split points such as `1000,2000`. Their slots are spread
-    /// over all slots, so that a contiguous placement distributes them evenly and keeps neighbours
-    /// together.
+    /// Creates ranges of integers between split points such as `1000,2000`. The slots of the ranges
+    /// are spread over all slots, so that a contiguous placement distributes the ranges evenly over
+    /// the shards and keeps neighbours together.
     pub(super) fn numeric(text: &str) -> Result<Self, String> {
         let splits: Result<_, _> = text.split(',').map(|split| parse_split(split.trim())).collect();
         Self::spread(Splits::numeric(splits?))
@@ -106,10 +110,11 @@ impl RangeSpace {
         Ok(Self { splits, slots, column: None })
     }
 
-    /// Returns the same ranges, of the values of a column.
+    /// Returns these ranges for a keyspace in which the value of a column, not the shard key, is
+    /// compared.
     ///
     /// # Errors
-    /// A clause with the reason why this is not possible.
+    /// Reason why the column cannot be used, as a clause.
     pub(super) fn with_column(self, column: Option<&str>) -> Result<Self, String> {
         column.map_or(Ok(()), partition_column::check_name)?;
         Ok(Self { column: column.map(Arc::from), ..self })
@@ -155,12 +160,13 @@ impl RangeSpace {
         serde_json::to_string(&parameters).expect("texts and numbers always serialise")
     }
 
-    /// Returns these ranges with one more split point: keys of its range from `at` on get the
-    /// lowest slot without a range, all other keys keep their slots.
+    /// Returns these ranges with one more split point, `at`. The range that contains `at` is
+    /// divided there: keys from `at` on get the lowest slot that no range uses, and all other keys
+    /// keep their slots.
     ///
     /// # Errors
-    /// A clause that states the fault: `at` is a split point already or cannot be one, or every
-    /// slot is in use.
+    /// Description of the fault, as a clause: `at` is already a split point or cannot be one, or
+    /// every slot is in use.
     pub fn split(&self, at: &str) -> Result<Self, String> {
         let mut used = vec![false; usize::from(SLOT_COUNT)];
         self.slots.iter().for_each(|slot| used[slot.index()] = true);
@@ -238,14 +244,15 @@ impl Splits {
         }
     }
 
-    /// Returns the range of a key: the number of split points that are not above it.
+    /// Returns the index of the range that contains a key: the number of split points that are not
+    /// greater than the key.
     fn range_of(&self, key: &str) -> Result<usize, KeyError> {
         match self {
             Self::Short(splits) => {
                 let number = integer(key).ok_or(KeyError::NotAnInteger)?;
                 Ok(match i64::try_from(number) {
                     Ok(number) => splits.partition_point(|split| *split <= number),
-                    // Above or below all of them.
+                    // A number outside 64 bits is above or below all split points.
                     Err(_) if number < 0 => 0,
                     Err(_) => splits.len(),
                 })
@@ -281,8 +288,8 @@ impl Splits {
     }
 }
 
-/// Returns true if a text can be a split point: it can be a key, and the comma-separated list of
-/// the configuration can contain it.
+/// Returns true if a string can be a split point: it is a valid key, and can be an element of the
+/// comma-separated list in the configuration.
 fn is_text_split(split: &str) -> bool {
     ShardKey::parse(split).is_ok() && !split.contains(',') && split.trim() == split
 }
@@ -291,30 +298,30 @@ fn parse_split(text: &str) -> Result<i128, String> {
     integer(text).ok_or_else(|| format!("`{text}` is not an integer of at most 128 bits"))
 }
 
-/// Parses `-?[0-9]+` of up to 128 bits. The standard parser also accepts `+`, which is not part of
-/// an id.
+/// Parses `-?[0-9]+` of up to 128 bits. A leading `+`, which the standard parser accepts, is
+/// refused, because ids do not have one.
 fn integer(text: &str) -> Option<i128> {
     if text.starts_with('+') {
         return None;
     }
-    // Most are short, and 64-bit arithmetic is several times as fast.
+    // Most integers are short, and parsing them with 64-bit arithmetic is several times as fast.
     if text.len() <= SHORT_LEN_MAX {
         return text.parse::<i64>().ok().map(i128::from);
     }
     text.parse().ok()
 }
 
-/// Highest length of digits, or a sign and digits, that always fit into 64 bits.
+/// Maximum length of a decimal integer, including its sign, that is certain to fit into 64 bits.
 const SHORT_LEN_MAX: usize = 18;
 
-/// Inserts a value in order; `None` if it is present already.
+/// Inserts a value into a sorted vector and returns its index; `None` if it is already present.
 fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
     let index = sorted.binary_search(&value).err()?;
     sorted.insert(index, value);
     Some(index)
 }
 
-/// Formats the value as the configuration has it.
+/// Formats the keyspace as it is written in the configuration.
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {

@@ -1,7 +1,8 @@
-//! Routing step: one step from a key to its slot, to explain where a key is stored.
+//! Routing step: one step of the computation from a key to its slot, to explain where a key is
+//! stored.
 //!
-//! **Invariant:** an explanation ends at the slot that routing uses.
-//! **Not here:** its presentation (the router's `/api/route`).
+//! **Invariant:** the slot of an explanation is the one that routing uses.
+//! **Not here:** showing an explanation (the router's `/api/route`).
 
 use super::Slot;
 
@@ -14,16 +15,16 @@ pub struct Explanation<'k> {
     pub steps: Vec<RoutingStep<'k>>,
 }
 
-/// Step of the explanation of a key's slot.
+/// One step of the explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutingStep<'k> {
-    /// The key ends in these digits; as a number, modulo the number of slots, they are the slot.
+    /// The key ends in these digits. The slot is their value modulo the number of slots.
     Integer(&'k str),
     /// The key lies in this range, which has a slot of its own.
     Range {
-        /// Lowest key of the range; `None` if it has no lower end.
+        /// Lowest key of the range; `None` if the range has no lower bound.
         from: Option<String>,
-        /// Lowest key of the next range; `None` if there is none.
+        /// Lowest key of the next range; `None` if this range has no upper bound.
         below: Option<String>,
     },
     /// The key belongs to this partition, which has the slots from `first` to `last`.
@@ -37,7 +38,8 @@ pub enum RoutingStep<'k> {
     },
     /// Only this part of the key is hashed.
     Server(&'k str),
-    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step names a part. The
-    /// slot is this number modulo the number of slots, or of the partition's slots.
+    /// XXH3-64 of the key, or of the part of it that an earlier step names. The slot is this number
+    /// modulo the number of slots. If an earlier step names a partition, it is the first slot of
+    /// the partition plus this number modulo the number of the partition's slots.
     Hash(u64),
 }

@@ -1,17 +1,17 @@
 //! Contiguous: assigns one range of slots to each shard, in the order of the shards; used by `even`
 //! and `weighted`.
 //!
-//! Redis Cluster assigns slots initially in this way, and so did tables of tokens before virtual
-//! nodes. The number of slots of each shard is within one slot of its share, which is closer than
-//! with any hashing, and the map has as many ranges as there are shards. If the placement is
+//! Redis Cluster first assigns slots in this way, and so did token rings before they had virtual
+//! nodes. The number of slots of each shard is within one slot of its exact share, closer than
+//! hashing gets, and the map has only as many ranges as there are shards. If the placement is
 //! computed again with one more shard, all borders between ranges shift, so that slots also move
-//! between the old shards. With shards of equal weight, half of all slots move, however many shards
-//! there are, which is far more than the share of the new shard. With a light new shard beside
-//! heavy ones, few slots move (0.06 % for three weights of 1000 and one of 1). A running cluster is
-//! changed by `rebalance`, not by computing the placement again.
+//! between the old shards. With shards of equal weight half of all slots move, however many shards
+//! there are; that is far more than the share of the new shard. If the new shard has a much lower
+//! weight than the others, few slots move (0.06 % for three weights of 1000 and a new one of 1). A
+//! running cluster should be changed by `rebalance`, which moves as few slots as possible.
 //!
-//! **Invariant:** sizes are those of [`cut`].
-//! **Not here:** the meaning of the weights.
+//! **Invariant:** the ranges have the sizes that [`cut`] returns.
+//! **Not here:** the choice of the weights (`placement`).
 
 use crate::keyspace::SLOT_COUNT;
 use crate::keyspace::blocks::cut;

@@ -1,14 +1,15 @@
 //! Jump: jump consistent hashing of slots.
 //!
-//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. No table
-//! and no ring: a slot jumps to ever higher shards until a jump leads beyond the last one. A shard
-//! added at the end takes its share and nothing else moves. Shards have no weights and are
-//! identified by their number: only the last one can be removed without moving the slots of those
-//! after it.
+//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. The
+//! function needs neither a table nor a ring: a slot jumps to ever higher shards, until a jump
+//! would lead beyond the last one. A shard that is added at the end takes its share, and no slot
+//! moves between other shards. Weights are not supported, and shards are identified by their place
+//! in the order: removing any but the last one moves slots of the shards after it as well.
 //!
-//! **Invariant:** the published function, bit for bit. Its floating point is one division and one
-//! multiplication, which IEEE 754 rounds alike on every machine.
-//! **Not here:** weights, which are ignored, except that a shard of weight 0 gets no slots.
+//! **Invariant:** the results are those of the published function, on every machine. Its
+//! floating-point operations are one division and one multiplication, whose rounding IEEE 754
+//! defines exactly.
+//! **Not here:** weights. They are ignored, except that a shard of weight 0 gets no slots.
 
 use super::{mixer, takers};
 use crate::keyspace::SLOT_COUNT;
@@ -20,7 +21,7 @@ pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
     (0..SLOT_COUNT).map(|slot| takers[bucket(slot)]).collect()
 }
 
-/// Returns the bucket of a key, `0..buckets`, by the paper's function.
+/// Returns the bucket of a key, `0..buckets`, by the function of the paper.
 fn jump(mut key: u64, buckets: i64) -> i64 {
     let (mut bucket, mut next) = (-1, 0);
     while next < buckets {
@@ -36,7 +37,7 @@ fn jump(mut key: u64, buckets: i64) -> i64 {
 mod tests {
     use super::jump;
 
-    /// Compares with values of a C implementation of the paper's listing.
+    /// Compares results with those of a C implementation of the listing in the paper.
     #[test]
     fn the_function_is_the_published_one() {
         for (key, buckets, golden) in GOLDEN {

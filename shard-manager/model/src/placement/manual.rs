@@ -1,10 +1,11 @@
 //! Manual: ranges of slots and their owners, as the operator lists them.
 //!
-//! Source: Redis Cluster's `CLUSTER ADDSLOTSRANGE`. Any assignment can be expressed: the map of
-//! another cluster, a shard without slots, a hot slot alone on a shard. Nothing is computed, so
-//! nothing is balanced, and nothing adapts when a shard is added or removed.
+//! Source: the command `CLUSTER ADDSLOTSRANGE` of Redis Cluster. Any assignment can be expressed:
+//! the map of another cluster, a shard without slots, a shard with a single hot slot. Nothing is
+//! computed, so the operator must balance the shards, and must change the ranges when a shard is
+//! added or removed.
 //!
-//! **Invariant:** ranges ascend, and cover every slot exactly once.
+//! **Invariant:** the ranges are in ascending order, and every slot is in exactly one of them.
 //! **Not here:** ranges of keys (the keyspace `range`).
 
 use std::fmt;
@@ -21,7 +22,7 @@ pub struct Manual {
     ranges: Vec<OwnedRange>,
 }
 
-/// First slot, last slot, owner.
+/// Range of slots: first slot, last slot, name of the owner.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct OwnedRange(u16, u16, Box<str>);
 
@@ -32,7 +33,7 @@ struct Parameters {
 }
 
 impl Manual {
-    /// Creates the placement from ranges in any order.
+    /// Creates the placement from ranges, which may be in any order.
     fn new(mut ranges: Vec<OwnedRange>) -> Result<Self, String> {
         ranges.sort_unstable();
         let mut next = 0;
@@ -89,7 +90,7 @@ impl Manual {
     }
 }
 
-/// Formats the value as the configuration has it.
+/// Formats the placement as it is written in the configuration.
 impl fmt::Display for Manual {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("manual:")?;

@@ -1,14 +1,14 @@
 //! Partitions: named blocks of slots, each with a size and an owner.
 //!
 //! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 →
-//! shard3), which is list partitioning with a directory. With the keyspace `list` of the same
-//! partitions, an operator decides where each set of keys is stored: by country, by customer. The
-//! distribution is only as even as the chosen sizes, and a new shard gets nothing until an operator
-//! assigns partitions to it.
+//! shard3), which is list partitioning with a directory. Together with the keyspace `list` with the
+//! same partitions, it lets an operator decide where each set of keys is stored, for example by
+//! country or by customer. The distribution is even only if the sizes are chosen well, and a new
+//! shard gets nothing until an operator assigns partitions to it.
 //!
-//! **Invariant:** blocks follow each other in the given order, with the sizes of [`blocks::cut`]:
-//! the block of a partition here is that of the partition of the same name in the keyspace `list`
-//! with the same partitions.
+//! **Invariant:** the blocks are consecutive, in the given order, with the sizes that
+//! [`blocks::cut`] returns, so a partition has the same slots here and in a keyspace `list` with
+//! the same partitions.
 //! **Not here:** the keys of a partition (`keyspace::list`).
 
 use std::fmt;
@@ -20,13 +20,13 @@ use crate::keyspace::list::{ListSpace, Partition};
 use crate::keyspace::{SLOT_COUNT, blocks};
 use crate::topology::{ShardNumber, Topology};
 
-/// Named blocks and their owners.
+/// Named blocks of slots and their owners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partitions {
     blocks: Vec<Block>,
 }
 
-/// Name, weight, owner.
+/// Block of slots: name, weight, name of the owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Block(Box<str>, u32, Box<str>);
 
@@ -64,7 +64,7 @@ impl Partitions {
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
     }
 
-    /// Returns true if the blocks are the partitions of a keyspace, by name and by size.
+    /// Returns true if the blocks have the same names and slots as the partitions of a keyspace.
     pub fn are_blocks_of(&self, list: &ListSpace) -> bool {
         let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
         let mut pairs = self.blocks.iter().zip(cuts).zip(list.partitions());
@@ -85,7 +85,7 @@ impl Partitions {
     }
 }
 
-/// Formats the value as the configuration has it.
+/// Formats the placement as it is written in the configuration.
 impl fmt::Display for Partitions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("partitions:")?;

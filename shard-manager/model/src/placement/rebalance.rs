@@ -1,21 +1,23 @@
-//! Rebalance: new owners for a topology that has changed, with as few moves as the weights allow.
+//! Rebalance: computes the owners of the slots for a changed topology, so that as few slots as
+//! possible move.
 //!
 //! Source: the balancers of Redis (`redis-cli --cluster rebalance`) and of CockroachDB, without
-//! their heuristics. Computing a placement again moves slots by its rule; this moves only the slots
-//! that the shares require. The result is within one slot of every share, whatever the placement
-//! was. The price is a longer map: ranges break up with every change, and only the map itself
-//! determines the owner of a slot.
+//! their heuristics. Computing a placement again moves every slot to which its rule gives another
+//! owner; a rebalance moves only as many slots as the new shares require. Afterwards each shard is
+//! within one slot of its exact share, whatever the placement was. The price is a longer map: every
+//! change breaks ranges up, and no rule gives the owner of a slot any more, only the map.
 //!
-//! **Invariant:** exactly as many slots move as shards lack, and no table within one slot of the
-//! shares can be reached with fewer.
-//! **Not here:** moving rows; the time of a move.
+//! **Invariant:** the number of slots that move is the number that shards are short of their
+//! targets, and no table within one slot of the shares can be reached with fewer moves.
+//! **Not here:** moving rows; the choice of the time of a move.
 
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 
-/// Returns the owners under the new topology. Shards with the same name are the same shard. Slots
-/// of a removed, draining or weightless shard move, and of a shard with too many slots those with
-/// the highest numbers. They go to the shards that lack slots, both in order.
+/// Returns the owner of each slot under the new topology. Shards with the same name in both
+/// topologies are the same shard. All slots of a shard that is removed, draining or of weight 0
+/// move; a shard with too many slots gives those with the highest numbers. These slots, in
+/// ascending order, go to the shards that have too few, in the order of the shards.
 ///
 /// # Panics
 /// If the number of owners is not [`SLOT_COUNT`], or an owner is not in the old topology.
@@ -47,9 +49,10 @@ pub fn rebalance(current: &[ShardNumber], old: &Topology, new: &Topology) -> Vec
     settled.collect()
 }
 
-/// Returns the number of slots of each shard: its share rounded down, or up while slots are left.
-/// Shares are first rounded up for shards that have more already, because that saves a move; then
-/// in the order of shards.
+/// Returns the number of slots that each shard should have: its share rounded down, or up as long
+/// as slots are left over. The first shares to be rounded up are those of shards that have more
+/// slots than the rounded-down share already, because that saves a move; then come the others, in
+/// the order of the shards.
 pub(crate) fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
     let weights = topology.share_weights();
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
@@ -58,8 +61,8 @@ pub(crate) fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
         shares.map(|share| ((share / total) as u16, share % total == 0)).unzip();
     let mut left = SLOT_COUNT - floors.iter().sum::<u16>();
     let mut targets = floors.clone();
-    // The rounded-down shares decide which shards have more: a share that was rounded up in the
-    // first turn already has its slot.
+    // The comparison is with the rounded-down shares, not with the targets, so that the second pass
+    // does not round up a share again that the first pass has rounded up.
     for wants_more in [true, false] {
         for (index, target) in targets.iter_mut().enumerate() {
             let fits = !is_whole[index] && (counts[index] > floors[index]) == wants_more;

@@ -2,18 +2,19 @@
 //! weighted number owns the slot.
 //!
 //! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights
-//! by the logarithmic method (Schindelhauer and Schomaker 2005). A shard that is added or grows
-//! only takes slots, one that is removed or shrinks only gives slots away, and the second choice
-//! for a slot is known before its first choice is removed. The distribution is random: a share is
-//! off by about the square root of the shard's slots, less than with a ring; computing it takes
+//! by the logarithmic method (Schindelhauer and Schomaker 2005). A shard that is added, or whose
+//! weight grows, only takes slots; a shard that is removed, or whose weight shrinks, only gives
+//! slots away. The distribution is random: the number of slots of a shard differs from its share by
+//! about the square root of that number, less than with a ring. The computation has to examine
 //! every shard for every slot.
 //!
-//! A number `u` in (0, 1] has the weighted value `weight / -log2(u)`. The logarithm of a C library
-//! differs between machines, and a router that placed a slot elsewhere would not find its rows. So
-//! the logarithm is computed here, in integers, and golden vectors pin it.
+//! A number `u` in (0, 1] has the weighted value `weight / -log2(u)`. The logarithm functions of C
+//! libraries differ slightly between machines, and a router that placed a slot elsewhere would not
+//! find its rows. Therefore the logarithm is computed here with integers, and tests compare it with
+//! fixed results.
 //!
-//! **Invariant:** only integers are used; the order of shards does not matter, only names and
-//! weights.
+//! **Invariant:** only integer arithmetic is used; the result depends on the names and weights of
+//! the shards, not on their order.
 //! **Not here:** the random numbers themselves (`mixer`).
 
 use std::cmp::Reverse;
@@ -22,8 +23,8 @@ use super::mixer;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
 
-/// Fractional bits of a logarithm. The winner's logarithm among 1000 shards is about 2^-10: it
-/// keeps 30 significant bits.
+/// Number of fractional bits of a logarithm. The logarithm of the winner among 1000 shards is about
+/// 2^-10, so 30 significant bits remain.
 const FRACTION_BITS: u32 = 40;
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
@@ -32,7 +33,8 @@ pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
         .filter(|(_, weight)| *weight > 0)
         .map(|(shard, weight)| (weight, topology.name(shard), shard))
         .collect();
-    // The heaviest first: an early leader is then rarely beaten.
+    // The shards with the highest weights come first, because a shard that leads early is then
+    // rarely beaten.
     takers.sort_unstable_by_key(|(weight, name, _)| (Reverse(*weight), *name));
     let hash = |name: &str| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
     let players: Vec<_> =
@@ -43,7 +45,7 @@ pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
         .collect()
 }
 
-/// Shard that may have won the slot.
+/// Shard that may still win the slot, with its random number `lot` for that slot.
 #[derive(Clone, Copy)]
 struct Draw {
     index: usize,
@@ -51,16 +53,16 @@ struct Draw {
     lot: u64,
 }
 
-/// Returns the shard, given by hash of the name and weight, that has the highest weighted value for
-/// a slot; the first of equal ones.
+/// Returns the index of the player with the highest weighted value for a slot; of equal ones, the
+/// first. A player is a shard, given by the hash of its name and its weight.
 ///
-/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high numbers that win both are nearly equal.
-/// Logarithms are computed only for shards that can still win by these bounds, which is seldom more
-/// than one. `hopeful` is a reusable buffer.
+/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high numbers that win, both bounds are nearly
+/// equal. Logarithms are computed only for shards that can still win by these bounds, and there is
+/// seldom more than one. `hopeful` is a buffer that is reused between calls.
 fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
     hopeful.clear();
-    // Upper bound of the winner's logarithm for each unit of weight. Its product with a weight fits
-    // into 64 bits.
+    // Upper bound of the winner's `-ln(u) / weight`. It begins with the largest value whose product
+    // with any weight fits into 64 bits.
     let mut most = u64::MAX / u64::from(Topology::WEIGHT_MAX);
     for (index, &(name, weight)) in players.iter().enumerate() {
         let lot = mixer::mix(slot ^ name);
@@ -76,7 +78,8 @@ fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
 }
 
 impl Draw {
-    /// Returns true if `weight / -log2(u)` is higher than that of `before`.
+    /// Returns true if the weighted value `weight / -log2(u)` of this shard is higher than that of
+    /// `before`.
     fn beats(self, before: Self) -> bool {
         if self.weight == before.weight {
             return self.lot > before.lot;
@@ -91,21 +94,21 @@ fn missing(lot: u64) -> u64 {
     !lot >> (64 - FRACTION_BITS)
 }
 
-/// Returns an upper bound of `(1 - u) / u` with [`FRACTION_BITS`] fractional bits, computed from as
-/// many bits of `u` as a 64-bit division can use.
+/// Returns an upper bound of `(1 - u) / u` with [`FRACTION_BITS`] fractional bits. It uses only as
+/// many bits of `u` as a 64-bit division allows.
 fn at_most(lot: u64) -> u64 {
     const BITS: u32 = 63 - FRACTION_BITS;
     ((missing(lot) + 1) << BITS) / (lot >> (64 - BITS)).max(1)
 }
 
-/// Returns `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] fractional bits, rounded up; at least
-/// the smallest step, so that it can be divided by. The bits of a logarithm are found by squaring:
-/// whenever the square of a number in [1, 2) reaches 2, the next bit is 1.
+/// Returns `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] fractional bits, rounded up. The result
+/// is never 0, because it stands for a divisor. The bits of the logarithm are found by repeated
+/// squaring: whenever the square of a number in [1, 2) reaches 2, the next bit is 1.
 fn minus_log2(lot: u64) -> u64 {
     let Some(number) = lot.checked_add(1) else { return 1 };
     let zeros = number.leading_zeros();
     let mut log = u64::from(63 - zeros);
-    // In [1, 2), with 63 fractional bits.
+    // Number in [1, 2), with 63 fractional bits.
     let mut rest = number << zeros;
     for _ in 0..FRACTION_BITS {
         let square = u128::from(rest) * u128::from(rest);

@@ -1,17 +1,18 @@
 //! Ring: consistent hashing on 0..2^32 with virtual nodes.
 //!
 //! Source: Karger et al., "Consistent Hashing and Random Trees", 1997; virtual nodes as in Dynamo
-//! (2007). A new shard takes slots from all others and nothing else moves, a removed shard leaves
-//! its slots to all others, and a weight that grows only takes slots. The distribution is random:
-//! with v points a shard differs from its share by about 1/√v of it (8 % with 160), while with
-//! `weighted` it differs by one slot.
+//! (2007). A new shard takes slots from all others, and no slot moves between those; the slots of a
+//! removed shard go to all others; a shard whose weight grows only takes slots. The distribution is
+//! random: with v points, the number of slots of a shard differs from its share by about 1/√v of
+//! that share (8 % with 160 points), while with `weighted` it differs by at most one slot.
 //!
-//! The ring hashes names: a renamed shard is a different shard.
+//! The ring hashes the names of shards, so a renamed shard gets other slots.
 //!
-//! **Invariant:** point `i` of a shard is the upper half of XXH3-64 of `name-i`; slot `s` is the
-//! point `s * 2^18`, and is owned by the next point at or after it. Points that coincide are
-//! ordered by name, so that the order of shards does not matter.
-//! **Not here:** the ring as a table of keys: keys have slots.
+//! **Invariant:** point `i` of a shard is the upper half of XXH3-64 of `name-i`; slot `s` is at the
+//! place `s * 2^18`, and belongs to the shard whose point is the first one at or after that place.
+//! Points at the same place are ordered by the names of their shards, so that the order of the
+//! shards does not matter.
+//! **Not here:** keys. The ring places slots, and a keyspace maps keys to slots.
 
 use std::fmt::Write as _;
 
@@ -21,14 +22,14 @@ use super::PlacementError;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
 
-/// Default number of points for each unit of weight: as many as Ketama has for a server.
+/// Default number of points for each unit of weight: the number that Ketama uses for each server.
 pub const VNODES_DEFAULT: u32 = 160;
-/// Highest number of points for each unit of weight.
+/// Maximum number of points for each unit of weight.
 pub const VNODES_MAX: u32 = 10_000;
-/// Highest number of points of a ring: they are hashed and sorted in about 100 ms.
+/// Maximum number of points of a ring. Hashing and sorting this many takes about 100 ms.
 pub const POINTS_MAX: u64 = 1 << 20;
 
-/// Distance of two slots on the ring, which has 2^32 places.
+/// Distance between two neighbouring slots on the ring, which has 2^32 places.
 const PLACES_PER_SLOT: u32 = ((1_u64 << 32) / SLOT_COUNT as u64) as u32;
 
 #[derive(Deserialize)]
@@ -73,7 +74,7 @@ pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber
 /// Returns the points on the ring and their shards, in the order of the ring.
 ///
 /// # Errors
-/// [`PlacementError::TooManyPoints`].
+/// [`PlacementError::TooManyPoints`] if there would be more than [`POINTS_MAX`].
 pub fn points(vnodes: u32, topology: &Topology) -> Result<Vec<(u32, ShardNumber)>, PlacementError> {
     let count = |weight: u32| u64::from(weight) * u64::from(vnodes);
     let weights = topology.share_weights();
@@ -83,7 +84,7 @@ pub fn points(vnodes: u32, topology: &Topology) -> Result<Vec<(u32, ShardNumber)
     }
     let mut by_name: Vec<ShardNumber> = topology.numbers().collect();
     by_name.sort_unstable_by_key(|&shard| topology.name(shard));
-    // Place on the ring, and rank of the name.
+    // Each point is its place on the ring, with the rank of its shard in the order of names.
     let mut points: Vec<(u32, u16)> = Vec::with_capacity(total as usize);
     let mut text = String::new();
     for (rank, &shard) in (0..).zip(&by_name) {

@@ -1,7 +1,8 @@
-//! Active mutations: those that the environment of this process names.
+//! Active mutations: the mutations that an environment variable names for this process.
 //!
-//! **Invariant:** the environment is read once; no mutation begins or ends while the process runs.
-//! **Not here:** refusing to start (the program).
+//! **Invariant:** the environment is read once, so a mutation is active either throughout the life
+//! of the process or never.
+//! **Not here:** refusing to start if a name is unknown (the program).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +96,7 @@ impl Mutation {
     }
 }
 
-/// A name that no mutation has.
+/// Unknown name of a mutation in the environment variable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{VARIABLE} names {name:?}, which is none of: {}", Mutation::ALL.map(Mutation::name).join(", "))]
 pub struct UnknownMutation {
@@ -105,13 +106,13 @@ pub struct UnknownMutation {
 /// Returns the active mutations.
 ///
 /// # Errors
-/// [`UnknownMutation`] if no mutation has one of the names; then none is active.
+/// [`UnknownMutation`] if one of the names is unknown; then no mutation is active.
 pub fn active_mutations() -> Result<Vec<Mutation>, UnknownMutation> {
     let set = environment().clone()?;
     Ok(Mutation::ALL.into_iter().filter(|mutation| set & mutation.bit() != 0).collect())
 }
 
-/// Returns true if the mutation is active: its guarantee is violated.
+/// Returns true if the mutation is active, so that its guarantee has to be violated.
 pub fn is_on(mutation: Mutation) -> bool {
     environment().as_ref().is_ok_and(|set| set & mutation.bit() != 0)
 }
@@ -122,19 +123,21 @@ pub fn hands_slots_over() -> bool {
     *SET.get_or_init(|| std::env::var_os(HAND_OVERS).is_some())
 }
 
-/// Returns true if the guarantee is violated this time: once in `every` calls.
+/// Returns true once in every `every` calls if the mutation is active: then its guarantee has to be
+/// violated.
 pub fn is_due(mutation: Mutation, every: u64) -> bool {
     static CALLS: [AtomicU64; Mutation::ALL.len()] =
         [const { AtomicU64::new(0) }; Mutation::ALL.len()];
-    // Never the first call, so that a test can prepare its data.
+    // The last call of each cycle violates the guarantee, not the first, so that a test can prepare
+    // its data.
     is_on(mutation) && CALLS[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
 }
 
 fn environment() -> &'static Result<u64, UnknownMutation> {
     static SET: OnceLock<Result<u64, UnknownMutation>> = OnceLock::new();
     SET.get_or_init(|| {
-        // Text that is not Unicode is not a name either, and the error repeats it as far as
-        // possible.
+        // A value that is not valid Unicode contains an unknown name as well. The error repeats it
+        // as far as possible.
         let names = std::env::var_os(VARIABLE).unwrap_or_default();
         parse(&names.to_string_lossy())
     })

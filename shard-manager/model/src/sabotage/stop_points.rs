@@ -1,30 +1,31 @@
-//! Stop points: named places of a move of slots at which this process kills or freezes itself, so
-//! that tests cover a crash at each step of the table below. This violates no guarantee.
+//! Stop points: named places in a move of slots at which this process kills or freezes itself, so
+//! that tests can cover a crash at each step of the table below. This violates no guarantee.
 //!
-//! The environment variable `TESSERA_STOP_AT` names the point, such as `kill:after_commit`, or
-//! `freeze:before_fence#2` for the second time that it is reached.
+//! The environment variable `TESSERA_STOP_AT` names the stop point, such as `kill:after_commit`. A
+//! number may follow: with `freeze:before_fence#2` the process stops when it reaches the point for
+//! the second time.
 //!
 //! | Time | Meaning |
 //! |---|---|
-//! | `before` | the mover has decided on the step, and has not requested it |
-//! | `inside` | a shard has carried the step out, and has not committed it |
-//! | `after` | it is committed, and the mover has not learned anything from it |
+//! | `before` | the mover has decided on the step, but has not sent the request for it |
+//! | `inside` | the shard has executed the step, but has not committed its transaction |
+//! | `after` | the step is committed, but the mover has not acted on the result |
 //!
-//! | Step | Crash |
+//! | Step | Work of the step |
 //! |---|---|
-//! | `plan` | the catalog lists the move |
-//! | `prepare`, `trace`, `raise` | both shards begin, or a mover takes over |
-//! | `store`, `copy_again`, `trim` | rows of a round are stored, or recorded changes deleted |
-//! | `verify` | both sides are compared |
-//! | `fence`, `commit`, `activate` | the slots change hands |
-//! | `publish` | the catalog names the new owner |
-//! | `reverse` | the direction changes |
-//! | `lift`, `discard` | the move is given up |
-//! | `begin_cleaning`, `clean`, `forget` | rows and metadata that no longer count are deleted |
-//! | `end` | the catalog records the end |
+//! | `plan` | the catalog stores the record of the move |
+//! | `prepare`, `trace`, `raise` | both shards create their records, or accept a new mover |
+//! | `store`, `copy_again`, `trim` | rows are copied, or recorded changes are deleted |
+//! | `verify` | the copy is compared with its source |
+//! | `fence`, `commit`, `activate` | the slots get their new owner |
+//! | `publish` | the shard map in the catalog names the new owner |
+//! | `reverse` | source and target exchange their roles, for a rollback |
+//! | `lift`, `discard` | the move is cancelled, and its copy deleted |
+//! | `begin_cleaning`, `clean`, `forget` | old rows and records of the move are deleted |
+//! | `end` | the catalog records that the move has ended |
 //!
 //! **Invariant:** a process stops at most once, and only at the point that its environment names.
-//! **Not here:** the places themselves, which are in the code of the steps.
+//! **Not here:** the calls of [`reach`], which are in the code of the steps.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,20 +58,20 @@ pub const STEPS: [&str; 18] = [
     "clean",
     "forget",
 ];
-/// Last step of a move, which the catalog carries out.
+/// Last step of a move: the catalog records that the move has ended.
 pub const LAST_STEP: &str = "end";
 
-/// Place at which the process stops.
+/// Place at which the process stops itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopPoint {
     time: StopTime,
     step: &'static str,
-    /// Occurrence of the point at which the process stops, from 1.
+    /// Number of times that the process must reach the place before it stops, at least 1.
     turn: u64,
     freezes: bool,
 }
 
-/// A text that names no stop point.
+/// Value of the environment variable that does not name a stop point.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{STOP_VARIABLE} is {text:?}, not (kill|freeze):(before|inside|after)_STEP with #2 and so on \
@@ -81,10 +82,10 @@ pub struct UnknownStopPoint {
     text: String,
 }
 
-/// Returns the stop point of this process.
+/// Returns the stop point of this process; `None` if the environment variable is not set.
 ///
 /// # Errors
-/// [`UnknownStopPoint`].
+/// [`UnknownStopPoint`] if the environment variable does not name a stop point.
 pub fn stop_point() -> Result<Option<StopPoint>, UnknownStopPoint> {
     static POINT: OnceLock<Result<Option<StopPoint>, UnknownStopPoint>> = OnceLock::new();
     let point = POINT.get_or_init(|| {
@@ -99,7 +100,7 @@ pub fn stop_point() -> Result<Option<StopPoint>, UnknownStopPoint> {
     point.clone()
 }
 
-/// Kills or freezes this process, if its stop point is reached.
+/// Kills or freezes this process if its stop point is at this time of this step.
 pub fn reach(time: StopTime, step: &str) {
     static REACHED: AtomicU64 = AtomicU64::new(0);
     let Ok(Some(point)) = stop_point() else { return };
@@ -112,7 +113,7 @@ pub fn reach(time: StopTime, step: &str) {
     let signal = if point.freezes { Signal::STOP } else { Signal::KILL };
     let sent = kill_process(getpid(), signal);
     while !point.freezes && sent.is_ok() {
-        // The signal ends the process: until then this thread does nothing.
+        // The signal ends the process. Until then this thread must not continue.
         std::thread::park();
     }
 }

@@ -1,6 +1,6 @@
-//! Groups: the table groups of a shard map, and the slots of each.
+//! Groups: the table groups of a shard map, and the slots of each group.
 //!
-//! **Invariant:** the map has owners for exactly the slots of the groups that it lists.
+//! **Invariant:** a map contains owners for exactly the slots of its groups.
 //! **Not here:** the description of a group (`table_group`).
 
 use super::partitions::divided_partition;
@@ -21,13 +21,13 @@ impl<'m> MapGroups<'m> {
         1 + self.0.further.len()
     }
 
-    /// Returns true if work on all slots has to be done group by group: there are several groups,
-    /// or the shards of the only one are limited.
+    /// Returns true if work that concerns all slots has to be done group by group, because there
+    /// are several groups, or because the only group may use only some of the shards.
     pub fn are_several(self) -> bool {
         self.count() > 1 || self.0.main.shards.is_some()
     }
 
-    /// Returns the number of slots of all groups.
+    /// Returns the total number of slots of all groups.
     pub fn slot_count(self) -> usize {
         self.0.owners.len()
     }
@@ -38,7 +38,7 @@ impl<'m> MapGroups<'m> {
         (0..).map_while(GroupNumber::new).zip(groups)
     }
 
-    /// Returns a group; `None` if the map does not contain it yet.
+    /// Returns the group with this number; `None` if the map does not contain it yet.
     #[inline]
     pub fn get(self, group: GroupNumber) -> Option<&'m TableGroup> {
         match group.index().checked_sub(1) {
@@ -57,14 +57,16 @@ impl<'m> MapGroups<'m> {
         self.get(group).map_or("", |group| &group.name)
     }
 
-    /// Returns the group of a table that is created without naming one.
+    /// Returns the group of a new table whose declaration does not name a group: the one whose
+    /// settings list the table, or else `main`.
     pub fn of_new_table(self, table: &str) -> GroupNumber {
         let mut groups = self.iter();
         let named = groups.find(|(_, group)| group.tables.iter().any(|name| name == table));
         named.map_or(GroupNumber::MAIN, |(number, _)| number)
     }
 
-    /// Returns the tables that belong to another group than `main` when they are created.
+    /// Returns the tables that the settings of groups assign to a group, with the number of that
+    /// group.
     pub fn tables(self) -> Vec<(String, GroupNumber)> {
         let named = self.iter().flat_map(|(number, group)| {
             group.tables.iter().map(move |table| (table.clone(), number))
@@ -72,7 +74,7 @@ impl<'m> MapGroups<'m> {
         named.collect()
     }
 
-    /// Returns the slots of a shard that belong to some groups.
+    /// Returns the slots that a shard owns in these groups.
     pub fn slots_of(self, shard: ShardNumber, groups: &[GroupNumber]) -> SlotSet {
         let slots = self.0.slots_of(shard).filter_map(Slot::new);
         slots.filter(|slot| groups.contains(&GroupNumber::of(*slot))).collect()
@@ -97,8 +99,8 @@ impl<'m> MapGroups<'m> {
         ranges
     }
 
-    /// Returns a group that has some of these slots and whose slots this shard may not own; `None`
-    /// if the shard may own all of them.
+    /// Returns a group of at least one of these slots that does not allow this shard as an owner;
+    /// `None` if the shard may own all of the slots.
     pub fn forbids(self, slots: &SlotSet, shard: ShardNumber) -> Option<&'m TableGroup> {
         let mut groups = self.iter().filter(|(_, group)| !group.allows(shard));
         let forbidden = groups.find(|(number, _)| !slots.is_disjoint(&SlotSet::of_group(*number)));
@@ -106,8 +108,9 @@ impl<'m> MapGroups<'m> {
     }
 }
 
-/// Returns a map with this group only, with the slots of its keyspace, in which shards outside the
-/// group have no weight. `None` if the map lacks the group, or none of its shards has a weight.
+/// Returns the map of one group as if it were the only one: its slots have the numbers of its
+/// keyspace, and shards that may not own them have weight 0. Returns `None` if the map does not
+/// contain the group, or if none of the group's shards has a weight above 0.
 pub fn of_group(map: &ShardMap, group: GroupNumber) -> Option<ShardMap> {
     let main = map.groups().get(group)?.clone();
     let topology = main.topology(&map.topology)?;
@@ -117,10 +120,12 @@ pub fn of_group(map: &ShardMap, group: GroupNumber) -> Option<ShardMap> {
     Some(ShardMap { epoch: map.epoch, main, further: Box::default(), topology, owners, since })
 }
 
-/// Returns a map with one more group, whose slots have their first owners since this epoch.
+/// Returns the map of this epoch with one more group, whose slots get the owners that its placement
+/// assigns.
 ///
 /// # Errors
-/// [`GroupFault`].
+/// [`GroupFault`] if there are too many groups, or if the group cannot have its placement on these
+/// shards.
 pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<ShardMap, GroupFault> {
     let number = GroupNumber::new(map.groups().count()).ok_or(GroupFault::TooMany)?;
     let added = group.assign(&map.topology)?;
@@ -140,10 +145,11 @@ pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<Shard
     Ok(next)
 }
 
-/// Returns the map of a new cluster with this group `main`, whose slots belong to its shards.
+/// Returns the map of a new cluster with `main` as its first group, whose slots get the owners that
+/// its placement assigns.
 ///
 /// # Errors
-/// [`GroupFault`].
+/// [`GroupFault`] if the group cannot have its placement on these shards.
 pub fn with_main(map: &ShardMap, main: TableGroup) -> Result<ShardMap, GroupFault> {
     let assigned = main.assign(&map.topology)?;
     let mut next = ShardMap { main, ..map.clone() };
@@ -152,7 +158,7 @@ pub fn with_main(map: &ShardMap, main: TableGroup) -> Result<ShardMap, GroupFaul
     Ok(next)
 }
 
-/// Refuses a new group whose placement puts a partition on several shards.
+/// Checks that the placement of a new group puts each partition on one shard.
 fn check_partitions(map: &ShardMap, group: GroupNumber) -> Result<(), GroupFault> {
     let name = || map.groups().name_of(group).to_owned();
     match divided_partition(map, group) {

@@ -1,11 +1,13 @@
-//! Partitions: rows whose slot depends on a column, in a keyspace by a column.
+//! Partitions: finds the slot of a row whose table is partitioned by a column.
 //!
-//! The keyspace of a table is that of its group, and so are the slots of its partitions.
+//! The keyspace of a table is that of its table group, so all tables of a group have the same
+//! partitions.
 //!
-//! **Invariant:** a table is partitioned if one of its own columns is the column of its keyspace,
-//! its type can be compared, and the table is neither `kv` nor an internal table. The keys of all
-//! other tables of the group are hashed over all its slots.
-//! **Not here:** the function to the slot (`keyspace::partition_column`).
+//! **Invariant:** a table is partitioned if it has a column of its own with the name of the
+//! keyspace's partition column, the type of that column can be compared, and the table is neither
+//! `kv` nor an internal table. In such a keyspace, the keys of all other tables of the group are
+//! hashed over all slots of the group.
+//! **Not here:** the function from key and partition to slot (`keyspace::partition_column`).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -20,9 +22,9 @@ use crate::table::Table;
 use crate::table_group::{GroupNumber, TableGroup};
 use crate::value::Value;
 
-/// Table of keys and values, whose rows are identified by their key alone.
+/// Name of the table of keys and values, whose rows are identified by their key alone.
 const KEY_VALUES: &str = "kv";
-/// Prefix of the names of internal tables.
+/// Prefix of the names of tables that the system itself uses.
 const INTERNAL: &str = "tessera_";
 
 /// Returns the keyspace of a table, which is that of its group; `None` if the map does not contain
@@ -32,7 +34,7 @@ pub fn keyspace_of<'m>(map: &'m ShardMap, table: &Table) -> Option<&'m Keyspace>
     map.groups().get(table.group()).map(|group| &group.keyspace)
 }
 
-/// Returns the columns that name partitions, of the keyspaces of all groups.
+/// Returns the names of the partition columns of all groups.
 pub fn columns(map: &ShardMap) -> BTreeSet<&str> {
     map.groups().iter().filter_map(|(_, group)| group.keyspace.column()).collect()
 }
@@ -44,7 +46,8 @@ pub fn partition_column(map: &ShardMap, table: &Table) -> Option<usize> {
     column_in(keyspace_of(map, table)?, table)
 }
 
-/// Returns the value of the partition column among some values, as text.
+/// Returns the value of the table's partition column as text; `None` if the table is not
+/// partitioned, or `values` does not contain it.
 pub fn partition_of<'v>(
     map: &ShardMap,
     table: &Table,
@@ -74,8 +77,8 @@ pub(super) fn slot_of_row(
     Ok(table.group().slot(slot.map_err(|error| hide_partition(map, table, error))?))
 }
 
-/// Returns the error of a row without a slot. It names neither the partition column nor the
-/// partitions if the column is hidden in this view of the table.
+/// Returns the error of a row without a slot in a form that the client may see: if the partition
+/// column is hidden in this view of the table, it names neither the column nor the partitions.
 pub fn hide_partition(map: &ShardMap, table: &Table, error: KeyError) -> KeyError {
     let column = partition_column(map, table);
     let is_hidden = column.is_some_and(|column| !table.visible().has(column));
@@ -85,8 +88,9 @@ pub fn hide_partition(map: &ShardMap, table: &Table, error: KeyError) -> KeyErro
     error
 }
 
-/// Returns the slot of a row of a table, with an explanation of the steps. Without a table the row
-/// is one of a table of the group `main`, which has the partition column if the keyspace has one.
+/// Returns the slot of a row of a table, with an explanation of the steps. If `table` is `None`,
+/// the row is assumed to be in a table of the group `main` that has the partition column of the
+/// keyspace, if there is one.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.
@@ -119,14 +123,15 @@ pub fn explain<'k>(
     Ok(Explanation { slot: group.slot(slot), steps })
 }
 
-/// Returns the location of a slot in this map.
+/// Returns the location that this map gives a slot.
 #[inline]
 pub fn location(map: &ShardMap, slot: Slot) -> KeyLocation {
     let (shard, since) = (map.owner(slot), map.since(slot));
     KeyLocation { slot, shard, epoch: map.epoch(), since }
 }
 
-/// Returns the slots of all rows of a table in these partitions. Unknown partitions have no slots.
+/// Returns all slots in which rows of a table with these partitions may be stored. A partition that
+/// does not exist adds no slots.
 pub fn partition_slots<'p>(
     map: &ShardMap,
     table: &Table,
@@ -137,7 +142,8 @@ pub fn partition_slots<'p>(
     slots.flatten().filter_map(Slot::new).map(|slot| group.slot(slot)).collect()
 }
 
-/// Returns the slot of a key of a table in each partition, if there are at most `most` of them.
+/// Returns the slot that a row with this key would have in each partition of a table; `None` if
+/// there are more than `most` of them.
 pub fn slots_of_key(
     map: &ShardMap,
     table: &Table,
@@ -148,7 +154,8 @@ pub fn slots_of_key(
     Some(slots.into_iter().map(|slot| table.group().slot(slot)).collect())
 }
 
-/// Returns true if a row of this key may be in a slot, whatever its table and its partition.
+/// Returns true if a row with this key may be stored in a slot, in any table of the slot's group
+/// and in any partition.
 pub fn may_hold(map: &ShardMap, slot: Slot, key: ShardKey<'_>) -> bool {
     let number = GroupNumber::of(slot);
     let (Some(group), Some(slot)) = (map.groups().get(number), number.within(slot)) else {
@@ -162,9 +169,9 @@ pub fn may_hold(map: &ShardMap, slot: Slot, key: ShardKey<'_>) -> bool {
     keyspace.slot_of_key(key) == Ok(slot) || in_a_partition()
 }
 
-/// Explains why the owners of the slots of a group put one partition of a keyspace by a column on
-/// several shards; `None` if they do not. A new group keeps each partition on one shard; later
-/// moves may divide one.
+/// Explains, in a keyspace by a column, why a partition of a group is divided among several shards;
+/// `None` if each partition is on one shard. A new group must keep each partition on one shard;
+/// later moves may divide a partition.
 pub fn divided_partition(map: &ShardMap, group: GroupNumber) -> Option<String> {
     let TableGroup { keyspace, placement, .. } = map.groups().get(group)?;
     // A range has a single slot.
@@ -187,14 +194,14 @@ pub fn divided_partition(map: &ShardMap, group: GroupNumber) -> Option<String> {
     ))
 }
 
-/// Returns the column of a table that names the partitions of its rows in this keyspace, which must
-/// be that of its group.
+/// Returns the column that names the partition of a row of this table. `keyspace` must be that of
+/// the table's group.
 #[inline]
 fn column_in(keyspace: &Keyspace, table: &Table) -> Option<usize> {
     find_column(keyspace.column()?, table)
 }
 
-/// Returns the column of this name, if it can name the partitions of a table's rows.
+/// Returns the column with this name, if it can be the partition column of the table.
 fn find_column(name: &str, table: &Table) -> Option<usize> {
     if table.name() == KEY_VALUES || table.name().starts_with(INTERNAL) {
         return None;
@@ -205,8 +212,8 @@ fn find_column(name: &str, table: &Table) -> Option<usize> {
     })
 }
 
-/// Returns the partition of a row: the given one, or that of its key if the routing column names
-/// partitions.
+/// Returns the partition of a row: its shard key if the routing column is also the partition
+/// column, and `partition` otherwise.
 fn named<'n>(
     table: &Table,
     column: usize,
@@ -216,7 +223,8 @@ fn named<'n>(
     if table.routing() == Some(column) { Some(key.as_str()) } else { partition }
 }
 
-/// Returns an example of a placement, with the first partitions of a list on one shard.
+/// Returns an example of a placement `partitions` for an error message, with the first partitions
+/// of a list, all on one shard.
 fn example(list: &ListSpace, shard: &str) -> String {
     const SHOWN_MAX: usize = 3;
     let partitions = list.partitions();

@@ -1,7 +1,8 @@
-//! By group: the table groups of a cluster, each as a separate cluster, and their joint plan.
+//! By group: presents each table group as if it were a separate cluster, so that it can be planned
+//! by itself, and joins the plans of the groups.
 //!
-//! **Invariant:** the owner of a slot is always a shard of the slot's group.
-//! **Not here:** the plan of a group.
+//! **Invariant:** a plan gives the slots of a group only to shards that may own them.
+//! **Not here:** planning within a group (`slot_plan`).
 
 use super::{PlanFault, PlanScene, PlanStep, SlotPlan};
 use crate::advice::{Advice, KeyLoad, Observed, OpenMoves, ShardSize, SlotLoad};
@@ -11,12 +12,12 @@ use crate::slot_set::SlotSet;
 use crate::table_group::GroupNumber;
 use crate::topology::ShardNumber;
 
-/// Group of a cluster, as a separate cluster.
+/// Table group of a cluster, presented as a separate cluster with slot numbers from 0.
 #[derive(Clone, Debug)]
 pub struct GroupScene {
     /// The group.
     pub group: GroupNumber,
-    /// Map of the group, whose slots have the numbers of its keyspace.
+    /// Map of the group, in which slots have the numbers of the group's keyspace, from 0.
     pub map: ShardMap,
     owners: Vec<ShardNumber>,
     moving: SlotSet,
@@ -25,10 +26,10 @@ pub struct GroupScene {
 }
 
 impl GroupScene {
-    /// Extracts a group from a scene of the whole map.
+    /// Extracts a group from the scene of the whole cluster.
     ///
     /// # Errors
-    /// [`PlanFault::NoTakerOfGroup`].
+    /// [`PlanFault::NoTakerOfGroup`] if none of the group's shards has a weight above 0.
     pub fn of(
         map: &ShardMap,
         scene: &PlanScene<'_>,
@@ -54,19 +55,21 @@ impl GroupScene {
         }
     }
 
-    /// Returns the moves in progress; `None` if there are none.
+    /// Returns the moves of the group that are in progress; `None` if there are none.
     pub fn open(&self) -> Option<OpenMoves<'_>> {
         let open = OpenMoves { owners: &self.owners, moving: &self.moving };
         (!self.moving.is_empty()).then_some(open)
     }
 
-    /// Returns the requests to the group's slots.
+    /// Returns the part of `all` that belongs to the group: the number of requests to each of its
+    /// slots.
     pub fn load<'l>(&self, all: &'l [SlotLoad]) -> &'l [SlotLoad] {
         let first = usize::from(self.group.first_slot()).min(all.len());
         &all[first..all.len().min(first + usize::from(SLOT_COUNT))]
     }
 
-    /// Returns the keys in the group's slots.
+    /// Returns those keys of `all` that are in the group's slots, with the slot numbers of the
+    /// group.
     pub fn keys(&self, all: &[KeyLoad]) -> Vec<KeyLoad> {
         let own = all.iter().filter_map(|key| {
             let slot = self.group.within(key.slot)?;
@@ -82,7 +85,7 @@ impl GroupScene {
         Observed { map, load, sizes, keys, open, first_slot }
     }
 
-    /// Returns an advice for the group, converted to the slot numbers of the cluster.
+    /// Converts an advice for the group to the slot numbers of the cluster.
     pub fn with_own_numbers(&self, advice: Advice) -> Advice {
         let first = self.group.first_slot();
         let mut advice = advice;
@@ -100,7 +103,7 @@ impl GroupScene {
         advice
     }
 
-    /// Returns a plan of the group, converted to the slot numbers of the cluster.
+    /// Converts a plan for the group to the slot numbers of the cluster.
     pub fn with_own_slots(&self, plan: SlotPlan) -> SlotPlan {
         let own = |slots: SlotSet| slots.iter().map(|slot| self.group.slot(slot)).collect();
         let step = |step: PlanStep| PlanStep { slots: own(step.slots), ..step };
@@ -108,7 +111,8 @@ impl GroupScene {
     }
 }
 
-/// Returns the share of the shards' sizes that belongs to one group, by the number of its slots.
+/// Returns the estimated size of one group on each shard: the size of the shard, multiplied by the
+/// fraction of its slots that belong to the group.
 fn sizes(scene: &PlanScene<'_>, owners: &[ShardNumber]) -> Vec<ShardSize> {
     let counts = |owners: &[ShardNumber]| {
         let mut counts = vec![0_u64; scene.topology.len()];
@@ -124,7 +128,8 @@ fn sizes(scene: &PlanScene<'_>, owners: &[ShardNumber]) -> Vec<ShardSize> {
     sizes.collect()
 }
 
-/// Merges the plans of all groups, each given with the name of its group; `None` if there are none.
+/// Joins the plans of all groups, each of which is given with the name of its group; `None` if
+/// there are no plans. The skew of the result is the highest skew of a group.
 pub fn joined(plans: Vec<(&str, SlotPlan)>) -> Option<SlotPlan> {
     let mut plans = plans.into_iter();
     let noted = |name: &str, plan: &SlotPlan| {
@@ -148,7 +153,7 @@ pub fn joined(plans: Vec<(&str, SlotPlan)>) -> Option<SlotPlan> {
     Some(all)
 }
 
-/// Returns the highest skew of the number of slots among some groups.
+/// Returns the highest skew of the number of slots among these groups.
 pub fn slot_skew(map: &ShardMap, groups: impl Iterator<Item = GroupNumber>) -> f64 {
     let skews = groups.filter_map(|group| {
         let own = of_group(map, group)?;
@@ -159,7 +164,8 @@ pub fn slot_skew(map: &ShardMap, groups: impl Iterator<Item = GroupNumber>) -> f
     skews.fold(1.0, f64::max)
 }
 
-/// Returns the groups that a drain of a shard concerns: those with slots on it.
+/// Returns the groups that own slots on a shard, which are those that a drain of the shard has to
+/// plan.
 pub fn on_shard(map: &ShardMap, owners: &[ShardNumber], shard: ShardNumber) -> Vec<GroupNumber> {
     let slots = (0..=u16::MAX).zip(owners).filter(|(_, owner)| **owner == shard);
     let groups = slots.filter_map(|(slot, _)| Slot::new(slot).map(GroupNumber::of));

@@ -1,4 +1,4 @@
-//! Drain: the owners of slots after one shard has given all of its slots away.
+//! Drain: computes the owners of the slots after one shard has given all its slots to others.
 //!
 //! **Not here:** the state of the shard (`topology`).
 
@@ -6,11 +6,12 @@ use std::cmp::Ordering;
 
 use crate::topology::ShardNumber;
 
-/// Returns the owners after a drain. Each slot goes to the shard that is least full by its weight;
-/// the slots that a shard takes are neighbours, so that there are few ranges.
+/// Returns the owners after a drain. The number of slots that each shard takes follows from giving
+/// one slot at a time to the shard that has the fewest in proportion to its weight. The slots that
+/// a shard takes are consecutive among those of the drained shard, so that the map has few ranges.
 ///
 /// # Panics
-/// If no weight is positive.
+/// If the drained shard has slots and no weight is above 0.
 pub(super) fn desired(
     owners: &[ShardNumber],
     weights: &[u32],
@@ -21,7 +22,7 @@ pub(super) fn desired(
     let mut takes = vec![0_usize; weights.len()];
     for _ in 0..counts[drained.index()] {
         let takers = (0..weights.len()).filter(|index| weights[*index] > 0);
-        // Fullness after taking one more slot.
+        // Compares the fullness that two shards would have with one more slot.
         let fuller = |one: &usize, other: &usize| -> Ordering {
             let this = (counts[*one] + 1) * u64::from(weights[*other]);
             this.cmp(&((counts[*other] + 1) * u64::from(weights[*one])))

@@ -1,4 +1,5 @@
-//! Even: the owners of slots that give each shard its share, with as few changes as possible.
+//! Even: computes the owners of the slots that give each shard its share, with as few changes as
+//! possible.
 //!
 //! **Not here:** the shares (`placement`).
 
@@ -7,8 +8,9 @@ use crate::placement::slot_targets;
 use crate::slot_set::SlotSet;
 use crate::topology::{ShardNumber, Topology};
 
-/// Returns the owners after an even plan. A shard gives its slots with the highest numbers, except
-/// those that are already being moved; shards that lack slots take them in order.
+/// Returns the owners after a plan by number of slots. A shard with too many slots gives those with
+/// the highest numbers, except those that are already being moved. Shards with too few take them in
+/// the order of the shards.
 pub(super) fn desired(
     topology: &Topology,
     owners: &[ShardNumber],

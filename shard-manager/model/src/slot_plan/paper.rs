@@ -1,7 +1,9 @@
-//! Paper: the plan for a hypothetical cluster, with the amount of data that its moves copy.
+//! Paper: computes the plan for a hypothetical cluster, with the amount of data that its moves
+//! would copy.
 //!
-//! **Invariant:** the numbers come from the plan that a cluster of this size would get.
-//! **Not here:** the text of a request (`cli`).
+//! **Invariant:** the numbers are those of the plan by slots that a real cluster of this size would
+//! get.
+//! **Not here:** parsing the command (`cli`).
 
 use super::{PlanFault, PlanScene, SlotPlan, plan_by_slots};
 use crate::advice::ShardSize;
@@ -9,37 +11,37 @@ use crate::placement::Placement;
 use crate::slot_set::SlotSet;
 use crate::topology::{ShardSpec, Topology, TopologyError};
 
-/// Hypothetical cluster: shards of equal weight, to which others are added.
+/// Hypothetical cluster with shards of equal weight, to which more shards are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HypotheticalCluster {
-    /// Number of shards before.
+    /// Number of shards before the others are added.
     pub shards: usize,
     /// Number of shards that are added.
     pub add: usize,
-    /// Bytes of all rows.
+    /// Number of bytes of all rows of the cluster.
     pub bytes: u64,
 }
 
 /// Reason why a hypothetical cluster has no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PaperFault {
-    /// There are no shards, or too many.
+    /// The number of shards is 0, or too high.
     #[error("shards and add: {0}")]
     Shards(#[from] TopologyError),
-    /// There is no plan.
+    /// No plan can be computed for the shards.
     #[error(transparent)]
     Plan(#[from] PlanFault),
 }
 
 impl HypotheticalCluster {
-    /// Plans the moves by which the added shards get their share.
+    /// Plans the moves that give the added shards their share of the slots.
     ///
     /// # Errors
-    /// [`PaperFault`].
+    /// [`PaperFault`] if the number of shards is 0 or too high, or no plan can be computed.
     pub fn plan(&self, slots_max: usize) -> Result<SlotPlan, PaperFault> {
         let spec = |number: usize| ShardSpec::new(format!("shard{number}"), 1);
         let all = self.shards.saturating_add(self.add);
-        // This is checked before a list of this length is allocated.
+        // The number is checked before a vector of this length is allocated.
         let most = Topology::SIMULATED_SHARDS_MAX;
         if self.shards == 0 || all > most {
             let count = if self.shards == 0 { 0 } else { all };

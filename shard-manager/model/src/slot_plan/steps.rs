@@ -1,7 +1,7 @@
-//! Steps: the slots that change their owner, in parts that are moved one by one.
+//! Steps: divides the slots that change their owner into parts, each of which becomes one move.
 //!
-//! **Invariant:** the parts are disjoint and hold every slot whose owner changes.
-//! **Not here:** the owners (`even`, `drain`, placements).
+//! **Invariant:** the parts are disjoint, and together contain every slot whose owner changes.
+//! **Not here:** choosing the new owners (`even`, `drain`, placements).
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,22 @@ use crate::keyspace::Slot;
 use crate::slot_set::SlotSet;
 use crate::topology::ShardNumber;
 
-/// Slots that change their owner, by giver and taker, in order.
+/// Slots that change their owner, in slot order, for each pair of giver (the old owner) and taker
+/// (the new owner).
 pub(super) struct Transfers(BTreeMap<(ShardNumber, ShardNumber), Vec<Slot>>);
 
-/// Part of the slots that go from one shard to another.
+/// Part of the slots that move from one shard to another.
 struct SlotGroup {
     from: ShardNumber,
     to: ShardNumber,
     slots: SlotSet,
-    /// Index among the parts of this giver and taker, and their number.
+    /// Index of this part among the parts of its pair of giver and taker, and the number of those
+    /// parts.
     place: (usize, usize),
 }
 
 impl Transfers {
-    /// Returns the changes from one list of owners to another.
+    /// Returns the slots whose owners differ between two lists of owners, which are in slot order.
     pub(super) fn between(before: &[ShardNumber], after: &[ShardNumber]) -> Self {
         let mut pairs: BTreeMap<_, Vec<Slot>> = BTreeMap::new();
         for (number, (from, to)) in (0..).zip(before.iter().zip(after)) {
@@ -33,8 +35,9 @@ impl Transfers {
         Self(pairs)
     }
 
-    /// Returns the slots in parts of at most this size. Parts of different shards alternate, so
-    /// that several run at a time and the shards fill at the same pace.
+    /// Divides the slots into parts of at most `slots_max` slots. Parts of different pairs of
+    /// shards alternate, so that several can be moved at the same time and the shards fill at the
+    /// same pace.
     pub(super) fn parts(&self, slots_max: usize) -> Vec<(ShardNumber, ShardNumber, SlotSet)> {
         let mut parts = Vec::new();
         for (&(from, to), slots) in &self.0 {
@@ -44,7 +47,8 @@ impl Transfers {
                 parts.push(SlotGroup { from, to, slots, place: (index, count) });
             }
         }
-        // Sorts by the fraction of a pair's parts that come before, compared without rounding.
+        // Sorts each part by the fraction of its pair's parts that come before it. The fractions
+        // are compared by cross-multiplication, without rounding.
         parts.sort_by(|one, other| {
             let ((first, count), (second, all)) = (one.place, other.place);
             (first * all)

@@ -1,5 +1,5 @@
-//! Tests of plans: the slots that move, the improvement by each single move, and clusters without a
-//! plan.
+//! Tests of plans: which slots move, that each single move is an improvement, and for which
+//! clusters there is no plan.
 
 use proptest::prelude::*;
 
@@ -58,7 +58,7 @@ fn counts(owners: &[ShardNumber], shards: usize) -> Vec<usize> {
     counts
 }
 
-/// Returns the total number of slots by which shards exceed their goals.
+/// Returns the number of slots by which shards exceed their goals, summed over all shards.
 fn excess(counts: &[usize], goal: &[usize]) -> usize {
     counts.iter().zip(goal).map(|(count, goal)| count.saturating_sub(*goal)).sum()
 }
@@ -249,7 +249,8 @@ fn a_simulation_of_a_thousand_shards_gives_one_more_its_share() {
     }
 }
 
-/// A cluster with any owners, weights and states, in which a shard takes slots.
+/// Strategy for clusters with any owners, weights and states, in which at least the first shard may
+/// receive slots.
 fn clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>)> {
     let state = prop_oneof![4 => Just(ShardState::Serving), 1 => Just(ShardState::Draining)];
     let shards = proptest::collection::vec((0_u32..5, state), 1..7);
@@ -261,7 +262,8 @@ fn clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>)> {
         };
         let count = others.len() as u64;
         let topology = Topology::restore((1..).zip(&others).map(spec).collect());
-        // Runs of slots of one owner, from one slot to 4096.
+        // The slots are in runs that have one owner; the length of a run is 1, 16, 256 or 4096
+        // slots.
         let owner = |slot: u64| {
             let run = (slot >> (4 * lumps)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed;
             ShardNumber((run.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40) as u16 % count as u16)
@@ -270,7 +272,8 @@ fn clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>)> {
     })
 }
 
-/// A cluster of serving shards with any owners, and the requests of each slot.
+/// Strategy for clusters of serving shards with any owners, and the number of requests to each
+/// slot.
 fn loaded_clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>, Vec<u64>)> {
     let weights = proptest::collection::vec(1_u32..5, 2..7);
     (weights, any::<u64>(), 1_usize..3_000, 0_u32..4).prop_map(|(weights, seed, runs, shape)| {
@@ -282,13 +285,14 @@ fn loaded_clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>, Vec<u
         let count = weights.len() as u64;
         let owner = |slot: usize| {
             let run = (slot * runs / SLOTS) as u64;
-            // One shard may have far more slots than another.
+            // The lower of two numbers is taken, so that some shards have far more slots than
+            // others.
             ShardNumber((mix(run) % count).min(mix(run + 7) % count) as u16)
         };
         let requests = |slot: u64| match shape {
             0 => 100,
             1 => mix(slot) % 2_000,
-            // A few slots carry all the load.
+            // Only about one slot in 97 has any load.
             2 => u64::from(mix(slot).is_multiple_of(97)) * (mix(slot + 1) % 2_000) * 50,
             _ => 2_000_000 / (1 + mix(slot) % 10_000),
         };
@@ -304,7 +308,7 @@ fn owned_by(topology: &Topology, owners: &[ShardNumber]) -> ShardMap {
     ShardMap::restore(1, Keyspace::Hash, Placement::Even, topology.clone(), &ranges).expect("a map")
 }
 
-/// Returns the load of the fullest shard for its weight.
+/// Returns the load of the fullest shard divided by its weight.
 fn fullest(loads: &[u64], weights: &[u32]) -> f64 {
     let full = loads.iter().zip(weights).map(|(load, weight)| *load as f64 / f64::from(*weight));
     full.fold(0.0, f64::max)
@@ -365,7 +369,8 @@ proptest! {
         let mut counted = counts(&owners, topology.len());
         let mut left = excess(&counted, &goal);
         prop_assert_eq!(left, plan.needed, "no plan moves fewer");
-        // Applies any subset of the moves, the last ones first: no move depends on another one.
+        // A random subset of the moves is applied in reverse order, because no move may depend on
+        // another one.
         for (index, step) in plan.steps.iter().enumerate().rev() {
             prop_assert!((1..=MAX).contains(&step.slots.len()));
             prop_assert!(step.slots.is_disjoint(&moving));
@@ -416,7 +421,7 @@ proptest! {
         for taker in &takers {
             let index = taker.shard.index();
             prop_assert!(has[index] >= had[index], "nothing moves between others");
-            // The shard took a slot only while no other taker was less full.
+            // A shard takes a slot only while no other taker would be less full with one more slot.
             let fullness = |count: usize, shard: &PlanShard| count as f64 / shard.fair_slots;
             for other in takers.iter().filter(|_| has[index] > had[index]) {
                 let emptiest = fullness(has[other.shard.index()] + 1, other);

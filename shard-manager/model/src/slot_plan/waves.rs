@@ -1,17 +1,18 @@
-//! Waves: the moves of an advice in runs, in each of which the order does not matter.
+//! Waves: groups consecutive moves of an advice into waves, within which the parts of different
+//! moves may be carried out in any order.
 //!
-//! An advice may give a shard a hot slot, and then take cool slots from the same shard. The parts
-//! of such moves must not be mixed.
+//! An advice may first give a shard a hot slot and then take cool slots from the same shard. If the
+//! parts of two such moves were mixed, the shard could be fuller in between than the advice allows.
 //!
-//! **Invariant:** within a wave no shard both gives and takes, so a taker has at most what it has
-//! at the end of the wave.
+//! **Invariant:** within a wave no shard both gives and takes slots, so at any time during a wave a
+//! taker has at most the load that it has at the end of the wave.
 //! **Not here:** the moves of an advice (`advice`), the parts of moves (`steps`).
 
 use std::collections::BTreeSet;
 
 use crate::advice::Move;
 
-/// Splits moves, in order, into waves.
+/// Splits moves into waves and keeps their order.
 pub(super) fn waves(moves: &[Move]) -> Vec<&[Move]> {
     let mut waves = Vec::new();
     let mut rest = moves;

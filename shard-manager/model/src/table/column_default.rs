@@ -1,9 +1,10 @@
-//! Column default: the value of a column that a new row gets when its write leaves the column out.
+//! Column default: the value that a new row gets in a column that its write leaves out.
 //!
 //! ```json
 //! {"name": "id", "type": "uuid", "default": {"fn": "uuid"}}
 //! ```
-//! **Invariant:** a constant fits the type of its column, and a function returns values of it.
+//! **Invariant:** a constant default has the type of its column, and a function returns values of
+//! that type.
 //! **Not here:** filling in defaults (`engine::default_values`).
 
 use serde_json::value::RawValue;
@@ -14,18 +15,19 @@ use crate::value::{ColumnType, TypeMismatch, Value, push_json};
 /// Default of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ColumnDefault {
-    /// A value of the column.
+    /// Constant value, which is equal for every row.
     Constant(Value),
-    /// `{"fn":"uuid"}`: a new UUID of version 7, whose order is that of time.
+    /// `{"fn":"uuid"}`: a new UUID of version 7. Such UUIDs are ordered by the time of their
+    /// creation.
     NewUuid,
     /// `{"fn":"now"}`: the time of the change.
     Now,
 }
 
-// A constant is never NaN: a value is a finite number.
+// A constant is never NaN, because the numbers of a `Value` are finite.
 impl Eq for ColumnDefault {}
 
-/// The form of a function in JSON.
+/// JSON form of a default that is a function.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FunctionForm {
@@ -36,11 +38,11 @@ impl ColumnDefault {
     /// Names of the functions, for messages.
     pub const FUNCTIONS: [&str; 2] = ["uuid", "now"];
 
-    /// Parses the JSON of a default. An object with the one member `fn` is a function, also for a
-    /// json column. `null` declares no default.
+    /// Parses the JSON of a default. An object whose only member is `fn` denotes a function, even
+    /// for a json column. Returns `None` for `null`, which declares that there is no default.
     ///
     /// # Errors
-    /// [`DefaultFault`] describes why a column of this type cannot have the default.
+    /// [`DefaultFault`], which states why a column of this type cannot have the default.
     pub fn parse(kind: ColumnType, json: &RawValue) -> Result<Option<Self>, DefaultFault> {
         if json.get() == "null" {
             return Ok(None);
@@ -76,7 +78,7 @@ impl ColumnDefault {
         RawValue::from_string(json).expect("a value is written as JSON")
     }
 
-    /// Checks that a column of the id or the routing column may have this default.
+    /// Checks that an id column, or the routing column, may have this default.
     pub(crate) fn check_key(&self, is_routing: bool) -> Result<(), DefaultFault> {
         match self {
             Self::NewUuid => Ok(()),
@@ -102,7 +104,7 @@ impl Column {
 /// Reason why a column cannot have a default.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DefaultFault {
-    /// The constant does not fit the column.
+    /// The constant does not have the type of the column.
     #[error("does not fit: {0}")]
     Value(TypeMismatch),
     /// The function is unknown.
@@ -117,10 +119,12 @@ pub enum DefaultFault {
         /// Type of the column.
         kind: ColumnType,
     },
-    /// Two rows of one moment would have one id.
+    /// The default `now` is not permitted in a key: rows that are created at the same moment would
+    /// have the same key.
     #[error("cannot be now in a key: two rows of one moment would be one row")]
     NowAsKey,
-    /// All rows would be on one shard.
+    /// A constant is not permitted in the routing column: all rows that leave it out would have the
+    /// same shard key, and so be on the same shard.
     #[error("cannot be a constant in the routing column: all rows would be on one shard")]
     ConstantAsShardKey,
 }

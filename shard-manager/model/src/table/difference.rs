@@ -1,4 +1,4 @@
-//! Difference: the first fact in which two declarations of a table differ.
+//! Difference: the first property in which two declarations of a table with the same name differ.
 //!
 //! **Invariant:** tables without a difference have the same own columns, id, routing column and
 //! group.
@@ -9,32 +9,32 @@ use std::fmt;
 use super::{Column, Table};
 use crate::value::ColumnType;
 
-/// Property of a table in which another declaration of its name differs.
+/// Property of a table that differs in another declaration with the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableDifference {
-    /// The other one does not have this column.
+    /// The table has this column, and the other declaration does not.
     HasColumn(String),
-    /// The other one has this column.
+    /// The table does not have this column, and the other declaration does.
     LacksColumn(String),
-    /// The columns come in this order.
+    /// The table has its columns in this order.
     Order(Vec<String>),
-    /// A column has this type.
+    /// A column of the table has this type.
     Kind(String, ColumnType),
-    /// A column may be null, or may not.
+    /// A column of the table may be null (true) or may not (false).
     Nullable(String, bool),
-    /// A column has this default, as JSON, if it has one.
+    /// A column of the table has this default, as JSON, or `None` if it has no default.
     Default(String, Option<String>),
-    /// The id consists of these columns.
+    /// The table has these id columns.
     Id(Vec<String>),
-    /// The routing column is this one, or there is none.
+    /// The table has this routing column, or `None` if it has no routing column.
     Routing(Option<String>),
-    /// The groups differ.
+    /// The table belongs to another table group.
     Group,
 }
 
 impl TableDifference {
-    /// Returns the first difference between a table and another declaration; `None` if there is
-    /// none.
+    /// Returns the first difference between a table and another declaration, as a property of
+    /// `table`; `None` if they do not differ.
     pub fn between(table: &Table, other: &Table) -> Option<Self> {
         let names = |table: &Table, columns: &[usize]| -> Vec<String> {
             columns.iter().map(|column| table.column(*column).name.clone()).collect()
@@ -66,7 +66,7 @@ impl TableDifference {
     }
 }
 
-/// Returns the first difference between columns of one name.
+/// Returns the first difference between two columns with the same name.
 fn of_columns(column: &Column, other: &Column) -> Option<TableDifference> {
     let Column { name, kind, nullable, default } = column;
     if *kind != other.kind {

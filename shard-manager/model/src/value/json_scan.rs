@@ -1,16 +1,17 @@
-//! JSON scan: checks that a text is JSON without building a tree, which would take up to 90 times
-//! the memory of the text.
+//! JSON scan: checks that a text is valid JSON without building a tree, which could take up to 90
+//! times as much memory as the text.
 //!
-//! **Invariant:** a text that passes has no lone surrogate in a string, no number outside binary64,
-//! and is nested at most as deep as the parser recurses.
-//! **Not here:** the values of columns (`value`), and U+0000, which is valid JSON.
+//! **Invariant:** a text that passes has no half of a surrogate pair in a string, no number too
+//! large for binary64, and no deeper nesting than the parser's recursion limit.
+//! **Not here:** canonical values of columns, and the refusal of U+0000, which is valid in JSON
+//! (`value`).
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// Value of any type that was parsed and dropped. Unlike [`serde::de::IgnoredAny`], strings are
-/// decoded and numbers converted, so that their errors are found.
+/// JSON value of any type that is parsed and dropped. Unlike [`serde::de::IgnoredAny`], it decodes
+/// strings and converts numbers, so that errors in them are found.
 struct Scanned;
 
 /// Returns true if the text is one JSON value.

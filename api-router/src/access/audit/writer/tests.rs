@@ -37,7 +37,7 @@ fn event(request: &str) -> AuditEvent {
     }
 }
 
-/// Opens the log of a path, as a start of a router does.
+/// Opens the log at a path, as a router does when it starts.
 fn start(path: &Path) -> AuditWriter {
     let (file, resumed) = AuditFile::open(path, LIMITS).expect("the log opens");
     let (sink, counts) = (AuditSink::File(file), Arc::default());
@@ -119,7 +119,8 @@ fn full_files_are_renamed_and_the_oldest_is_removed() {
     let (summary, compared) = check(&path, head);
     assert_eq!(compared, HeadComparison::Equal);
     assert!(summary.first.is_some_and(|first| first.seq > 1), "old lines are gone");
-    // A router that was killed while it renamed files leaves a gap, and no file.
+    // A router that was killed while it renamed files leaves a gap in the numbers, and no current
+    // file.
     drop(writer);
     fs::rename(file_path(&path, 1), file_path(&path, 2)).expect("it is renamed");
     fs::rename(&path, file_path(&path, 1)).expect("it is renamed");

@@ -1,7 +1,7 @@
 //! `audit`: verifies the audit log of a router.
 //!
-//! **Invariant:** the files are only read. A log that is written meanwhile is not reported as
-//! wrong.
+//! **Invariant:** the files are only read. A log that a router writes during the check is not
+//! reported as faulty for that reason.
 //! **Not here:** the form of a log (`access::audit`).
 
 use std::fs::{File, Metadata};
@@ -51,7 +51,8 @@ Exit code 1: a line is wrong; 2: the log cannot be read.")]
 /// Runs the operation.
 pub(crate) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     let Verb::Verify { log, catalog } = &options.verb;
-    // Read before the log: the log only grows.
+    // The catalog is read before the log. In the other order, a line that was written in between
+    // could seem to be missing from the log.
     let heads = catalog.named()?.map(|place| place.audit_heads()).transpose()?;
     let files = open(log)?;
     let report = verify(files, ChainCheck::new(heads))?;
@@ -62,13 +63,13 @@ pub(crate) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     }
 }
 
-/// File of a log.
+/// Open file of a log.
 struct LogFile {
     path: PathBuf,
     file: File,
 }
 
-/// Result of a check.
+/// Result of checking a log.
 #[derive(Serialize)]
 struct LogReport {
     ok: bool,
@@ -76,13 +77,12 @@ struct LogReport {
     #[serde(flatten)]
     summary: ChainSummary,
     catalog: HeadComparison,
-    /// Number of bytes of a last line without an end: it is being written, or its router was
-    /// killed.
+    /// Number of bytes of an incomplete last line: the router is still writing it, or was killed.
     torn_bytes: u64,
     fault: Option<LineFault>,
 }
 
-/// First wrong line.
+/// First line that is not as a router wrote it.
 #[derive(Serialize)]
 struct LineFault {
     file: PathBuf,
@@ -90,15 +90,15 @@ struct LineFault {
     fault: String,
 }
 
-/// Device and inode of a file.
+/// Device number and inode number, which identify a file whatever its name is.
 type FileIdentity = (u64, u64);
 
 fn identity(metadata: &Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
 }
 
-/// Opens the files of a log, the oldest first. A router may begin a file meanwhile, and renames the
-/// others: then they are opened again.
+/// Opens the files of a log, the oldest first. A router that begins a new file renames the older
+/// ones; if this happens meanwhile, all files are opened again.
 fn open(log: &Path) -> Result<Vec<LogFile>, CommandError> {
     let refused = |path: &Path, error: std::io::Error| {
         CommandError::Refused(format!("{}: {error}", path.display()))
@@ -116,8 +116,8 @@ fn open(log: &Path) -> Result<Vec<LogFile>, CommandError> {
                 Err(error) => return Err(refused(&path, error)),
             }
         }
-        // No path gets back a file that it had before, so no file was renamed while these were
-        // opened if each is still at its path.
+        // Renaming never returns a file to a path that it had before. So if each file is still at
+        // its path, none was renamed while they were opened.
         if identities(log) != opened {
             continue;
         }
@@ -129,7 +129,8 @@ fn open(log: &Path) -> Result<Vec<LogFile>, CommandError> {
     }
 }
 
-/// Returns the file at each path of a log, the oldest first; `None` where there is none.
+/// Returns the identity of the file at each path of a log, the oldest first; `None` for a path
+/// without a file.
 fn identities(log: &Path) -> Vec<Option<FileIdentity>> {
     let paths = (0..FILES_MAX).rev().map(|number| file_path(log, number));
     paths.map(|path| std::fs::metadata(path).ok().map(|metadata| identity(&metadata))).collect()
@@ -239,7 +240,7 @@ mod tests {
     fn every_step_of_a_rotation_is_noticed_and_a_new_line_is_none() {
         let folder = format!("tessera-audit-verify-{}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
-        // An earlier process with this number may have failed.
+        // A failed run of this test may have left the folder, if its process had the same id.
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).unwrap();
         let log = folder.join("audit.log");

@@ -1,7 +1,8 @@
-//! Catalog place: the catalog whose keys and roles a command reads or changes.
+//! Catalog place: the location of the catalog whose keys and roles a command reads or changes.
 //!
-//! The process that holds a data directory makes a change on request, through its socket; without
-//! one, the command locks the directory itself. Servers are changed directly.
+//! If a process holds the data directory, usually a router, the command sends the change to its
+//! control socket, and that process makes the change. Otherwise the command locks the directory and
+//! makes the change itself. The catalog of a cluster of PostgreSQL servers is changed directly.
 //!
 //! **Invariant:** no address with a password is taken from a flag, and none is shown.
 //! **Not here:** the rules of changes (`engine::access_store`).
@@ -19,12 +20,12 @@ use sqlite::control::client::{ControlError, change_access};
 
 use super::super::CommandError;
 
-/// Variables that name the catalog of a cluster of servers: its own database, or that of the first
-/// shard.
+/// Environment variable with the address of the catalog of a cluster of servers. If it is not set,
+/// the catalog is in the database of the first shard.
 pub(in super::super) const CATALOG_VARIABLE: &str = "MAINDB_URL";
 pub(in super::super) const SHARDS_VARIABLE: &str = "SHARD_URLS";
 pub(in super::super) const DIR_VARIABLE: &str = "TESSERA_DATA_DIR";
-/// Variable of libpq that holds the password of an address without one.
+/// Environment variable of libpq with the password for addresses that contain none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 pub(in super::super) const DIR_DEFAULT: &str = "./data";
 
@@ -46,7 +47,8 @@ pub(crate) enum CatalogPlace {
 }
 
 impl CatalogArgs {
-    /// Returns the catalog that the flag names, else the variables.
+    /// Returns the catalog that the flag names, or else the environment variables, or else the
+    /// default.
     pub(crate) fn place(&self) -> Result<CatalogPlace, CommandError> {
         if let Some(data_dir) = &self.data_dir {
             return Ok(CatalogPlace::Files(data_dir.clone()));
@@ -73,7 +75,7 @@ impl CatalogArgs {
 }
 
 impl CatalogArgs {
-    /// Returns the catalog that the flag or a variable names; `None` if neither does.
+    /// Returns the catalog that the flag or an environment variable names; `None` if neither does.
     pub(super) fn named(&self) -> Result<Option<CatalogPlace>, CommandError> {
         let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let names = [CATALOG_VARIABLE, SHARDS_VARIABLE, DIR_VARIABLE];
@@ -84,12 +86,12 @@ impl CatalogArgs {
     }
 }
 
-/// Returns the value of a variable; `None` if it is not set, or empty.
+/// Returns the value of an environment variable; `None` if it is not set, or empty.
 pub(in super::super) fn variable(name: &str) -> Result<Option<String>, CommandError> {
     match std::env::var_os(name).filter(|value| !value.is_empty()) {
         Some(value) => match value.into_string() {
             Ok(text) => Ok(Some(text)),
-            // The value may contain a password.
+            // The message does not repeat the value, because it may contain a password.
             Err(_) => Err(CommandError::Refused(format!("{name} is not UTF-8"))),
         },
         None => Ok(None),
@@ -101,7 +103,8 @@ fn first_url(urls: &str) -> &str {
     split_urls(urls).0
 }
 
-/// Returns the addresses in the list that a variable holds.
+/// Parses the list of addresses in `urls`, which is the value of the environment variable
+/// `variable`.
 pub(in super::super) fn addresses(
     variable: &str,
     urls: &str,
@@ -116,8 +119,8 @@ pub(in super::super) fn addresses(
     Ok(addresses)
 }
 
-/// Returns the first of the addresses in a list, and the rest. The hosts of one address are
-/// separated by commas, too.
+/// Returns the first of the addresses in a list, and the rest. The list is split only at a comma
+/// before `postgres://` or `postgresql://`, because commas also separate the hosts of one address.
 fn split_urls(urls: &str) -> (&str, &str) {
     let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
     let is_end = |comma: &usize| begins(urls[comma + 1..].trim_start());
@@ -126,7 +129,7 @@ fn split_urls(urls: &str) -> (&str, &str) {
     (first.trim().trim_end_matches(','), rest.trim_start_matches([',', ' ']))
 }
 
-/// Returns the node of an address, with the password of the environment if it has none.
+/// Parses the address of a node. If it contains no password, that of the environment is used.
 fn address(url: &str) -> Result<NodeAddress, String> {
     let password = std::env::var(PASSWORD_VARIABLE).ok().map(Password::new);
     let defaults = NodeDefaults { password, ..NodeDefaults::default() };
@@ -144,7 +147,8 @@ impl CatalogPlace {
         }
     }
 
-    /// Reads the last lines of all audit logs, also while a router serves the cluster.
+    /// Reads the last line of each audit log that the catalog stores, also while a router serves
+    /// the cluster.
     pub(super) fn audit_heads(&self) -> Result<Vec<AuditHead>, CommandError> {
         match self {
             Self::Files(data_dir) => Ok(read_audit_heads(data_dir)?),
@@ -154,7 +158,8 @@ impl CatalogPlace {
         }
     }
 
-    /// Makes a change. `flag` returns the flag or the argument of a member that a refusal is about.
+    /// Makes a change. If it is refused because of one of its members, `flag` returns the
+    /// command-line flag or argument for that member, which the message then names.
     pub(super) fn change(
         &self,
         change: &AccessChange,
@@ -205,7 +210,7 @@ fn unreachable(data_dir: &Path, error: ControlError) -> CommandError {
     CommandError::Refused(line)
 }
 
-/// Runs work that talks to a server.
+/// Runs a future to its end on a new single-threaded runtime.
 pub(crate) fn with_runtime<T>(
     work: impl Future<Output = Result<T, CommandError>>,
 ) -> Result<T, CommandError> {

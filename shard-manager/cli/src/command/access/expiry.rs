@@ -1,13 +1,13 @@
 //! Expiry: times and durations on the command line, such as `90d` or `2027-01-31T12:00:00Z`.
 //!
-//! **Not here:** the check when the catalog is changed (`engine::access_store`).
+//! **Not here:** the checks when the catalog is changed (`engine::access_store`).
 
 use access::unix_time::UnixTime;
 
-/// Units of durations, with their seconds.
+/// Units of durations, each with its number of seconds.
 const UNITS: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
 
-/// Parses a duration, in seconds.
+/// Parses a duration, and returns it in seconds.
 pub(super) fn duration(text: &str) -> Result<u64, String> {
     let seconds = UNITS.iter().find_map(|(unit, seconds)| {
         let number = text.strip_suffix(*unit)?;
@@ -18,7 +18,7 @@ pub(super) fn duration(text: &str) -> Result<u64, String> {
     seconds.flatten().ok_or_else(expected)
 }
 
-/// Parses the time at which a key ends: a duration from `now` on, or RFC 3339.
+/// Parses the time at which a key expires: either a duration from `now` on, or an RFC 3339 time.
 pub(super) fn expiry(text: &str, now: UnixTime) -> Result<UnixTime, String> {
     let end = match (UnixTime::parse(text), duration(text)) {
         (Some(time), _) => time,

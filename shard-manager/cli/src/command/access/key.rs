@@ -1,7 +1,8 @@
 //! `key`: creates, lists, revokes, rotates, suspends and resumes API keys.
 //!
-//! **Invariant:** a new key is printed once, alone on standard output, after it was stored. No key
-//! is taken from the command line, which other users of this machine can see.
+//! **Invariant:** a new key is printed once, on standard output, after it was stored; with
+//! `--offline` it is printed and not stored. No key is accepted as an argument, because other users
+//! of this machine can see command lines.
 //! **Not here:** the rules of changes (`engine::access_store`).
 
 use access::key::{ApiKey, KeyId, NewApiKey};
@@ -130,7 +131,8 @@ struct Named {
 }
 
 impl Named {
-    /// Parses the id. No message repeats the text, which may be a whole key.
+    /// Parses the id. No error message repeats the argument, because it may be a complete key with
+    /// its secret.
     fn id(&self) -> Result<KeyId, CommandError> {
         if ApiKey::is_like(&self.id) {
             let line = "ID: this is a key, not its id: give the 12 characters after tsr_. Other users of this machine \
@@ -147,7 +149,7 @@ impl Named {
     }
 }
 
-/// Returns the flag or the argument for a member of a key.
+/// Returns the command-line flag or argument that sets a member of a key; empty if there is none.
 fn flag(member: &str) -> &'static str {
     match member {
         "id" => "ID",
@@ -159,7 +161,7 @@ fn flag(member: &str) -> &'static str {
     }
 }
 
-/// Key in a list.
+/// Key as `key list` shows it, without its secret.
 #[derive(Serialize)]
 struct Listed<'k> {
     id: &'k str,
@@ -242,7 +244,7 @@ fn make() -> Result<NewApiKey, CommandError> {
     make_key().map_err(|_| CommandError::Refused("the system has no random bytes".to_owned()))
 }
 
-/// Prints a new key: alone on standard output, or as a member of a document.
+/// Prints a new key: alone on standard output or, with `--json`, as the member `key` of `document`.
 fn reveal(
     made: &NewApiKey,
     mut document: serde_json::Value,
@@ -297,7 +299,7 @@ fn create(options: &CreateOptions, terminal: &Terminal) -> Result<(), CommandErr
     reveal(&made, document, terminal)
 }
 
-/// Prints a key and its line for a keys file.
+/// Prints a new key, and the line for a router's keys file that accepts it. Nothing is stored.
 fn print_line(
     made: &NewApiKey,
     key: NewKey,

@@ -26,7 +26,8 @@ Examples:
   shard-manager role apply shop.json
   echo '{\"role\":\"shop\",\"grants\":[{\"tables\":[\"users\"],\"may\":[\"read\"],\"keys\":\"$tenant\"}]}' > shop.json";
 
-/// Largest file of roles in bytes: a request to a router has room for it.
+/// Maximum size of a file of roles in bytes, small enough for one request to the control socket of
+/// a router.
 const FILE_MAX: u64 = 2 << 20;
 
 /// Operation on roles.
@@ -51,7 +52,7 @@ enum Verb {
     List(CatalogArgs),
 }
 
-/// Role in a list.
+/// Role as `role list --json` shows it.
 #[derive(Serialize)]
 struct Listed {
     built_in: bool,

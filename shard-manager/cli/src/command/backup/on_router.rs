@@ -1,7 +1,9 @@
-//! On router: starts a backup that a router makes into its own folder, and follows it to its end.
+//! On router: requests a backup that a router makes in its own backup folder, and polls it until it
+//! has ended.
 //!
-//! **Invariant:** an interrupt cancels the backup that this command has begun, and no other.
-//! **Not here:** the backup (`cluster`).
+//! **Invariant:** an interrupt (Ctrl-C) cancels the backup that this command has begun, and no
+//! other.
+//! **Not here:** making the backup (`cluster`).
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,11 +18,11 @@ use super::super::router::Router;
 use super::with_bars;
 use crate::terminal::Terminal;
 
-/// Path of the backups of a router.
+/// URL path of a router's backups.
 const PATH: &str = "/api/backup";
 /// Interval at which a backup is polled.
 const LOOK: Duration = Duration::from_millis(200);
-/// Time for which the router may be unreachable.
+/// Time for which the router may be unreachable before the command fails.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Requests a backup from a router, waits for its end, and shows the result.
@@ -48,7 +50,7 @@ fn follow(
         }
         if !is_cancelled && (observer.cancelled)() {
             is_cancelled = true;
-            // The backup may have ended meanwhile, which the next response shows.
+            // An error is ignored: if the backup has ended meanwhile, the next response shows that.
             let _ = router.post(&format!("{path}/{CANCEL}"), &json!({}));
         }
         sleep(LOOK);

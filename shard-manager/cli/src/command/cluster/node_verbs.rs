@@ -1,6 +1,6 @@
 //! Node verbs: commands for single nodes of a local cluster.
 //!
-//! **Not here:** the operations (`local_postgres`).
+//! **Not here:** carrying out the operations (`local_postgres`).
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Export source: the snapshots that an export reads, of files or of servers.
+//! Export source: the snapshots of all shards from which an export reads, in files or on servers.
 //!
 //! **Not here:** taking the snapshots, writing the lines (the engines).
 
@@ -16,7 +16,7 @@ use super::command_error;
 pub(super) enum ExportSource {
     /// Snapshots of files.
     Files(sqlite::export::Export),
-    /// Snapshots of servers, whose sessions end with the runtime.
+    /// Snapshots of servers. The runtime drives their sessions and ends them when it is dropped.
     Servers(Runtime, postgres::export::ServerExport),
 }
 
@@ -46,7 +46,7 @@ impl ExportSource {
         tables.tables().map(|table| table.name().to_owned()).collect()
     }
 
-    /// Returns the expected number of rows of a table, for a progress bar.
+    /// Returns the expected number of rows of a table, which is exact enough for a progress bar.
     pub(super) fn row_count(&self, table: &str) -> i64 {
         match self {
             Self::Files(export) => export.row_count(table),

@@ -1,7 +1,7 @@
-//! Place: the router or the catalog to which a request about indexes goes.
+//! Place: the router or data directory to which a command about indexes sends its request.
 //!
-//! The router that `--url` names builds and drops indexes. The catalog of a data directory is only
-//! read, for which no router is needed.
+//! Building or dropping an index needs the router that `--url` names. Listing indexes needs no
+//! router: the catalog in a data directory can be read instead.
 //!
 //! **Not here:** the output (`index`).
 
@@ -41,11 +41,12 @@ pub(super) struct RouterArgs {
 pub(super) struct NewIndex {
     /// Name of the index.
     pub(super) name: String,
-    /// Columns, in their order.
+    /// Names of the columns, in the order of the index.
     pub(super) columns: Vec<String>,
     /// True if rows of one shard key must differ in the columns.
     pub(super) unique: bool,
-    /// Longest time for which writes of a shard may wait, in ms.
+    /// Longest time in milliseconds for which writes of a shard may wait; `None` for the router's
+    /// default.
     pub(super) pause_max_ms: Option<u64>,
 }
 
@@ -59,7 +60,7 @@ impl NewIndex {
     }
 }
 
-/// Indexes of a table.
+/// Access to the indexes of one table.
 pub(super) struct IndexPlace {
     table: String,
     source: IndexSource,
@@ -67,14 +68,14 @@ pub(super) struct IndexPlace {
 }
 
 enum IndexSource {
-    /// Indexes of the cluster that a router serves.
+    /// A router, which serves the cluster.
     Router(Box<Router>),
-    /// Indexes in the catalog of a data directory.
+    /// A data directory, whose catalog is read.
     Files(PathBuf),
 }
 
 impl IndexPlace {
-    /// Returns the place that the flags name.
+    /// Creates the place that the flags name.
     pub(super) fn of(source: &ClusterSource, table: &str) -> Result<Self, CommandError> {
         let flags = source.flags();
         let source = match source.router() {
@@ -84,7 +85,7 @@ impl IndexPlace {
         Self::new(source, table, flags)
     }
 
-    /// Returns the place of a router.
+    /// Creates the place for a router.
     pub(super) fn of_router(router: &RouterArgs, table: &str) -> Result<Self, CommandError> {
         let RouterArgs { url, key_file } = router.clone();
         let address = RouterAddress { url, key_file };
@@ -98,17 +99,17 @@ impl IndexPlace {
         Ok(Self { table: table.to_owned(), source, flags })
     }
 
-    /// Returns the flags that name the place.
+    /// Returns the flags that name the place, for follow-up commands that messages suggest.
     pub(super) fn flags(&self) -> &PlaceFlags {
         &self.flags
     }
 
-    /// Returns the table.
+    /// Returns the name of the table.
     pub(super) fn table(&self) -> &str {
         &self.table
     }
 
-    /// Returns the indexes of the table, by name.
+    /// Returns the indexes of the table, ordered by name.
     pub(super) fn list(&self) -> Result<Vec<IndexView>, CommandError> {
         match &self.source {
             IndexSource::Router(router) => read(router.get(&self.path(), &[])?["indexes"].take()),
@@ -122,17 +123,17 @@ impl IndexPlace {
         }
     }
 
-    /// Requests that an index is built, and returns its current state.
+    /// Requests that an index be built, and returns its state at that time.
     pub(super) fn add(&self, index: &NewIndex) -> Result<IndexView, CommandError> {
         read(self.router()?.post(&self.path(), &index.body())?["index"].take())
     }
 
-    /// Returns the effect that the creation of an index would have.
+    /// Returns the effect that building an index would have. Nothing is built.
     pub(super) fn plan(&self, index: &NewIndex) -> Result<IndexPlanView, CommandError> {
         read(self.router()?.plan(&self.path(), &index.body())?)
     }
 
-    /// Requests that an index is dropped, and returns its current state.
+    /// Requests that an index be dropped, and returns its state at that time.
     pub(super) fn remove(&self, name: &str) -> Result<IndexView, CommandError> {
         check_name("an index", name)?;
         read(self.router()?.delete(&format!("{}/{name}", self.path()))?["index"].take())
@@ -152,7 +153,7 @@ impl IndexPlace {
     }
 }
 
-/// Refuses a name that would change the path of the request.
+/// Returns an error if a name has characters that would change the URL path of the request.
 fn check_name(what: &str, name: &str) -> Result<(), CommandError> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if name.is_empty() || !name.bytes().all(is_name) {

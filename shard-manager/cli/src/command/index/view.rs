@@ -1,4 +1,4 @@
-//! View: an index as routers return it, and the plan of a new one.
+//! View: an index as routers return it, and the effect that building one would have.
 //!
 //! **Not here:** the requests (`place`), the output (`index`).
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(super) struct IndexView {
     /// Name of the index.
     pub(super) name: String,
-    /// Columns, in their order.
+    /// Names of the columns, in the order of the index.
     pub(super) columns: Vec<String>,
     /// True if rows of one shard key differ in the columns.
     pub(super) unique: bool,
@@ -25,15 +25,16 @@ pub(super) struct IndexView {
     /// Reason why the index waits or has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
-    /// Longest time for which writes of a shard have waited.
+    /// Longest time in milliseconds for which writes of a shard have waited; `None` if writes do
+    /// not wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pause_ms: Option<u64>,
-    /// Longest time for which writes of a shard may wait.
+    /// Limit in milliseconds for the time that writes of a shard may wait.
     pub(super) pause_max_ms: u64,
 }
 
 impl IndexView {
-    /// Returns the view of a record of a catalog whose cluster has this number of shards.
+    /// Returns the view of a catalog record. `shards` is the number of shards of the cluster.
     pub(super) fn of(record: IndexRecord, shards: usize) -> Self {
         let is_building = record.state == IndexState::Building;
         Self {
@@ -60,22 +61,23 @@ impl IndexView {
     }
 }
 
-/// Effect that the creation of an index would have.
+/// Effect that building an index would have.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct IndexPlanView {
-    /// The index as it would be listed at first, or as it exists.
+    /// The index as it would be listed when the build begins or, if it exists already, as it is
+    /// listed now.
     pub(super) index: IndexView,
     /// Effect on each shard; empty if the index exists.
     pub(super) shards: Vec<ShardPauseView>,
 }
 
-/// Effect of an index that is built on a shard.
+/// Effect of building an index on one shard.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct ShardPauseView {
-    /// The shard.
+    /// Name of the shard.
     pub(super) shard: String,
-    /// Rows of the table; `None` if writes do not wait.
+    /// Number of rows of the table on the shard; `None` if writes do not wait.
     pub(super) rows: Option<u64>,
-    /// Estimated time for which writes of the shard would wait.
+    /// Estimated time in milliseconds for which writes of the shard would wait.
     pub(super) pause_ms: u64,
 }

@@ -1,7 +1,7 @@
-//! Wait: follows an index until every shard has it, or none has it any longer, with a bar on a
-//! terminal and lines otherwise.
+//! Wait: polls an index until every shard has it or, after a drop, no shard has it any longer.
+//! Progress is a bar on a terminal, and lines otherwise.
 //!
-//! **Invariant:** an interrupt ends the wait, but never the work of the router.
+//! **Invariant:** an interrupt (Ctrl-C) ends the wait, but never the work of the router.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,12 +16,13 @@ use crate::terminal::{Terminal, say};
 
 /// Interval at which an index is polled.
 const LOOK: Duration = Duration::from_millis(300);
-/// Interval at which an interrupt is noticed.
+/// Interval between two checks for an interrupt.
 const NAP: Duration = Duration::from_millis(50);
-/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
+/// Time for which the router may be unreachable before the wait fails: it may restart, or another
+/// one may take over.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
-/// Waits until an index is ready or has failed, and returns it.
+/// Waits until an index is ready, has failed or is being dropped, and returns it.
 pub(super) fn until_built(
     place: &IndexPlace,
     begun: IndexView,
@@ -59,7 +60,7 @@ pub(super) fn until_dropped(
     Ok(())
 }
 
-/// Polls an index, and reports its progress.
+/// Polls one index, and reports its progress.
 struct Follower<'f> {
     place: &'f IndexPlace,
     terminal: &'f Terminal,
@@ -75,7 +76,8 @@ impl<'f> Follower<'f> {
         Self { place, terminal, bar, last_line: String::new(), seen: Instant::now() }
     }
 
-    /// Shows an index: on the bar, or as a line if it has changed.
+    /// Shows the state of an index on the bar or, if there is no bar, as a line each time that it
+    /// changes.
     fn show(&mut self, index: &IndexView) {
         let reason = index.reason.as_deref().unwrap_or_default();
         let line = format!("{} {reason}", state(index));
@@ -87,7 +89,7 @@ impl<'f> Follower<'f> {
         self.last_line = line;
     }
 
-    /// Returns the index after the next interval; `None` if it is no longer listed.
+    /// Waits for one interval, and returns the index; `None` if it is no longer listed.
     fn next(&mut self, name: &str) -> Result<Option<IndexView>, CommandError> {
         loop {
             let next = Instant::now() + LOOK;

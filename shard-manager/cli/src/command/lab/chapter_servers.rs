@@ -1,6 +1,8 @@
-//! Chapter servers: PostgreSQL servers of one chapter of the tour.
+//! Chapter servers: the PostgreSQL servers of one chapter of the tour. A *link* is a TCP proxy in
+//! front of a server, which a chapter can cut.
 //!
-//! **Invariant:** the links, the servers and their folder are removed when their value is dropped.
+//! **Invariant:** the links, the servers and their folder are removed when the `ServersOfChapter`
+//! is dropped.
 //! **Not here:** creating servers (`local_postgres`), the chapters (`lab::tour`).
 
 use std::path::Path;
@@ -16,9 +18,11 @@ use super::lab_servers::{LocalServers, cluster_of_nodes, parsed};
 use super::linked_servers::behind_links;
 use crate::command::CommandError;
 
-/// Servers of a chapter. Fields are dropped in the order of declaration.
+/// Servers of a chapter. Fields are dropped in the order of declaration, so the folder is removed
+/// last.
 pub(super) struct ServersOfChapter {
-    /// Database of the catalog, if it is on the server of the shard that joins.
+    /// Database of the catalog, on the server of the shard that joins; `None` if no shard joins in
+    /// the chapter.
     _catalog: Option<TemporaryDatabase>,
     linked: LinkedServers,
     joining: Option<String>,
@@ -27,8 +31,8 @@ pub(super) struct ServersOfChapter {
 }
 
 impl ServersOfChapter {
-    /// Starts a server for each node, and one for the shard that joins. Nodes of a cluster with
-    /// replicas are behind links.
+    /// Starts a server for each node, also for those of a shard that joins in the chapter. If the
+    /// shards have replicas, the cluster reaches each server through a link.
     pub(super) fn start(
         work_dir: Option<&Path>,
         (size, seed): (ChapterSize, u64),
@@ -43,8 +47,8 @@ impl ServersOfChapter {
         };
         let (mut catalog, mut joining) = (None, None);
         if grows && let Some(last) = cluster.address.shards.pop() {
-            // A router gives the password of a server only to servers in its settings: that of the
-            // new shard is there as the one of the catalog.
+            // A router sends passwords only to servers in its settings. The catalog is on the
+            // server of the shard that joins, so that this server is in the settings.
             let name = format!("tessera_lab_{}_catalog", folder.run());
             let database = TemporaryDatabase::create(&last.primary, &name)?;
             cluster.address.catalog = Some(database.address().clone());

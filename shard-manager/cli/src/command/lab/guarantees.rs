@@ -1,4 +1,5 @@
-//! `lab levels`, `replicas`, `crash` and `conflicts`: experiments about guarantees.
+//! `lab levels`, `replicas`, `crash` and `conflicts`: run the experiments about consistency,
+//! durability and concurrent changes.
 
 use std::path::Path;
 
@@ -79,7 +80,8 @@ impl Levels {
         common.carry_out(terminal, |watcher| {
             levels::check(&wanted)?;
             let nodes = (levels::SHARDS, replicas, seed);
-            // Dropped after the experiment.
+            // The servers are removed when this value is dropped, so it is kept until the
+            // experiment has ended.
             let servers = ServersBehindLinks::start(&place, nodes, watcher)?;
             let linked = servers.as_ref().map(ServersBehindLinks::linked);
             Ok(levels::run(&wanted, linked, watcher)?)
@@ -94,7 +96,8 @@ impl Replicas {
         let wanted = ReplicasOptions { operations, seed, work_folder };
         common.carry_out(terminal, |watcher| {
             let nodes = (replicas::SHARDS, replicas::REPLICAS);
-            // Dropped after the experiment.
+            // The servers are removed when this value is dropped, so it is kept until the
+            // experiment has ended.
             let servers = NodeServers::start(&place, nodes, watcher)?;
             let nodes = servers.as_ref().map(NodeServers::nodes);
             Ok(replicas::run(&wanted, nodes, watcher)?)
@@ -121,7 +124,8 @@ impl Crash {
             start_writer: &start_writer,
         };
         common.carry_out(terminal, |watcher| {
-            // Dropped after the experiment.
+            // The servers are removed when this value is dropped, so it is kept until the
+            // experiment has ended.
             let servers = NodeServers::start(&place, (crash::SHARDS, 0), watcher)?;
             let Some(servers) = &servers else { return Ok(crash::run(&wanted, None, watcher)?) };
             let killed = KilledServers {
@@ -142,7 +146,8 @@ impl Conflicts {
         let wanted = ConflictsOptions { clients, rounds, seed, work_folder };
         common.carry_out(terminal, |watcher| {
             let sizes = ClusterSizes { shards: &[conflicts::SHARDS], grows: false };
-            // Dropped after the experiment.
+            // The servers are removed when this value is dropped, so it is kept until the
+            // experiment has ended.
             let servers = place.start(&sizes, watcher)?;
             let databases = servers.as_ref().map(DatabaseServers::databases);
             Ok(conflicts::run(&wanted, databases, watcher)?)

@@ -1,7 +1,7 @@
-//! Lab servers: PostgreSQL servers of an experiment, with empty databases for its clusters.
+//! Lab servers: the PostgreSQL servers of an experiment, with empty databases for its clusters.
 //!
-//! **Invariant:** the servers and the databases are removed when their value is dropped; on a
-//! server that `MAINDB_URL` names, only the database of the experiment is removed.
+//! **Invariant:** the servers and the databases are removed when the value that owns them is
+//! dropped; on a server that `MAINDB_URL` names, only the database of the experiment is removed.
 //! **Not here:** creating servers (`local_postgres`), the experiments (`lab`).
 
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ use crate::command::CommandError;
 use crate::command::access::catalog_place::{CATALOG_VARIABLE, addresses, variable};
 use crate::terminal::say;
 
-/// Folder of the servers in the temporary folder.
+/// Name of the servers' folder, in the temporary folder of the experiment.
 const DIR: &str = "servers";
 
-/// Highest number of servers of an experiment: each needs about 30 MiB and ten processes.
+/// Maximum number of servers of an experiment, because each needs about 30 MiB and ten processes.
 const SERVERS_MAX: usize = 64;
 
 /// Place of the databases of an experiment, on the command line.
@@ -40,7 +40,7 @@ pub(super) struct WorkPlace {
     pub(super) postgres: bool,
 }
 
-/// Number of shards of each cluster of an experiment.
+/// Sizes of the clusters of an experiment.
 pub(super) struct ClusterSizes<'s> {
     /// Number of shards of each cluster, in the order in which the experiment opens them.
     pub(super) shards: &'s [usize],
@@ -48,8 +48,8 @@ pub(super) struct ClusterSizes<'s> {
     pub(super) grows: bool,
 }
 
-/// Databases of an experiment on servers of its own. Fields are dropped in the order of
-/// declaration.
+/// Databases of an experiment, on servers that were created for it. Fields are dropped in the order
+/// of declaration: the databases, then the servers, then their folder.
 pub(super) struct DatabaseServers {
     databases: ServerDatabases,
     _created: Vec<TemporaryDatabase>,
@@ -57,23 +57,25 @@ pub(super) struct DatabaseServers {
     _folder: WorkFolder,
 }
 
-/// Servers of `lab run`: those of the one database and of the shards. Fields are dropped in the
-/// order of declaration.
+/// Servers of `lab run`, which compares one database without sharding with a cluster of shards.
+/// Fields are dropped in the order of declaration: the database, then the servers, then their
+/// folder.
 pub(super) struct LabServers {
     one: TemporaryDatabase,
-    /// Servers of the shards, unless these are files.
+    /// Servers that were created for the experiment; `None` if the shards are files.
     local: Option<LocalServers>,
     engine: String,
     notes: Vec<String>,
     _folder: WorkFolder,
 }
 
-/// Servers that the experiment has created, removed when they are dropped.
+/// Servers that were created for an experiment, and that are stopped and removed when the value is
+/// dropped.
 pub(super) struct LocalServers(Option<LocalCluster>);
 
 impl WorkPlace {
-    /// Starts servers with an empty database for each shard of these clusters; returns `None` if
-    /// the experiment uses files.
+    /// Starts servers with an empty database for each shard of clusters of these sizes; returns
+    /// `None` if the experiment uses files.
     pub(super) fn start(
         &self,
         sizes: &ClusterSizes<'_>,
@@ -88,8 +90,8 @@ impl WorkPlace {
 }
 
 impl DatabaseServers {
-    /// Starts as many servers as the largest cluster has shards. A cluster has a database on each
-    /// of the first servers, so its shards share none.
+    /// Starts one server for each shard of the largest cluster, and one more if a shard joins. Each
+    /// shard of a cluster has its database on another server; different clusters share servers.
     fn start(
         folder: WorkFolder,
         sizes: &ClusterSizes<'_>,
@@ -118,8 +120,8 @@ impl DatabaseServers {
         let mut how = "a server for each shard";
         let mut joining = None;
         if let Some((first, server)) = clusters.first_mut().zip(nodes.get(largest)) {
-            // A router gives the password of a server only to servers in its settings: that of the
-            // new shard is there as the one of the catalog.
+            // A router sends passwords only to servers in its settings. The catalog is on the
+            // server of the shard that joins, so that this server is in the settings.
             first.address.catalog = Some(create(server, "catalog")?);
             joining = Some(create(server, "joining")?.location());
             how = "a server for each shard, and the catalog on that of the shard that joins";
@@ -136,9 +138,10 @@ impl DatabaseServers {
 }
 
 impl LabServers {
-    /// Creates the one database on the server that `MAINDB_URL` names. With `--postgres`, starts a
-    /// server for each shard, and one for the one database if the variable is not set. Returns
-    /// `None` if no server is wanted.
+    /// Creates the database without sharding, on the server that `MAINDB_URL` names. With
+    /// `--postgres`, also starts a server for each shard and, if `MAINDB_URL` is not set, one for
+    /// the database without sharding. Returns `None` if there is neither `--postgres` nor
+    /// `MAINDB_URL`, so that the experiment uses files only.
     pub(super) fn start(
         place: &WorkPlace,
         shards: usize,
@@ -178,7 +181,8 @@ impl LabServers {
         Ok(Some(Self { one, local, engine, notes, _folder: folder }))
     }
 
-    /// Returns the databases of both sides.
+    /// Returns the databases of both sides of the comparison: the one without sharding, and those
+    /// of the shards.
     pub(super) fn sides(&self, shards: usize) -> Result<ServerSides, CommandError> {
         let cluster_of_shards = |local: &LocalServers| {
             let nodes = local.primaries().take(shards);
@@ -205,8 +209,8 @@ impl Drop for LabServers {
     }
 }
 
-/// Returns the note of the report about the server that `MAINDB_URL` names, given whether the
-/// shards are on servers too.
+/// Returns a note for the report about the server that `MAINDB_URL` names. `has_servers` is true if
+/// the shards are on servers, too.
 fn note_of_main(main: &NodeAddress, has_servers: bool) -> Result<String, CommandError> {
     let difference = match has_servers {
         true => "whose machine and settings may differ from those of the shards",
@@ -219,8 +223,9 @@ fn note_of_main(main: &NodeAddress, has_servers: bool) -> Result<String, Command
     ))
 }
 
-/// Reports the databases that killed labs have left on a server. They are not dropped, because
-/// another lab may just have created one.
+/// Reports databases on a server that were created by labs and that no session uses, usually
+/// because the lab was killed. They are not dropped, because a lab that is just starting may have
+/// created one.
 fn report_unused(
     server: &NodeAddress,
     observer: &dyn ExperimentObserver,
@@ -238,7 +243,7 @@ fn report_unused(
     Ok(())
 }
 
-/// Returns the server that the variable names.
+/// Returns the server that `MAINDB_URL` names; `None` if the variable is not set.
 fn main_server() -> Result<Option<NodeAddress>, CommandError> {
     let Some(urls) = variable(CATALOG_VARIABLE)? else { return Ok(None) };
     let mut all = addresses(CATALOG_VARIABLE, &urls)?.into_iter();
@@ -263,7 +268,8 @@ fn cluster(primaries: Vec<NodeAddress>) -> ConnectedCluster {
     cluster_of(primaries.into_iter().map(shard).collect())
 }
 
-/// Returns the cluster of these servers, each at the address that `address_of` returns for it.
+/// Returns the cluster that these servers form. `address_of` returns the address at which the
+/// cluster reaches a server.
 pub(super) fn cluster_of_nodes(
     nodes: &[LocalNode],
     mut address_of: impl FnMut(&LocalNode) -> Result<NodeAddress, CommandError>,
@@ -299,8 +305,8 @@ fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
 }
 
 impl LocalServers {
-    /// Starts servers in the folder of an experiment: this many shards, and replicas of each. More
-    /// than [`SERVERS_MAX`] are refused before one is started.
+    /// Starts a server for each node of `shards` shards with `replicas` replicas each, in the
+    /// folder of an experiment. If these are more than [`SERVERS_MAX`] servers, none is started.
     pub(super) fn up(
         folder: &WorkFolder,
         (shards, replicas): (usize, usize),
@@ -318,8 +324,8 @@ impl LocalServers {
         Ok(Self(Some(LocalCluster::up(&LocalSpec { shards, replicas, ..LocalSpec::new(dir) })?)))
     }
 
-    /// Creates the folder of an experiment in `work_dir`, and in it a server for each node of this
-    /// many shards with this many replicas each.
+    /// Creates the folder of an experiment in `work_dir`, and starts in it a server for each node
+    /// of `shards` shards with `replicas` replicas each.
     pub(super) fn start(
         work_dir: Option<&Path>,
         (shards, replicas): (usize, usize),
@@ -330,7 +336,8 @@ impl LocalServers {
         Ok((folder, local))
     }
 
-    /// Returns the version of the servers, followed by `how` they are used, for the report.
+    /// Returns the version of the servers for the report, followed by `how`, a phrase about their
+    /// use.
     pub(super) fn engine(&self, how: &str) -> Result<String, CommandError> {
         let version = server_version(&parsed(self.primaries().next())?)?;
         Ok(format!("PostgreSQL {version}, {how}"))
@@ -344,7 +351,7 @@ impl LocalServers {
     /// Returns the folder of the servers, by which another process finds them.
     ///
     /// # Errors
-    /// [`LabError::Failed`] without servers.
+    /// [`LabError::Failed`] if no server was created.
     pub(super) fn dir(&self) -> Result<&Path, LabError> {
         let none = || LabError::Failed("no server was created".to_owned());
         self.0.as_ref().map(LocalCluster::dir).ok_or_else(none)
@@ -366,7 +373,7 @@ impl LocalServers {
         self.for_each(LocalNode::start)
     }
 
-    /// Applies a function to all servers at the same time.
+    /// Applies a function to all servers concurrently.
     fn for_each(
         &self,
         act: impl Fn(&LocalNode) -> Result<(), LocalError> + Sync,
@@ -390,7 +397,8 @@ impl LocalServers {
 impl Drop for LocalServers {
     fn drop(&mut self) {
         if let Some(local) = self.0.take() {
-            // The folder is removed next, and servers without a folder stop.
+            // An error is ignored: the folder of the servers is removed next, and a server whose
+            // folder is gone stops.
             let _ = local.destroy();
         }
     }

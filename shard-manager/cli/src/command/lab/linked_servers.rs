@@ -1,6 +1,8 @@
-//! Linked servers: PostgreSQL servers of an experiment, each behind a link that can be cut.
+//! Linked servers: the PostgreSQL servers of an experiment, each behind a *link*: a TCP proxy that
+//! the experiment can slow down or cut.
 //!
-//! **Invariant:** the links, the servers and their folder are removed when their value is dropped.
+//! **Invariant:** the links, the servers and their folder are removed when the `ServersBehindLinks`
+//! is dropped.
 //! **Not here:** creating servers (`local_postgres`), the links (`lab::tcp_link`).
 
 use ::lab::disturbance::LinkedServers;
@@ -14,7 +16,8 @@ use postgres::node_address::{Host, NodeAddress};
 use super::lab_servers::{LocalServers, WorkPlace, cluster_of_nodes, parsed};
 use crate::command::CommandError;
 
-/// Servers of an experiment, behind their links. Fields are dropped in the order of declaration.
+/// Servers of an experiment, behind their links. Fields are dropped in the order of declaration, so
+/// the folder is removed last.
 pub(super) struct ServersBehindLinks {
     linked: LinkedServers,
     _local: LocalServers,
@@ -47,8 +50,8 @@ impl ServersBehindLinks {
     }
 }
 
-/// Opens a link to each node, and returns the cluster of the nodes at the ports of their links, and
-/// the name of each node with its link.
+/// Opens a link to each node. Returns the cluster, in which each node has the address of its link,
+/// and the links with the names of their nodes.
 pub(super) fn behind_links(
     nodes: &[LocalNode],
     seed: u64,
@@ -64,7 +67,7 @@ pub(super) fn behind_links(
     Ok((cluster, links))
 }
 
-/// Returns the address of a node through a link.
+/// Returns the address at which a node is reached through its link.
 fn through(node: &LocalNode, link: &TcpLink) -> Result<NodeAddress, CommandError> {
     let address = parsed(Some(node))?;
     let host = Host { host: "127.0.0.1".to_owned(), port: link.port() };

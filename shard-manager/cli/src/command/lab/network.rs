@@ -1,4 +1,4 @@
-//! `lab network`: latency, loss and cuts between the router and the nodes.
+//! `lab network`: runs the experiment with latency, loss and cuts between the router and the nodes.
 
 use ::lab::network::{LATENCY_MS_MAX, NetworkOptions, check, run as carry_out};
 use clap::Args;
@@ -57,7 +57,8 @@ impl Network {
         self.common.carry_out(terminal, |watcher| {
             check(&wanted)?;
             let nodes = (wanted.shards, wanted.replicas, wanted.seed);
-            // Dropped after the experiment.
+            // The servers are removed when this value is dropped, so it is kept until the
+            // experiment has ended.
             let servers = ServersBehindLinks::start(&self.place, nodes, watcher)?;
             let linked = servers.as_ref().map(ServersBehindLinks::linked);
             Ok(carry_out(&wanted, linked, watcher)?)

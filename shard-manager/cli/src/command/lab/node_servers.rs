@@ -1,6 +1,6 @@
-//! Node servers: PostgreSQL servers of an experiment, one for each node of its cluster.
+//! Node servers: the PostgreSQL servers of an experiment, one for each node of its cluster.
 //!
-//! **Invariant:** the servers and their folder are removed when their value is dropped.
+//! **Invariant:** the servers and their folder are removed when the `NodeServers` is dropped.
 //! **Not here:** creating servers (`local_postgres`), servers behind links (`linked_servers`).
 
 use std::path::Path;
@@ -14,7 +14,8 @@ use local_postgres::LocalCluster;
 use super::lab_servers::{LocalServers, WorkPlace, cluster_of_nodes, parsed};
 use crate::command::CommandError;
 
-/// Servers of an experiment. Fields are dropped in the order of declaration.
+/// Servers of an experiment. Fields are dropped in the order of declaration, so the folder is
+/// removed last.
 pub(super) struct NodeServers {
     nodes: ServerNodes,
     local: LocalServers,
@@ -42,12 +43,12 @@ impl NodeServers {
         Ok(Some(Self { nodes, local, _folder: folder }))
     }
 
-    /// Returns the servers for the experiment.
+    /// Returns the cluster of the servers, for the experiment.
     pub(super) fn nodes(&self) -> &ServerNodes {
         &self.nodes
     }
 
-    /// Returns the processes of the servers.
+    /// Returns the servers, to kill them and to start them again.
     pub(super) fn local(&self) -> &LocalServers {
         &self.local
     }

@@ -1,4 +1,4 @@
-//! Report folder: the files of a report in a folder of their own.
+//! Report folder: writes the files of a report into a new or empty folder.
 //!
 //! **Invariant:** existing files are never overwritten.
 //! **Not here:** the contents of the files (`lab::report`).
@@ -21,7 +21,7 @@ pub(super) struct ReportFolder {
 }
 
 impl ReportFolder {
-    /// Creates the folder, or takes an empty one.
+    /// Creates the folder, or accepts an existing one that is empty.
     pub(super) fn begin(path: &Path) -> Result<Self, CommandError> {
         let failed = |error: std::io::Error| refused(path, &error);
         let is_new = match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {

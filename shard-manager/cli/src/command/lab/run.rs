@@ -1,4 +1,5 @@
-//! `lab run`: the same users in one database and on shards, and the same queries on both.
+//! `lab run`: stores the same users in one database and in a cluster of shards, and sends the same
+//! queries to both.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,7 +66,8 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     let place = WorkPlace { work_dir: options.work_dir, postgres: options.postgres };
     options.common.carry_out_with(MainServer::Used, terminal, |watcher| {
         check(&wanted)?;
-        // Dropped after the experiment.
+        // The servers are removed when this value is dropped, so it is kept until the experiment
+        // has ended.
         let servers = LabServers::start(&place, wanted.shards, watcher)?;
         wanted.servers = servers.as_ref().map(|own| own.sides(wanted.shards)).transpose()?;
         Ok(carry_out(&wanted, watcher)?)

@@ -1,5 +1,5 @@
-//! `lab shards`, `grow`, `indexes` and `cache`: experiments about numbers of shards, indexes and
-//! caches.
+//! `lab shards`, `grow`, `indexes` and `cache`: run the experiments with different numbers of
+//! shards, and with and without indexes or a cache.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub(super) struct CacheTrial {
     place: WorkPlace,
 }
 
-/// Longest time of a query with one number of shards.
+/// Longest duration of each query for each number of shards.
 const AT_MOST: Duration = Duration::from_secs(20);
 
 impl Shards {
@@ -114,7 +114,8 @@ impl Shards {
         self.common.carry_out(terminal, |watcher| {
             shard_counts::check(&wanted, &counts)?;
             let sizes = ClusterSizes { shards: &counts, grows: false };
-            // Dropped after the experiment.
+            // The servers are removed when this value is dropped, so it is kept until the
+            // experiment has ended.
             let servers = self.place.start(&sizes, watcher)?;
             let databases = servers.as_ref().map(DatabaseServers::databases);
             Ok(shard_counts::run(&wanted, &counts, databases, watcher)?)
@@ -169,7 +170,8 @@ impl CacheTrial {
             users: self.users,
             operations: self.operations,
             clients: self.clients,
-            // The settings of a router spell "without a cache" like this, too.
+            // An empty value and `none` mean that there is no cache, as in the settings of a
+            // router.
             redis: self.redis.filter(|redis| !redis.is_empty() && redis != "none"),
             seed: self.common.seed,
             work_folder: self.place.work_dir.clone(),

@@ -1,10 +1,11 @@
-//! `lab snapshot`: named copies of a cluster, to which it can be restored after an experiment.
+//! `lab snapshot`: saves named copies of a cluster, to which the cluster can be restored after an
+//! experiment.
 //!
 //! A snapshot is a copy made by `backup`, in a folder with its name. Unlike the experiments, these
 //! commands work on the cluster of the user, so `restore` asks for confirmation first.
 //!
-//! **Invariant:** a snapshot is never overwritten; without confirmation nothing is changed.
-//! **Not here:** making a copy (`backup`), putting it in place (`sqlite::backup::replace`,
+//! **Invariant:** a snapshot is never overwritten; a restore changes nothing without confirmation.
+//! **Not here:** making a copy (`backup`), replacing a cluster with it (`sqlite::backup::replace`,
 //! `postgres::backup::replace`), reading the folders (`snapshot_folder`).
 
 use std::io::{BufRead, BufReader, Read};
@@ -102,7 +103,8 @@ fn save(
     (cluster, terminal): (&ClusterPlace, &Terminal),
 ) -> Result<(), CommandError> {
     if let ClusterPlace::Files(data_dir) = cluster {
-        // Files of an older version can be copied, but have no digests.
+        // This refuses files of an older version, which could be copied, but whose digests could
+        // not be computed.
         DirView::open(data_dir)?;
     }
     let copied = copy(cluster, folder, terminal)?;
@@ -142,7 +144,7 @@ fn restore(
             TableDigest::of_shards(replaced.map_err(|error| judged(&error))?.digests)
         }
         ClusterPlace::Servers(address) => {
-            // Migrations may block.
+            // Migrations call `block_in_place`, which needs a multi-threaded runtime.
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
             let replaced = with_bars(terminal, |observer| {
@@ -150,7 +152,7 @@ fn restore(
                 runtime.block_on(postgres::backup::replace::replace(from, address, observer))
             });
             replaced.map_err(|error| judged(&error))?;
-            // Those of the rows that were read back.
+            // `replace` has read the restored rows back, and they have the digests of the snapshot.
             snapshot.digests()?
         }
     };
@@ -171,8 +173,8 @@ fn restore(
     Ok(shown?)
 }
 
-/// Checks that a cluster can be replaced by a snapshot, as far as possible without a change, and
-/// returns its location for messages.
+/// Checks, as far as this is possible without a change, that a cluster can be replaced by a
+/// snapshot. Returns the location of the cluster, for messages.
 fn check(snapshot: &Snapshot, cluster: &ClusterPlace) -> Result<String, CommandError> {
     match (cluster, snapshot.is_of_servers()) {
         (ClusterPlace::Files(data_dir), false) => {

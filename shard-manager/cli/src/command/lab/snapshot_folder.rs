@@ -18,7 +18,7 @@ use crate::command::CommandError;
 use crate::command::atomic_file::refused;
 use crate::command::backup::{Copied, judged};
 
-/// Longest name of a snapshot.
+/// Maximum length of the name of a snapshot, in bytes.
 const NAME_MAX: usize = 64;
 
 /// Folder of snapshots.
@@ -32,7 +32,7 @@ pub(super) struct Snapshot {
     manifest: SnapshotManifest,
 }
 
-/// Snapshot in a list, or the name of a folder that cannot be used and the reason.
+/// Snapshot or, if its folder cannot be read, the name of the folder and the reason.
 pub(super) type ListedSnapshot = Result<Snapshot, (String, String)>;
 
 enum SnapshotManifest {
@@ -46,7 +46,8 @@ pub(super) struct TableDigest {
     pub(super) shard: String,
     pub(super) table: String,
     pub(super) rows: u64,
-    /// XXH3 of the rows, in the order of the primary key.
+    /// XXH3-128 hash in hexadecimal: for files, of the rows; for servers, of the snapshot's file
+    /// with the rows.
     pub(super) digest: String,
 }
 
@@ -70,7 +71,7 @@ impl SnapshotFolder {
         Self(path.to_owned())
     }
 
-    /// Returns the folder for a new snapshot, which does not exist yet.
+    /// Returns the path of the folder for a new snapshot; fails if the folder exists already.
     pub(super) fn free(&self, name: &str) -> Result<PathBuf, CommandError> {
         let folder = self.folder_of(name)?;
         if folder.exists() {
@@ -97,8 +98,8 @@ impl SnapshotFolder {
         Snapshot::read(&folder)
     }
 
-    /// Returns the snapshots in the order of their times; for one that cannot be used, its name and
-    /// the reason.
+    /// Returns the snapshots in the order of their times, followed by the names of folders that
+    /// cannot be read, with the reasons.
     pub(super) fn all(&self) -> Result<Vec<ListedSnapshot>, CommandError> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
@@ -156,7 +157,7 @@ impl Snapshot {
         Ok(Self { name, folder: folder.to_owned(), facts, manifest })
     }
 
-    /// Returns true if it is a snapshot of servers.
+    /// Returns true if it is a snapshot of PostgreSQL servers, and false for one of files.
     pub(super) fn is_of_servers(&self) -> bool {
         matches!(self.manifest, SnapshotManifest::Servers(_))
     }

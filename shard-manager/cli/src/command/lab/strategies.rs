@@ -1,4 +1,4 @@
-//! `lab strategies`: every keyspace and placement on the same keys.
+//! `lab strategies`: compares every keyspace and placement on the same keys.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -88,7 +88,8 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         kinds,
         own_keys,
         keys: options.keys,
-        // The number is capped at one too many, which is refused like any larger number.
+        // A number above the maximum is reduced to the maximum plus one, which is refused as well,
+        // so that no huge vector is allocated.
         weights: options.weights.unwrap_or_else(|| vec![1; options.shards.min(most)]),
         keyspaces: options.keyspace,
         seed: options.common.seed,

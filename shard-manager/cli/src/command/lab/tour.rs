@@ -1,4 +1,4 @@
-//! `lab tour`: a guided tour, which can be interrupted and continued.
+//! `lab tour`: shows a guided tour in chapters, which can be interrupted and continued later.
 //!
 //! **Invariant:** the state file names the next chapter; it is written after each chapter, and
 //! removed after the last one.
@@ -39,7 +39,7 @@ Examples:
   shard-manager lab tour --unattended
   shard-manager lab tour --postgres";
 
-/// Longest line that is read between two chapters.
+/// Maximum number of bytes of a line that is read between two chapters.
 const LINE_MAX: u64 = 1_000;
 
 #[derive(Args, Debug)]
@@ -68,13 +68,13 @@ struct State {
     next_chapter: usize,
 }
 
-/// Guide at a terminal.
+/// Guide that shows the chapters on a terminal.
 struct TerminalGuide<'t> {
     watcher: Watcher<'t>,
     is_json: bool,
-    /// File of the state; `None` without one.
+    /// Path of the state file; `None` if no state is kept.
     state: Option<&'t Path>,
-    /// Input of the reader; `None` to continue without waiting.
+    /// Input from the person who reads the tour; `None` if the tour continues without waiting.
     input: Option<Mutex<BufReader<Input>>>,
 }
 
@@ -120,7 +120,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(())
 }
 
-/// Returns the next chapter of an interrupted tour; `None` if there is none.
+/// Returns the number of the next chapter of an interrupted tour; `None` if there is no state file.
 fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -141,12 +141,13 @@ fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
 impl TerminalGuide<'_> {
     fn print(&self, text: &str) {
         if !self.is_json {
-            // Errors are ignored: a closed output does not end the tour.
+            // An error is ignored: a closed output does not end the tour.
             let _ = print(text.as_bytes());
         }
     }
 
-    /// Stores the next chapter, or removes the state after the last one.
+    /// Stores the number of the next chapter in the state file, or removes the file after the last
+    /// chapter.
     fn remember(&self, next: usize) -> Result<(), CommandError> {
         let Some(path) = self.state else { return Ok(()) };
         if next > CHAPTERS.len() {
@@ -161,14 +162,14 @@ impl TerminalGuide<'_> {
         file.finish()
     }
 
-    /// Waits for a line, and returns true if the reader continues.
+    /// Waits for a line of input, and returns false if it is `q` or the input has ended.
     fn goes_on(&self) -> bool {
         let Some(input) = &self.input else { return true };
         self.print("\nEnter continues, q quits: ");
         let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = String::new();
         let read = Read::take(&mut *input, LINE_MAX).read_line(&mut line);
-        // The end of the input is the end of the tour.
+        // The end of the input ends the tour, too.
         read.is_ok_and(|bytes| bytes > 0) && line.trim() != "q"
     }
 }

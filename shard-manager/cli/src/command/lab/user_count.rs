@@ -1,4 +1,4 @@
-//! User count: the number of users of an experiment, which a flag or a variable sets.
+//! User count: the number of users of an experiment, which a flag or an environment variable sets.
 
 use ::lab::run::{USERS_DEFAULT, USERS_MAX};
 use clap::Args;
@@ -9,17 +9,19 @@ use crate::command::generate::{USERS_VARIABLE, users_of_variable};
 /// Number of users of an experiment, on the command line.
 #[derive(Args, Debug)]
 pub(super) struct UserCount {
-    // The parser would report a wrong value of the variable as one of the flag.
+    // The argument parser does not read the variable, because it would report an invalid value as
+    // one of the flag.
     /// Number of users [env: MAX_GEN_USERS] [default: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
     users: Option<u64>,
 }
 
 impl UserCount {
-    /// Returns the number of the flag, else of the variable, else the default one.
+    /// Returns the number that the flag gives, or else the environment variable, or else the
+    /// default.
     ///
     /// # Errors
-    /// Fails if there is no flag, and the value of the variable is not such a number.
+    /// Fails if there is no flag and the variable is not a number from 1 to `USERS_MAX`.
     pub(super) fn get(&self) -> Result<u64, CommandError> {
         if let Some(users) = self.users {
             return Ok(users);

@@ -1,4 +1,5 @@
-//! Watcher: shows the progress of an experiment on the terminal, and ends it after Ctrl-C.
+//! Watcher: shows the progress of an experiment on the terminal, and lets the experiment end early
+//! after Ctrl-C.
 
 use ::lab::experiment_observer::{Bar, ExperimentObserver};
 use indicatif::ProgressBar;
@@ -6,7 +7,7 @@ use indicatif::ProgressBar;
 use crate::command::interrupt;
 use crate::terminal::{Terminal, say};
 
-/// Watcher of an experiment, at a terminal.
+/// Observer of an experiment that shows its progress on a terminal.
 pub(super) struct Watcher<'t> {
     terminal: &'t Terminal,
 }

@@ -1,8 +1,9 @@
-//! Place: the router or the catalog to which a request about moves goes.
+//! Place: the router or data directory to which a command about moves sends its request.
 //!
-//! The router that `--url` names receives the request over HTTP, and the router that holds the data
-//! directory through its socket. Without a router, the moves in the data directory are shown and
-//! take orders, and a command that begins a move or waits for one carries it out itself.
+//! With `--url`, the request is sent to that router over HTTP. Otherwise it is sent to the control
+//! socket of the process that holds the data directory. If no process holds the directory, the
+//! command reads the moves in its catalog or stores an order there, and a command that begins a
+//! move or waits for one opens the cluster and carries the move out itself.
 //!
 //! **Not here:** the output (`moves`), carrying moves out (`own_cluster`).
 
@@ -26,23 +27,23 @@ use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
 
-/// Moves of a cluster.
+/// Access to the moves of a cluster.
 pub(super) struct MovePlace {
     source: MoveSource,
     flags: PlaceFlags,
-    /// The cluster, if this process carries out its moves.
+    /// The opened cluster, if this process carries out its moves.
     own: Option<OwnCluster>,
 }
 
 enum MoveSource {
-    /// Moves of the cluster that a router serves.
+    /// A router, which serves the cluster.
     Router(Box<Router>),
-    /// Moves in a data directory.
+    /// A data directory.
     Files(PathBuf),
 }
 
 impl MovePlace {
-    /// Returns the place that the flags name.
+    /// Creates the place that the flags name.
     pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
         let flags = source.flags();
         let source = match source.router() {
@@ -52,7 +53,7 @@ impl MovePlace {
         Ok(Self { source, flags, own: None })
     }
 
-    /// Returns the flags that named the place.
+    /// Returns the flags that named the place, for follow-up commands that messages suggest.
     pub(super) fn flags(&self) -> &PlaceFlags {
         &self.flags
     }
@@ -74,7 +75,7 @@ impl MovePlace {
         self.own.is_some()
     }
 
-    /// Returns the effect of a command that waits for a move, as the end of a sentence.
+    /// Returns the effect that `move wait` has, as the end of a sentence about that command.
     pub(super) fn effect_of_waiting(&self) -> &'static str {
         if self.is_own() {
             "carries the move out, or the next router does"
@@ -83,13 +84,13 @@ impl MovePlace {
         }
     }
 
-    /// Returns a move.
+    /// Returns the move with this id.
     pub(super) fn show(&self, id: &str) -> Result<MoveView, CommandError> {
         self.one(MoveCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a move as shown by the process that carries moves out. A stopped cluster is an
-    /// error, because no move in it goes on.
+    /// Returns the move with this id, as the process that carries out moves shows it. If there is
+    /// no such process, this is an error, because the move makes no progress then.
     pub(super) fn poll(&self, id: &str) -> Result<MoveView, CommandError> {
         let command = MoveCommand::Show { id: id.to_owned() };
         let moves = self.request(command, |data_dir, _| Err(no_router(data_dir)))?;
@@ -106,7 +107,7 @@ impl MovePlace {
         self.request(command, answer_stopped)
     }
 
-    /// Sends a request to the router, or calls `stopped` if the cluster has none.
+    /// Sends a request to the router, or calls `stopped` if no process holds the data directory.
     fn request(
         &self,
         command: MoveCommand,
@@ -132,7 +133,7 @@ fn no_router(data_dir: &Path) -> CommandError {
     CommandError::Refused(format!("no router serves {dir}: start one, which carries moves out"))
 }
 
-/// Sends a request to a router by HTTP.
+/// Sends a request to a router over HTTP.
 fn through(router: &Router, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
     let none = json!({});
     let answer = match command {
@@ -168,7 +169,7 @@ fn through(router: &Router, command: MoveCommand) -> Result<Vec<MoveView>, Comma
     })
 }
 
-/// Returns the path of a move, or of an order for it.
+/// Returns the URL path of a move or, unless `order` is empty, of that order for the move.
 fn path(id: &str, order: &str) -> Result<String, CommandError> {
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return Err(no_move());
@@ -188,7 +189,8 @@ enum StoppedRequest {
 }
 
 impl StoppedRequest {
-    /// Returns the request; `None` if only a router can carry it out.
+    /// Converts a command to such a request; returns `None` if only a process that carries out
+    /// moves can do it.
     fn of(command: &MoveCommand) -> Result<Option<Self>, CommandError> {
         let identity = |id: &String| parse_move_name(id).ok_or_else(no_move);
         Ok(match command {
@@ -203,10 +205,10 @@ impl StoppedRequest {
     }
 }
 
-/// Reads the moves of a data directory that no router holds, or stores an order for one. Only an
-/// order opens the shards, which begins a timeline of each.
+/// Reads the moves of a data directory that no router holds, or stores an order for a move. The
+/// shards are opened only for an order, because opening a shard begins a new timeline of it.
 fn answer_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
-    // Opening a folder without a cluster would create one.
+    // This fails for a folder without a cluster; `open` and `open_primaries` would create one.
     let view = DirView::open(data_dir)?;
     match StoppedRequest::of(command)? {
         None => Err(no_router(data_dir)),

@@ -1,8 +1,8 @@
-//! Wait: follows a move until the target owns the slots, with a bar on a terminal and lines
-//! elsewhere.
+//! Wait: polls a move until the target owns the slots. Progress is a bar on a terminal, and lines
+//! otherwise.
 //!
-//! **Invariant:** an interrupt ends the wait, and never the move. A move that this process carries
-//! out stays as it is.
+//! **Invariant:** an interrupt (Ctrl-C) ends the wait, but does not cancel the move. A move that
+//! this process carries out stays in its state, and can be continued.
 //! **Not here:** the state of a move (`cluster`).
 
 use std::time::{Duration, Instant};
@@ -57,7 +57,8 @@ pub(super) fn run(args: &WaitArgs, terminal: &Terminal) -> Result<(), CommandErr
     follow(&place, first, args.ended, terminal)
 }
 
-/// Waits until a move has arrived, or has ended if `ended` is true, and shows it.
+/// Waits until the target of a move owns the slots or, if `ended` is true, until the move has
+/// ended. Then shows the move. Fails if it has not ended as it was meant to.
 pub(super) fn follow(
     place: &MovePlace,
     first: MoveView,
@@ -76,12 +77,13 @@ pub(super) fn follow(
     Err(CommandError::Found(format!("the move is {}{reason}", last.phase)))
 }
 
-/// Returns whether a wait for a move is over: it has ended or, unless `ended` is true, arrived.
+/// Returns true if a wait for a move is over: the move has ended or, unless `ended` is true, the
+/// target owns the slots.
 fn is_over(shown: &MoveView, ended: bool) -> bool {
     shown.has_ended() || (!ended && shown.has_arrived())
 }
 
-/// Follows a move until it has arrived or ended, and returns it.
+/// Polls a move until the wait for it is over, and returns it.
 fn until_arrived(
     place: &MovePlace,
     first: MoveView,
@@ -118,9 +120,9 @@ fn until_arrived(
 struct Report<'t> {
     terminal: &'t Terminal,
     bar: ProgressBar,
-    /// Rows and bytes at the previous poll, and its time.
+    /// Number of copied rows and bytes at the previous poll, and the time of that poll.
     previous: (u64, u64, Instant),
-    /// Last line, without its numbers, and its time.
+    /// Last line that was written, without its numbers, and the time at which it was written.
     last_line: Option<(String, Instant)>,
 }
 
@@ -131,7 +133,8 @@ impl<'t> Report<'t> {
         Self { terminal, bar, previous, last_line: None }
     }
 
-    /// Shows a move: on the bar, or as a line if it has changed or some time has passed.
+    /// Shows a move on the bar or, if there is no bar, as a line when its phase or reason has
+    /// changed or the last line is as old as `LINE`.
     fn show(&mut self, shown: &MoveView) {
         let numbers = self.numbers(shown);
         let (state, reason) = (phase(shown), shown.reason.as_deref().unwrap_or_default());
@@ -148,8 +151,8 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Returns the copied rows and bytes, their rates per second, the time that is left, and the
-    /// lag.
+    /// Returns, as text, the copied rows and bytes, their rates per second, the time that is left,
+    /// and the lag.
     fn numbers(&mut self, shown: &MoveView) -> String {
         let (rows, bytes, at) = self.previous;
         let seconds = at.elapsed().as_secs_f64().max(0.001);
@@ -175,7 +178,8 @@ impl<'t> Report<'t> {
     }
 }
 
-/// Returns the number of copied rows, and of the rows to copy as far as it is known.
+/// Returns the number of copied rows and, if it is known and higher, the expected number of rows to
+/// copy.
 fn copied(shown: &MoveView) -> String {
     match shown.rows_expected.filter(|expected| *expected > shown.rows) {
         Some(expected) => format!("{} of about {}", HumanCount(shown.rows), HumanCount(expected)),

@@ -1,6 +1,6 @@
-//! Show: the owners of the slots of a cluster, by table group.
+//! Show: shows which shards own the slots of a cluster, by table group.
 //!
-//! **Not here:** the effect of another placement (`placement`).
+//! **Not here:** comparing other placements (`placement`).
 
 use clap::Args;
 use model::keyspace::SLOT_COUNT;
@@ -16,7 +16,7 @@ use crate::command::router::Router;
 use crate::command::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
-/// Maximum number of ranges in a line.
+/// Maximum number of slot ranges that the table shows for a shard.
 const RANGES_SHOWN: usize = 4;
 
 #[derive(Args, Debug)]
@@ -35,7 +35,7 @@ struct Shown {
     keyspace: String,
     placement: String,
     slots: u16,
-    /// Shards with their slots of the group `main`.
+    /// Shards with the slots of the group `main` that they own.
     shards: Vec<ShownShard>,
     /// Table groups, `main` first; missing if all tables are in one group.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -71,7 +71,7 @@ impl ShownShard {
     }
 }
 
-/// Shows the owners.
+/// Shows the owners of the slots.
 pub(super) fn run(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = match args.source.router() {
         Some(address) => fetch(&Router::at(&address)?)?,
@@ -104,7 +104,7 @@ fn look_at_group(map: &ShardMap, number: GroupNumber, group: &TableGroup) -> Sho
     }
 }
 
-/// Returns shards with their slots of a group.
+/// Returns these shards with the slots of a group that they own.
 fn owners<'m>(
     map: &ShardMap,
     group: GroupNumber,
@@ -119,7 +119,7 @@ fn owners<'m>(
     shown.collect()
 }
 
-/// First and last slot, and the name of their owner, as a router sends them.
+/// Range of slots as a router sends it: first slot, last slot, and name of the owner.
 type OwnedRange = (u16, u16, String);
 
 /// Table group as a router sends it.
@@ -163,7 +163,7 @@ fn fetch(router: &Router) -> Result<Shown, CommandError> {
     })
 }
 
-/// Returns the shards of these names and weights with their ranges.
+/// Returns shards, given by name and weight, with those of the ranges that they own.
 fn sent_owners<'s>(
     weights: impl Iterator<Item = &'s (String, u64)>,
     ranges: &[OwnedRange],
@@ -192,7 +192,7 @@ fn text(shown: &Shown, ranges: bool, terminal: &Terminal) -> String {
     lines.join("\n")
 }
 
-/// Formats every range of slots, with its group if there are several.
+/// Formats every range of slots as a row, with the table group if there are several.
 fn all_ranges(shown: &Shown, terminal: &Terminal) -> String {
     let of_group = |name: &str, shards: &[ShownShard]| {
         let ranges = shards.iter().flat_map(|shard| {
@@ -215,7 +215,7 @@ fn all_ranges(shown: &Shown, terminal: &Terminal) -> String {
     terminal.table(&["first", "last", "shard", "group"], &rows)
 }
 
-/// Formats shards with their slots of one group.
+/// Formats shards as a table, with the slots of one group that they own.
 fn table(shards: &[ShownShard], terminal: &Terminal) -> String {
     let largest = shards.iter().map(|shard| shard.share).fold(0.0, f64::max);
     let rows = shards.iter().map(|shard| {

@@ -1,7 +1,7 @@
-//! Paper: the plan for a cluster that is described on the command line, and the effort of its
-//! moves.
+//! Paper: plans a rebalance for a hypothetical cluster that the command line describes, and
+//! estimates the bytes and the time of its moves.
 //!
-//! **Not here:** the plan (`model::slot_plan::paper`).
+//! **Not here:** choosing the moves (`model::slot_plan::paper`).
 
 use std::collections::BTreeMap;
 
@@ -16,17 +16,17 @@ use serde::Serialize;
 use super::super::CommandError;
 use crate::terminal::Terminal;
 
-/// Form of the description.
+/// Error message with the form that a description must have.
 const FORM: &str = "expected shards=N,add=N,bytes=SIZE, such as shards=1000,add=1,bytes=10T";
 
-/// Plan of a cluster on paper.
+/// Plan for a hypothetical cluster, as JSON.
 #[derive(Debug, Serialize)]
 struct PaperPlan {
     shards: usize,
     shards_after: usize,
     slots: usize,
     moves: usize,
-    /// Number of new epochs: each move begins one.
+    /// Number of new epochs of the shard map, one for each move.
     epochs: usize,
     givers: usize,
     bytes: u64,
@@ -35,7 +35,7 @@ struct PaperPlan {
     skew_planned: f64,
 }
 
-/// Reads a description.
+/// Parses the description of a hypothetical cluster.
 ///
 /// # Errors
 /// Fails with the expected form of a description.
@@ -62,7 +62,7 @@ pub(super) fn parse(text: &str) -> Result<HypotheticalCluster, String> {
     })
 }
 
-/// Reads a size: a number, with k, M, G, T or P for powers of a thousand.
+/// Parses a size in bytes: a number, which may end in k, M, G, T or P for a power of a thousand.
 fn bytes(text: &str) -> Option<u64> {
     let unit = text.chars().last()?;
     let power = ['k', 'M', 'G', 'T', 'P'].into_iter().position(|known| known == unit);
@@ -75,7 +75,7 @@ fn bytes(text: &str) -> Option<u64> {
     }
 }
 
-/// Shows the plan of a cluster on paper, with copies at this rate in MiB/s.
+/// Shows the plan for a hypothetical cluster. `rate` limits the copy of each move, in MiB/s.
 pub(super) fn run(
     cluster: HypotheticalCluster,
     rate: Option<u32>,

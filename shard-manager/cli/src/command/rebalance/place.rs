@@ -1,9 +1,9 @@
-//! Place: the router or the catalog to which a request about rebalances goes.
+//! Place: the router or data directory to which a command about rebalances sends its request.
 //!
-//! The router that `--url` names receives the request over HTTP, and the router that holds the data
-//! directory through its socket. Without a router, the data directory is read to show and plan
-//! rebalances, and a command that begins one, gives it an order or waits for it carries it out
-//! itself.
+//! With `--url`, the request is sent to that router over HTTP. Otherwise it is sent to the control
+//! socket of the process that holds the data directory. If no process holds the directory, the
+//! command reads it to show or plan rebalances, and a command that begins a rebalance, gives it an
+//! order or waits for it opens the cluster and carries the rebalance out itself.
 //!
 //! **Not here:** the output (`rebalance`), carrying rebalances out (`own_cluster`).
 
@@ -31,26 +31,26 @@ use super::super::place_flags::PlaceFlags;
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
 
-/// Time limit of a plan for a stopped cluster.
+/// Time limit for planning a rebalance of a cluster that no router serves.
 const PLAN_MAX: Duration = Duration::from_secs(30);
 
-/// Rebalances of a cluster.
+/// Access to the rebalances of a cluster.
 pub(in crate::command) struct RebalancePlace {
     source: RebalanceSource,
     flags: PlaceFlags,
-    /// The cluster, if this process carries out its rebalances.
+    /// The opened cluster, if this process carries out its rebalances.
     own: Option<OwnCluster>,
 }
 
 enum RebalanceSource {
-    /// Rebalances of the cluster that a router serves.
+    /// A router, which serves the cluster.
     Router(Box<Router>),
-    /// Rebalances in a data directory.
+    /// A data directory.
     Files(PathBuf),
 }
 
 impl RebalancePlace {
-    /// Returns the place that the flags name.
+    /// Creates the place that the flags name.
     pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
         let flags = source.flags();
         let source = match source.router() {
@@ -60,7 +60,7 @@ impl RebalancePlace {
         Ok(Self { source, flags, own: None })
     }
 
-    /// Returns the flags that named the place.
+    /// Returns the flags that named the place, for follow-up commands that messages suggest.
     pub(super) fn flags(&self) -> &PlaceFlags {
         &self.flags
     }
@@ -82,7 +82,7 @@ impl RebalancePlace {
         self.own.is_some()
     }
 
-    /// Returns the plan of a rebalance.
+    /// Returns the plan for a rebalance. Nothing begins.
     pub(super) fn plan(&self, wish: RebalanceWish) -> Result<PlanView, CommandError> {
         match self.send(RebalanceCommand::Plan(wish))? {
             RebalanceAnswer::Plan(plan) => Ok(*plan),
@@ -90,19 +90,19 @@ impl RebalancePlace {
         }
     }
 
-    /// Returns a rebalance.
+    /// Returns the rebalance with this id.
     pub(super) fn show(&self, id: &str) -> Result<RebalanceView, CommandError> {
         self.one(RebalanceCommand::Show { id: id.to_owned() })
     }
 
-    /// Returns a rebalance as shown by the process that carries rebalances out. A stopped cluster
-    /// is an error, because no rebalance in it goes on.
+    /// Returns the rebalance with this id, as the process that carries out rebalances shows it. If
+    /// there is no such process, this is an error, because the rebalance makes no progress then.
     pub(super) fn poll(&self, id: &str) -> Result<RebalanceView, CommandError> {
         let command = RebalanceCommand::Show { id: id.to_owned() };
         first(self.request(command, |data_dir, _| Err(no_router(data_dir)))?)
     }
 
-    /// Returns all rebalances.
+    /// Returns the listed rebalances.
     pub(super) fn list(&self) -> Result<Vec<RebalanceView>, CommandError> {
         match self.send(RebalanceCommand::List)? {
             RebalanceAnswer::Rebalances(views) => Ok(views),
@@ -120,7 +120,7 @@ impl RebalancePlace {
         self.request(command, read_stopped)
     }
 
-    /// Sends a request to the router, or calls `stopped` if the cluster has none.
+    /// Sends a request to the router, or calls `stopped` if no process holds the data directory.
     fn request(
         &self,
         command: RebalanceCommand,
@@ -150,7 +150,7 @@ fn no_router(data_dir: &Path) -> CommandError {
     ))
 }
 
-/// Returns the first rebalance of an answer.
+/// Returns the first rebalance of a response.
 fn first(answer: RebalanceAnswer) -> Result<RebalanceView, CommandError> {
     match answer {
         RebalanceAnswer::Rebalances(views) => views.into_iter().next().ok_or_else(no_rebalance),
@@ -166,7 +166,7 @@ fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CommandError> {
     serde_json::from_value(answer).map_err(|error| unreadable(&error))
 }
 
-/// Sends a request to a router by HTTP.
+/// Sends a request to a router over HTTP.
 fn through(router: &Router, command: RebalanceCommand) -> Result<RebalanceAnswer, CommandError> {
     let one = |answer: Value| Ok(RebalanceAnswer::Rebalances(vec![read(answer)?]));
     match command {
@@ -180,7 +180,7 @@ fn through(router: &Router, command: RebalanceCommand) -> Result<RebalanceAnswer
                 Some(epoch) => router.post_if(&path, &body, &format!("\"{epoch}\""))?,
                 None => router.post(&path, &body)?,
             };
-            // Without a move to make, the response is the plan.
+            // If no slot has to move, nothing begins, and the response is the plan.
             if answer.get("id").is_none() {
                 return Ok(RebalanceAnswer::Plan(read(answer)?));
             }
@@ -197,7 +197,7 @@ fn through(router: &Router, command: RebalanceCommand) -> Result<RebalanceAnswer
     }
 }
 
-/// Returns the path of a request that plans or begins a rebalance.
+/// Returns the URL path of a request that plans or begins a rebalance.
 fn path_of(wish: &RebalanceWish) -> Result<String, CommandError> {
     match &wish.drain {
         None => Ok("/api/rebalance".to_owned()),
@@ -230,7 +230,7 @@ fn body(wish: &RebalanceWish, dry_run: bool) -> Value {
     body
 }
 
-/// Returns the path of a rebalance.
+/// Returns the URL path of a rebalance.
 fn path(id: &str) -> Result<String, CommandError> {
     if !is_name(id) {
         return Err(no_rebalance());
@@ -238,13 +238,13 @@ fn path(id: &str) -> Result<String, CommandError> {
     Ok(format!("/api/rebalance/{id}"))
 }
 
-/// Reads the rebalances of a data directory that no router holds, or plans one. Only a plan opens
-/// the shards, which begins a timeline of each.
+/// Reads the rebalances of a data directory that no router holds, or plans a rebalance. The shards
+/// are opened only for a plan, because opening a shard begins a new timeline of it.
 fn read_stopped(
     data_dir: &Path,
     command: &RebalanceCommand,
 ) -> Result<RebalanceAnswer, CommandError> {
-    // Opening a folder without a cluster would create one.
+    // This fails for a folder without a cluster; `open` and `open_primaries` would create one.
     let view = DirView::open(data_dir)?;
     let views = match command {
         RebalanceCommand::Begin(_) | RebalanceCommand::Order { .. } => {

@@ -1,7 +1,8 @@
-//! Wait: follows a rebalance until it has ended, with a bar on a terminal and lines elsewhere.
+//! Wait: polls a rebalance until it has ended. Progress is a bar on a terminal, and lines
+//! otherwise.
 //!
-//! **Invariant:** an interrupt ends the wait, and never the rebalance. One that this process
-//! carries out stays as it is.
+//! **Invariant:** an interrupt (Ctrl-C) ends the wait, but does not cancel the rebalance. A
+//! rebalance that this process carries out stays in its state, and can be continued.
 //! **Not here:** the state of a rebalance (`cluster`).
 
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ pub(super) fn run(
     follow(place, first, terminal)
 }
 
-/// Waits until a rebalance has ended, and shows it.
+/// Waits until a rebalance has ended, and shows it. Fails if it has not ended as it was meant to.
 pub(super) fn follow(
     place: &RebalancePlace,
     first: RebalanceView,
@@ -97,9 +98,9 @@ fn until_ended(
 struct Report<'t> {
     terminal: &'t Terminal,
     bar: ProgressBar,
-    /// Slots that had moved at the first poll, and its time.
+    /// Number of slots that had moved at the first poll, and the time of that poll.
     began: (usize, Instant),
-    /// Last line, without its numbers, and its time.
+    /// Last line that was written, without its numbers, and the time at which it was written.
     last_line: Option<(String, Instant)>,
 }
 
@@ -110,7 +111,8 @@ impl<'t> Report<'t> {
         Self { terminal, bar, began, last_line: None }
     }
 
-    /// Shows a rebalance: on the bar, or as a line if it has changed or some time has passed.
+    /// Shows a rebalance on the bar or, if there is no bar, as a line when its state or reason has
+    /// changed or the last line is as old as `LINE`.
     fn show(&mut self, shown: &RebalanceView) {
         self.bar.set_position(shown.slots_moved as u64);
         let (numbers, left) = (numbers(shown), self.left(shown));
@@ -126,7 +128,8 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Returns the time that is left, by the pace since the first poll.
+    /// Returns the time that is left, estimated from the slots moved since the first poll; empty if
+    /// none has moved since then, or none is left.
     fn left(&self, shown: &RebalanceView) -> String {
         let (before, at) = self.began;
         let moved = shown.slots_moved.saturating_sub(before);

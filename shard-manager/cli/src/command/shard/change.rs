@@ -1,7 +1,7 @@
 //! Change: lets a shard join, gives it another weight, empties it, or retires it.
 //!
-//! A router makes the change: the one that `--url` names, or the one that holds the data directory.
-//! If none holds it, the command opens the directory itself.
+//! The router that `--url` names makes the change, or else the process that holds the data
+//! directory. If no process holds the directory, the command opens it and makes the change itself.
 //!
 //! **Invariant:** no URL with a password is accepted, because other users of the machine can see
 //! command lines.
@@ -50,7 +50,7 @@ shard retires when its slots are kept no longer: --keep 0 lets it retire at once
 Examples:
   shard-manager shard drain shard4 --dry-run
   shard-manager shard drain shard4 --wait --keep 0 --url http://127.0.0.1:3000";
-/// Time limit of a change.
+/// Time limit for a shard to join, if this command opens the data directory itself.
 const CHANGE_MAX: Duration = Duration::from_secs(60);
 
 /// Shard that joins, on the command line.
@@ -138,7 +138,7 @@ fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandErr
     }
 }
 
-/// Changes the shards by a request to the router that these flags name.
+/// Sends a change over HTTP to the router that these flags name.
 fn through(router: &Router, change: &ShardRequest, flags: &PlaceFlags) -> Result<(), CommandError> {
     let answered = match change {
         ShardRequest::Join { name, weight, url } => {
@@ -162,7 +162,7 @@ fn through(router: &Router, change: &ShardRequest, flags: &PlaceFlags) -> Result
     Ok(())
 }
 
-/// Returns the path of a shard.
+/// Returns the URL path of a shard.
 fn path(name: &str) -> Result<String, CommandError> {
     if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
         return Ok(format!("/api/shards/{name}"));
@@ -172,7 +172,7 @@ fn path(name: &str) -> Result<String, CommandError> {
 
 /// Changes the shards of a data directory that no router holds.
 fn change_stopped(data_dir: &Path, change: ShardRequest) -> Result<(), CommandError> {
-    // Opening a folder without a cluster would create one.
+    // This fails for a folder without a cluster; `open` and `open_primaries` would create one.
     DirView::open(data_dir)?;
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
     let manager = assembly::open_primaries(&cluster)?;

@@ -1,4 +1,5 @@
-//! Backup desk: the running backup of this process, and those that have ended.
+//! Backup desk: the state of the running backup of this process, and of its backups that have
+//! ended.
 //!
 //! **Invariant:** there is at most one running backup; none begins after [`BackupDesk::close`].
 //! **Not here:** the copies (`backups`).
@@ -15,7 +16,7 @@ use engine::progress_observer::Step;
 
 use super::BackupsError;
 
-/// Number of ended backups that are kept in memory.
+/// Maximum number of ended backups that are kept in memory.
 const ENDED_MAX: usize = 100;
 /// Longest wait for a cancelled backup when the process ends.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -62,7 +63,7 @@ struct RunningBackup {
     shards: Vec<CopiedShardView>,
 }
 
-/// Backup that has ended in this process, or was left by another one.
+/// Backup that has ended in this process, or that another process has left unfinished.
 #[derive(Clone, Debug)]
 pub(super) struct EndedBackup {
     id: BackupId,
@@ -73,7 +74,7 @@ pub(super) struct EndedBackup {
 }
 
 impl EndedBackup {
-    /// Returns a backup that another process has left.
+    /// Returns a backup that another process has left unfinished.
     pub(super) fn left_over(id: BackupId, reason: &str) -> Self {
         Self { id, state: BackupState::Failed, reason: Some(reason.to_owned()), at: None }
     }
@@ -203,7 +204,8 @@ impl BackupDesk {
         self.locked().running.is_some()
     }
 
-    /// Returns the running backup, and the ended ones without a copy.
+    /// Returns the running backup, and the ended ones that left no copy because they failed or were
+    /// cancelled.
     pub(super) fn without_copy(&self) -> Vec<BackupView> {
         let state = self.locked();
         let ended = state.ended.iter().filter(|ended| ended.state != BackupState::Done);
@@ -218,7 +220,8 @@ impl BackupDesk {
         running.map(RunningBackup::view).or_else(ended)
     }
 
-    /// Returns the times between which this process has made a backup.
+    /// Returns the times at which this process has begun and ended a backup; `None` if they are not
+    /// known.
     pub(super) fn times_of(&self, id: &BackupId) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         let state = self.locked();
         let ended = state.ended.iter().find(|ended| ended.id == *id)?;

@@ -42,7 +42,7 @@ impl Decision {
             if step.status.state.has_ended() {
                 return step.status.clone();
             }
-            // The latest move comes first: an earlier one of the same slots has ended.
+            // The latest move comes first in the list: an earlier move of the same slots has ended.
             let is_of = |listed: &&&MoveRecord| is_of_step(listed, &step.plan);
             match own.iter().find(is_of) {
                 Some(found) => under_way(found),
@@ -81,8 +81,8 @@ impl Decision {
         self.statuses.iter().all(|status| status.state.has_ended())
     }
 
-    /// Returns the number of moves of the steps that have not ended, including those whose source
-    /// is only kept.
+    /// Returns the number of moves of this rebalance that have not ended, including those whose
+    /// source only keeps its old rows for a while.
     pub(super) fn open_moves(&self, moves: &[MoveRecord]) -> usize {
         let is_own = |id| self.statuses.iter().any(|status| status.move_id == Some(id));
         moves.iter().filter(|open| !open.phase.has_ended() && is_own(open.id)).count()

@@ -61,7 +61,7 @@ impl NextSteps {
     }
 
     /// Frees the shards of the step that was taken last, because one of them cannot take part in
-    /// its move. Later steps for which that shard is needed in the same way are left out.
+    /// its move. Later steps that need that shard in the same role are left out.
     pub(super) fn leave_out(&mut self, refusing: RefusingShard) {
         self.taken.pop();
         self.refusing.push(refusing);

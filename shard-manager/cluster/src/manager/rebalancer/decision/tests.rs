@@ -62,7 +62,7 @@ fn begun(decision: &Decision) -> Vec<usize> {
     std::iter::from_fn(|| next.take()).collect()
 }
 
-/// Returns the steps that begin beside these moves.
+/// Returns the steps that begin while these moves are listed.
 fn next_beside(record: &RebalanceRecord, moves: &[MoveRecord]) -> Vec<usize> {
     begun(&Decision::of(record, moves, &map()))
 }
@@ -80,12 +80,12 @@ fn a_shard_gives_one_move_and_takes_one_and_four_run_at_a_time() {
     assert_eq!(states(&decision), [StepState::Planned; 5]);
     let moving = [listed(&record, 0, MovePhase::Copying)];
     assert_eq!(next_beside(&record, &moving), [3, 4]);
-    // A move outside the rebalance takes its place as well, even before it has begun.
+    // A move outside the rebalance occupies its shards as well, even before it has begun.
     let mut foreign = listed(&record, 3, MovePhase::Planned);
     foreign.rebalance = None;
     foreign.new.slots = [Slot::new(5_000).expect("a slot")].into_iter().collect();
     assert_eq!(next_beside(&record, &[foreign]), [0, 4]);
-    // A move whose source is only kept takes none.
+    // A move whose source only keeps its old rows does not occupy its shards.
     let kept = [listed(&record, 0, MovePhase::Keeping)];
     assert_eq!(next_beside(&record, &kept), [1, 3, 4]);
 }
@@ -117,7 +117,7 @@ fn a_step_whose_slots_are_still_moving_delays_no_other_step_of_its_source() {
     assert_eq!(next_beside(&record, &moves), [2, 0]);
 }
 
-/// Takes over what a look at the moves has found.
+/// Stores in the record the statuses that a decision about these moves has changed.
 fn take_over(record: &mut RebalanceRecord, moves: &[MoveRecord]) {
     for (index, status) in Decision::of(record, moves, &map()).changed(record) {
         record.steps[index].status = status;
