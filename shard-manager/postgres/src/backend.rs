@@ -38,7 +38,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::backup::live::ServerBackups;
 use super::catalog::{self, Catalog};
-use super::catalog_follower::{CatalogFollower, read_arrivals, record_arrivals};
+use super::catalog_follower::{CatalogFollower, known_on, read_arrivals, record_arrivals};
 use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
@@ -119,30 +119,30 @@ impl Servers {
     ) -> Result<Arc<ShardMap>, MapChangeError> {
         self.check_change(&change)?;
         let known = self.follower.map.backlog().newest_or(self.follower.map.load_full()).epoch();
-        let unavailable =
-            |cause: &dyn std::fmt::Display| MapChangeError::Failed(catalog::unavailable(cause));
-        let connected = self.follower.connect("map").await;
-        let (catalog, term) = connected.map_err(|error| unavailable(&error))?;
-        let unknown =
-            |cause: &dyn std::fmt::Display| MapChangeError::Unknown(catalog::unavailable(cause));
-        let changed = tokio::select! {
-            biased;
-            changed = tokio::time::timeout(
-                ANSWER_MAX,
-                catalog.map_tables().change_map((&change, expected_epoch)),
-            ) => changed.unwrap_or_else(|_elapsed| Err(unknown(&"it does not answer"))),
-            () = self.follower.catalog.terms().ended(term) => {
-                Err(unknown(&"another node is its primary now"))
-            }
+        let mut has_begun = false;
+        let changed = self.moves.with_session(async |catalog, term| {
+            has_begun = true;
+            let tables = catalog.map_tables();
+            // Whether a shard may retire is decided by the stored owners, not by those known here.
+            let is_checked_whole = change.retired().is_some();
+            let base = known_on(&self.follower, term.timeline).filter(|_| !is_checked_whole);
+            let changed = tables.change_map((&change, expected_epoch), base.as_deref()).await;
+            // An error of the change does not make the session unusable for other requests.
+            Ok::<_, Error>((changed, term.timeline))
+        });
+        let changed = changed.await;
+        let (next, timeline) = match changed {
+            Ok((changed, timeline)) => (changed?, timeline),
+            Err(error) if has_begun => return Err(MapChangeError::Unknown(error)),
+            Err(error) => return Err(MapChangeError::Failed(error)),
         };
-        let next = changed?;
         if let MapChange::Owners { to, floor: Some(floor), .. } = &change {
             record_arrivals(&self.follower.shards.load(), &[(*to, *floor)]);
         }
         // Other routers may have changed the map as well. Without their arrivals it is not put in
         // force here: the follower of the catalog reads both soon.
         if next.epoch() == known + 1 || read_arrivals(&self.follower).await.is_ok() {
-            self.follower.adopt(next.clone()).await;
+            self.follower.adopt(next.clone(), timeline).await;
         }
         Ok(Arc::new(next))
     }

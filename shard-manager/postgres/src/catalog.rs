@@ -74,13 +74,23 @@ pub struct Cluster {
     pub differences: Vec<String>,
 }
 
+/// Version of the tables. A sequence shows its new value before the transaction that has removed an
+/// intent is committed, so the sequence alone could look unchanged afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TablesVersion {
+    /// Grows whenever the tables have changed.
+    changes: i64,
+    /// Number of tables that are being created or dropped.
+    intents: i64,
+}
+
 /// Version of the catalog, which routers poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CatalogVersion {
     /// Version of the map.
     pub epoch: i64,
-    /// Grows whenever the tables have changed.
-    pub tables: i64,
+    /// Version of the tables.
+    pub tables: TablesVersion,
     /// Grows whenever keys, roles, denials or the mode have changed.
     pub access: i64,
 }
@@ -199,14 +209,14 @@ impl Catalog {
         // A new sequence already shows the value that the first `nextval` returns, so `is_called`
         // is added.
         const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
-            FROM tessera_tables_changed), (SELECT generation FROM tessera_access)
-            FROM tessera_cluster";
+            FROM tessera_tables_changed), (SELECT count(*) FROM tessera_intents),
+            (SELECT generation FROM tessera_access) FROM tessera_cluster";
         let rows =
             load(&self.connection, Statement { sql: VERSION, binds: &[], cached: true }).await?;
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
         let version = || {
-            let (epoch, tables, access) = (number(0)?, number(1)?, number(2)?);
-            Some(CatalogVersion { epoch, tables, access })
+            let tables = TablesVersion { changes: number(1)?, intents: number(2)? };
+            Some(CatalogVersion { epoch: number(0)?, tables, access: number(3)? })
         };
         version().ok_or(diesel::result::Error::NotFound)
     }

@@ -5,8 +5,9 @@
 //! this router read the map at once.
 //!
 //! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
-//! change, the tables are read again: a table becomes visible once every shard has it and no intent
-//! for it is left, as on the router that created it.
+//! change of the tables, or of the shards that serve requests, the tables are read again: a table
+//! becomes visible once every shard has it and no intent for it is left, as on the router that
+//! created it.
 //!
 //! After a failover, the new primary of the catalog may lack the last changes of the map, because
 //! its replicas are asynchronous. A router that knows the epochs of the lost changes raises the
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use diesel::QueryResult;
 use engine::access_store::{AccessFeed, now};
-use engine::published_map::PublishedMap;
+use engine::published_map::{PublishedMap, ShardListError};
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
 use model::error::Error;
@@ -36,7 +37,7 @@ use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
 use super::catalog::{
-    Catalog, CatalogVersion, PLACE, arrivals_after, follower_purpose, raise_epoch,
+    Catalog, CatalogVersion, PLACE, TablesVersion, arrivals_after, follower_purpose, raise_epoch,
 };
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
@@ -63,7 +64,10 @@ struct Seen {
     /// Term in which the catalog was read.
     term: Option<Term>,
     /// Epoch of the map, and version of the tables.
-    cluster: Option<(i64, i64)>,
+    cluster: Option<(i64, TablesVersion)>,
+    /// Version of the tables that were read, and the terms of the shards then: a promoted node may
+    /// lack a table.
+    tables: Option<(TablesVersion, BTreeMap<ShardNumber, Term>)>,
     /// Version of the keys and roles in the feed.
     access: Option<i64>,
     /// True if the last attempt to follow the catalog failed.
@@ -104,7 +108,7 @@ impl CatalogFollower {
                 Ok((catalog, term)) => {
                     if seen.term.replace(term) != Some(term) {
                         // The new primary may lack the version that was read from the old one.
-                        (seen.cluster, seen.access) = (None, None);
+                        (seen.cluster, seen.tables, seen.access) = (None, None, None);
                     }
                     tokio::select! {
                         ended = self.follow((catalog, term), &mut seen) => ended,
@@ -144,11 +148,9 @@ impl CatalogFollower {
             // answer.
             self.follow_access(&catalog, term, (version, seen)).await?;
             if seen.cluster != Some((version.epoch, version.tables)) {
-                let refreshed =
-                    tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog, term.timeline));
-                let refreshed = refreshed.await;
+                let refreshed = refresh_changed(self, &catalog, term.timeline, (version, seen));
+                let refreshed = tokio::time::timeout(TABLES_MAX, refreshed).await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
-                seen.cluster = Some((version.epoch, version.tables));
             }
             let pause = std::pin::pin!(tokio::time::sleep(EVERY));
             let changed = std::pin::pin!(catalog.table_changed());
@@ -245,8 +247,7 @@ impl CatalogFollower {
         if let Some(next) = self.not_below((catalog, timeline), next, known.epoch()).await? {
             let arrivals = arrivals_after(&catalog.connection, after).await?;
             record_arrivals(&self.shards.load(), &arrivals);
-            self.publish(next);
-            *read_on = Some(timeline);
+            *read_on = self.publish(next).then_some(timeline);
         }
         Ok(())
     }
@@ -280,25 +281,29 @@ impl CatalogFollower {
     }
 
     /// Puts a map in force that is not older than the present one, without shards that have just
-    /// joined and are not open here.
-    fn publish(&self, next: ShardMap) {
+    /// joined and are not open here. Returns false if the map does not belong to the open shards.
+    fn publish(&self, next: ShardMap) -> bool {
         let epoch = next.epoch();
         match self.map.publish_open(next) {
             Ok(true) => {
                 tracing::info!(epoch, "the shard map has changed");
                 self.release_retired();
+                true
             }
-            Ok(false) => {}
+            Ok(false) => true,
             Err(error) => {
-                tracing::error!(%error, "the shard map in force stays: start the router again")
+                tracing::error!(%error, "the shard map in force stays: start the router again");
+                !matches!(error, ShardListError::NumberTaken { .. })
             }
         }
     }
 
-    /// Puts a map in force that this router has stored in the catalog.
-    pub(super) async fn adopt(&self, next: ShardMap) {
-        let _turn = self.turn.lock().await;
-        if next.epoch() > self.map.load().epoch() {
+    /// Puts a map in force that this router has stored in the catalog on this timeline. If a map of
+    /// a later timeline was read since then, a failover may have lost the stored one.
+    pub(super) async fn adopt(&self, next: ShardMap, timeline: u32) {
+        let read_on = self.turn.lock().await;
+        let is_present = read_on.is_none_or(|read_on| read_on <= timeline);
+        if is_present && next.epoch() > self.map.load().epoch() {
             self.publish(next);
         }
     }
@@ -359,56 +364,97 @@ impl CatalogFollower {
         timeline: u32,
     ) -> Result<(), String> {
         let mut turn = self.turn.lock().await;
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
-        self.follow_map(catalog, (timeline, &mut turn)).await.map_err(|error| failed(&error))?;
-        // The registry is loaded before the intents. Otherwise, a table whose intent is read here
-        // and which this router publishes before the comparison would be taken for a table that was
-        // dropped.
-        let known = self.registry.load_full();
-        // Intents are read before the tables and after them: a table that is being created
-        // meanwhile may exist on every shard, and its creation may still be undone.
-        let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
-        let followed = self.serving_shards();
-        let declared = followed.values().map(async |(leader, _)| {
-            if Arc::ptr_eq(leader, &self.catalog) {
-                // This reuses the open session instead of opening another one to the same node.
-                return catalog.declared_tables().await.map_err(|error| error.to_string());
-            }
-            declared(leader).await
-        });
-        let shards = join_all(declared).await;
-        let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
-        let after = catalog.intents().load().await.map_err(|error| failed(&error))?;
-        let pending = before.iter().chain(&after);
-        let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
-        let Some((first, _)) = shards.first() else { return Ok(()) };
-        let everywhere = |table: &&Arc<Table>| {
-            !pending.contains(&table.name())
-                && shards.iter().all(|(tables, _)| tables.find(table.name()) == Some(*table))
-        };
-        let same = |table: &Arc<Table>| known.find(table.name()).filter(|same| *same == table);
-        let tables = first.tables().filter(everywhere);
-        let tables: Vec<Arc<Table>> =
-            tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
-        if tables.iter().any(|table| known.find(table.name()).is_none()) {
-            // Reads of a new table are not sent to a replica before it has replayed the table's
-            // creation.
-            for ((_, replication), (_, position)) in followed.values().zip(&shards) {
-                replication.primary().record_schema_change(*position);
-            }
-        }
-        let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
-        self.registry.rcu(|now| {
-            // Tables that this router has created meanwhile stay.
-            let is_new = |table: &&Arc<Table>| {
-                known.find(table.name()).is_none() && registry.find(table.name()).is_none()
-            };
-            now.tables()
-                .filter(is_new)
-                .fold(registry.clone(), |all, table| all.with(Arc::clone(table)))
-        });
-        Ok(())
+        let followed = self.follow_map(catalog, (timeline, &mut turn)).await;
+        followed.map_err(|error| error.to_string())?;
+        read_tables(self, catalog, self.serving_shards()).await
     }
+}
+
+/// Reads the shard map, and the tables if their version, or the set of shards that serve
+/// requests, differs from that of the last read. A move of slots changes neither, and reading
+/// the tables opens a session with every shard.
+///
+/// # Errors
+/// Errors of [`CatalogFollower::refresh_from`].
+async fn refresh_changed(
+    follower: &CatalogFollower,
+    catalog: &Catalog,
+    timeline: u32,
+    (version, seen): (CatalogVersion, &mut Seen),
+) -> Result<(), String> {
+    let mut turn = follower.turn.lock().await;
+    let followed = follower.follow_map(catalog, (timeline, &mut turn)).await;
+    followed.map_err(|error| error.to_string())?;
+    let serving = follower.serving_shards();
+    let terms = serving.iter().map(|(number, (leader, _))| (*number, leader.term()));
+    let tables = Some((version.tables, terms.collect()));
+    if seen.tables != tables {
+        read_tables(follower, catalog, serving).await?;
+        seen.tables = tables;
+    }
+    seen.cluster = Some((version.epoch, version.tables));
+    Ok(())
+}
+
+/// Returns the newest map that this router knows, if it has read the whole map on this timeline
+/// of the catalog, and is not reading it now.
+pub(super) fn known_on(follower: &CatalogFollower, timeline: u32) -> Option<Arc<ShardMap>> {
+    let read_on = follower.turn.try_lock().ok()?;
+    let is_known = *read_on == Some(timeline);
+    is_known.then(|| follower.map.backlog().newest_or(follower.map.load_full()))
+}
+
+/// Reads the tables of these shards, and publishes those that all of them have.
+async fn read_tables(
+    follower: &CatalogFollower,
+    catalog: &Catalog,
+    followed: FollowedShards,
+) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    // The registry is loaded before the intents. Otherwise, a table whose intent is read here
+    // and which this router publishes before the comparison would be taken for a table that was
+    // dropped.
+    let known = follower.registry.load_full();
+    // Intents are read before the tables and after them: a table that is being created
+    // meanwhile may exist on every shard, and its creation may still be undone.
+    let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
+    let declared = followed.values().map(async |(leader, _)| {
+        if Arc::ptr_eq(leader, &follower.catalog) {
+            // This reuses the open session instead of opening another one to the same node.
+            return catalog.declared_tables().await.map_err(|error| error.to_string());
+        }
+        declared(leader).await
+    });
+    let shards = join_all(declared).await;
+    let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
+    let after = catalog.intents().load().await.map_err(|error| failed(&error))?;
+    let pending = before.iter().chain(&after);
+    let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
+    let Some((first, _)) = shards.first() else { return Ok(()) };
+    let everywhere = |table: &&Arc<Table>| {
+        !pending.contains(&table.name())
+            && shards.iter().all(|(tables, _)| tables.find(table.name()) == Some(*table))
+    };
+    let same = |table: &Arc<Table>| known.find(table.name()).filter(|same| *same == table);
+    let tables = first.tables().filter(everywhere);
+    let tables: Vec<Arc<Table>> =
+        tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
+    if tables.iter().any(|table| known.find(table.name()).is_none()) {
+        // Reads of a new table are not sent to a replica before it has replayed the table's
+        // creation.
+        for ((_, replication), (_, position)) in followed.values().zip(&shards) {
+            replication.primary().record_schema_change(*position);
+        }
+    }
+    let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
+    follower.registry.rcu(|now| {
+        // Tables that this router has created meanwhile stay.
+        let is_new = |table: &&Arc<Table>| {
+            known.find(table.name()).is_none() && registry.find(table.name()).is_none()
+        };
+        now.tables().filter(is_new).fold(registry.clone(), |all, table| all.with(Arc::clone(table)))
+    });
+    Ok(())
 }
 
 /// Records all positions at which followed shards have accepted slots.

@@ -282,7 +282,7 @@ async fn finish_joins(catalog: &Catalog, mut map: ShardMap) -> Result<ShardMap, 
         |map: &ShardMap| map.topology().members().find(is_joining).map(|(number, _)| number);
     while let Some(shard) = joining(&map) {
         let change = MapChange::State { shard, state: ShardState::Serving };
-        let changed = catalog.map_tables().change_map((&change, map.epoch())).await;
+        let changed = catalog.map_tables().change_map((&change, map.epoch()), None).await;
         map = changed.map_err(|error| OpenError::node("catalog", error))?;
         let name = map.topology().name(shard);
         tracing::info!(shard = name, "the join of a shard that was cut off is finished");

@@ -23,7 +23,7 @@ mod row_type;
 mod snapshot_mark;
 mod statements;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -67,9 +67,26 @@ pub(super) struct PgMoves {
     tracker: Arc<PrimaryTracker>,
     replication: Arc<ReplicationState>,
     sessions: MoveSessions,
+    last_step: LastStep,
     /// Wakes the task that disables triggers. It is a separate task so that no step of a move waits
     /// until the triggers are disabled.
     has_ended: Arc<Notify>,
+}
+
+/// Time of the last step of a move on a shard; `None` before the first one.
+#[derive(Default)]
+struct LastStep(Mutex<Option<Instant>>);
+
+impl LastStep {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Returns true if no move has had a step for this time.
+    fn is_older_than(&self, time: Duration) -> bool {
+        let at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_none_or(|at| at.elapsed() >= time)
+    }
 }
 
 impl PgMoves {
@@ -86,6 +103,7 @@ impl PgMoves {
             tracker: Arc::clone(tracker),
             replication: Arc::clone(replication),
             sessions: MoveSessions::new(shard, tracker),
+            last_step: LastStep::default(),
             has_ended: Arc::clone(&has_ended),
         });
         tokio::spawn(tidy(Arc::downgrade(&moves), has_ended, Arc::clone(tracker)));
@@ -117,6 +135,7 @@ impl PgMoves {
     }
 
     async fn read_facts(&self, query: &FactsQuery, deadline: Instant) -> Result<MoveFacts, Error> {
+        self.last_step.note();
         let mut taken = self.sessions.take(deadline).await?;
         let facts = facts::read(&mut taken.session, query);
         let facts = self.sessions.in_time(taken.term, deadline, facts).await;
@@ -312,8 +331,9 @@ async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<Primary
                 rest = begun.elapsed();
             }
         }
-        if rest == TIDY {
-            // A router that carries out no moves keeps no sessions for moves.
+        if rest == TIDY && open.last_step.is_older_than(TIDY) {
+            // A router that carries out no moves keeps no sessions for moves. Those of consecutive
+            // moves stay open: a new session costs both sides as much as hundreds of writes.
             open.sessions.close_idle();
         }
         drop(open);

@@ -1,4 +1,5 @@
-//! Tests of the number of connections that a router opens to a node, whatever its clients do.
+//! Tests of the number of connections that a router opens to a node, whatever its clients do and
+//! however often slots move.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use shard_manager::consistency::Level;
+use shard_manager::engine::move_record::{MovePhase, NewMove};
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ServerEngine;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
-use crate::cluster::{SideSession, Trio, connect};
+use crate::cluster::{Databases, SideSession, Trio, connect};
+use crate::move_steps::{SOURCE, TARGET, begin, kept_up, new, store_large, until};
 use crate::read_write_steps::{at, get, put, until_replicas};
 use crate::rows::{make, rows, table};
 use crate::server::runtime;
@@ -119,4 +122,36 @@ fn a_router_opens_no_more_connections_to_a_node_than_configured_however_many_cli
         check(&with_session_peaks(&nodes, load(&manager, "after")).await.1);
         tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
     });
+}
+
+/// A session costs the server and the router as much as hundreds of writes, and each move changes
+/// the shard map.
+#[tokio::test]
+async fn consecutive_moves_open_no_new_sessions() {
+    const FIRST: usize = 3;
+    const FURTHER: usize = 6;
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let mut direct = databases.direct_session(0).await;
+    let names = databases.names.join("','");
+    let opened = format!(
+        "SELECT sum(sessions)::text AS value FROM pg_stat_database WHERE datname IN ('{names}')"
+    );
+    let slots = store_large(&manager, 2).await;
+    kept_up(&manager, async {
+        let mut before = 0;
+        for turn in 0..FIRST + FURTHER {
+            if turn == FIRST {
+                before = direct.text(&opened).await.parse::<usize>().unwrap();
+            }
+            let (source, target) = if turn % 2 == 0 { (SOURCE, TARGET) } else { (TARGET, SOURCE) };
+            let there = NewMove { source, target, ..new(&slots, Duration::ZERO) };
+            let id = begin(&manager, there).await;
+            until(&manager, id, &[MovePhase::Done]).await;
+        }
+        let after = direct.text(&opened).await.parse::<usize>().unwrap();
+        // Not even one for each move.
+        assert!(after - before < FURTHER, "{before} sessions before and {after} after");
+    })
+    .await;
 }

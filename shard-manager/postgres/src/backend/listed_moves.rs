@@ -93,13 +93,21 @@ impl ServerMoves {
         &self,
         work: impl AsyncFnOnce(&Catalog) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.with_session(async |catalog, _| work(catalog).await).await
+    }
+
+    /// Runs work as [`Self::with_catalog`] does. The work is given the term of its session, too.
+    pub(super) async fn with_session<T, E: From<Error>>(
+        &self,
+        work: impl AsyncFnOnce(&Catalog, Term) -> Result<T, E>,
+    ) -> Result<T, E> {
         let worked = async {
             let mut spare = tokio::time::timeout(SPARE_WAIT, self.spare.lock()).await.ok();
             let kept = spare.as_mut().and_then(|spare| spare.take());
             let (catalog, term) = self.session(kept).await?;
             let worked = tokio::select! {
                 biased;
-                worked = work(&catalog) => worked,
+                worked = work(&catalog, term) => worked,
                 () = self.follower.catalog.terms().ended(term) => {
                     Err(unavailable(&"another node is its primary now").into())
                 }

@@ -95,23 +95,9 @@ impl MapTables<'_> {
     pub async fn map_after(self, known: &ShardMap) -> QueryResult<ShardMap> {
         let read = async {
             run(self.0, BEGIN_READING).await?;
-            let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
-            let epoch: i64 = epoch.first(&mut &*self.0).await?;
-            let shards = self.load_shards().await?;
-            let changed = self.load_owners(known.epoch()).await?;
-            let further = tessera_groups::table.filter(tessera_groups::number.gt(0));
-            let further: i64 = further.count().get_result(&mut &*self.0).await?;
-            if 1 + further > known.groups().count() as i64 {
-                // A router has added table groups.
-                let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
-                let stored = self.read_map(&row).await?;
-                run(self.0, "COMMIT").await?;
-                return Ok(stored.map);
-            }
+            let stored = map_since(self, known).await?;
             run(self.0, "COMMIT").await?;
-            let topology = topology(&shards).map_err(|cause| unreadable(&cause))?;
-            let map = followed_by(known, epoch.cast_unsigned(), topology, changed);
-            map.map_err(|cause| unreadable(&cause))
+            Ok(stored.map)
         };
         or_rollback(self.0, read.await).await
     }
@@ -274,14 +260,22 @@ impl MapTables<'_> {
     }
 
     /// Changes the map in one transaction, if its epoch is the expected one, and notifies all
-    /// routers.
+    /// routers. `known` is a map that was read from this catalog, on the present timeline, if there
+    /// is one: then only the owners that have changed after it are read.
     ///
     /// # Errors
     /// [`MapChangeError`].
-    pub async fn change_map(self, change: (&MapChange, u64)) -> Result<ShardMap, MapChangeError> {
+    pub async fn change_map(
+        self,
+        change: (&MapChange, u64),
+        known: Option<&ShardMap>,
+    ) -> Result<ShardMap, MapChangeError> {
         let failed = |error: DieselError| MapChangeError::Failed(refused(&error));
         let read = async {
             run(self.0, BEGIN_CHANGING).await?;
+            if let Some(known) = known {
+                return map_since(self, known).await;
+            }
             let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
             self.read_map(&row).await
         };
@@ -353,6 +347,27 @@ impl MapTables<'_> {
         let next = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
         next.execute(&mut connection).await.map(drop)
     }
+}
+
+/// Reads the current map in the open transaction, but of the owners only those that have changed
+/// after a known map of this catalog. The whole map is read if a router has added table groups, or
+/// if the catalog has lost the known epoch.
+async fn map_since(tables: MapTables<'_>, known: &ShardMap) -> QueryResult<StoredMap> {
+    let mut connection = tables.0;
+    let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
+    let epoch: i64 = epoch.first(&mut connection).await?;
+    let further = tessera_groups::table.filter(tessera_groups::number.gt(0));
+    let further: i64 = further.count().get_result(&mut connection).await?;
+    let has_new_groups = 1 + further > known.groups().count() as i64;
+    if has_new_groups || epoch.cast_unsigned() < known.epoch() {
+        let row: ClusterRow = tessera_cluster::table.first(&mut connection).await?;
+        return tables.read_map(&row).await;
+    }
+    let shards = tables.load_shards().await?;
+    let changed = tables.load_owners(known.epoch()).await?;
+    let topology = topology(&shards).map_err(|cause| unreadable(&cause))?;
+    let map = followed_by(known, epoch.cast_unsigned(), topology, changed);
+    Ok(StoredMap { map: map.map_err(|cause| unreadable(&cause))?, shards })
 }
 
 async fn store_groups(
