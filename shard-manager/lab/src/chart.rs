@@ -1,4 +1,4 @@
-//! Chart: the pictures of a report, drawn as SVG in the HTML page.
+//! Chart: the pictures of a report, drawn as SVG in the HTML page and with characters elsewhere.
 //!
 //! **Invariant:** the size of a chart has an upper limit that does not depend on the data.
 //! **Not here:** the page (`report`), the scales of axes (`report_page::axis`).
@@ -6,8 +6,10 @@
 mod bars;
 mod ring;
 mod slots;
+mod text;
 
 use maud::{Markup, html};
+use model::keyspace::SLOT_COUNT;
 
 /// Number of colours. If there are more series, the colours repeat from the first.
 const COLOURS: usize = 8;
@@ -67,6 +69,15 @@ pub struct RingChart {
 }
 
 impl Chart {
+    /// Returns the chart drawn with characters, in lines, without a line feed at the end.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Bars(chart) => text::bars(chart),
+            Self::Slots(chart) => text::slots(chart, SLOT_COUNT),
+            Self::Ring(chart) => text::ring(chart),
+        }
+    }
+
     /// Returns the chart as a figure of the HTML page. `number` is its index among the figures of
     /// the page.
     pub fn figure(&self, number: usize) -> Markup {

@@ -1,6 +1,6 @@
 //! Report: the result of an experiment, as an HTML page, Markdown or JSON.
 //!
-//! **Invariant:** all three forms of a report have the same numbers; only the HTML page has charts.
+//! **Invariant:** all forms of a report have the same numbers; only the JSON form has no charts.
 //! **Not here:** measuring (the experiments), storing reports in files (`cli`).
 
 mod html;
@@ -28,7 +28,7 @@ pub struct Report {
     pub seconds: f64,
     /// Tables of the measured numbers.
     pub tables: Vec<ReportTable>,
-    /// Charts of the numbers, for the HTML page only.
+    /// Charts of the numbers.
     #[serde(skip)]
     pub charts: Vec<Chart>,
     /// Notes on conditions that affect the numbers or were omitted, with the reasons.
@@ -224,6 +224,7 @@ mod tests {
         assert!(page.len() < 700_000, "{}", page.len());
         let markdown = report().markdown();
         assert!(markdown.contains("| a\\|b</title>") && markdown.contains("| 1.500 ms | – |"));
+        assert_eq!(markdown.matches("\n```text\n").count(), 3, "the charts");
         let json: serde_json::Value = serde_json::from_str(&report().json()).expect("JSON");
         assert_eq!(
             json["tables"][0]["rows"][0],

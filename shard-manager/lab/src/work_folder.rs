@@ -21,6 +21,8 @@ use crate::lab_error::LabError;
 const PREFIX: &str = "tessera-lab-";
 /// Name of the file that the experiment keeps locked.
 const LOCK: &str = "lab.lock";
+/// Name of that file before it is locked.
+const UNLOCKED: &str = "lab.lock.new";
 /// Magic number in `statfs` of the in-memory file system (tmpfs).
 const TMPFS: i64 = 0x0102_1994;
 
@@ -48,9 +50,12 @@ impl WorkFolder {
         let run = format!("{:x}_{}", now.as_micros(), std::process::id());
         let path = parent.join(format!("{PREFIX}{run}"));
         fs::create_dir(&path).map_err(failed)?;
-        let lock = File::create(path.join(LOCK)).and_then(|lock| {
+        // The file gets its name when it is locked: another lab that found it unlocked would remove
+        // the folder.
+        let unlocked = path.join(UNLOCKED);
+        let lock = File::create(&unlocked).and_then(|lock| {
             lock.try_lock()?;
-            Ok(lock)
+            fs::rename(&unlocked, path.join(LOCK)).map(|()| lock)
         });
         let lock = lock.inspect_err(|_| drop(fs::remove_dir_all(&path))).map_err(failed)?;
         Ok(Self { path, run, _lock: lock })

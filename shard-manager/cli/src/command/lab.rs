@@ -225,6 +225,7 @@ fn text(report: &Report, terminal: &Terminal) -> String {
             table.rows.iter().map(|row| row.iter().map(Cell::text).collect()).collect();
         parts.push(format!("\n{}\n{}", table.title, terminal.table(&heads, &rows)));
     }
+    parts.extend(report.charts.iter().map(|chart| format!("\n{}", chart.text())));
     parts.extend(report.notes.iter().map(|note| format!("note: {note}")));
     parts.push(format!("\n{}", report.explanation));
     parts.join("\n")

@@ -54,7 +54,8 @@ fn axis(scale: Scale, end: f64) -> Markup {
     }
 }
 
-fn number(value: f64, unit: &str) -> String {
+/// Formats a number with its unit.
+pub(super) fn number(value: f64, unit: &str) -> String {
     format!("{} {unit}", short(value)).trim_end().to_owned()
 }
 

@@ -1,4 +1,5 @@
-//! Markdown: formats a report, without its charts, as a document for a repository or an issue.
+//! Markdown: formats a report as a document for a repository or an issue, with charts drawn with
+//! characters.
 
 use std::fmt::Write;
 
@@ -20,7 +21,9 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     for note in &report.notes {
         writeln!(out, "- Note: {note}")?;
     }
-    report.tables.iter().try_for_each(|table| write_table(table, out))
+    report.tables.iter().try_for_each(|table| write_table(table, out))?;
+    let charts = &report.charts;
+    charts.iter().try_for_each(|chart| writeln!(out, "\n```text\n{}\n```", chart.text()))
 }
 
 fn write_table(table: &ReportTable, out: &mut String) -> std::fmt::Result {

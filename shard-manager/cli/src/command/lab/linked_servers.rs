@@ -58,7 +58,9 @@ pub(super) fn behind_links(
 ) -> Result<(ConnectedCluster, Vec<(String, TcpLink)>), CommandError> {
     let mut links = Vec::new();
     let cluster = cluster_of_nodes(nodes, |node| {
-        let link = TcpLink::to(node.port, seed);
+        // With one seed, all links would lose the same chunks of their connections. The connections
+        // of a link add their numbers to its seed.
+        let link = TcpLink::to(node.port, seed.wrapping_add((links.len() as u64) << 32));
         let link = link.map_err(|error| CommandError::Refused(error.to_string()))?;
         let address = through(node, &link)?;
         links.push((node.name.clone(), link));
