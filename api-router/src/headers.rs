@@ -197,7 +197,8 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// A problem with status 415.
 pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    let is_identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(&CONTENT_ENCODING).all(is_identity) {
         let detail = "a body with this Content-Encoding cannot be read";
         return Err(Problem::new(Code::TSR107, detail)
             .hint("send the body without Content-Encoding; /api/bulk-write takes gzip")
@@ -223,7 +224,7 @@ pub enum BulkFormat {
 /// # Errors
 /// A problem with status 415 that lists the accepted types; TSR113 if there are two content types.
 pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), Problem> {
-    let coding = match headers.get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+    let coding = match once(headers, &CONTENT_ENCODING)?.map(HeaderValue::as_bytes) {
         None => ContentCoding::Identity,
         Some(name) if name.eq_ignore_ascii_case(b"identity") => ContentCoding::Identity,
         Some(name) if name.eq_ignore_ascii_case(b"gzip") => ContentCoding::Gzip,

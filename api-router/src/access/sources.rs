@@ -96,7 +96,6 @@ impl AccessSources {
             if state.generation <= known.catalog.generation {
                 return false;
             }
-            self.gate.sessions.set_secret(state.sessions);
             (known.catalog, known.catalog_at) = (state, now);
             true
         })
@@ -145,6 +144,7 @@ impl AccessSources {
         }
         next.generation += 1;
         self.gate.authenticator.apply(next.contents(now))?;
+        self.gate.sessions.set_secret(next.catalog.sessions);
         *known = next;
         Ok(())
     }

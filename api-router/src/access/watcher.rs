@@ -10,7 +10,7 @@
 //! **Not here:** the content of the files (`files`), its merging with the catalog (`sources`), the
 //! decision about requests (`gate`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use issuers::key_fetcher;
@@ -120,8 +120,8 @@ impl AccessWatcher {
     /// Reads the files again; returns true if their content has changed and is now in force.
     ///
     /// # Errors
-    /// [`AccessStartError`]; then nothing has changed, except that new keys and roles are already
-    /// in force if only the issuers cannot be used.
+    /// [`AccessStartError`]; then nothing has changed. Issuers whose settings contradict each other
+    /// were refused when the watcher was opened.
     pub fn refresh(&mut self) -> Result<bool, AccessStartError> {
         let found = AccessFiles::read(&self.config)?;
         if found == self.known {
@@ -241,27 +241,29 @@ pub async fn apply_catalog(sources: &Arc<AccessSources>) {
     }
 }
 
-async fn run(mut watcher: AccessWatcher, mut hangup_signal: Signal) {
+async fn run(watcher: AccessWatcher, mut hangup_signal: Signal) {
+    let watcher = Arc::new(Mutex::new(watcher));
     let mut reported = String::new();
     loop {
         let was_requested = tokio::select! {
             () = tokio::time::sleep(CHECK_EVERY) => false,
             _ = hangup_signal.recv() => true,
         };
+        let checked = Arc::clone(&watcher);
         let checked = tokio::task::spawn_blocking(move || {
-            let refreshed = watcher.refresh();
-            (watcher, refreshed)
+            // After a panic the next check begins with the content that is in force.
+            let mut watcher = checked.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = watcher.refresh()?;
+            Ok(is_new.then(|| watcher.gate().authenticator.get().snapshot().keys().count()))
         });
-        let Ok((same, refreshed)) = checked.await else {
-            tracing::error!("keys and roles are no longer read again: a check of the files failed");
-            return;
+        let refreshed: Result<_, AccessStartError> = match checked.await {
+            Ok(refreshed) => refreshed,
+            Err(_) => Err(AccessStartError::System("a check of the files failed".to_owned())),
         };
-        watcher = same;
         match refreshed {
-            Ok(is_new) => {
+            Ok(keys) => {
                 reported.clear();
-                if is_new {
-                    let keys = watcher.gate().authenticator.get().snapshot().keys().count();
+                if let Some(keys) = keys {
                     tracing::info!(keys, "keys and roles were read again and are in force");
                 } else if was_requested {
                     tracing::info!("keys and roles were checked: they are the same");

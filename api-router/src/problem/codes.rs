@@ -1,6 +1,8 @@
 //! Codes: the table of all codes of problems, with the status, title and explanation of each.
 //!
-//! **Invariant:** this is the only table of codes; a code is never reused for another meaning.
+//! **Invariant:** this is the router's only table of codes. A code is never reused for another
+//! meaning, and the analytics service, which has a table of its own, uses codes with the meanings
+//! they have here; only TSR001 is a code of the service alone.
 //! **Not here:** the code of an error of the domain (`problem/domain`), the other fields of a
 //! problem (`problem`).
 

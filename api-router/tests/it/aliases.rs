@@ -57,6 +57,8 @@ fn a_pair_is_written_whatever_type_its_body_claims() {
     }
     let packed = write(&router, &[("content-encoding", "gzip")], r#"{"key":"k","value":1}"#);
     assert_eq!(refusal(&packed), refused(415, "TSR107"));
+    let plain = write(&router, &[("content-encoding", "Identity")], r#"{"key":"k","value":1}"#);
+    assert_eq!(plain.status, 200, "{}", plain.text());
 }
 
 #[test]

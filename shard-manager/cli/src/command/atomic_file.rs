@@ -134,7 +134,10 @@ impl UnfinishedFile {
         // From here on another process may create a file with the same `.part` name, so `drop` must
         // not remove it.
         self.finished = true;
-        Ok(())
+        // The name itself is durable only when the folder is synced.
+        let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        folder.and_then(|folder| folder.sync_all()).map_err(|error| refused(&self.target, &error))
     }
 }
 

@@ -130,7 +130,8 @@ fn capped(users: u64) -> Result<u64, CommandError> {
 /// # Errors
 /// Fails if the value is not a whole number.
 pub(super) fn users_of_variable() -> Result<Option<u64>, CommandError> {
-    let Some(value) = std::env::var_os(USERS_VARIABLE) else { return Ok(None) };
+    let value = std::env::var_os(USERS_VARIABLE).filter(|value| !value.is_empty());
+    let Some(value) = value else { return Ok(None) };
     let text = value.to_string_lossy();
     text.parse::<u64>().map(Some).map_err(|_| {
         CommandError::Refused(format!("{USERS_VARIABLE} must be a whole number, not `{text}`"))

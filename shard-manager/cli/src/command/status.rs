@@ -121,7 +121,9 @@ pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandE
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     let down = nodes.filter(|node| node.trouble.is_some()).map(|node| &*node.node);
     let down: Vec<&str> = down.collect();
-    Err(CommandError::Found(format!("with faults: {}", down.join(", "))))
+    // A cluster can have a fault although each of its nodes is up: a shard without a majority.
+    let nodes = if down.is_empty() { String::new() } else { format!(": {}", down.join(", ")) };
+    Err(CommandError::Found(format!("with faults{nodes}")))
 }
 
 fn look(view: &DirView) -> Result<Status, CommandError> {

@@ -164,10 +164,12 @@ fn through(router: &Router, change: &ShardRequest, flags: &PlaceFlags) -> Result
 
 /// Returns the URL path of a shard.
 fn path(name: &str) -> Result<String, CommandError> {
-    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+    if !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    {
         return Ok(format!("/api/shards/{name}"));
     }
-    Err(CommandError::Refused(format!("the cluster has no shard {name}")))
+    Err(CommandError::Refused(format!("the cluster has no shard `{name}`")))
 }
 
 /// Changes the shards of a data directory that no router holds.
