@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** at most one node of a shard is started as primary; a node is recorded as made
 //! only after it is complete.
-//! **Not here:** choosing the primary (`primary_choice`).
+//! **Not here:** choosing the primary (`primary_choice`), starting one server (`node`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;

@@ -5,8 +5,8 @@
 //!
 //! **Invariant:** no operation removes rows of a shard except `destroy`; `up` never rebuilds a
 //! primary that was once complete.
-//! **Not here:** the servers of one shard (`cluster_update`), commands on single nodes
-//! (`node_commands`).
+//! **Not here:** the servers of one shard (`cluster_update`), starting and stopping one server
+//! (`node`), commands on single nodes (`node_commands`).
 
 use std::fs;
 use std::path::{Path, PathBuf};

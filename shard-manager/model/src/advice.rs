@@ -16,7 +16,7 @@
 mod fair_shares;
 mod findings;
 mod load_judgement;
-mod plan;
+mod load_plan;
 
 use crate::keyspace::Slot;
 use crate::shard_map::ShardMap;
@@ -25,7 +25,7 @@ use crate::topology::ShardNumber;
 
 pub use findings::{AdviceFinding, Help, ImbalanceKind, Remedy};
 use load_judgement::LoadJudgement;
-pub use plan::MOVES_MAX;
+pub use load_plan::MOVES_MAX;
 
 /// Highest tolerated load of the fullest shard, as a multiple of its fair share.
 pub const SKEW_TOLERATED: f64 = 1.1;

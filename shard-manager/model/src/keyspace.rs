@@ -7,6 +7,7 @@
 //! **Not here:** the owner of a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
 
 pub mod blocks;
+mod hash;
 pub mod list;
 pub mod matrix;
 mod modulo;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use hash::{hash, slot_of_hash};
 use list::ListSpace;
 use matrix::MatrixMode;
 use partition_column::PartitionError;
@@ -35,7 +37,7 @@ pub const GROUPS_MAX: usize = (u16::MAX / SLOT_COUNT) as usize + 1;
 /// Maximum number of slots of a cluster, over all table groups.
 pub const SLOTS_MAX: usize = GROUPS_MAX * SLOT_COUNT as usize;
 
-const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of dividing");
+const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of_hash() masks instead of dividing");
 
 /// One of the [`SLOT_COUNT`] parts of the keyspace of a table group. A slot is owned by one shard,
 /// and moves to another one as a whole. Slots of different groups have different numbers
@@ -286,14 +288,6 @@ impl Keyspace {
         };
         Ok(Explanation { slot, steps })
     }
-}
-
-fn hash(text: &str) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
-}
-
-fn slot_of_hash(hash: u64) -> Slot {
-    Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
 }
 
 /// Formats the keyspace as it is written in the configuration.

@@ -9,8 +9,8 @@
 //!
 //! **Invariant:** no move fills a shard beyond its goal, or leaves the shard that gives with less
 //! than its goal; the number of slots in one move is limited, and all of them have the same owner.
-//! **Not here:** carrying out a plan (`cluster`), the observations of load (`advice`). No I/O, no
-//! clock, no `async`.
+//! **Not here:** carrying out a plan (`cluster`), the choice of slots by load or size
+//! (`advice::load_plan`). No I/O, no clock, no `async`.
 
 pub mod by_group;
 mod drain;

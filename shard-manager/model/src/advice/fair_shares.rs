@@ -4,7 +4,7 @@
 //! leaves out shards whose fair share is zero.
 //! **Not here:** the load of slots, the verdict (`load_judgement`).
 
-use super::{SKEW_TOLERATED, plan};
+use super::{SKEW_TOLERATED, load_plan};
 
 /// Number of standard deviations by which the requests to a shard may exceed its fair share by
 /// chance.
@@ -90,7 +90,7 @@ impl FairShares {
         (loads, shard): (&[u64], usize),
         (other_loads, other): (&[u64], usize),
     ) -> bool {
-        plan::is_fuller(
+        load_plan::is_fuller(
             (loads[shard], self.weights[shard]),
             (other_loads[other], self.weights[other]),
         )

@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 
 use super::load_judgement::LoadJudgement;
-use super::plan::{PlannedMove, is_hot};
+use super::load_plan::{PlannedMove, is_hot};
 use super::{Advice, BalanceBy, HOT_MAX, HotSpot, Observed};
 use crate::keyspace::Slot;
 use crate::topology::ShardNumber;

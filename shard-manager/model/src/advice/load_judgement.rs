@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 
 use super::fair_shares::{CHANCE, FairShares};
-use super::plan::PlannedMove;
+use super::load_plan::PlannedMove;
 use super::{
     Advice, BYTES_MIN, BalanceBy, HOT_MAX, HotSpot, Move, Observed, REQUESTS_MIN,
-    REQUESTS_OF_SHARD_MIN, SKEW_TOLERATED, ShardOutlook, ShardSize, SlotLoad, Verdict, plan,
+    REQUESTS_OF_SHARD_MIN, SKEW_TOLERATED, ShardOutlook, ShardSize, SlotLoad, Verdict, load_plan,
 };
 use crate::keyspace::{SLOT_COUNT, Slot};
 use crate::slot_set::SlotSet;
@@ -208,7 +208,7 @@ impl LoadJudgement {
         if is_enough {
             return Vec::new();
         }
-        plan::plan(self.shares.weights(), (&self.planned_owners, &self.moving), &self.costs)
+        load_plan::plan(self.shares.weights(), (&self.planned_owners, &self.moving), &self.costs)
     }
 
     /// Returns the reason why no slot has to move, if there is one.

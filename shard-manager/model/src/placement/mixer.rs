@@ -6,7 +6,7 @@
 //! times for 1000 shards.
 //!
 //! **Invariant:** the function is a bijection of 64-bit integers and never changes.
-//! **Not here:** hashing of keys and names (XXH3).
+//! **Not here:** hashing of shard keys (`keyspace::hash`), and of names for a ring (`ring`).
 
 /// 2^64 divided by the golden ratio. The multiples of this number are the inputs of the function;
 /// slot 0 gets the first multiple, because the function maps 0 to 0.

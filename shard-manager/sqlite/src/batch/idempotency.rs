@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** a change and the record of its key are stored together or not at all; a record is
 //! removed only after it has expired.
-//! **Not here:** the contents of a record (`model::idempotency`), the age at which a record may be
-//! removed (`engine::idempotency_expiry`).
+//! **Not here:** the contents of a record and the comparison with a repeated request
+//! (`model::idempotency`), the age at which a record may be removed (`engine::idempotency_expiry`).
 
 use std::sync::Arc;
 

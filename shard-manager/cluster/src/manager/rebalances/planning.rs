@@ -3,7 +3,8 @@
 //!
 //! **Invariant:** a plan treats slots that are already moving as if they had reached their new
 //! owner.
-//! **Not here:** the choice of slots (`model::slot_plan`).
+//! **Not here:** the choice of slots by number or placement (`model::slot_plan`), and by load or
+//! size (`model::advice::load_plan`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

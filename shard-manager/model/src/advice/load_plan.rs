@@ -1,4 +1,4 @@
-//! Plan: chooses the moves of slots that reduce the load of the fullest shards.
+//! Load plan: chooses the moves of slots that reduce the load of the fullest shards.
 //!
 //! Each step moves slots from the fullest shard that can still give (the giver) to the shard with
 //! the largest deficit (the taker), as balancers of ranges do (CockroachDB's store rebalancer, the
