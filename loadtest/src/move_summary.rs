@@ -21,17 +21,17 @@ pub(crate) struct MoveSummary {
     pub(crate) slots: usize,
     /// Number of rows copied; a row that was copied again counts again.
     pub(crate) rows: u64,
-    /// Longest time for which a move made the writes to its slots wait, as the moves have measured
-    /// it.
+    /// Longest time for which a move made writes to its slots wait, as the router reports it for
+    /// each move.
     pub(crate) longest_hold_ms: f64,
-    /// Longest time for which a row has waited for its slot at the first router, because of a move
-    /// or a fence.
+    /// Longest time for which a write waited because no shard accepted its slot, during a move or a
+    /// fence, as the first router of the run reports it.
     pub(crate) longest_wait_ms: f64,
     /// Number of operations in those phases in which all operations were on rows of moving slots.
     pub(crate) focused: u64,
 }
 
-/// Number of slots of every cluster.
+/// Number of slots of a cluster, the same for all clusters.
 const SLOTS: usize = 16_384;
 
 impl MoveSummary {
@@ -48,7 +48,8 @@ impl MoveSummary {
         )
     }
 
-    /// Returns a warning for each move that has not ended as it should.
+    /// Returns a warning for each move that failed or did not end in time, except for those whose
+    /// copies differed: these are violations.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let failed = self.failed.iter().filter(|failed| !failed.contains(DIFFERS));
         let failed = failed.map(|failed| format!("a move has failed: {failed}"));

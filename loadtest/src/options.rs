@@ -51,9 +51,10 @@ const RUN_TIME: &str = "15s";
 
 /// Puts a Tessera router under load, checks its answers, prints rate and latency, and ends.
 ///
-/// Exit code: 0 every request was answered as promised, 1 some were not, 2 nothing was tested
-/// (wrong usage, or no router), 3 no guarantee was violated, but writes at level one were lost
-/// after a promotion.
+/// Exit code: 0 every request was answered as promised, 1 some were not, a threshold failed or no
+/// request was made, 2 nothing was tested (wrong usage, or no router) or a report could not be
+/// written, 3 no guarantee was violated, but writes acknowledged at level `one` were lost after a
+/// promotion.
 #[derive(Clone, Parser)]
 #[command(
     name = "loadtest",
@@ -135,8 +136,8 @@ pub(crate) struct Load {
         value_parser = clap::value_parser!(u32).range(1..=IN_FLIGHT_MAX))]
     pub(crate) in_flight: u32,
 
-    /// Prove the promises: a workload of its own (no mix) whose every answer is recorded and judged
-    /// afterwards
+    /// Check the guarantees: run a workload without a mix, record every response, and check all of
+    /// them afterwards
     #[arg(long, conflicts_with_all = ["in_flight", "mix", "dist"])]
     pub(crate) verify: bool,
 
@@ -153,19 +154,19 @@ pub(crate) struct Load {
     #[arg(long, value_name = "OPTIONS", requires = "chaos", allow_hyphen_values = true)]
     pub(crate) router_options: Option<String>,
 
-    /// Start that router on the local cluster of PostgreSQL servers in this directory, which is up,
-    /// and break its nodes too: each is behind a proxy of the tester's
+    /// Start that router on the local PostgreSQL servers of this directory, which must be running,
+    /// and break its nodes too: each is behind a proxy of the tester
     #[arg(long, value_name = "DIR", requires = "chaos")]
     pub(crate) cluster: Option<PathBuf>,
 
-    /// Start so many routers on that cluster, which share the load; faults of a router meet one
-    /// after the other (1..=4)
+    /// Number of routers on that cluster, which share the load; a fault of a router affects one of
+    /// them at a time, in turn (1..=4)
     #[arg(long, value_name = "N", requires = "chaos", default_value_t = 1,
         value_parser = clap::value_parser!(u8).range(1..=4))]
     pub(crate) routers: u8,
 
-    /// The program that made the cluster and fences slots [default: shard-manager beside this
-    /// program, or of the path]
+    /// The program that created the cluster and makes writes to slots wait [default: shard-manager
+    /// beside this program, or in PATH]
     #[arg(long, value_name = "FILE", requires = "chaos")]
     pub(crate) shard_manager: Option<PathBuf>,
 
@@ -174,7 +175,7 @@ pub(crate) struct Load {
     #[arg(long, requires = "chaos")]
     pub(crate) cache: bool,
 
-    /// The program of that Redis [default: redis-server of the path]
+    /// The program of that Redis [default: redis-server in PATH]
     #[arg(long, value_name = "FILE", requires = "cache")]
     pub(crate) redis_server: Option<PathBuf>,
 
@@ -184,7 +185,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "LIST", requires = "chaos", value_enum, value_delimiter = ',')]
     pub(crate) faults: Vec<FaultKind>,
 
-    /// The level of all writes of --verify [default: one, some quorum, a few all]
+    /// Consistency level of the writes of --verify [default: mostly one, some quorum, a few all]
     #[arg(long, value_name = "LEVEL", requires = "verify", value_parser = level_parser())]
     pub(crate) level: Option<Level>,
 

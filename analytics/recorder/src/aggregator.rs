@@ -1,9 +1,8 @@
 //! Aggregator: takes entries out of the workers' queues and counts them, second by second.
 //!
-//! **Invariant:** every entry is counted once, in its own second; an entry that arrives after its
-//! second was closed is counted in the current second.
-//! **Invariant:** a second is closed only when all entries that workers queued during that second
-//! have been counted.
+//! **Invariant:** every entry is counted once: in the second of its timestamp, or in the current
+//! second if that one is closed already. A second is closed only when all entries that workers
+//! queued during it have been counted.
 //! **Not here:** the thread that drains the queues (`recorder`), the worker's end of a queue
 //! (`worker`).
 

@@ -31,7 +31,8 @@ const TIME_MAX_MS: u64 = 253_402_300_799_999;
 /// Returns the metrics of the window of `query` that ends at `at_ms` (ms since 1970 UTC), of all
 /// `histories` together.
 ///
-/// `now` determines the shards and their order, and is part of the response. With several routers,
+/// `now`, the present state of the cluster, names the shards that come first, in order; shards that
+/// only occur in the histories follow. `now` is part of the response. With several routers,
 /// the calling function must merge their states into `now`. The computation takes milliseconds, so
 /// it must be called where blocking is allowed.
 pub fn figures(

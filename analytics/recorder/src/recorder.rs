@@ -58,8 +58,8 @@ impl Recorder {
     }
 
     /// Creates a recorder without a thread, for tests: its clock shows `started_ms` at
-    /// [`Recorder::started`], and seconds are closed only up to the times that are passed to
-    /// [`Recorder::settle_at`] or [`Recorder::drain_at`].
+    /// [`Recorder::started`]. Seconds are closed by [`Recorder::settle_at`], [`Recorder::drain_at`]
+    /// and workers whose queue is full.
     pub fn without_thread(labels: Labels, started_ms: u64) -> Self {
         Self::with_clock(labels, Clock::at(started_ms))
     }
@@ -97,11 +97,11 @@ impl Recorder {
     /// Returns the history up to this moment, with every request that was recorded before. This
     /// method drains the queues, so it must be called where blocking is allowed.
     pub fn history(&self) -> &Arc<History> {
-        // Without a thread, time advances only by calls of [`Recorder::settle_at`].
+        // Without a thread, the time of a test is the start, so this call closes no second.
         self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
     }
 
-    /// Returns [`Recorder::history`] up to a moment: closes the seconds before it. For tests.
+    /// Returns [`Recorder::history`] up to a moment: closes the seconds before it.
     pub fn settle_at(&self, now: Instant) -> &Arc<History> {
         self.drain_at(now);
         self.state.aggregator().show_open();

@@ -1,5 +1,5 @@
-//! Dashboard: the files of the pages that people open in a browser, embedded in the program from the
-//! folder `web-kit/dashboard`.
+//! Dashboard: the files of the pages that people open in a browser, embedded in the program. They
+//! are in the folder `web-kit/dashboard`.
 //!
 //! The pages use the same JSON as other clients. Programs serve the page at `/dashboard`, and its
 //! scripts, styles and images below `/dashboard/`; routers also serve `lab.html` at `/lab`.

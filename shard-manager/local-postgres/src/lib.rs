@@ -14,9 +14,10 @@
 //! [`LocalCluster::up`] creates and starts a cluster (`local_cluster`) with the servers of each
 //! shard (`cluster_update`). A node is *made*, or complete, once all its files have been created.
 //!
-//! **Invariant:** no operation removes rows of a shard except `destroy`. A node that was once
-//! complete is rebuilt only if it is a replica, and either its files are missing or a command names
-//! it. Only one node of a shard is started as primary: the one that was promoted last.
+//! **Invariant:** only `destroy` removes rows that the present primary of a shard has; `rejoin` and
+//! `rebuild` may remove rows that only a former primary has. A node that was once complete is
+//! rebuilt only if it is a replica and its files are missing, its rewind was interrupted, or a
+//! command names it. Only one node of a shard is started as primary: the one promoted last.
 //! **Not here:** SQL and tables (`shard-manager`); the decision to promote a replica (the
 //! caller of `promote`).
 #![forbid(unsafe_code)]

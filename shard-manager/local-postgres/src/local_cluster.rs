@@ -3,8 +3,8 @@
 //! `up` creates missing nodes, starts stopped servers and does not touch running ones. If an `up`
 //! is interrupted at any point, the next `up` continues it.
 //!
-//! **Invariant:** no operation removes rows of a shard except `destroy`; `up` never rebuilds a
-//! primary that was once complete.
+//! **Invariant:** only `destroy` removes rows that the present primary of a shard has; `up` never
+//! rebuilds a primary that was once complete.
 //! **Not here:** the servers of one shard (`cluster_update`), starting and stopping one server
 //! (`node`), commands on single nodes (`node_commands`).
 

@@ -1,5 +1,5 @@
-//! Ending: a leg is cancelled before its commit. The source keeps the slots, and then the target
-//! deletes its copy.
+//! Ending: one leg of a move (a transfer of its slots in one direction) is cancelled before its
+//! commit. The source keeps the slots, and then the target deletes its copy.
 //!
 //! **Invariant:** the target deletes nothing before a majority of the source's nodes has flushed
 //! the deletion of the source's record. Otherwise a failover of the source could restore the record
@@ -12,8 +12,8 @@ use crate::rules::MoveRule;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
-/// Removes the fence and deletes the source's record in one transaction, so that a late fence or a
-/// late commit is refused.
+/// Removes the fence and deletes the source's record in one transaction. A request to fence or to
+/// commit that arrives later is refused, because the record is gone.
 pub(crate) fn lift(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -37,8 +37,8 @@ pub(crate) fn lift(
 }
 
 /// Deletes the copy and the target's record. Slots that were `Moved` before the copy get this state
-/// back. The mover then takes its next term. Otherwise this request, if it arrives late, could
-/// empty a target to which the slots have been committed.
+/// back. After this request the mover continues only in a higher term, so that a late copy of the
+/// request is refused. Otherwise it could empty a target to which the slots have been committed.
 pub(crate) fn discard(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

@@ -6,8 +6,7 @@
 //! statement; a later change of the same row goes into a later statement.
 //!
 //! **Invariant:** responses and rows equal those of `batch_transaction`, but rows may be larger.
-//! **Not here:** the SQL text (`sql`, on Citus `citus::sql`), other changes, such as large values in
-//! only some columns (`batch_transaction`).
+//! **Not here:** the SQL text (`sql`, on Citus `citus::sql`), other changes (`batch_transaction`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,10 +1,10 @@
-//! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
+//! Applier: replays a primary's change log on the file of a replica, in order.
 //!
 //! The position is stored in the same transaction as the rows, so after any crash the replica
 //! continues exactly where its rows end. Transactions are synced to disk only on request. A power
 //! loss may therefore undo the last transactions together with their position, and their entries
 //! are replayed. For this purpose the primary's log keeps each entry until the replica has synced
-//! it.
+//! it, up to a maximum size of the log. A replica whose next entry is gone is rebuilt.
 //!
 //! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
 //! **Not here:** deciding when to apply entries, and the consequences of failures (`replica`).
@@ -313,10 +313,11 @@ impl ChangeAlone {
     }
 }
 
-/// Returns the change of tables, slots or a move if the first entry is one, and removes all other
-/// entries. Otherwise returns `None`, and removes the first such change, if there is one, with all
-/// entries after it. Such a change is replayed in a transaction of its own, so that it takes effect
-/// in memory only if it was stored, and so that the rows before it have already been counted.
+/// Returns the first of these entries, and shortens the list to it, if it changes tables, slots or
+/// a move. Otherwise returns `None`, and shortens the list to the entries before the first such
+/// change; a later step reads the rest again. Such a change is replayed in a transaction of its
+/// own, so that it takes effect in memory only if it was stored, and the stored row counts already
+/// include the rows before it.
 fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {
     for index in 0..entries.len() {
         if let Some(change) = ChangeAlone::of(&entries[index])? {
