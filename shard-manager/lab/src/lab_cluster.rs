@@ -94,7 +94,7 @@ impl LabCluster {
     /// out moves and builds indexes.
     ///
     /// # Errors
-    /// Those of `work`; [`LabError::Failed`] if the maintenance task ends first.
+    /// Errors of `work`; [`LabError::Failed`] if the maintenance task ends first.
     pub fn beside_upkeep<T>(
         &self,
         work: impl Future<Output = Result<T, LabError>>,

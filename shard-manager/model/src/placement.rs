@@ -5,8 +5,8 @@
 //! table determines where a slot is.
 //!
 //! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology.
-//! The same rule and topology yield the same table on every machine and in every release; tests
-//! compare it with fixed results.
+//! It depends on the rule and the topology alone, and is identical on every machine and in every
+//! release; tests compare it with fixed results.
 //! **Not here:** the present table and its epoch (`shard_map`); no I/O, no clock, no `async`.
 
 mod contiguous;

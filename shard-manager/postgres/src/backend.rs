@@ -123,7 +123,7 @@ impl Servers {
         let changed = self.moves.with_session(async |catalog, term| {
             has_begun = true;
             let tables = catalog.map_tables();
-            // Whether a shard may retire is decided by the stored owners, not by those known here.
+            // The stored owners decide whether a shard may retire, not those that are known here.
             let is_checked_whole = change.retired().is_some();
             let base = known_on(&self.follower, term.timeline).filter(|_| !is_checked_whole);
             let changed = tables.change_map((&change, expected_epoch), base.as_deref()).await;
