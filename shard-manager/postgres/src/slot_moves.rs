@@ -12,6 +12,7 @@
 
 mod chunk;
 mod digests;
+mod ended_recordings;
 mod facts;
 mod move_change;
 mod move_metadata;
@@ -23,7 +24,7 @@ mod row_type;
 mod snapshot_mark;
 mod statements;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -39,8 +40,8 @@ use model::error::{Error, Outcome};
 use model::keyspace::Slot;
 use moves::move_row::MoveRow;
 use moves::request_context::MoveEffect;
-use tokio::sync::Notify;
 
+use self::ended_recordings::{EndedRecordings, TIDY, UnconfirmedChange, delete_left_changes, tidy};
 use self::move_change::{Attempted, MoveChanged};
 pub(super) use self::move_session::SESSIONS_MAX;
 use self::move_session::{MoveSessions, Taken};
@@ -51,12 +52,6 @@ use super::lane_session::TransactionError;
 use super::primary_tracker::PrimaryTracker;
 use super::term::timeline_id;
 
-/// Interval between two searches for enabled triggers that no move needs. Such triggers are left
-/// over if the process that should have disabled them has ended.
-const TIDY: Duration = Duration::from_secs(30);
-/// Number of searches for triggers after which recorded changes that are left over are searched for
-/// as well. That search is rarer because it reads the whole table of changes.
-const LEFT_EVERY: u32 = 20;
 /// Maximum number of attempts to enable the triggers of all tables, if clients create tables
 /// meanwhile.
 const ENABLE_TRIES: usize = 3;
@@ -70,7 +65,7 @@ pub(super) struct PgMoves {
     last_step: LastStep,
     /// Wakes the task that disables triggers. It is a separate task so that no step of a move waits
     /// until the triggers are disabled.
-    has_ended: Arc<Notify>,
+    ended: Arc<EndedRecordings>,
 }
 
 /// Time of the last step of a move on a shard; `None` before the first one.
@@ -97,16 +92,16 @@ impl PgMoves {
         tracker: &Arc<PrimaryTracker>,
         replication: &Arc<ReplicationState>,
     ) -> Arc<Self> {
-        let has_ended = Arc::new(Notify::new());
+        let ended = Arc::new(EndedRecordings::default());
         let moves = Arc::new(Self {
             shard: shard.to_owned(),
             tracker: Arc::clone(tracker),
             replication: Arc::clone(replication),
             sessions: MoveSessions::new(shard, tracker),
             last_step: LastStep::default(),
-            has_ended: Arc::clone(&has_ended),
+            ended: Arc::clone(&ended),
         });
-        tokio::spawn(tidy(Arc::downgrade(&moves), has_ended, Arc::clone(tracker)));
+        tokio::spawn(tidy(Arc::downgrade(&moves), ended, Arc::clone(tracker)));
         moves
     }
 
@@ -233,11 +228,15 @@ impl PgMoves {
         let mut taken = self.sessions.take(deadline).await.map_err(rejected)?;
         let has_replicas = self.replication.timeline().replica_count() > 0;
         let change = (change, displaces);
+        let unconfirmed = UnconfirmedChange::new(&self.ended);
         let attempt = move_change::attempt(&mut taken.session, change, has_replicas);
         let attempted = self.sessions.in_time(taken.term, deadline, attempt).await;
         // The change may have been sent, so its outcome is unknown.
         let attempted = attempted
             .map_err(|error| MoveChangeError::Failed { error, outcome: Outcome::Unknown })?;
+        if !matches!(attempted, Err(TransactionError { outcome: Outcome::Unknown, .. })) {
+            unconfirmed.confirm();
+        }
         match attempted {
             Ok(attempted) => {
                 self.sessions.give_back(taken);
@@ -276,7 +275,7 @@ impl PgMoves {
             self.tracker.slot_news.announce();
         }
         if ends_recording {
-            self.has_ended.notify_one();
+            self.ended.announce();
         }
         effect
     }
@@ -309,61 +308,6 @@ impl PgMoves {
     fn timeline_id(&self, timeline: u32) -> u32 {
         timeline_id(self.tracker.terms().system(), timeline)
     }
-}
-
-/// Runs as long as the shard is open: disables triggers that no move needs, and deletes recorded
-/// changes of slots whose recording has ended. It searches for such changes at the start, after
-/// each recording that this router has ended, and from time to time, because another router may
-/// have failed to delete the changes of a recording that it has ended.
-async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<PrimaryTracker>) {
-    let (mut round, mut may_be_left) = (0_u32, true);
-    loop {
-        let Some(open) = moves.upgrade() else { return };
-        open.disable_recording().await;
-        may_be_left |= round.is_multiple_of(LEFT_EVERY);
-        round = round.wrapping_add(1);
-        let (begun, mut rest) = (Instant::now(), TIDY);
-        if may_be_left && let Ok(are_left) = delete_left_batch(&open, begun + TIDY).await {
-            may_be_left = are_left;
-            if are_left {
-                // After each batch, the task pauses for as long as the batch took, so that the
-                // server can do other work.
-                rest = begun.elapsed();
-            }
-        }
-        if rest == TIDY && open.last_step.is_older_than(TIDY) {
-            // A router that carries out no moves keeps no sessions for moves. Those of consecutive
-            // moves stay open: a new session costs both sides as much as hundreds of writes.
-            open.sessions.close_idle();
-        }
-        drop(open);
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = has_ended.notified() => may_be_left = true,
-            () = tracker.terms().retired() => return,
-        }
-    }
-}
-
-/// Deletes a batch of recorded changes of slots that are not followed, that is, whose changes are
-/// no longer recorded. Returns false if there are no more.
-async fn delete_left_batch(moves: &PgMoves, deadline: Instant) -> Result<bool, Error> {
-    let mut taken = moves.sessions.take(deadline).await?;
-    let deleted = recording::delete_left(&mut taken.session);
-    let deleted = moves.sessions.in_time(taken.term, deadline, deleted).await;
-    let deleted = moves.finish(taken, deleted);
-    moves.read(deleted)
-}
-
-/// Deletes all recorded changes of slots that are not followed, in batches.
-async fn delete_left_changes(moves: &PgMoves, deadline: Instant) -> Result<(), MoveChangeError> {
-    while delete_left_batch(moves, deadline).await.map_err(rejected)? {
-        if deadline <= Instant::now() {
-            let holder = "a deletion of old recorded changes".to_owned();
-            return Err(MoveChangeError::Busy { holder });
-        }
-    }
-    Ok(())
 }
 
 /// Returns true if at least the given number of changes of the slots are recorded.

@@ -1,9 +1,11 @@
 //! Tests of the changes that a shard records for a move: when there are too many of them, when they
 //! can no longer be followed, and what is left of them.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::{Either, select};
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::engine::slot_move::{
     MoveChange, MoveChangeError, RoundBudget, RoundError, RoundQuery, RoundRead, ShardMoves,
@@ -120,6 +122,46 @@ async fn send(router: &SlotRouter, shard: usize, change: MoveChange) {
             }
         }
     }
+}
+
+/// Makes the commit of a transaction that deletes the record of a move wait for a lock.
+const COMMITS_WAIT: &str = "CREATE FUNCTION wait() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM set_config('lock_timeout', '0', true), pg_advisory_xact_lock(42);
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER wait AFTER DELETE ON tessera.tessera_slot_moves
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()";
+
+/// Number of sessions of movers that wait for a lock.
+const WAITING: &str = "SELECT count(*)::text AS value FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE '%mover%'
+    AND wait_event_type = 'Lock'";
+
+#[tokio::test]
+async fn changes_of_a_recording_are_deleted_if_the_mover_is_cancelled_before_its_end_is_committed()
+{
+    let databases = Databases::new(1).await;
+    let router = SlotRouter::open(&databases.address());
+    let slot = router.slot("k");
+    let (id, term) = (MoveId(7), MoveTerm { number: 1, mover: 1 });
+    let ticket = MoveTicket { id, leg: MoveLeg::FIRST, term };
+    let row = NewMoveRow { ticket, other: TARGET, slots: [slot].into() };
+    send(&router, 0, MoveRequest::Trace(row).into()).await;
+    let [mut direct, mut blocking] =
+        [databases.direct_session(0).await, databases.direct_session(0).await];
+    direct.run(&record(slot.number(), 3)).await;
+    blocking.run(COMMITS_WAIT).await;
+    blocking.run("BEGIN; SELECT pg_advisory_xact_lock(42)").await;
+    let writer = moves_of(&router, 0).writer.as_ref().unwrap();
+    {
+        let ending = writer.change(MoveRequest::Lift(ticket).into(), deadline());
+        let waiting = pin!(direct.until(WAITING, "1"));
+        let cancelled = select(ending, waiting).await;
+        assert!(matches!(cancelled, Either::Right(_)), "the end is not committed");
+    }
+    assert_eq!(direct.text(RECORDED).await, "3");
+    blocking.run("COMMIT").await;
+    direct.until(RECORDED, "0").await;
 }
 
 /// Reads a round of the first shard.
