@@ -130,7 +130,7 @@ fn slots(app: &App, members: &Members<'_>) -> Result<SlotSet, Problem> {
     let slots = slots.map_err(|error| bad(format!("slots: {error}")))?;
     let Some(name) = members.text("shard")? else { return Ok(slots) };
     let map = app.manager.map();
-    let unknown = || refused(RefusalCode::NoShard, format!("the cluster has no shard {name}"));
+    let unknown = || refused(RefusalCode::NoShard, format!("the cluster has no shard `{name}`"));
     let shard = map.topology().find(&name).ok_or_else(unknown)?;
     let foreign: SlotSet = slots.iter().filter(|slot| map.owner(*slot) != shard).collect();
     if foreign.is_empty() {

@@ -124,7 +124,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR310 404 No such table: there is no table `user` (did you mean `users`?)
     TSR311 400 No such column: users has no column `nmae` (did you mean `name`?)
     TSR312 400 Value does not fit: name: expected text, got a number (-)
-    TSR320 404 No such shard: the cluster has no shard nowhere (/api/shards lists the shards)
+    TSR320 404 No such shard: the cluster has no shard `nowhere` (/api/shards lists the shards)
     TSR321 400 Bad shard: weight must be a whole number from 0 to 1000000 (correct the member that the detail names, and send the request again)
     TSR326 409 Shard state conflict: shard2 owns 5461 slots: a shard is retired when it owns none (/api/shards shows the state and the slots of each shard)
     TSR327 412 Shard map differs: the shard map is at epoch 1, not at 9: it has changed meanwhile; look at it again (look at /api/shards again, and send its epoch as If-Match)

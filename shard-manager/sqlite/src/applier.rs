@@ -29,7 +29,7 @@ use super::log::{self, Entry, Line};
 use super::move_line::{self, MoveLine};
 use super::owned_slots::{OwnedSlots, SlotOwnership};
 use super::slot_line::{self, SlotLine};
-use super::{ddl, move_entry, shard_file, slot_change, sql, timeline};
+use super::{ddl, index_ddl, move_entry, shard_file, slot_change, sql, timeline};
 
 /// Small page cache, because a replica's writes are spread over its file and a larger cache would
 /// not help.
@@ -54,14 +54,16 @@ pub struct Applier {
 /// A table and the statements that replay its changes.
 struct Replayed {
     table: Arc<Table>,
-    replace: String,
+    store: String,
     remove: String,
 }
 
 impl Replayed {
-    fn of(table: &Arc<Table>) -> Self {
-        let (replace, remove) = (sql::replace(table), sql::remove(table));
-        Self { table: Arc::clone(table), replace, remove }
+    /// Creates the statements for a table; `is_unique` states that the table has a unique index.
+    /// Then a row with the values of another row must be refused, because the replica is damaged.
+    fn of(table: &Arc<Table>, is_unique: bool) -> Self {
+        let store = if is_unique { sql::replace(table) } else { sql::overwrite(table) };
+        Self { table: Arc::clone(table), store, remove: sql::remove(table) }
     }
 }
 
@@ -104,7 +106,9 @@ impl Applier {
         // tables only when it reaches their entries in the log.
         let known = shard_file::read_tables(&mut connection, replica)?;
         let tables = known.tables().chain([&*idempotency::TABLE]);
-        let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
+        let unique = index_ddl::tables_with_unique(&mut connection).map_err(failed)?;
+        let replayed = |table: &Arc<Table>| Replayed::of(table, unique.contains(table.name()));
+        let tables = tables.map(|table| (table.name().to_owned(), replayed(table))).collect();
         let ownership = Arc::new(SlotOwnership::default());
         ownership.finish_change(OwnedSlots::load(&mut connection).map_err(failed)?);
         Ok(Self {
@@ -214,21 +218,27 @@ impl Applier {
             self.ownership.finish_change(owned);
         }
         if let Some(ChangeAlone::Tables(change)) = change {
-            self.learn(&change);
+            self.learn(&change).map_err(ApplyError::replica)?;
         }
         Ok(true)
     }
 
     /// Records a committed change of the tables.
-    fn learn(&mut self, change: &SchemaChange) {
+    fn learn(&mut self, change: &SchemaChange) -> QueryResult<()> {
         let name = change.table().name();
         match change {
             SchemaChange::Make(table) => {
-                drop(self.tables.insert(name.to_owned(), Replayed::of(table)))
+                drop(self.tables.insert(name.to_owned(), Replayed::of(table, false)));
             }
             SchemaChange::Drop(_) => drop(self.tables.remove(name)),
-            SchemaChange::Index(_) => {}
+            SchemaChange::Index(_) => {
+                let unique = index_ddl::tables_with_unique(&mut self.replica)?;
+                if let Some(replayed) = self.tables.get_mut(name) {
+                    *replayed = Replayed::of(&replayed.table, unique.contains(name));
+                }
+            }
         }
+        Ok(())
     }
 
     /// Syncs the changes that were applied without a sync.
@@ -367,7 +377,7 @@ impl Replay<'_> {
             self.version = self.version.max(line.version);
         } else {
             binds.extend(values.iter().map(Bind::from));
-            run(self.connection, &replayed.replace, &binds)?;
+            run(self.connection, &replayed.store, &binds)?;
             if let Bind::Int(version) = binds[table.version()] {
                 self.version = self.version.max(version);
             }
@@ -404,32 +414,73 @@ mod tests {
         assert_eq!(*path, primary.display().to_string());
     }
 
-    #[test]
-    fn a_row_of_a_table_called_excluded_is_replaced_like_any_other() {
+    /// Creates a database with an empty table called `excluded`, and returns the table as well.
+    fn excluded() -> (SqliteConnection, Arc<Table>) {
         let column = |name, nullable| Column::new(name, ColumnType::Text, nullable);
         let columns = vec![column("id", false), column("name", true)];
         let table = Table::new("excluded", columns, &["id".to_owned()], None);
-        let replace = sql::replace(&table.expect("a sound table"));
         let mut connection = SqliteConnection::establish(":memory:").expect("a database");
         let made = connection.batch_execute(
             "CREATE TABLE excluded (slot INTEGER, shard_key TEXT, id TEXT, name TEXT,
              version INTEGER, created_at TEXT, updated_at TEXT,
-             PRIMARY KEY (slot, shard_key, id))",
+             PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID",
         );
         made.expect("a table");
-        for name in ["Ada", "Eve"] {
-            let [key, name, time] = ["k", name, "2026-11-21T10:00:00.000000Z"].map(Bind::Text);
-            let binds = [Bind::Int(1), key, key, name, Bind::Int(7), time, time];
-            run(&mut connection, &replace, &binds).expect("the row is stored");
+        (connection, Arc::new(table.expect("a sound table")))
+    }
+
+    /// Stores rows, given as pairs of id and name, and returns the names that the table then has.
+    fn stored(
+        connection: &mut SqliteConnection,
+        replayed: &Replayed,
+        rows: [(&str, &str); 2],
+    ) -> QueryResult<Vec<String>> {
+        for (id, name) in rows {
+            let [key, id, name, time] =
+                ["k", id, name, "2026-11-21T10:00:00.000000Z"].map(Bind::Text);
+            let binds = [Bind::Int(1), key, id, name, Bind::Int(7), time, time];
+            run(connection, &replayed.store, &binds)?;
         }
         let mut names: Vec<String> = Vec::new();
-        let statement = Statement { sql: "SELECT name FROM excluded", binds: &[], cached: false };
-        let read = for_each_row(&mut connection, statement, |row| {
+        let sql = "SELECT name FROM excluded ORDER BY id";
+        for_each_row(connection, Statement { sql, binds: &[], cached: false }, |row| {
             names.extend(row.text(0, str::to_owned));
             Ok(())
-        });
-        read.expect("the rows are read");
-        assert_eq!(names, ["Eve"]);
+        })?;
+        Ok(names)
+    }
+
+    #[test]
+    fn a_row_of_a_table_called_excluded_is_replaced_like_any_other() {
+        for is_unique in [false, true] {
+            let (mut connection, table) = excluded();
+            let replayed = Replayed::of(&table, is_unique);
+            let names = stored(&mut connection, &replayed, [("a", "Ada"), ("a", "Eve")]);
+            assert_eq!(names.expect("the rows are stored"), ["Eve"]);
+        }
+    }
+
+    #[test]
+    fn a_row_with_the_unique_values_of_another_is_refused_and_the_other_stays() {
+        let (mut connection, table) = excluded();
+        let rows = [("a", "Ada"), ("b", "Ada")];
+        let names = stored(&mut connection, &Replayed::of(&table, false), rows);
+        assert_eq!(names.expect("the rows are stored"), ["Ada", "Ada"]);
+        let made = connection.batch_execute(
+            "DELETE FROM excluded;
+             CREATE UNIQUE INDEX tessera_ix_by_name ON excluded (slot, shard_key, name)",
+        );
+        made.expect("an index");
+        let unique = index_ddl::tables_with_unique(&mut connection).expect("the indexes are read");
+        assert!(unique.contains("excluded"));
+        let refused = stored(&mut connection, &Replayed::of(&table, true), rows);
+        assert_eq!(
+            refused.map_err(|error| DbErrorKind::of(&error)),
+            Err(DbErrorKind::Constraint("unique"))
+        );
+        let left =
+            stored(&mut connection, &Replayed::of(&table, true), [("a", "Eve"), ("a", "Ada")]);
+        assert_eq!(left.expect("the rows are stored"), ["Ada"]);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use model::value::ColumnType;
 
 /// Inserts a row that must not exist. Parameters: each column, in the order of the table.
 pub(super) fn insert(table: &Table) -> String {
-    write_all(table, "")
+    write_all("INSERT", table, "")
 }
 
 /// Inserts a row unless it exists. Parameters: each column, in the order of the table.
 pub(super) fn insert_new(table: &Table) -> String {
-    let mut sql = write_all(table, "");
+    let mut sql = write_all("INSERT", table, "");
     push_conflict(&mut sql, table);
     sql + "NOTHING"
 }
@@ -38,7 +38,7 @@ pub(super) fn update(table: &Table, set: &[usize]) -> String {
 /// the table. `INSERT OR REPLACE` would delete other rows that a unique index finds. The alias
 /// hides the name of the table: in one called `excluded`, `excluded.name` would be the old value.
 pub(super) fn replace(table: &Table) -> String {
-    let mut sql = write_all(table, " AS stored");
+    let mut sql = write_all("INSERT", table, " AS stored");
     push_conflict(&mut sql, table);
     sql.push_str("UPDATE SET ");
     let place = |column: &usize| Table::PLACE.contains(column) || table.id().contains(column);
@@ -50,6 +50,13 @@ pub(super) fn replace(table: &Table) -> String {
     sql
 }
 
+/// Stores an after-image like [`replace`], but only in a table without a unique index. It takes less
+/// time, because SQLite searches the primary key once instead of twice. Parameters: those of
+/// [`replace`].
+pub(super) fn overwrite(table: &Table) -> String {
+    write_all("INSERT OR REPLACE", table, "")
+}
+
 /// Appends the conflict clause, for a row whose primary key exists already. A row that a unique
 /// index refuses remains an error.
 fn push_conflict(sql: &mut String, table: &Table) {
@@ -58,8 +65,8 @@ fn push_conflict(sql: &mut String, table: &Table) {
     sql.push_str(") DO ");
 }
 
-fn write_all(table: &Table, alias: &str) -> String {
-    let mut sql = format!("INSERT INTO {}{alias} (", table.name());
+fn write_all(verb: &str, table: &Table, alias: &str) -> String {
+    let mut sql = format!("{verb} INTO {}{alias} (", table.name());
     push_names(&mut sql, table, 0..table.columns().len());
     sql.push_str(") VALUES (");
     push_list(&mut sql, 1..=table.columns().len(), push_parameter);

@@ -108,19 +108,30 @@ fn restart(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
     run(start);
 }
 
-/// Checks that a node sees its clock jump.
-fn check_clock(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
+/// Opens a session with the primary of a shard.
+fn open_session(cluster: &Cluster, node: &str) -> DatabaseSession {
     let variables = fs::read_to_string(cluster.dir().join("tessera.env")).unwrap();
     let (shard, _) = node.split_once('-').unwrap();
     let mut urls = variables.split(['=', ',', '\n', '\'', '"']);
-    let direct =
-        DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{shard}"))).unwrap());
+    DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{shard}"))).unwrap())
+}
+
+/// Checks that a node sees its clock jump.
+fn check_clock(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
+    let direct = open_session(cluster, node);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     clocks.set(node, JUMPS[0]);
     let differs = format!("SELECT extract(epoch FROM clock_timestamp()) - {now} > 1800");
     direct.until("the clock jumps", &differs, "t");
     clocks.set(node, "+0s");
     direct.until("the clock jumps back", &differs, "f");
+}
+
+/// Waits until a router writes to a shard. Before, it refuses to start beside a wrong clock.
+fn wait_for_router(cluster: &Cluster, node: &str) {
+    let lanes = "SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE '%lane'";
+    open_session(cluster, node).until("the router is ready", lanes, "t");
 }
 
 #[test]
@@ -141,8 +152,11 @@ fn no_promise_is_broken_while_slots_move_and_clocks_jump_by_an_hour() {
     let is_over = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         let all = [nodes[0], "router-clock", nodes[1]];
-        let (clocks, is_over) = (&clocks, &is_over);
-        scope.spawn(move || clocks.jump_until(&all, is_over));
+        let (clocks, cluster, is_over) = (&clocks, &cluster, &is_over);
+        scope.spawn(move || {
+            nodes.iter().for_each(|node| wait_for_router(cluster, node));
+            clocks.jump_until(&all, is_over);
+        });
         let mut command = tester();
         command.args(["--verify", "--chaos", "--users", "8", "--json", "--level", "quorum"]);
         command.args(["--faults", "move,rollback", "--run-time", RUN_TIME, "--cluster"]);

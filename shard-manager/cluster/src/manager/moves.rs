@@ -56,7 +56,7 @@ pub enum MovesError {
     #[error("there is no shard of number {}", .0.0)]
     NoShard(ShardNumber),
     /// The cluster has no shard of this name.
-    #[error("the cluster has no shard {0}")]
+    #[error("the cluster has no shard `{0}`")]
     NoShardNamed(String),
     /// The shard key is not valid, so it has no slot.
     #[error("key: {0}")]

@@ -73,7 +73,7 @@ pub enum RebalancesError {
     #[error("group: there is no table group `{0}`")]
     NoGroup(String),
     /// The cluster has no shard of this name.
-    #[error("the cluster has no shard {0}")]
+    #[error("the cluster has no shard `{0}`")]
     NoShard(String),
     /// The database of the shard holds the catalog.
     #[error("{0} holds the catalog of the cluster in its database: it cannot be retired")]

@@ -45,7 +45,7 @@ pub struct ShardChanged {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardChangeError {
     /// There is no shard of this name, or it has retired.
-    #[error("the cluster has no shard {name}")]
+    #[error("the cluster has no shard `{name}`")]
     NoShard {
         /// The name.
         name: String,

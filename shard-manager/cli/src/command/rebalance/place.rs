@@ -203,7 +203,7 @@ fn path_of(wish: &RebalanceWish) -> Result<String, CommandError> {
         None => Ok("/api/rebalance".to_owned()),
         Some(name) if is_name(name) => Ok(format!("/api/shards/{name}/drain")),
         Some(name) => {
-            Err(CommandError::Refused(format!("the cluster has no shard {name} (TSR320)")))
+            Err(CommandError::Refused(format!("the cluster has no shard `{name}` (TSR320)")))
         }
     }
 }
