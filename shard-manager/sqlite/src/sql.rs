@@ -50,8 +50,8 @@ pub(super) fn replace(table: &Table) -> String {
     sql
 }
 
-/// Stores an after-image like [`replace`], but only in a table without a unique index. It takes less
-/// time, because SQLite searches the primary key once instead of twice. Parameters: those of
+/// Stores an after-image like [`replace`], but only in a table without a unique index. It takes
+/// less time, because SQLite searches the primary key once instead of twice. Parameters: those of
 /// [`replace`].
 pub(super) fn overwrite(table: &Table) -> String {
     write_all("INSERT OR REPLACE", table, "")
