@@ -28,6 +28,7 @@ use super::connection::{Bind, DbErrorKind, OpenError, open};
 use super::log::{self, Entry, Line};
 use super::move_line::{self, MoveLine};
 use super::owned_slots::{OwnedSlots, SlotOwnership};
+use super::replayed_table::ReplayedTable;
 use super::slot_line::{self, SlotLine};
 use super::{ddl, index_ddl, move_entry, shard_file, slot_change, sql, timeline};
 
@@ -40,7 +41,7 @@ const LOG_PRAGMAS: &str = "PRAGMA cache_size=-512; PRAGMA query_only=ON";
 pub struct Applier {
     log: SqliteConnection,
     replica: SqliteConnection,
-    tables: HashMap<String, Replayed>,
+    tables: HashMap<String, ReplayedTable>,
     ownership: Arc<SlotOwnership>,
     timeline: u32,
     version: i64,
@@ -49,22 +50,6 @@ pub struct Applier {
     until: u64,
     /// True if the connection to the replica currently syncs its commits.
     syncs: bool,
-}
-
-/// A table and the statements that replay its changes.
-struct Replayed {
-    table: Arc<Table>,
-    store: String,
-    remove: String,
-}
-
-impl Replayed {
-    /// Creates the statements for a table; `is_unique` states that the table has a unique index.
-    /// Then a row with the values of another row must be refused, because the replica is damaged.
-    fn of(table: &Arc<Table>, is_unique: bool) -> Self {
-        let store = if is_unique { sql::replace(table) } else { sql::overwrite(table) };
-        Self { table: Arc::clone(table), store, remove: sql::remove(table) }
-    }
 }
 
 /// Reason why an applier cannot continue.
@@ -107,7 +92,7 @@ impl Applier {
         let known = shard_file::read_tables(&mut connection, replica)?;
         let tables = known.tables().chain([&*idempotency::TABLE]);
         let unique = index_ddl::tables_with_unique(&mut connection).map_err(failed)?;
-        let replayed = |table: &Arc<Table>| Replayed::of(table, unique.contains(table.name()));
+        let replayed = |table: &Arc<Table>| ReplayedTable::of(table, unique.contains(table.name()));
         let tables = tables.map(|table| (table.name().to_owned(), replayed(table))).collect();
         let ownership = Arc::new(SlotOwnership::default());
         ownership.finish_change(OwnedSlots::load(&mut connection).map_err(failed)?);
@@ -218,27 +203,25 @@ impl Applier {
             self.ownership.finish_change(owned);
         }
         if let Some(ChangeAlone::Tables(change)) = change {
-            self.learn(&change).map_err(ApplyError::replica)?;
+            self.learn(&change);
         }
         Ok(true)
     }
 
     /// Records a committed change of the tables.
-    fn learn(&mut self, change: &SchemaChange) -> QueryResult<()> {
+    fn learn(&mut self, change: &SchemaChange) {
         let name = change.table().name();
         match change {
             SchemaChange::Make(table) => {
-                drop(self.tables.insert(name.to_owned(), Replayed::of(table, false)));
+                drop(self.tables.insert(name.to_owned(), ReplayedTable::of(table, false)));
             }
             SchemaChange::Drop(_) => drop(self.tables.remove(name)),
-            SchemaChange::Index(_) => {
-                let unique = index_ddl::tables_with_unique(&mut self.replica)?;
+            SchemaChange::Index(change) => {
                 if let Some(replayed) = self.tables.get_mut(name) {
-                    *replayed = Replayed::of(&replayed.table, unique.contains(name));
+                    replayed.learn(change);
                 }
             }
         }
-        Ok(())
     }
 
     /// Syncs the changes that were applied without a sync.
@@ -341,7 +324,7 @@ fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {
 /// Replays entries about rows, and returns the highest row version so far.
 fn replay(
     connection: &mut SqliteConnection,
-    (tables, version): (&HashMap<String, Replayed>, i64),
+    (tables, version): (&HashMap<String, ReplayedTable>, i64),
     entries: &[Entry],
 ) -> QueryResult<i64> {
     let mut replay = Replay { connection, tables, version, added: BTreeMap::new() };
@@ -353,7 +336,7 @@ fn replay(
 /// Replay of entries about rows, within one transaction on the replica.
 struct Replay<'r> {
     connection: &'r mut SqliteConnection,
-    tables: &'r HashMap<String, Replayed>,
+    tables: &'r HashMap<String, ReplayedTable>,
     version: i64,
     added: BTreeMap<String, i64>,
 }
@@ -396,11 +379,9 @@ impl Replay<'_> {
 #[cfg(test)]
 mod tests {
     use diesel::result::DatabaseErrorKind;
-    use model::table::Column;
-    use model::value::ColumnType;
 
     use super::*;
-    use crate::connection::{Statement, create, for_each_row};
+    use crate::connection::create;
 
     #[test]
     fn an_error_of_the_primary_names_its_file() {
@@ -412,75 +393,6 @@ mod tests {
         let error = Applier::open(&primary, &replica, 1).err().expect("there are no tables");
         let OpenError::Database { path, .. } = &error else { panic!("{error}") };
         assert_eq!(*path, primary.display().to_string());
-    }
-
-    /// Creates a database with an empty table called `excluded`, and returns the table as well.
-    fn excluded() -> (SqliteConnection, Arc<Table>) {
-        let column = |name, nullable| Column::new(name, ColumnType::Text, nullable);
-        let columns = vec![column("id", false), column("name", true)];
-        let table = Table::new("excluded", columns, &["id".to_owned()], None);
-        let mut connection = SqliteConnection::establish(":memory:").expect("a database");
-        let made = connection.batch_execute(
-            "CREATE TABLE excluded (slot INTEGER, shard_key TEXT, id TEXT, name TEXT,
-             version INTEGER, created_at TEXT, updated_at TEXT,
-             PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID",
-        );
-        made.expect("a table");
-        (connection, Arc::new(table.expect("a sound table")))
-    }
-
-    /// Stores rows, given as pairs of id and name, and returns the names that the table then has.
-    fn stored(
-        connection: &mut SqliteConnection,
-        replayed: &Replayed,
-        rows: [(&str, &str); 2],
-    ) -> QueryResult<Vec<String>> {
-        for (id, name) in rows {
-            let [key, id, name, time] =
-                ["k", id, name, "2026-11-21T10:00:00.000000Z"].map(Bind::Text);
-            let binds = [Bind::Int(1), key, id, name, Bind::Int(7), time, time];
-            run(connection, &replayed.store, &binds)?;
-        }
-        let mut names: Vec<String> = Vec::new();
-        let sql = "SELECT name FROM excluded ORDER BY id";
-        for_each_row(connection, Statement { sql, binds: &[], cached: false }, |row| {
-            names.extend(row.text(0, str::to_owned));
-            Ok(())
-        })?;
-        Ok(names)
-    }
-
-    #[test]
-    fn a_row_of_a_table_called_excluded_is_replaced_like_any_other() {
-        for is_unique in [false, true] {
-            let (mut connection, table) = excluded();
-            let replayed = Replayed::of(&table, is_unique);
-            let names = stored(&mut connection, &replayed, [("a", "Ada"), ("a", "Eve")]);
-            assert_eq!(names.expect("the rows are stored"), ["Eve"]);
-        }
-    }
-
-    #[test]
-    fn a_row_with_the_unique_values_of_another_is_refused_and_the_other_stays() {
-        let (mut connection, table) = excluded();
-        let rows = [("a", "Ada"), ("b", "Ada")];
-        let names = stored(&mut connection, &Replayed::of(&table, false), rows);
-        assert_eq!(names.expect("the rows are stored"), ["Ada", "Ada"]);
-        let made = connection.batch_execute(
-            "DELETE FROM excluded;
-             CREATE UNIQUE INDEX tessera_ix_by_name ON excluded (slot, shard_key, name)",
-        );
-        made.expect("an index");
-        let unique = index_ddl::tables_with_unique(&mut connection).expect("the indexes are read");
-        assert!(unique.contains("excluded"));
-        let refused = stored(&mut connection, &Replayed::of(&table, true), rows);
-        assert_eq!(
-            refused.map_err(|error| DbErrorKind::of(&error)),
-            Err(DbErrorKind::Constraint("unique"))
-        );
-        let left =
-            stored(&mut connection, &Replayed::of(&table, true), [("a", "Eve"), ("a", "Ada")]);
-        assert_eq!(left.expect("the rows are stored"), ["Ada"]);
     }
 
     #[test]

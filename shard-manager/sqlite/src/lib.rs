@@ -57,6 +57,7 @@ pub mod owned_slots;
 pub mod read_gate;
 mod read_only;
 pub mod reader;
+mod replayed_table;
 pub mod replica;
 mod row_hash;
 mod row_json;

@@ -302,6 +302,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
         "compare",
         "ddl",
         "moving_rows",
+        "replayed_table",
         "shard_file",
         "slot_change",
         "snapshot",

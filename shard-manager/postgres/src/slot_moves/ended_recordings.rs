@@ -2,7 +2,7 @@
 //! deletes the recorded changes of slots whose recording has ended.
 //!
 //! **Invariant:** recorded changes of a recording that this router has ended, or whose end has an
-//! unknown outcome, are deleted within two [`TIDY`] after the end is committed.
+//! unknown outcome, are deleted within two intervals of [`TIDY`] after the end is committed.
 //! **Not here:** statements (`recording`), the changes that end a recording (`move_change`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
