@@ -1,6 +1,6 @@
 //! Recording: measures the cost of recording a request, of draining it, and of computing metrics.
 //!
-//! Prints the results and asserts nothing.
+//! The benchmark prints the results and does not check them against limits.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The time at which the recorder begins, in ms since 1970 UTC.
 const BEGIN_MS: u64 = 1_795_255_200_000;
 const ROUTES: [&str; 4] = ["/api/write", "/api/read", "/api/kv/{key}", "/api/bulk-write"];
-/// Keys that are requested.
+/// Number of different keys that are requested.
 const KEYS: usize = 4_096;
 
 fn recorder(shards: usize) -> Recorder {
@@ -21,7 +21,8 @@ fn recorder(shards: usize) -> Recorder {
     Recorder::without_thread(Labels { routes: ROUTES.to_vec(), shards, slots: 16_384 }, BEGIN_MS)
 }
 
-/// Numbers without order, the same in every run.
+/// Returns a generator of pseudo-random numbers. Its seed is fixed, so every run gets the same
+/// numbers.
 fn random() -> impl FnMut() -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     move || {
@@ -32,8 +33,8 @@ fn random() -> impl FnMut() -> u64 {
     }
 }
 
-/// Requests as a service has them: reads and writes of many keys, most near 0.3 ms with a tail to a
-/// second.
+/// Returns requests like those of a real service: reads and writes of many keys, most with a
+/// latency near 0.3 ms, with a long tail of slower ones.
 fn samples(keys: &[String], shards: u64) -> Vec<Sample<'_>> {
     let mut random = random();
     let sample = |_| {
@@ -41,7 +42,7 @@ fn samples(keys: &[String], shards: u64) -> Vec<Sample<'_>> {
         let normal = (0..12).map(|_| uniform(random())).sum::<f64>() - 6.0;
         let elapsed = Duration::from_nanos((300_000.0 * (0.7 * normal).exp()) as u64);
         let write = random().is_multiple_of(4);
-        // Squared: the first keys are requested most.
+        // The third power makes the first keys the most requested ones.
         let key = (uniform(random()).powi(3) * KEYS as f64) as usize;
         Sample {
             route: (random() % 3) as u8,
@@ -61,19 +62,19 @@ fn samples(keys: &[String], shards: u64) -> Vec<Sample<'_>> {
     (0..65_536).map(sample).collect()
 }
 
-/// The processor's time of this thread: what others do on the machine does not count.
+/// Returns the CPU time of this thread, which other load on the machine does not increase.
 fn busy() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// ns for each of `count`.
+/// Returns the time for one of `count` operations, in ns.
 fn each(took: Duration, count: usize) -> f64 {
     took.as_nanos() as f64 / count as f64
 }
 
-/// Records and drains in turn, as a worker and the recorder's thread do; gives the ns of each, for
-/// one request.
+/// Records and drains requests in turn, as a worker and the recorder's thread do. Returns the CPU
+/// time for recording one request and for draining one, in ns.
 fn record_and_drain(samples: &[Sample<'_>], shards: usize) -> (f64, f64) {
     const ROUNDS: usize = 600;
     const BATCH: usize = 2_000;
@@ -81,7 +82,7 @@ fn record_and_drain(samples: &[Sample<'_>], shards: usize) -> (f64, f64) {
     let worker = recorder.worker();
     let (mut recording, mut draining) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        // 20,000 requests a second, drained ten times.
+        // This is a rate of 20,000 requests per second, with ten drains per second.
         let now = recorder.started() + Duration::from_millis(round as u64 * 100);
         let began = busy();
         for number in 0..BATCH {
@@ -92,7 +93,8 @@ fn record_and_drain(samples: &[Sample<'_>], shards: usize) -> (f64, f64) {
         recording.push(each(recorded - began, BATCH));
         draining.push(each(busy() - recorded, BATCH));
     }
-    // Of draining the mean: one in ten closes a second.
+    // For draining, the mean is returned instead of the median, because one drain in ten also
+    // closes a second and takes longer.
     (median(recording), draining.iter().sum::<f64>() / draining.len() as f64)
 }
 
@@ -101,8 +103,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A week of a service with 40 requests a second. Those of ten seconds come in one, so that the
-/// bench ends soon: tens and minutes are as wide as in life.
+/// Records a week of a service with 40 requests per second. All 400 requests of ten seconds are
+/// recorded in one second, so that the benchmark ends sooner; frames of ten seconds and of a minute
+/// still hold as many requests as in real use.
 fn week(samples: &[Sample<'_>], shards: usize) -> Recorder {
     let recorder = recorder(shards);
     let worker = recorder.worker();

@@ -7,12 +7,12 @@
 //! | crate | contents | features |
 //! | --- | --- | --- |
 //! | `recorder` | counts requests, keeps their history, computes metrics | `store` |
-//! | `web-kit` | the dashboard's files; settings, log, probes and streams of a program | `live`, `program` |
+//! | `web-kit` | the dashboard's files; settings, log, probes, streams | `live`, `program` |
 //! | `service` | collects from routers and serves the metrics of all of them | `service` |
 //!
 //! **Invariant:** without the feature `service`, a program that uses this crate contains no HTTP
 //! client.
-//! **Not here:** any code but the re-exports.
+//! **Not here:** code other than the re-exports.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Process of the service: reads the configuration, serves until it receives a signal, and shuts
-//! down cleanly.
+//! Main: the analytics program. It reads the configuration, runs the service until it receives a
+//! signal, and shuts down cleanly.
 
 #![forbid(unsafe_code)]
 
@@ -59,6 +59,6 @@ fn print_banner(config: &Config, bound: SocketAddr) {
         rules = config.rules.len(),
         webhooks = config.webhooks.len(),
     );
-    // A closed standard output is not a reason to end.
+    // An error is ignored, because a closed standard output is not a reason to end.
     let _ = std::io::stdout().write_all(banner.as_bytes());
 }

@@ -1,9 +1,9 @@
-//! Chaos: starts routers and their servers, and injects faults into them while the verifying
-//! workload runs.
+//! Chaos: starts routers, and injects faults into them, their servers and their cache while the
+//! verifying workload (`--verify`) runs.
 //!
 //! **Invariant:** two routers never use the same directory at the same time: a router is started
 //! only after the process that used its directory before has ended. A seed determines the faults
-//! and their order, whatever the router does; only their times vary.
+//! and their order, independently of the router's behaviour; only their times vary.
 //! **Not here:** checking the responses during the faults (`checker`).
 
 mod cluster;
@@ -48,27 +48,27 @@ use crate::move_summary::MoveSummary;
 use crate::moving_slots::MovingSlots;
 use crate::options::Load;
 
-/// Time after the last fault within which everything must work again.
+/// Longest time after the last fault until everything must work again.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 /// Pause between two requests to a router that is starting.
 const POLL: Duration = Duration::from_millis(10);
-/// Bit that the seed of the moves has in addition, so that the other faults are the same as in a
-/// run without moves.
+/// Bit in which the seed for moves differs from the seed of the run. Moves are drawn from a seed of
+/// their own, so that the other faults are the same as in a run without moves.
 const MOVES: u64 = 1 << 63;
-/// Bit that the seed of the joins and drains of shards has in addition.
+/// Bit in which the seed for joins and drains of shards differs from the seed of the run.
 const GROWTH: u64 = 1 << 62;
 /// Flag that makes a router without access control carry out moves of slots.
 const OPERATE: &str = "--operate";
 
-/// Programs into which faults are injected: routers that the tester started, and their cluster and
-/// cache, if they have them.
+/// Programs into which faults are injected: the routers that the load tester has started, and their
+/// cluster and cache, if they have them.
 pub(crate) struct ChaosTargets {
     /// Routers; the next router fault is injected into the first one in the queue.
     routers: VecDeque<RouterProcess>,
     urls: Vec<String>,
     cluster: Option<Cluster>,
     redis: Option<RedisProcess>,
-    /// Command that makes writes to some slots wait, if fences are among the faults.
+    /// Command that fences slots (makes writes to them wait), if fences are among the faults.
     fence: Option<FenceCommand>,
     /// Summary of the moves of slots in the run, if there were any.
     move_summary: Option<MoveSummary>,
@@ -78,11 +78,11 @@ pub(crate) struct ChaosTargets {
 }
 
 impl ChaosTargets {
-    /// Starts routers as the options demand: one router with its own data directory, or several
-    /// that reach a cluster through proxies.
+    /// Starts the routers that the options describe: one router with its own data directory, or
+    /// several routers that reach a cluster through proxies.
     ///
     /// # Errors
-    /// A program does not exist, or the cluster is not suitable.
+    /// Fails if a program does not exist, or if the cluster is not suitable.
     pub(crate) async fn start(options: &Load) -> anyhow::Result<Self> {
         let router = program(options.router.as_ref())?;
         let flags = options.router_options.as_deref().unwrap_or_default();
@@ -131,7 +131,7 @@ impl ChaosTargets {
     /// same order.
     ///
     /// # Errors
-    /// A router is not ready within [`LIVENESS`], or has ended.
+    /// Fails if a router is not ready within [`LIVENESS`], or has ended.
     pub(crate) async fn await_ready(&mut self, pools: &[Arc<Pool>]) -> anyhow::Result<()> {
         for (router, pool) in self.routers.iter_mut().zip(pools) {
             let mut ready = std::pin::pin!(ready(pool, LIVENESS));
@@ -154,7 +154,7 @@ impl ChaosTargets {
     /// Checks that the cluster allows the faults of the run. The router must be ready.
     ///
     /// # Errors
-    /// The cluster does not allow them, or the router does not respond.
+    /// Fails if the cluster does not allow them, or if the router does not respond.
     pub(crate) async fn check(&self, pool: &Pool) -> anyhow::Result<()> {
         match self.kinds.iter().any(|kind| kind.is_of_moves()) {
             true => slot_moves::check_shards(pool).await,
@@ -187,7 +187,7 @@ impl ChaosTargets {
         names.unwrap_or_default()
     }
 
-    /// Injects the faults of a schedule, until it is stopped or the schedule ends.
+    /// Injects the faults of a schedule until the task is stopped or the schedule ends.
     async fn break_by(
         mut self,
         mut schedule: Schedule,
@@ -210,7 +210,7 @@ impl ChaosTargets {
         Ok(self)
     }
 
-    /// Injects a fault into the next router, and undoes it.
+    /// Injects a fault into the next router, and ends the fault again.
     async fn break_router(&mut self, fault: Fault) -> anyhow::Result<()> {
         let Some(router) = self.routers.front_mut() else { return Ok(()) };
         match fault {
@@ -241,7 +241,7 @@ impl ChaosTargets {
         Ok(())
     }
 
-    /// Injects a fault, and undoes it; returns further details for the history.
+    /// Injects a fault, and ends the fault again. Returns further details for the history.
     async fn commit(&mut self, fault: Fault, pool: &Pool) -> anyhow::Result<Option<String>> {
         match fault {
             Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => {
@@ -255,7 +255,7 @@ impl ChaosTargets {
                 let Some(fence) = &self.fence else { return Ok(None) };
                 return fence.run(pool, (first, last), lasts).await;
             }
-            // These are injected by tasks of their own.
+            // Moves, joins and drains are carried out by tasks of their own.
             Fault::Move { .. } | Fault::Grow { .. } => {}
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
@@ -304,7 +304,7 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
     }
 }
 
-/// Tasks that inject faults, until they are stopped.
+/// Tasks that inject faults until they are stopped.
 pub(crate) struct Chaos {
     stop: watch::Sender<bool>,
     task: JoinHandle<anyhow::Result<ChaosTargets>>,
@@ -317,9 +317,8 @@ pub(crate) struct Chaos {
 }
 
 impl Chaos {
-    /// Starts injecting faults, in the order that the seed determines. `pools` connect to the
-    /// routers, of which there is at least one, and `moving` reports to the workload which slots
-    /// move.
+    /// Starts injecting faults, in the order that the seed determines. `pools` has a pool for each
+    /// router, at least one; `moving` passes the slots that are moving to the workload.
     pub(crate) fn start(
         targets: ChaosTargets,
         recorder: Arc<Recorder>,
@@ -356,10 +355,11 @@ impl Chaos {
     /// Stops injecting faults, and waits until the last fault and the moves have ended.
     ///
     /// # Errors
-    /// The router could not be started again; [`ClusterError`] if a node could not.
+    /// Fails if a router could not be started again; with [`ClusterError`] if a node could not.
     pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
         let Self { stop, task, moves, growth, recorder } = self;
-        // Sending fails if the task has failed already; then its result contains the reason.
+        // Sending fails if the task has failed already; the result of the task then contains the
+        // reason.
         let _ = stop.send(true);
         let mut targets = task.await.context("the task that injects faults failed")??;
         if let Some((growth, maps)) = growth {
@@ -385,7 +385,7 @@ impl Chaos {
 /// Waits until a router accepts requests, and returns how long that took.
 ///
 /// # Errors
-/// The router does not accept requests within `patience`.
+/// Fails if the router does not accept requests within `patience`.
 pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Duration> {
     let began = Instant::now();
     loop {
@@ -402,7 +402,7 @@ pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Dur
 /// Returns the path of the router's program: the given one, or `api-router` beside this program.
 ///
 /// # Errors
-/// The program does not exist.
+/// Fails if the program does not exist.
 fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.clone(),

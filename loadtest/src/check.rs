@@ -53,7 +53,8 @@ impl CheckOptions {
                 } else {
                     report.text(&history)
                 };
-                // If the reader of stdout is gone (as with `| head`), the verdict stays the same.
+                // An error is ignored: if the reader of stdout has ended (as with `| head`), the
+                // exit code stays the same.
                 let _ = std::io::stdout().write_all(text.as_bytes());
                 ExitCode::from(match (report.passed(), report.lost) {
                     (true, 0) => EXIT_PASSED,

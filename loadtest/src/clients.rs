@@ -25,7 +25,8 @@ const FOREIGN_ROW: &str = "foreign row";
 pub(crate) struct Clients {
     /// Client with the credential of the run, which has all rights.
     owner: Arc<Client>,
-    /// Clients of the users: the tenants, or only the owner in a run without tenants.
+    /// Clients that are assigned to the users: one for each tenant, or only the owner in a run
+    /// without tenants.
     of_users: Vec<Arc<Client>>,
 }
 
@@ -47,7 +48,7 @@ impl Clients {
         &self.owner
     }
 
-    /// Returns the clients of the users, who take turns.
+    /// Returns the clients that are assigned to the users in turn.
     pub(crate) fn of_users(&self) -> &[Arc<Client>] {
         &self.of_users
     }
@@ -57,7 +58,7 @@ impl Clients {
 pub(crate) struct Client {
     pools: Vec<Arc<Pool>>,
     names: Arc<Names>,
-    /// Session token of the writes before the run.
+    /// Session token that covers the writes before the run.
     token: Mutex<Option<SessionToken>>,
     counts: ClientCounts,
 }
@@ -78,7 +79,8 @@ impl Client {
         Self { pools, names, token: Mutex::default(), counts: ClientCounts::default() }
     }
 
-    /// Returns the connections to a router; numbers beyond the last router wrap around.
+    /// Returns the pool of connections to a router. The number of the router is taken modulo the
+    /// number of routers.
     pub(crate) fn pool(&self, number: usize) -> &Arc<Pool> {
         &self.pools[number % self.pools.len()]
     }
@@ -98,12 +100,12 @@ impl Client {
         self.names.tenant().is_some()
     }
 
-    /// Returns the session token of the writes before the run.
+    /// Returns the session token that covers the writes before the run.
     pub(crate) fn token(&self) -> Option<SessionToken> {
         self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps the session token of the writes before the run.
+    /// Sets the session token that covers the writes before the run.
     pub(crate) fn set_token(&self, token: Option<SessionToken>) {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
@@ -113,7 +115,7 @@ impl Client {
         &self.counts
     }
 
-    /// Counts an operation of a tenant.
+    /// Counts an operation if the client is a tenant.
     pub(crate) fn count(&self, operation: Operation, verdict: &Result<(), Failure>) {
         if !self.is_tenant() {
             return;
@@ -124,8 +126,8 @@ impl Client {
         add(&self.counts.probes, operation == Operation::Probe);
     }
 
-    /// Returns the method and URI of a tenant's request, for [`Client::check`]; empty for a client
-    /// that is not a tenant.
+    /// Returns the method and URI of a request, for [`Client::check`]. The string is empty if the
+    /// client is not a tenant.
     pub(crate) fn line(&self, asked: &HttpRequest) -> String {
         if self.is_tenant() { format!("{} {}", asked.method(), asked.uri()) } else { String::new() }
     }

@@ -1,6 +1,6 @@
 //! Counters: adds up the requests, response times and failures of all users.
 //!
-//! **Invariant:** the use of memory is bounded, whatever the responses contain.
+//! **Invariant:** the use of memory is bounded, even if the responses contain unexpected values.
 //! **Not here:** checking a response (`response_check`), computing rates and percentages
 //! (`report`).
 
@@ -21,9 +21,10 @@ use serde::Serialize;
 use crate::http_client::Answer;
 use crate::response_check::{Failure, printable};
 
-/// Maximum number of sources of responses: shards times roles times states of a cache.
+/// Maximum number of sources of responses. A source is a combination of a shard, a role and a state
+/// of the cache.
 const SOURCES_MAX: usize = 1_024;
-/// Name that stands for all sources or failures beyond a limit.
+/// Name under which all sources or failures beyond a limit are counted together.
 const OTHERS: &str = "others";
 
 /// Operation of a user.
@@ -54,7 +55,7 @@ pub(crate) enum Operation {
     Replay,
     /// A change of several rows of one shard key in one transaction.
     Transfer,
-    /// A request of a tenant for rows of others.
+    /// A request of a tenant for rows of other tenants.
     Probe,
 }
 
@@ -94,7 +95,7 @@ impl Operation {
     }
 }
 
-/// Source of a response, as its headers name it.
+/// Source of a response, as the headers of the response name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Source {
     pub(crate) shard: Option<String>,
@@ -119,7 +120,7 @@ impl Source {
     }
 }
 
-/// Operation that has ended.
+/// Times and result of an operation that has ended.
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) operation: Operation,
@@ -144,13 +145,14 @@ impl Sample {
         self.ended.saturating_duration_since(self.sent)
     }
 
-    /// Returns how much later than due the operation was sent.
+    /// Returns the time from the moment at which the operation was due to the moment at which it
+    /// was sent.
     fn lateness(&self) -> Duration {
         self.sent.saturating_duration_since(self.intended)
     }
 }
 
-/// All counts of a run, up to one moment.
+/// All counts of a run so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     started: Option<Instant>,
@@ -216,12 +218,14 @@ pub(crate) struct Standing {
     pub(crate) p99_ms: Option<f64>,
 }
 
-/// Counts that all users share. An operation is counted once, when its verdict is known.
+/// Counts that all users share. An operation is counted once, when it has ended and its response
+/// was checked.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<Counts>);
 
 impl Counters {
-    /// Records the start of the run: the first user starts, or the first operation is due.
+    /// Records the start of the run, which is the start of the first user or the moment at which
+    /// the first operation is due. Later calls change nothing.
     pub(crate) fn start(&self, now: Instant) {
         self.lock().started.get_or_insert(now);
     }
@@ -241,7 +245,7 @@ impl Counters {
         self.lock().dropped += count;
     }
 
-    /// Returns the numbers of a progress line.
+    /// Returns the numbers that a progress line shows.
     pub(crate) fn standing(&self) -> Standing {
         let counts = self.lock();
         Standing {

@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-/// Number of ticks of `/proc` per second, on every Linux that Rust runs on.
+/// Number of clock ticks per second in `/proc`, which is the same on every Linux that Rust
+/// supports.
 const TICKS_PER_S: f64 = 100.0;
 
 /// CPU use over a span of time.

@@ -47,8 +47,8 @@ impl FaultKind {
     /// Default faults without a cluster.
     pub(crate) const OF_ROUTER: [Self; 3] =
         [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
-    /// Default faults with a cluster, without promotions: at level `one` they may lose writes by
-    /// design.
+    /// Default faults with a cluster. Promotions are not among them, because a promotion may lose
+    /// writes at level `one` by design.
     pub(crate) const OF_CLUSTER: [Self; 9] = [
         Self::RouterKill,
         Self::RouterFreeze,
@@ -69,7 +69,7 @@ impl FaultKind {
         ![&Self::OF_ROUTER[..], &Self::OF_CACHE, &others].concat().contains(&self)
     }
 
-    /// Returns the relative frequency of the fault.
+    /// Returns the frequency of the fault, relative to the other kinds.
     pub(crate) fn weight(self) -> u32 {
         match self {
             Self::RouterKill | Self::Rollback => 6,

@@ -8,7 +8,7 @@
 pub(crate) struct GrowthSummary {
     /// Number of shards that have joined.
     pub(crate) joined: usize,
-    /// Number of shards that have given their slots back and have retired.
+    /// Number of shards that were drained and have retired.
     pub(crate) retired: usize,
     /// Number of rebalances and drains that have succeeded.
     pub(crate) done: usize,
@@ -18,7 +18,7 @@ pub(crate) struct GrowthSummary {
     /// with reasons.
     pub(crate) failed: Vec<String>,
     /// Descriptions of rebalances and drains that have not ended in time, and of shards that have
-    /// not joined or retired.
+    /// failed to join or to retire in time.
     pub(crate) open: Vec<String>,
     /// Number of slots that were moved; a slot that moved twice counts twice.
     pub(crate) slots: u64,

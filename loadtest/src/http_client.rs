@@ -1,7 +1,7 @@
-//! HTTP client: sends HTTP/1.1 requests to a router, with or without TLS, like any other client.
+//! HTTP client: sends HTTP/1.1 requests to a router, with or without TLS.
 //!
-//! **Invariant:** a request is sent once, without retries, redirects or proxies, so the counted
-//! requests are those that were really sent.
+//! **Invariant:** a request is sent once, without retries, redirects or proxies, so that the
+//! counted requests are exactly those that were sent.
 //! **Not here:** the contents of requests (`requests`), checking a response (`response_check`).
 
 mod connection;
@@ -21,9 +21,10 @@ use hyper::{Request, StatusCode};
 
 use crate::response_check::{Failure, printable};
 
-/// Longest wait for the response of a readiness check; a router that takes longer counts as absent.
+/// Longest wait for the response to a readiness check. A router that takes longer is treated as
+/// unreachable.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum number of bytes of a response, which exceeds the longest page of a scatter read. A
+/// Maximum number of bytes of a response. It is more than the longest page of a scatter read has; a
 /// longer response is an error.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
@@ -36,7 +37,7 @@ const NOT_CONNECTED: &str = "not connected";
 /// Failure code: the router's certificate is not trusted.
 const CERTIFICATE_REFUSED: &str = "certificate refused";
 
-/// Complete request, whose URI is only a path and a query.
+/// Complete request. Its URI consists only of a path and a query.
 pub(crate) type HttpRequest = Request<http_body_util::Full<Bytes>>;
 
 /// Complete response.
@@ -68,7 +69,7 @@ impl Answer {
     }
 }
 
-/// Checks that a router is reachable and ready; otherwise the error explains what to do.
+/// Checks that a router is reachable and ready. If it is not, the error names a remedy.
 pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     let target = pool.target();
     let asked = match Request::get("/ready").body(http_body_util::Full::default()) {

@@ -1,10 +1,10 @@
 //! Keys: choice of the key for the next request.
 //!
 //! Source of the distributions: the workloads of YCSB (Cooper et al., "Benchmarking Cloud Serving
-//! Systems with YCSB", 2010). The rank of a key is its number, without scrambling, because the hash
-//! of the router distributes consecutive keys over all shards.
+//! Systems with YCSB", 2010). Unlike in YCSB, the rank of a key is not scrambled: it is the number
+//! of the key, because the router's hash distributes consecutive keys over all shards.
 //!
-//! **Invariant:** every drawn number is less than the number of keys that exist at that moment.
+//! **Invariant:** every drawn number is less than the current number of keys.
 //! **Not here:** the spelling of a key (`keyspace`), the request (`requests`).
 
 use std::fmt;
@@ -14,7 +14,7 @@ use rand_distr::{Distribution, Zipf};
 
 use crate::random::Random;
 
-/// Percentage of the draws that a hot set gets.
+/// Percentage of the draws that are hot keys.
 const HOT_DRAWS_PERCENT: u32 = 90;
 /// Exponent of the distribution `latest`, as in YCSB.
 const LATEST_EXPONENT: f64 = 0.99;
@@ -28,7 +28,7 @@ pub(crate) enum Dist {
     Uniform,
     /// The probability of key n is proportional to 1 / (n + 1)^θ.
     Zipf(f64),
-    /// The given percentage of the keys gets 90 % of the draws.
+    /// The given percentage of the keys (the hot keys) gets 90 % of the draws.
     Hot(f64),
     /// Zipf distribution in which the newest key is the most likely.
     Latest,
@@ -87,7 +87,7 @@ enum Draw {
 }
 
 impl KeyChooser {
-    /// Creates a chooser for this number of keys, which is at least 1.
+    /// Creates a chooser for `keys` keys; `keys` must be at least 1.
     pub(crate) fn new(dist: Dist, keys: u32) -> anyhow::Result<Self> {
         let zipf = |exponent| Zipf::new(f64::from(keys), exponent);
         Ok(Self(match dist {
@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn draws_have_the_requested_distribution() {
         assert!((0.09..0.11).contains(&share(&draws("uniform"), |key| key < 100)));
-        // 1 / sum of 1/n to 1000 = 0.1336.
+        // The expected share of the first key is 1 divided by the sum of 1/n for n from 1 to 1000,
+        // which is 0.1336.
         assert!((0.12..0.15).contains(&share(&draws("zipf:1"), |key| key == 0)));
         assert!((0.12..0.15).contains(&share(&draws("latest"), |key| key == KEYS - 1)));
         assert!((0.89..0.91).contains(&share(&draws("hot:1%"), |key| key < 10)));

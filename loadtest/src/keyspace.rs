@@ -5,23 +5,23 @@
 //! |---|---|
 //! | hash | `loadtest-v1x-17` |
 //! | modulo | `loadtest-v1x-17-8285`: the last digits are the slot |
-//! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
-//! | range of integers | zeros, then 38 digits of run and number, or an integer between split points |
+//! | list, range of text | as for hash, after the name of a partition (`A:`) or a range's start |
+//! | range of integers | zeros and 38 digits (run, number), or an integer between split points |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
-//! | list and range by a column | as for hash; users have a partition by their key ([`Names::partition`]) |
+//! | list, range by a column | as for hash; users have a partition ([`Names::partition`]) |
 //!
 //! There are too few integers between two split points for a key to contain the number of its run.
-//! Such a key is an integer of the range with leading zeros, and keys also differ in the number of
-//! zeros. Each run starts at a different place in the range, and uses at most a quarter of its
-//! keys. The keys of two concurrent runs may still be the same. A table that is shared with other
-//! clients therefore gets no such keys ([`Names::marked`]), because the rows of a run are found
-//! there by the run's name in the key.
+//! Such a key is an integer of the range with leading zeros. Keys differ in the integer or in the
+//! number of zeros. Each run starts at a different place in the range, and uses at most a quarter
+//! of the range's keys. The keys of two concurrent runs may nevertheless be the same. They are not
+//! used in a table that is shared with other clients ([`Names::marked`]), where a run finds its
+//! rows by its name in the key.
 //!
 //! With tenants, the key `loadtest-v1x-17` is `loadtest-v1x-t3~17` for the tenant with number 3.
 //!
-//! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
+//! **Invariant:** different names in a run have different keys. A key needs no escaping in a header
 //! or in a URL.
-//! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
+//! **Not here:** choosing the next number (`keys`), the rows (`own_rows`).
 
 mod integer_range;
 mod partitions;
@@ -43,55 +43,55 @@ const ZEROS: &str = "0000001";
 /// Number of digits of an integer key after [`ZEROS`]: run, kind and two numbers. With the leading
 /// 1, the integer has 38 digits, the most that always fit in 128 bits.
 const DIGITS: usize = 16 + 1 + 10 + 10;
-/// Divisor of a run's number; only the remainder is part of an integer key.
+/// Divisor of a run's number. An integer key contains only the remainder.
 const RUNS: u64 = 10_000_000_000_000_000;
 
-/// Maximum number of sessions whose rows are in ranges between split points.
+/// Maximum number of sessions whose rows can have keys in ranges between split points.
 const SESSIONS: u32 = 64;
 
-/// Number of slots that keys are distributed over.
+/// Number of slots over which keys are distributed.
 const SLOTS: u32 = 16_384;
 /// Distance in slots between successive keys in the keyspace modulo. With key `n` in slot `n`, a
-/// small run would stay on the first shard. The distance is odd, so that all slots are reached, and
-/// 0.618 of all slots, so that any few successive keys lie far apart (multiplicative hashing:
-/// Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+/// small run would stay on the first shard. The distance is odd, so that all slots are reached. It
+/// is 0.618 of the number of slots, so that any few successive keys lie far apart (multiplicative
+/// hashing: Knuth, "The Art of Computer Programming", volume 3, section 6.4).
 const STRIDE: u32 = 10_125;
 
-/// Part of the shard map that describes keys.
+/// Members of the shard map that describe the form of keys.
 #[derive(Deserialize)]
 struct ShardMap {
     keyspace: String,
     parameters: serde_json::Value,
 }
 
-/// Form that a cluster's keyspace requires of keys.
+/// Form of keys that a cluster's keyspace requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
     /// Any string that begins with one of these prefixes.
     Behind(Vec<String>),
     /// A string that ends in the number of its slot.
     Modulo,
-    /// Integers, with the ranges between split points that contain enough of them.
+    /// Integers. The list contains the ranges between split points that have enough keys.
     Integers(Vec<IntegerRange>),
     Matrix,
 }
 
-/// Purpose of a key.
+/// Purpose of a key, and the numbers that distinguish keys of this purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
-    /// A key of a mix.
+    /// A key of a run with a mix of operations.
     Plain(u32),
-    /// A register that all sessions use.
+    /// A register (a row with one value) that all sessions use often.
     Hot(u32),
-    /// Another register.
+    /// A register that sessions use less often.
     Cold(u32),
-    /// A row that is written once: the number of its session, and its own number there.
+    /// A row that is written once: the numbers of its session and of the row in the session.
     Once(u32, u32),
-    /// The accounts of a bank.
+    /// The accounts of a bank, which share one key.
     Bank(u32),
 }
 
-/// Number that stands for [`Name::Once`] in integer keys.
+/// Number that stands for the kind [`Name::Once`] in integer keys.
 const ONCE: u64 = 3;
 
 /// Keys of one run.
@@ -110,7 +110,7 @@ impl Names {
     /// Creates the names of a new run for the shard map in a response of `GET /api/shard-map`.
     ///
     /// # Errors
-    /// The tester cannot spell keys for the cluster's keyspace.
+    /// Fails if the tester cannot make keys for the cluster's keyspace.
     pub(crate) fn of_new_run(shard_map: &[u8]) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Two testers that start in the same microsecond have different process ids.
@@ -146,7 +146,7 @@ impl Names {
             Name::Once(session, number) => (ONCE, session, number),
             Name::Bank(number) => (4, 0, number),
         };
-        // A session writes many rows, which must be spread over the shards.
+        // The many rows of a session must be spread over the shards.
         let spread = first.wrapping_add(second);
         match &self.shape {
             Shape::Behind(prefixes) => {
@@ -161,7 +161,7 @@ impl Names {
                 let ranges = inner.len() as u32 + 2;
                 let (round, range) = (spread / ranges, spread % ranges);
                 let inner = (range as usize).checked_sub(2).map(|index| inner[index]);
-                // The session and the round determine a row; rows of many sessions do not fit.
+                // Session and round determine a row. Only rows of `SESSIONS` sessions fit.
                 let sessions = if kind == ONCE { SESSIONS } else { 1 };
                 let index = u64::from(round) * u64::from(sessions) + u64::from(first);
                 let index = index * integer_range::KINDS + kind;
@@ -182,7 +182,7 @@ impl Names {
         self.key(Name::Plain(number))
     }
 
-    /// Returns the part of a key that names its purpose.
+    /// Returns the readable form of a key, which names the run and the purpose.
     fn text(&self, name: Name) -> String {
         let lead = self.lead();
         match name {
@@ -243,14 +243,14 @@ fn is_run(text: &str) -> bool {
     (10..=13).contains(&letters.len()) && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Returns a slot of the keyspace modulo; successive numbers have slots far apart.
+/// Returns the slot for a number in the keyspace modulo. Successive numbers get slots far apart.
 fn slot(number: u32) -> u32 {
     (number % SLOTS) * STRIDE % SLOTS
 }
 
 impl ShardMap {
-    /// Returns the strings of a list in the keyspace's parameters: the split points, or the names
-    /// of the partitions. Each partition is listed as a pair of its name and its share.
+    /// Returns the split points, or the names of the partitions, from the keyspace's parameters. A
+    /// partition is listed there as a pair of its name and its share.
     fn texts(&self, member: &str) -> Vec<&str> {
         let list = self.parameters[member].as_array();
         let items = list.map(Vec::as_slice).unwrap_or_default();
@@ -296,9 +296,9 @@ fn integers(splits: &[&str]) -> anyhow::Result<Vec<IntegerRange>> {
 
 /// Returns a prefix for keys in each range of text.
 ///
-/// The prefix is the start of the range. If that start followed by `loadtest` sorts beyond the
-/// range, a hyphen is added, because it sorts before all other characters of keys. A range is left
-/// out if its keys would still sort beyond it.
+/// The prefix is the start of the range. If the start followed by `loadtest` sorts behind the
+/// range, a hyphen is added to the start, because a hyphen sorts before all other characters of
+/// keys. A range is left out if its keys would nevertheless sort behind it.
 fn starts(splits: &[&str]) -> Vec<String> {
     let froms = std::iter::once("").chain(splits.iter().copied());
     let belows = splits.iter().copied().map(Some).chain([None]);
@@ -427,7 +427,7 @@ mod tests {
                     keys_of_range[splits.partition_point(|split| *split <= integer)] += 1;
                     assert!(keys.insert(key.clone()), "{splits:?}: {key} twice");
                 }
-                // 1e37 is the least absolute value of a key of the first or last range.
+                // The absolute value of a key in the first or last range is at least 1e37.
                 let is_reached = |range: usize| match (range.checked_sub(1), splits.get(range)) {
                     (None, Some(below)) => *below > -(10_i128.pow(37)),
                     (Some(from), None) => splits[from] <= 10_i128.pow(37),

@@ -6,8 +6,8 @@
 //! Requests are sent over the load tester's own connections (`http_client`), and each is counted
 //! here and in goose.
 //!
-//! **Invariant:** the requests of a user depend only on its own stream of random numbers; a key
-//! that a user has written successfully must exist in its later reads.
+//! **Invariant:** the requests of a user depend only on the user's own stream of random numbers.
+//! Later reads of a user must find each key that the user has written successfully.
 //! **Not here:** checking a response (`response_check`), the report (`report`).
 
 mod closed;
@@ -29,7 +29,7 @@ pub(crate) use plan::Plan;
 use crate::counters::{Operation, Sample};
 use crate::options::Options;
 
-/// Result of the conditions that goose checks.
+/// Results that goose determines.
 pub(crate) struct Attacked {
     /// Conditions of `--threshold` that were not met, in goose's words.
     pub(crate) thresholds_failed: Vec<String>,
@@ -90,7 +90,7 @@ fn flag_of(option: &str) -> String {
     member.map_or_else(|| option.to_owned(), |member| format!("--{}", member.replace('_', "-")))
 }
 
-/// Adds an operation to goose's metrics too.
+/// Adds an operation to goose's metrics, which are kept beside the tester's own.
 pub(crate) async fn report_to_goose(
     user: &mut GooseUser,
     operation: Operation,
@@ -109,7 +109,7 @@ pub(crate) async fn report_to_goose(
     .await
 }
 
-/// Returns true if goose's own log lines were requested.
+/// Returns true if the options request goose's own log lines.
 fn goose_may_speak(options: &Options) -> bool {
     options.goose.verbose > 0 || options.goose.goose_log.is_some()
 }

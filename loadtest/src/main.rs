@@ -10,15 +10,15 @@
 //! | `clients`, `tenants`, `probe` | users of several tenants, and requests for rows of others |
 //! | `load`, `counters`, `progress`, `cpu`, `measured_run` | users, and measurements |
 //! | `verify`, `chaos`, `verified_run` | the verifying workload, and faults meanwhile |
-//! | `moving_slots`, `move_summary`, `growth_summary` | slots that move and shards that join meanwhile, and how that ends |
+//! | `moving_slots`, `move_summary`, `growth_summary` | moving slots, results of moves and joins |
 //! | `report` | the result |
 //!
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
 //! the package `checker` has the format of a recorded run and the checks.
 //!
-//! **Invariant:** apart from `report_page`, `checker` and `credential` are the only packages of
-//! this workspace that are imported, because all tests go over HTTP.
-//! **Not here:** code that it shares with the router.
+//! **Invariant:** `report_page`, `checker` and `credential` are the only packages of this workspace
+//! that are imported, because all tests use the router over HTTP.
+//! **Not here:** code that the load tester shares with the router.
 
 #![forbid(unsafe_code)]
 
@@ -109,8 +109,8 @@ async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
         ended = &mut work => return ended,
         signal = signals.next() => signal,
     };
-    // A run with its own router is aborted, which ends that router. Any other run ends as after
-    // Ctrl-C, and removes its rows.
+    // A run with its own router is aborted, which ends that router too. Any other run ends in the
+    // same way as after Ctrl-C, and removes its rows.
     if options.load.chaos {
         anyhow::bail!(
             "ended by {signal}{}",
@@ -172,7 +172,8 @@ async fn report(options: &Options) -> anyhow::Result<u8> {
     let mut report = run(options).await?;
     report.comparison = files.compare(&report);
     let text = if options.load.json { report.json() } else { report.text() };
-    // If the reader of stdout is gone (as with `| head`), the verdict stays the same.
+    // An error is ignored: if the reader of stdout has ended (as with `| head`), the exit code
+    // stays the same.
     let _ = std::io::stdout().write_all(text.as_bytes());
     files.write(&report)?;
     Ok(match report.passed {
@@ -208,7 +209,7 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     ran
 }
 
-/// Runs the users of these clients.
+/// Runs the users, who send requests as these clients.
 async fn run_with(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
     let mut report = match options.load.verify {
         true => verified_run::run(options, clients).await?,

@@ -56,7 +56,7 @@ impl Mix {
         }
     }
 
-    /// Draws the next operation; `writes` is the share that `--writes` sets.
+    /// Draws the next operation; `writes` is the percentage of writes that `--writes` sets.
     pub(crate) fn next(self, random: &mut Random, writes: u32) -> Operation {
         let [(first, share), (second, _)] = self.shares(writes);
         if random.below(100) < share { first } else { second }

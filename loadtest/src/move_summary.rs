@@ -2,7 +2,7 @@
 //!
 //! **Not here:** the moves themselves (`chaos`).
 
-/// Part of the reason that the router gives if a move failed because its copy differs from its
+/// Part of the router's message if a move failed because the copy on the target differs from the
 /// source.
 const DIFFERS: &str = "differs from its source";
 
@@ -17,7 +17,7 @@ pub(crate) struct MoveSummary {
     pub(crate) failed: Vec<String>,
     /// Descriptions of the moves that have not ended in time.
     pub(crate) open: Vec<String>,
-    /// Number of distinct slots that have moved, including those that were rolled back.
+    /// Number of distinct slots that have moved, including slots of moves that were rolled back.
     pub(crate) slots: usize,
     /// Number of rows copied; a row that was copied again counts again.
     pub(crate) rows: u64,
@@ -27,7 +27,8 @@ pub(crate) struct MoveSummary {
     /// Longest time for which a write waited because no shard accepted its slot, during a move or a
     /// fence, as the first router of the run reports it.
     pub(crate) longest_wait_ms: f64,
-    /// Number of operations in those phases in which all operations were on rows of moving slots.
+    /// Number of operations in phases of concentrated load, in which all operations are on rows of
+    /// moving slots.
     pub(crate) focused: u64,
 }
 

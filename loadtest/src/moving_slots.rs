@@ -1,10 +1,11 @@
-//! Moving slots: the slots in which the workload has rows, and those slots that move at present.
+//! Moving slots: the slots in which the workload has rows, and the slots that are moving now.
 //!
-//! While slots move, a share of the operations is directed to rows in these slots. Without this,
-//! few operations would concern them, because the rows of the workload are spread over all slots.
+//! While slots move, a share of the operations is directed to rows in these slots. Otherwise only
+//! few operations would use rows in moving slots, because the rows of the workload are spread over
+//! all slots.
 //!
-//! **Invariant:** while no slot moves, no random number is drawn for this choice, so the same seed
-//! results in the same operations.
+//! **Invariant:** while no slot is moving, no random number is drawn for this choice, so that a
+//! seed results in the same operations as in a run without moves.
 //! **Not here:** the moves (`chaos`), the operations (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +15,13 @@ use crate::random::Random;
 
 /// Maximum number of rows that are remembered for each slot.
 const ROWS_OF_SLOT: usize = 4;
-/// Number of operations on single rows, while slots move, from the end of one phase (of
-/// concentrated load on moving slots) to the end of the next.
+/// Period of the phases of concentrated load on moving slots: the number of operations on single
+/// rows, while slots move, from the end of one phase to the end of the next.
 const PHASE_EVERY: u64 = 1_000;
-/// Number of operations in a phase, all of which are on rows of slots that move.
+/// Number of operations in a phase of concentrated load. All of them are on rows of moving slots.
 const PHASE: u64 = 250;
 
-/// Slots of one run.
+/// Slots of one run that have rows of the workload, and those that are moving.
 #[derive(Debug, Default)]
 pub(crate) struct MovingSlots(Mutex<Known>);
 
@@ -32,7 +33,7 @@ struct Known {
     moving: Vec<u16>,
     /// Number of operations on single rows while slots moved.
     drawn: u64,
-    /// Number of those operations of `drawn` that were in phases.
+    /// Number of operations, among those in `drawn`, in phases of concentrated load.
     focused: u64,
 }
 
@@ -56,19 +57,18 @@ impl MovingSlots {
         self.lock().rows.keys().copied().collect()
     }
 
-    /// Replaces the slots that move.
+    /// Replaces the set of moving slots.
     pub(crate) fn set(&self, moving: &BTreeSet<u16>) {
         self.lock().moving = moving.iter().copied().collect();
     }
 
-    /// Returns the number of operations in those phases in which all operations are on rows of
-    /// moving slots.
+    /// Returns the number of operations in phases of concentrated load.
     pub(crate) fn focused(&self) -> u64 {
         self.lock().focused
     }
 
-    /// Returns a row of a slot that moves, with this probability in percent, or always during a
-    /// phase.
+    /// Returns a row in a moving slot, with a probability of `percent`, or always during a phase of
+    /// concentrated load. Otherwise returns `None`.
     pub(crate) fn draw(&self, random: &mut Random, percent: u32) -> Option<String> {
         let mut known = self.lock();
         if known.moving.is_empty() {

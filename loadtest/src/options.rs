@@ -36,10 +36,11 @@ const TENANTS_MAX: i64 = 64;
 const USERS_MAX: usize = 1_000;
 /// Maximum number of keys, which is more than a run of an hour can write on one machine.
 const KEYS_MAX: i64 = 10_000_000;
-/// Maximum number of requests under way in the open model: each has a connection.
+/// Maximum number of requests in progress in the open model. Each of them has a connection of its
+/// own.
 const IN_FLIGHT_MAX: i64 = 10_000;
-/// Slowest rate of a run with `--verify`. A run can end only after each step in progress has sent
-/// its several requests.
+/// Minimum rate of a run with `--verify`, in requests per second. A lower rate would delay the end
+/// of a run, because each step in progress must first send its several requests.
 const VERIFIED_RATE_MIN: f64 = 1.0;
 /// Default time after which a request without a response has failed: twice the router's own
 /// deadline of 5 s.
@@ -243,8 +244,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Returns the rate of the open model; `None` for a closed one. The rate of `--verify` is the
-    /// maximum of a closed model.
+    /// Returns the rate of the open model; `None` in the closed model. With `--verify` the model is
+    /// closed, and the rate is a maximum.
     pub(crate) fn open_rate(&self) -> Option<f64> {
         self.rate.filter(|_| !self.verify)
     }
@@ -269,10 +270,11 @@ impl Load {
 }
 
 impl Options {
-    /// Reads the command line, and the scenario that it names.
+    /// Reads the command line, and the scenario file that it names.
     ///
     /// # Errors
-    /// Clap's errors, help among them; a scenario that does not exist or has unknown options.
+    /// Returns clap's errors, one of which is a request for help, and an error if the scenario does
+    /// not exist or has unknown options.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let args: Vec<OsString> = args.into_iter().collect();
         // Options are checked once, after those of the scenario have been added to those of the
@@ -396,7 +398,8 @@ impl Options {
         self.check_reach()
     }
 
-    /// Refuses another machine without `--allow-remote`: unwanted load is an attack.
+    /// Refuses targets on other machines without `--allow-remote`, because unwanted load is an
+    /// attack.
     fn check_reach(&self) -> anyhow::Result<()> {
         for target in self.targets.iter().filter(|_| !self.load.chaos) {
             anyhow::ensure!(
@@ -421,8 +424,8 @@ impl Options {
     /// Returns a pool of connections for each router, with the credential of the run.
     ///
     /// # Errors
-    /// A credential cannot be read, or is not sent to a router because others could read it; this
-    /// machine trusts no certificates.
+    /// Fails if the credential cannot be read, if sending it to a router would expose it to others,
+    /// or if TLS is needed and this machine trusts no certificates.
     pub(crate) fn pools(&self) -> anyhow::Result<Vec<Arc<Pool>>> {
         let credential = Credential::find(self.load.key_file.as_deref())?;
         Pool::of(&self.targets, credential.as_ref())
@@ -433,7 +436,7 @@ impl Options {
         self.load.dist.unwrap_or_else(|| self.load.mix.dist())
     }
 
-    /// Replaces the routers that the command line names.
+    /// Replaces the routers that the command line names by those with these URLs.
     pub(crate) fn aim_at(&mut self, urls: &[String]) -> Result<(), String> {
         self.targets = urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         self.goose.host = urls.first().cloned();

@@ -3,7 +3,7 @@
 //!
 //! Rows are stored in [`USERS`] and [`TRANSACTIONS`]. These tables are created if they are missing,
 //! and are not removed; each row names its run. Values of `/api/kv` are in a table that other
-//! clients use too, so their keys are ones that no other client uses (`keyspace`).
+//! clients use too, so the run gives them keys that no other client uses (`keyspace`).
 //!
 //! **Invariant:** only rows whose `run` or whose key belongs to the load tester are removed.
 //! **Not here:** the contents of the rows (`requests`, `verify`).
@@ -28,27 +28,28 @@ use crate::options::Options;
 use crate::requests;
 use crate::tables::{KV, TRANSACTIONS, USERS, columns, declaration};
 
-/// Rows of one page, and so of one delete: the most that a read returns.
+/// Maximum number of rows of a page, which are then removed together. It is the maximum number of
+/// rows that a read returns.
 const PAGE: usize = 1_000;
 /// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest time for removing the rows of a run. After it, the remaining rows are left: ten million
-/// rows take longer, and `--clean` removes the rest.
+/// Longest time for removing the rows of a run. Rows that are left after this time (ten million
+/// rows take longer) can be removed with `--clean`.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// Time after which no more removals are sent to a router that answers none of them.
+/// Time after which removing is given up if the router responds to none of the requests.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest time for a router to learn of a table that another one has made.
+/// Longest wait until a router knows a table that another router has created.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 
-/// Rights that a run needs, for messages.
+/// Description of the rights that a run needs, for error messages.
 const NEEDED: &str = "the role of its key needs the scopes operate and tables, and read, insert, update and delete \
      of all keys of loadtest_users, loadtest_transactions and kv";
 
 const CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
 
-/// Rows of one run.
+/// Tables and keys of one run, by which the rows of the run are found.
 #[derive(Debug)]
 pub(crate) struct OwnRows {
     names: Arc<Names>,
@@ -68,7 +69,7 @@ struct Problem {
     detail: String,
 }
 
-/// Selection of rows of a table.
+/// Selection of the rows of a table that are removed.
 #[derive(Clone, Copy)]
 enum Whose {
     OfThisRun,
@@ -82,7 +83,8 @@ impl OwnRows {
     /// for confirmation if a table has rows of other clients.
     ///
     /// # Errors
-    /// A table cannot be created, or has rows of others and the user does not agree.
+    /// Fails if a table cannot be created, or if it has rows of other clients and the user does not
+    /// agree.
     pub(crate) async fn prepare(options: &Options, pools: &[Arc<Pool>]) -> anyhow::Result<Self> {
         let tables: &'static [&'static str] = match (options.load.verify, options.load.mix) {
             (true, _) => &[USERS, TRANSACTIONS],
@@ -122,7 +124,7 @@ impl OwnRows {
         self.tables
     }
 
-    /// Returns the names of this run's rows, of which their keys are made.
+    /// Returns the names of this run, from which the keys of its rows are made.
     pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }
@@ -144,13 +146,13 @@ impl OwnRows {
         }
     }
 
-    /// Reports that the rows of this run are not removed.
+    /// Prints that the rows of this run are not removed.
     pub(crate) fn report_left_rows(&self) {
         let tables = self.tables.join(" and ");
         say(&format!("the rows of this run are left in {tables}; --clean removes them"));
     }
 
-    /// Removes rows until none is found, and counts them.
+    /// Removes rows until no more are found, and returns their number.
     async fn remove_from(&self, pool: &Pool, table: &str, whose: Whose) -> anyhow::Result<usize> {
         let began = Instant::now();
         let (mut removed, mut answered) = (0, Instant::now());
@@ -175,7 +177,7 @@ impl OwnRows {
         }
     }
 
-    /// Returns the columns that locate a row.
+    /// Returns the columns that identify a row in a request to remove it.
     fn placed(&self, table: &str, row: &Value) -> Value {
         match row["user_id"].as_str() {
             Some(id) if table == USERS => requests::placed(&self.names, id, row.clone()),
@@ -183,7 +185,8 @@ impl OwnRows {
         }
     }
 
-    /// Returns true if a row is the load tester's own; in the shared table, the key decides this.
+    /// Returns true if a row belongs to the load tester. In the table that is shared with other
+    /// clients, this is decided by the key.
     fn is_own(&self, table: &str, row: &Value) -> bool {
         table != KV || row["key"].as_str().is_some_and(|key| self.names.is_own(key))
     }
@@ -230,7 +233,7 @@ impl OwnRows {
 /// Removes the rows of all runs, also of runs that are still in progress.
 ///
 /// # Errors
-/// The router does not answer, or does not remove them.
+/// Fails if the router does not respond, or refuses to remove the rows.
 pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
     let own = OwnRows::of(pool, &[]).await?;
     for table in [USERS, TRANSACTIONS, KV] {
@@ -281,8 +284,8 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
     let body = Bytes::from(body.to_string());
     let asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
     let answer = send(pool, Ok(asked), &format!("removing rows of {table}")).await?;
-    // A row that is not removed must be an error: the search would otherwise find the rows of a
-    // shard that is down again and again, and never end.
+    // A row that is not removed must be an error. Otherwise, while a shard is down, the loop would
+    // find the same rows again and again and never end.
     ensure!(answer.status != 207, "a shard does not remove its rows");
     Ok(())
 }
@@ -290,7 +293,7 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
 /// Sends a request that must succeed.
 ///
 /// # Errors
-/// A sentence with the reason of the refusal, and the rights that a run needs.
+/// Fails with a sentence that contains the reason for the refusal and the rights that a run needs.
 pub(crate) async fn send(
     pool: &Pool,
     asked: Result<HttpRequest, crate::response_check::Failure>,
@@ -333,7 +336,7 @@ fn refusal(pool: &Pool, what: &str, answer: &Answer) -> anyhow::Error {
     anyhow::anyhow!("{what} was answered {} {code} {detail}", answer.status)
 }
 
-/// Asks the user at the terminal, unless `--yes` was given.
+/// Asks the user at the terminal whether to go on, unless `--yes` was given.
 async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     if options.load.yes {
         return Ok(());
@@ -362,7 +365,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a line to stderr, apart from the report.
+/// Prints a line to stderr, so that it does not mix with the report on stdout.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "loadtest: {line}");
 }

@@ -1,6 +1,6 @@
-//! Probe: requests of a tenant for rows of another tenant. No such request may return a row.
+//! Probe: a request of a tenant for rows of another tenant. No probe may return such a row.
 //!
-//! **Not here:** the search for rows of other tenants in every answer (`clients`).
+//! **Not here:** searching every response for rows of other tenants (`clients`).
 
 use hyper::Method;
 use serde::Deserialize;
@@ -38,7 +38,7 @@ struct Rows {
 impl Probe {
     const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Filter, Self::Unkeyed];
 
-    /// Returns true if the next request is to be a probe, by chance.
+    /// Decides by chance whether the next request is a probe.
     pub(crate) fn is_due(random: &mut Random) -> bool {
         random.below(100) < PERCENT
     }
@@ -48,7 +48,7 @@ impl Probe {
         Self::ALL[random.below(Self::ALL.len() as u32) as usize]
     }
 
-    /// Returns the request, about a key of another tenant.
+    /// Returns the request for a probe; `other` is a key of another tenant.
     pub(crate) fn request(self, table: &str, other: &str) -> Result<HttpRequest, Failure> {
         let id = columns(table)[0];
         match self {
@@ -91,7 +91,7 @@ impl Probe {
                     Err(Failure::new(Some(status), "unreadable answer", &detail))
                 }
             },
-            // `clients` has already compared each row with the keys of the tenant.
+            // `clients` has already checked that every row belongs to the tenant.
             (Self::Unkeyed, 200) => Ok(()),
             _ => response_check::of_write(status, body),
         }

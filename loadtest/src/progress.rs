@@ -12,12 +12,12 @@ use tokio::time::{Instant, interval_at};
 
 use crate::counters::{Counters, Standing};
 
-/// Time after which the line on a terminal is replaced.
+/// Time between two updates of the line on a terminal.
 const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
-/// Time after which a new line is written if stderr is not a terminal.
+/// Time between two lines if stderr is not a terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(5);
 
-/// Task that prints the progress, until it is stopped.
+/// Task that prints the progress until it is stopped.
 pub(crate) struct Progress {
     task: JoinHandle<()>,
     terminal: bool,
@@ -57,8 +57,7 @@ async fn print(counters: Arc<Counters>, terminal: bool) {
     }
 }
 
-/// Returns the progress line after this many seconds; a dash replaces a p99 that is not measured
-/// yet.
+/// Returns the progress line after `seconds` seconds, with a dash if there is no p99 yet.
 fn line(seconds: u64, rate: u64, standing: Standing) -> String {
     let Standing { requests, failed, dropped, p99_ms } = standing;
     let p99 = p99_ms.map_or_else(|| "-".to_owned(), |p99_ms| format!("{p99_ms:.1} ms"));

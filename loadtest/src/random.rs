@@ -20,7 +20,7 @@ impl Random {
 
     /// Returns a number from 0 to `bound` - 1, all equally likely; 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        // The upper half of a 32 x 32 bit product is below the bound by construction.
+        // The product of a 32-bit number and `bound`, divided by 2^32, is always less than `bound`.
         (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
     }
 

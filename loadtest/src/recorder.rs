@@ -1,8 +1,8 @@
 //! Recorder: collects a history from many tasks without locking shared state for every operation.
 //!
-//! Each session collects its own operations and hands them over in chunks. Looking up the name of a
-//! key takes a read lock, and adding a new name takes a write lock, so a sender should call
-//! [`Recorder::key`] outside of the measured time.
+//! Each session collects its own operations and hands them over in chunks. [`Recorder::key`] takes
+//! a read lock to look up a name, and a write lock to add a new one. A sender should therefore call
+//! it before it starts to measure time.
 //!
 //! **Invariant:** all operations in a [`SessionLog`] are in the history once the log has been
 //! dropped.
@@ -44,14 +44,15 @@ impl Recorder {
         })
     }
 
-    /// Returns the nanoseconds since the start.
+    /// Returns the time since the start, in nanoseconds.
     pub fn now(&self) -> u64 {
         self.at(Instant::now())
     }
 
-    /// Returns the nanoseconds from the start to a moment; 0 for an earlier moment.
+    /// Returns the time from the start to `moment`, in nanoseconds; 0 if `moment` is before the
+    /// start.
     pub fn at(&self, moment: Instant) -> u64 {
-        // 2^64 nanoseconds are 584 years.
+        // The conversion does not overflow: 2^64 nanoseconds are 584 years.
         moment.saturating_duration_since(self.started).as_nanos() as u64
     }
 
@@ -83,7 +84,7 @@ impl Recorder {
         }
     }
 
-    /// Records the sum of a bank.
+    /// Records the sum of the accounts of a bank.
     pub fn total(&self, total: Total) {
         self.lock().totals.push(total);
     }
@@ -104,8 +105,8 @@ impl Recorder {
         self.lock().faults.push(fault);
     }
 
-    /// Takes the history out of the recorder. Operations that open sessions hand over later are
-    /// lost.
+    /// Takes the history out of the recorder. Operations that sessions hand over after this call
+    /// are not in the returned history.
     pub fn finish(&self) -> OperationHistory {
         let mut history = mem::take(&mut *self.lock());
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -114,8 +115,8 @@ impl Recorder {
     }
 
     fn lock(&self) -> MutexGuard<'_, OperationHistory> {
-        // Each record is complete when it is pushed, so that a panic elsewhere leaves no incomplete
-        // one.
+        // A poisoned lock is ignored: each record is complete when it is pushed, so a panic cannot
+        // leave an incomplete one.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,7 +128,8 @@ pub struct SessionLog {
     number: u32,
     drawn: u32,
     buffer: Vec<Operation>,
-    /// Nodes seen so far, about a dozen at most. Looking up a node here needs no lock.
+    /// Nodes that have responded to this session so far, about a dozen at most. Looking up a node
+    /// here needs no lock.
     nodes: Vec<(String, Role, u16, NodeId)>,
     recorder: Arc<Recorder>,
 }
@@ -138,13 +140,13 @@ impl SessionLog {
         self.number
     }
 
-    /// Returns the session's next unused number, for a request or for a value.
+    /// Returns the session's next unused number, which identifies a request or a value.
     pub fn draw(&mut self) -> u32 {
         self.drawn += 1;
         self.drawn
     }
 
-    /// Returns the value with a number that was drawn before.
+    /// Returns the value for a number that was drawn before.
     pub fn value(&self, number: u32) -> Value {
         Value::new(self.number, number)
     }
@@ -154,13 +156,13 @@ impl SessionLog {
         request_id(&self.recorder.run, self.number, request)
     }
 
-    /// Returns the recorder of the run, which has the run's clock, keys and records.
+    /// Returns the recorder of the run.
     pub fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
     }
 
-    /// Returns the number of the node that answered, identified by `x-shard`, `x-served-by` and the
-    /// requested host.
+    /// Returns the number of the node that responded. The node is identified by the headers
+    /// `x-shard` and `x-served-by` and by the router to which the request was sent.
     pub fn node(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
         let met = |node: &&(String, Role, u16, NodeId)| {
             (node.0.as_str(), node.1, node.2) == (shard, role, host)

@@ -1,6 +1,6 @@
 //! Report: the result of a run, as text and as JSON.
 //!
-//! **Invariant:** no number is `NaN` or infinite, even if there was no request; a run without
+//! **Invariant:** no number is `NaN` or infinite, even if there were no requests. A run without
 //! requests has not passed.
 //! **Not here:** counting (`counters`).
 
@@ -26,14 +26,14 @@ use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
 
-/// A run that is shorter than the requested run time by more than this many seconds was
+/// Time, in seconds, by which a run must be shorter than the requested run time to count as
 /// interrupted. A smaller difference is normal, because users do not all end at the same moment.
 const STOPPED_EARLY_S: f64 = 1.0;
-/// If one request in a hundred was sent more than this many milliseconds after it was due, the
-/// tester itself was too slow.
+/// Limit of the 99th percentile of the delay between the moment at which a request was due and the
+/// moment at which it was sent, in milliseconds. Above it, the tester itself was too slow.
 const LATE_P99_MS: f64 = 20.0;
-/// If less than this fraction of the machine's CPU time was idle, and the tester used more than the
-/// fraction [`OWN_SHARE`], the tester itself limits the measured rate too.
+/// Fraction of the machine's CPU time. If less than this fraction was idle, and the tester used
+/// more than the fraction [`OWN_SHARE`], the tester itself may have limited the measured rate.
 const IDLE_SHARE: f64 = 0.05;
 const OWN_SHARE: f64 = 0.25;
 
@@ -42,10 +42,10 @@ const OWN_SHARE: f64 = 0.25;
 pub(crate) struct Report {
     /// Version of the report's format; reports of other versions have other members.
     pub(crate) format: u32,
-    /// Description of the load, for people.
+    /// Description of the load in words.
     #[serde(rename = "told")]
     pub(crate) description: String,
-    /// Options of the load, for comparisons.
+    /// Options that determine the load, for comparisons with other runs.
     #[serde(rename = "asked")]
     pub(crate) options: BTreeMap<String, String>,
     /// Time at which the run ended, as RFC 3339 in UTC.
@@ -107,14 +107,14 @@ pub(crate) struct Verified {
     pub(crate) checks: Vec<Checked>,
     /// The earliest violations, with their records.
     pub(crate) findings: Vec<Finding>,
-    /// Number of times that a change acknowledged at level `one` was gone after a promotion, which
-    /// that level allows.
+    /// Number of changes that were acknowledged at level `one` and lost by a promotion, which that
+    /// level allows.
     #[serde(default)]
     pub(crate) lost: u64,
     /// The earliest of these losses, with their records.
     #[serde(default)]
     pub(crate) losses: Vec<Finding>,
-    /// Longest gap without success for each shard and level, and other remarks.
+    /// Remarks, among them the longest gap without a successful operation for each shard and level.
     pub(crate) notes: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ pub(crate) struct Checked {
     pub(crate) violations: u64,
 }
 
-/// Violated guarantee, with the records that prove it as lines of text.
+/// Violated guarantee, with the records of the history that prove it, as lines of text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) check: String,
@@ -133,7 +133,7 @@ pub(crate) struct Finding {
     pub(crate) lines: Vec<String>,
 }
 
-/// Numbers of the requests of one kind of operation.
+/// Numbers for the requests of one kind of operation.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) name: String,
@@ -155,7 +155,7 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
-/// Numbers of the responses of one shard, of one role, or with one state of the cache.
+/// Numbers for the responses of one shard, of one role, or with one state of the cache.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Share {
     pub(crate) name: String,
@@ -185,7 +185,7 @@ pub(crate) struct Second {
     pub(crate) classes: Vec<u32>,
 }
 
-/// Requests of one tenant.
+/// Numbers for the requests of one tenant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TenantLine {
     pub(crate) tenant: String,
@@ -198,7 +198,7 @@ pub(crate) struct TenantLine {
 }
 
 impl TenantLine {
-    /// Returns the requests of a client; `None` if it is not one of several tenants.
+    /// Returns the numbers for the requests of a client; `None` if the client is not a tenant.
     fn of(client: &Client) -> Option<Self> {
         let keys = client.names().tenant()?;
         let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -273,7 +273,8 @@ impl Report {
             comparison: None,
             passed: false,
         };
-        // If faults are injected, errors are expected, and only violated guarantees count.
+        // If faults are injected, errors are expected, and only violated guarantees make the run
+        // fail.
         let answered = counts.failed == 0 || options.load.chaos;
         report.passed = requests > 0
             && answered
@@ -284,15 +285,16 @@ impl Report {
         report
     }
 
-    /// Adds the requests of each tenant. A run in which a tenant received a row of another tenant
-    /// has not passed.
+    /// Adds the numbers of each tenant. If a tenant received a row of another tenant, the run has
+    /// not passed.
     pub(crate) fn add_tenants(&mut self, clients: &Clients) {
         let tenants = clients.of_users().iter();
         self.tenants = tenants.filter_map(|client| TenantLine::of(client)).collect();
         self.passed &= self.foreign_rows() == 0;
     }
 
-    /// Returns true if requests were sent at a fixed rate, whatever the responses (open model).
+    /// Returns true for the open model, in which requests are sent at a fixed rate that does not
+    /// depend on the responses.
     fn is_open(&self) -> bool {
         self.model == "open"
     }
@@ -302,7 +304,7 @@ impl Report {
         self.tenants.iter().map(|line| line.foreign_rows).sum()
     }
 
-    /// Returns warnings about numbers that are less reliable than they seem.
+    /// Returns warnings about conditions that make the numbers less reliable.
     fn warn(&self, counts: &Counts, cpu: &Cpu) -> Vec<String> {
         let mut warnings = Vec::new();
         if cpu.idle_share < IDLE_SHARE && cpu.own_cores > OWN_SHARE * cpu.cores {
@@ -333,7 +335,7 @@ impl Report {
         self.verified.as_ref().map_or(0, Verified::violations)
     }
 
-    /// Returns the number of losses that level `one` allows.
+    /// Returns the number of lost writes that level `one` allows.
     fn lost(&self) -> u64 {
         self.verified.as_ref().map_or(0, |verified| verified.lost)
     }
@@ -413,7 +415,8 @@ fn operations(counts: &Counts, seconds: f64) -> Vec<Load> {
     counts.operations.iter().map(|(operation, times)| load(operation.name(), times)).collect()
 }
 
-/// Returns the responses grouped by one of their headers, in natural order: shard2 before shard10.
+/// Returns the responses grouped by one of their headers. The groups are in natural order: shard2
+/// before shard10.
 fn shares(counts: &Counts, name: impl Fn(&Source) -> Option<&str>) -> Vec<Share> {
     let mut merged: Vec<(String, Times)> = Vec::new();
     for (source, times) in &counts.sources {
@@ -468,7 +471,7 @@ fn rate(requests: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { rounded(requests as f64 / seconds) } else { 0.0 }
 }
 
-/// Rounds to two places, because more would suggest a precision that the numbers do not have.
+/// Rounds to two decimals, because more would suggest a precision that the numbers do not have.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

@@ -1,7 +1,7 @@
 //! Requests: makes the HTTP requests of operations.
 //!
-//! **Invariant:** every request about one key names the key; otherwise the router would send it to
-//! all shards.
+//! **Invariant:** every request for one key names the key, because otherwise the router would send
+//! it to all shards.
 //! **Not here:** choosing the next operation (`mix`) and its key (`keys`).
 
 use bytes::Bytes;
@@ -55,13 +55,12 @@ struct User<'a> {
     run: &'a str,
 }
 
-/// Returns the value of the partition column for a user that a mix writes.
+/// Returns the value of the partition column for a user of a run with a mix.
 fn partition<'n>(names: &'n Names, key: u32, id: &str) -> &'n str {
     names.partition(id).unwrap_or(PARTITIONS[key as usize % PARTITIONS.len()])
 }
 
-/// Returns the columns of a user, and adds its partition if the partition determines the shard of
-/// the row.
+/// Returns the columns of a user. The partition is added if it determines the shard of the row.
 pub(crate) fn placed(names: &Names, id: &str, mut columns: serde_json::Value) -> serde_json::Value {
     if let Some(partition) = names.partition(id) {
         columns[PARTITION_KEY] = partition.into();
@@ -141,7 +140,7 @@ pub(crate) fn with_token(mut asked: HttpRequest, token: Option<&SessionToken>) -
     asked
 }
 
-/// Returns a request with a JSON body, which may be empty, and with a shard key if there is one.
+/// Returns a request with a JSON body, which may be empty, and with the shard key if one is given.
 pub(crate) fn plain(
     method: Method,
     path: &'static str,

@@ -1,24 +1,25 @@
 //! Response check: compares a response with the documented behaviour of the router. The result
-//! depends only on the status and the bytes of the response.
+//! depends only on the status and the body of the response, and on arguments such as the requested
+//! key.
 //!
 //! **Invariant:** no response causes a panic, and the strings of a [`Failure`] are short and safe
 //! to print.
-//! **Not here:** the request, state that is kept between requests (`load`, `verify`).
+//! **Not here:** making the request, state that is kept between requests (`load`, `verify`).
 
 use serde::Deserialize;
 
-/// Maximum number of characters that are kept of a server's message, which is printed on one line
-/// for each group of failures.
+/// Maximum number of characters of a server's message that are kept. A report prints one message on
+/// one line for each group of failures.
 const TEXT_CHARS_MAX: usize = 120;
 
 /// Reason why a request counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status, if there was a response.
     pub(crate) status: Option<u16>,
     /// Code by which failures are grouped: the router's error code, or a string of the tester.
     pub(crate) code: String,
-    /// Message of one example, for people.
+    /// Message of one example of the failure.
     pub(crate) detail: String,
 }
 
@@ -29,7 +30,7 @@ impl Failure {
     }
 }
 
-/// Part of a problem body (RFC 9457 with the member `code`) that reports show.
+/// Members of a problem document (RFC 9457, with the additional member `code`) that reports show.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -38,7 +39,7 @@ struct Problem {
     detail: String,
 }
 
-/// Part of a response to a read that is checked.
+/// Members of the response to a read that are checked.
 #[derive(Deserialize)]
 struct Rows {
     data: Vec<Row>,
@@ -50,7 +51,7 @@ struct Row {
     version: Option<u64>,
 }
 
-/// Part of a response to a bulk write that reports show.
+/// Members of the response to a bulk write that reports show.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct PartlyStored {
@@ -71,13 +72,13 @@ pub(crate) fn of_write(status: u16, body: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Checks a conditional write, which may also be refused because the row has changed.
+/// Checks a conditional write. A refusal because the row has changed (412) counts as success.
 pub(crate) fn of_conditional_write(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status == 412 { Ok(()) } else { of_write(status, body) }
 }
 
-/// Checks a bulk write: 200 or 201 if all rows are stored. If some are not (207), the failure is
-/// that of the first failed row.
+/// Checks a bulk write: 200 or 201 if all rows are stored. If some rows are not stored (207), the
+/// failure of the first such row is returned.
 pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status != 207 {
         return of_write(status, body);
@@ -87,8 +88,8 @@ pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
     Err(first.failure(status))
 }
 
-/// Checks a response whose meaning is checked later: a refusal because of a row's state counts as
-/// success.
+/// Checks a response whose content is checked later. A refusal because of the state of a row counts
+/// as success.
 pub(crate) fn of_any(status: u16, body: &[u8]) -> Result<(), Failure> {
     match status {
         200..=299 | 404 | 409 | 412 => Ok(()),
@@ -104,7 +105,7 @@ pub(crate) fn of_page(status: u16, body: &[u8]) -> Result<(), Failure> {
     rows(status, body).map(drop)
 }
 
-/// Checks a read of a value: 200, or 404 if none was stored.
+/// Checks a read of a value: 200, or 404 unless a write of the value was acknowledged.
 pub(crate) fn of_value(status: u16, body: &[u8], acknowledged: bool) -> Result<(), Failure> {
     match status {
         200 => Ok(()),
@@ -122,8 +123,8 @@ pub(crate) fn version_of(body: &[u8]) -> Option<u64> {
     rows.data.first()?.version
 }
 
-/// Checks a read by key: 200 with rows of that key only; with `acknowledged`, a write of this key
-/// was acknowledged before, so its row must be among them.
+/// Checks a read by key: 200 with rows of that key only. If `acknowledged` is true, a write of the
+/// key was acknowledged before, so there must be a row.
 pub(crate) fn of_read(
     status: u16,
     body: &[u8],
@@ -151,8 +152,8 @@ fn rows(status: u16, body: &[u8]) -> Result<Rows, Failure> {
     })
 }
 
-/// Returns the failure for a refusal, with the code and message of the problem body if there is
-/// one.
+/// Returns the failure for a refused request. If the body is a problem document, the failure
+/// contains its code and message.
 fn refused(status: u16, body: &[u8]) -> Failure {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     problem.failure(status)
@@ -166,8 +167,8 @@ impl Problem {
     }
 }
 
-/// Shortens a foreign text to one line without control characters, which is safe to print on a
-/// terminal.
+/// Shortens a string from another program to one line without control characters, so that it is
+/// safe to print on a terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(TEXT_CHARS_MAX).collect()
 }

@@ -41,7 +41,7 @@ struct Scenario {
 /// Returns the options of a scenario as arguments of the command line.
 ///
 /// # Errors
-/// There is no scenario or file of that name, or the file is not a scenario.
+/// Fails if there is no scenario or file of that name, or if the file is not a scenario.
 pub(crate) fn arguments(name: &str) -> anyhow::Result<Vec<String>> {
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     let text = match known {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 pub(crate) const USERS: &str = "loadtest_users";
 /// Column of users that contains their partition.
 pub(crate) const PARTITION_KEY: &str = "partition_key";
-/// Table of accounts, and of transfers between them.
+/// Table of accounts, and of transfers between accounts.
 pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
-/// Table of `/api/kv`, which all clients share.
+/// Table of the values of `/api/kv`, which all clients share.
 pub(crate) const KV: &str = "kv";
 
 /// Returns the columns that identify a row of a table, and its routing column.

@@ -1,8 +1,8 @@
 //! Tenants: creates the role and the keys of a run with `--tenants`, and removes them.
 //!
 //! With the API key of the run, the tester creates a role that restricts access to the rows of one
-//! tenant, and an API key for each tenant. Each of these API keys expires by itself a day after the
-//! run, in case the process is killed.
+//! tenant, and an API key for each tenant. In case the process is killed before it removes these
+//! API keys, each of them expires a day after the run.
 //!
 //! **Invariant:** no API key of a tenant is printed or written to a file.
 //! **Not here:** the requests of tenants (`load`, `verify`), the search for rows of other tenants
@@ -26,13 +26,13 @@ use crate::own_rows::{self, OwnRows, send};
 use crate::requests;
 use crate::response_check::Failure;
 
-/// Beginning of the name of a role that a run creates.
+/// Prefix of the name of a role that a run creates.
 const ROLE_PREFIX: &str = "loadtest_v";
 /// Time after the end of the run for which an API key is still valid.
 const LIFE_BEYOND: TimeDelta = TimeDelta::days(1);
 /// Longest wait until all routers know the API keys.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
-/// Pause before the next try.
+/// Pause before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Role and API keys of a run.
@@ -73,7 +73,7 @@ impl Tenants {
     /// everything that was created is removed again.
     ///
     /// # Errors
-    /// A router has no access control, or the key of the run lacks a right.
+    /// Fails if a router has no access control, or if the key of the run lacks a right.
     pub(crate) async fn create(
         options: &Options,
         count: u32,
@@ -153,7 +153,7 @@ impl Tenants {
         Clients::of_run(pools, Arc::clone(own.names())).with_tenants(self.clients.clone())
     }
 
-    /// Revokes the API keys and removes the role. What could not be removed is reported.
+    /// Revokes the API keys and removes the role, and reports those that could not be removed.
     pub(crate) async fn remove(&self) {
         for id in &self.ids {
             if let Err(error) = revoke(&self.pool, id).await {
@@ -203,7 +203,7 @@ fn without_body(method: Method, path: &str) -> Result<HttpRequest, Failure> {
 /// in progress.
 ///
 /// # Errors
-/// The router does not answer, or the key of this run lacks a right.
+/// Fails if the router does not respond, or if the key of this run lacks a right.
 pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
     let answer = send(pool, requests::get("/api/access/keys"), "listing keys").await?;
     let list: KeyList = serde_json::from_slice(&answer.body).context("no list of keys")?;

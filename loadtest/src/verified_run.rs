@@ -1,4 +1,4 @@
-//! Verified run: runs the verifying workload, and has its history checked.
+//! Verified run: runs the verifying workload (`--verify`), and passes its history to the checker.
 //!
 //! **Not here:** the workload (`verify`), the faults (`chaos`), the checks (`checker`).
 
@@ -24,11 +24,13 @@ use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
 use crate::verify::Verification;
 
-/// Name of the check whose violations are not visible in a history.
+/// Name of the check that everything works again in time after the last fault. Its violations are
+/// not visible in a history.
 const LIVENESS: &str = "liveness";
-/// Name of the check of the moves of slots, which the router itself performs.
+/// Name of the check that a moved copy equals its source. The router itself compares them.
 const MOVES: &str = "moves";
-/// Name of the check of the shard maps that were read while shards joined and were drained.
+/// Name of the check that each shard map contains every slot once. The maps are read while shards
+/// join and are drained.
 const MAP: &str = "map";
 
 /// Runs the workload against routers that are already running.
@@ -51,9 +53,9 @@ pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<
     Ok(conclude(options, &counters, ran, &history, (verified, start)))
 }
 
-/// Runs the workload against routers of the tester's own, while faults are injected into them or
-/// into the servers behind them. After the last fault everything must work again within
-/// [`chaos::LIVENESS`].
+/// Runs the workload against routers that the tester starts, while faults are injected into these
+/// routers or the servers behind them. Within [`chaos::LIVENESS`] after the last fault, everything
+/// must work again.
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let mut targets = ChaosTargets::start(&options.load).await?;
     let mut options = options.clone();
@@ -65,7 +67,8 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     targets.check(&pool).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
     let ended = break_meanwhile(&options, targets, pools, &own, file).await;
-    // Without a cluster the rows disappear with the router's directory.
+    // Rows are removed only from a cluster. Without a cluster, they are removed together with the
+    // router's directory.
     if options.load.cluster.is_some() {
         match &ended {
             Ok((_, Some(_))) => own.remove(&options, &pool).await,
@@ -82,8 +85,8 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Runs the load while faults are injected. Returns the report, and the targets unless one of them
-/// could not be started again.
+/// Runs the load while faults are injected. Returns the report, and also the targets unless one of
+/// them could not be started again.
 async fn break_meanwhile(
     options: &Options,
     targets: ChaosTargets,
@@ -162,7 +165,8 @@ async fn alive(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<
     verification.write_everywhere(chaos::LIVENESS).await
 }
 
-/// Opens the file of the history before the run, so that an error is known in time.
+/// Opens the file for the history. This is done before the run, so that an error is reported before
+/// the load begins.
 fn open_history(options: &Options) -> anyhow::Result<Option<File>> {
     let Some(path) = &options.load.history else { return Ok(None) };
     let file = File::create(path);
@@ -191,7 +195,8 @@ fn conclude(
 }
 
 impl Verified {
-    /// Adds a violation of liveness, which the history does not show.
+    /// Adds a violation of liveness (something did not work again in time), which the history does
+    /// not show.
     fn add_liveness_violation(&mut self, promise: &str, what: String) {
         self.add_violation(LIVENESS, promise, what);
     }
@@ -207,7 +212,7 @@ impl Verified {
     }
 
     /// Adds the results of the moves of slots. A copy that differs from its source is a violation,
-    /// although the move failed and the slots stayed where they were.
+    /// even though the router has detected it and the slots have not changed their shard.
     fn add_moves(&mut self, moves: &MoveSummary) {
         self.notes.insert(0, moves.describe());
         for differing in moves.differing() {

@@ -1,16 +1,17 @@
-//! Verify: a workload whose recorded history shows whether the router keeps its guarantees.
+//! Verify: the verifying workload, whose recorded history shows whether the router keeps its
+//! guarantees.
 //!
-//! Sessions write unique values to rows with unique names, read them at every consistency level and
-//! with every guarantee that the API offers, repeat acknowledged writes, transfer money between
-//! rows of one shard key, delete rows and insert them again, and walk (iterate by cursor) over rows
-//! that never change. All requests and responses are recorded; after the run all rows are read once
-//! more.
+//! Sessions write unique values to rows with unique names, and read them at every consistency level
+//! and with every guarantee that the API offers. They repeat acknowledged writes, transfer money
+//! between rows of one shard key, delete rows and insert them again, and walk (iterate by cursor)
+//! over rows that never change. All requests and responses are recorded; after the run all rows are
+//! read once more.
 //!
 //! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); `checker` explains
 //! why checking is cheap if the response of every write contains a version.
 //!
 //! **Invariant:** the outcome of a request without a response is recorded as unknown, never as
-//! success or refusal; a value is sent to one row only, and with one idempotency key.
+//! success or refusal. A value is written to one row only, and with one idempotency key.
 //! **Not here:** checking the history (`checker`).
 
 mod attempt;
@@ -50,17 +51,18 @@ const HOT_ROWS: u32 = 64;
 const COLD_ROWS: u32 = 100_000;
 /// Exponent of the Zipf distribution over all rows, hot and cold. Row 0 is used most often.
 const SKEW: f64 = 1.1;
-/// Number of banks: shard keys whose rows are accounts, a counter and a ledger.
+/// Number of banks. A bank is a shard key whose rows are accounts, a counter of transfers, and a
+/// ledger with an entry for each transfer.
 const BANKS: u32 = 8;
 /// Number of accounts of a bank.
 const ACCOUNTS: u32 = 4;
 /// Initial amount of each account.
 const DEPOSIT: i64 = 1_000;
-/// Pause of a session after an outcome that stayed unknown, so that a router that is down is not
-/// flooded with requests.
+/// Pause of a session after an operation whose outcome stayed unknown, so that a router that is
+/// down is not flooded with requests.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Longest wait of a session for its next step if the rate is limited. Goose can end the session
-/// after each wait.
+/// Longest wait of a session for the start of its next step if the rate is limited. After this time
+/// the session returns to goose, which can then end it.
 const STEP_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// State that all sessions of a run share.
@@ -83,7 +85,7 @@ pub(crate) struct Verification {
     pacer: Option<Arc<Pacer>>,
 }
 
-/// Client with rows and banks of its own.
+/// Client whose sessions use its own rows and banks.
 struct VerifyingClient {
     client: Arc<Client>,
     names: RowNames,
@@ -101,7 +103,7 @@ impl VerifyingClient {
 #[derive(Debug, Default)]
 struct Transfers {
     acknowledged: AtomicU64,
-    /// Number of transfers that were sent, without those that were rejected.
+    /// Number of transfers that were sent, except those that were rejected.
     attempted: AtomicU64,
 }
 
@@ -117,8 +119,8 @@ impl Verification {
         let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
         let header = Header { bank: Some(bank), ..Header::new(owner.names.run(), started, hosts) };
-        // With a number of iterations there is no such limit, because goose would count a step
-        // without a request as an iteration.
+        // If the number of iterations is limited, there is no limit for this wait, because goose
+        // would count a step without a request as an iteration.
         let step_wait_max =
             options.goose.iterations.map_or(STEP_WAIT_MAX, |_iterations| Duration::MAX);
         let pacer = options.load.rate.map(|rate| Arc::new(Pacer::new(rate, step_wait_max)));
@@ -138,15 +140,16 @@ impl Verification {
         })
     }
 
-    /// Opens the banks, and writes the rows that stay as they are.
+    /// Opens the banks, and writes the rows that are never changed.
     ///
     /// # Errors
-    /// No router accepts the writes in time.
+    /// Fails if no router accepts the writes in time.
     pub(crate) async fn open_banks(self: &Arc<Self>) -> anyhow::Result<()> {
         for client in &self.clients {
             let mut session = Session::of(Arc::clone(self), Arc::clone(client), usize::MAX);
             bank::open(&mut session).await?;
-            // In a run with tenants there are no such rows, because each tenant would need its own.
+            // In a run with tenants there are no fixed rows, because each tenant would need its
+            // own.
             if !client.client.is_tenant() {
                 fixed_rows::write(&mut session).await?;
                 session.log.flush();
@@ -172,7 +175,7 @@ impl Verification {
     /// Reads all rows once more.
     ///
     /// # Errors
-    /// The routers no longer respond.
+    /// Fails if the routers no longer respond.
     pub(crate) async fn finish(self: &Arc<Self>) -> anyhow::Result<()> {
         let owner = Arc::clone(&self.owner);
         let mut session = Session::of(Arc::clone(self), owner, usize::MAX - 1);
@@ -181,10 +184,10 @@ impl Verification {
         read
     }
 
-    /// Writes to rows of every shard, until each is acknowledged.
+    /// Writes to rows of every shard, and repeats each write until it is acknowledged.
     ///
     /// # Errors
-    /// A write is not acknowledged within `patience`.
+    /// Fails if a write is not acknowledged within `patience`.
     pub(crate) async fn write_everywhere(
         self: &Arc<Self>,
         patience: Duration,
@@ -225,7 +228,7 @@ impl Verification {
     }
 }
 
-/// Session data of a goose user, in an `Arc` because goose clones it.
+/// Session data of a goose user. It is in an `Arc`, because goose clones it.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<Session>>);
 

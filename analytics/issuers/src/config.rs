@@ -1,5 +1,5 @@
-//! Config: the settings of a system whose tokens are accepted, and its section in a configuration
-//! file.
+//! Config: the settings of a token issuer (a system whose tokens are accepted), and its section in
+//! a configuration file.
 //!
 //! **Invariant:** no error repeats content of the file.
 //! **Not here:** reading the keys (`files`, `key_fetcher`).
@@ -14,7 +14,7 @@ use actix_web::http::Uri;
 use toml::{Table, Value};
 use web_kit::settings::{ConfigError, ConfigFile};
 
-/// Members of a section.
+/// Names of the members of an issuer's section.
 pub const MEMBERS: [&str; 10] = [
     "issuer",
     "audience",
@@ -27,10 +27,10 @@ pub const MEMBERS: [&str; 10] = [
     "roles",
     "lifetime_max_s",
 ];
-/// Permitted values of the longest lifetime of a token, in seconds: at most a year.
+/// Permitted range of the setting for a token's longest lifetime, in seconds; its end is a year.
 const LIFETIME_MAX_S: RangeInclusive<i64> = 1..=31_536_000;
 
-/// A system whose tokens are accepted.
+/// Settings and source of keys of one issuer.
 #[derive(Clone, Debug)]
 pub struct IssuerConfig {
     /// Settings of the issuer.
@@ -44,14 +44,15 @@ pub struct IssuerConfig {
 pub enum IssuerKeys {
     /// File with public keys, as a JWKS document.
     Jwks(PathBuf),
-    /// Address of such a document.
+    /// URL from which a JWKS document is fetched.
     Url(String),
-    /// File with the secret of HS256.
+    /// File with the shared secret with which tokens are signed (HS256).
     Secret(PathBuf),
 }
 
 impl IssuerKeys {
-    /// Returns the member that names the source, and its value as it is shown.
+    /// Returns the name of the member that names the source of the keys, and its value in a form
+    /// that may be shown.
     pub fn member(&self) -> (&'static str, String) {
         match self {
             Self::Jwks(path) => ("jwks_file", path.display().to_string()),
@@ -61,17 +62,17 @@ impl IssuerKeys {
     }
 }
 
-/// Returns an address as it is shown: without its query, which may contain a secret.
+/// Returns a URL in the form that may be shown: without its query, which may contain a secret.
 pub fn shown_url(url: &str) -> &str {
     url.split('?').next().unwrap_or_default()
 }
 
-/// Description of the permitted addresses of documents, for errors.
+/// Description of the permitted URLs of JWKS documents, for error messages.
 const URL_FORM: &str =
     "an https address without user, password and fragment (http only to this machine)";
 
-/// Returns true for an address from which keys may be fetched. Without TLS anyone on the way could
-/// replace the keys, so `http` is for this machine only.
+/// Returns true for a URL from which keys may be fetched. Without TLS an attacker on the network
+/// could replace the keys, so `http` is permitted for this machine only.
 fn is_permitted_url(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else { return false };
     let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else { return false };
@@ -86,15 +87,15 @@ fn is_permitted_url(text: &str) -> bool {
 }
 
 impl IssuerConfig {
-    /// Reads a section of a configuration file. `at` is its name for errors.
+    /// Reads a section of a configuration file. `at` is the section's name in error messages.
     ///
     /// # Errors
-    /// [`ConfigError`] names the member and what is allowed.
+    /// Returns a [`ConfigError`], which names the member and what is allowed.
     pub fn read(file: &ConfigFile, at: &str, table: &Table) -> Result<Self, ConfigError> {
         let section = Section { file, at, table };
         let missing = |member: &str| ConfigError(format!("{} names no {member}", file.named(at)));
         let required = |member: &str| section.text(member)?.ok_or_else(|| missing(member));
-        // A single audience may be written as a text instead of a list.
+        // A single audience may be written as a string instead of a list.
         let audiences = match table.get("audience").and_then(Value::as_str) {
             Some(audience) => vec![audience.to_owned()],
             None => section.list("audience")?,
@@ -123,7 +124,8 @@ impl IssuerConfig {
         Ok(Self { settings, keys: section.keys()? })
     }
 
-    /// Returns the members as they are shown; the path of a secret is not a secret itself.
+    /// Returns the members and their values in a form that may be shown. The path of a file with a
+    /// secret is shown, because it is not a secret itself.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let settings = &self.settings;
         let algorithms: Vec<_> = settings.algorithms.iter().map(|one| one.name()).collect();
@@ -142,7 +144,7 @@ impl IssuerConfig {
     }
 }
 
-/// Section of an issuer.
+/// Section of an issuer while it is being read.
 struct Section<'s> {
     file: &'s ConfigFile,
     at: &'s str,

@@ -1,9 +1,9 @@
 //! Files: reads the keys of issuers from the files that their settings name.
 //!
-//! **Invariant:** all files are good, or none of them is used. A secret is refused if others may
-//! read its file, and public keys if others may write theirs. No error repeats the content of a
-//! file.
-//! **Not here:** reading again when a file has changed (the programs), keys that are fetched
+//! **Invariant:** if one file is not valid, none of them is used. A file with a secret is refused
+//! if other users may read it; a file with public keys is refused if other users may write it. No
+//! error repeats the content of a file.
+//! **Not here:** noticing that a file has changed (the programs do that), keys that are fetched
 //! (`key_fetcher`).
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use credential::private_file::{self, Protection, without_line_end};
 
 use crate::config::{IssuerConfig, IssuerKeys};
 
-/// Longest file with the keys of an issuer.
+/// Maximum size of a file with the keys of an issuer, in bytes.
 const BYTES_MAX: u64 = 256 << 10;
 
 /// Reason why a file cannot be used.
@@ -34,16 +34,17 @@ pub struct IssuerFileError {
 /// Content of the files of all issuers.
 #[derive(Default, PartialEq, Eq)]
 pub struct IssuerFiles {
-    /// Content for each issuer; `None` if its keys are fetched.
+    /// Content of each issuer's file; `None` if the issuer's keys are fetched.
     contents: Vec<Option<Vec<u8>>>,
 }
 
 impl IssuerFiles {
-    /// Reads all files. Errors name the members of `section`.
+    /// Reads all files. Errors name the member of the configuration file; `section` is the name of
+    /// the list of issuers there.
     ///
     /// # Errors
-    /// [`IssuerFileError`] names the first file that cannot be read, or whose permissions are too
-    /// wide.
+    /// Returns an [`IssuerFileError`], which names the first file that cannot be read or has too
+    /// wide permissions.
     pub fn read(issuers: &[IssuerConfig], section: &str) -> Result<Self, IssuerFileError> {
         let contents = (1..).zip(issuers).map(|(number, issuer)| {
             let (path, protection) = match &issuer.keys {
@@ -61,7 +62,7 @@ impl IssuerFiles {
     /// Returns the keys of each issuer; `None` if they are fetched.
     ///
     /// # Errors
-    /// [`IssuerFileError`] names the member that cannot be used.
+    /// Returns an [`IssuerFileError`], which names the member that cannot be used.
     pub fn key_sets(
         &self,
         issuers: &[IssuerConfig],
@@ -86,7 +87,8 @@ fn read(path: &Path, protection: Protection) -> Result<Vec<u8>, String> {
     private_file::read(path, protection, BYTES_MAX).map_err(|cause| cause.to_string())
 }
 
-/// Returns the keys of an issuer, if its settings accept them.
+/// Returns the keys of an issuer, `None` if they are fetched. Fails if the keys do not match the
+/// issuer's settings.
 fn load(issuer: &IssuerConfig, bytes: Option<&[u8]>) -> Result<Option<LoadedKeys>, String> {
     let set = match (&issuer.keys, bytes) {
         (IssuerKeys::Secret(_), Some(bytes)) => KeySet::from_secret(without_line_end(bytes)),

@@ -24,7 +24,7 @@ pub const FETCH_MAX: Duration = Duration::from_secs(5);
 const ACCEPT: &str = "application/json, application/jwk-set+json";
 const USER_AGENT: &str = "tessera";
 
-/// Document of an issuer.
+/// JWKS document of an issuer.
 #[derive(Debug)]
 pub struct FetchedDocument {
     /// The document, unparsed.
@@ -48,7 +48,7 @@ pub fn fetch(url: &str) -> Result<FetchedDocument, String> {
     let agent: Agent = if url.starts_with("https:") {
         config.tls_config(trusted()?).build().into()
     } else {
-        // The address is one of this machine, which a proxy would not reach.
+        // The URL is one of this machine, which a proxy could not reach.
         config.proxy(None).build().into()
     };
     let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
@@ -62,7 +62,8 @@ pub fn fetch(url: &str) -> Result<FetchedDocument, String> {
     let date = response.headers().get("date").and_then(|date| date.to_str().ok());
     let date = date.and_then(|date| date.parse::<HttpDate>().ok()).map(SystemTime::from);
     let longest = KeySet::DOCUMENT_LEN_MAX as u64;
-    // One byte more, so that a document of the greatest length is not refused.
+    // The limit is one byte more than the longest document, so that a document of exactly that
+    // length is not refused.
     let body = response.body_mut().with_config().limit(longest + 1).read_to_vec();
     let is_longer = match &body {
         Ok(body) => body.len() as u64 > longest,

@@ -1,14 +1,15 @@
 //! Key fetcher: fetches the keys of issuers in the background.
 //!
-//! Each issuer with an address has a thread of its own, so that a slow one does not delay another.
+//! Each issuer with a URL has a thread of its own, so that a slow issuer does not delay another.
 //! Keys are fetched every [`FETCH_EVERY`]. A token that names an unknown key is refused at once,
-//! and its issuer is contacted again [`RETRY_AFTER`] after the last time: keys are replaced without
-//! notice, but a client that invents names must not make the program flood the issuer.
+//! and the issuer's keys are fetched again as soon as [`RETRY_AFTER`] has passed since the last
+//! fetch. The early fetch is necessary because issuers replace keys without notice; the pause keeps
+//! clients that invent names of keys from making the program flood the issuer.
 //!
 //! **Invariant:** no request waits for an issuer. Two requests to one issuer are at least
-//! [`RETRY_AFTER`] apart. The log states each change between good and failing once.
-//! **Not here:** the request (`jwks_client`), the state (`remote_keys`), applying keys
-//! (`key_sets`).
+//! [`RETRY_AFTER`] apart. Each change between success and failure is logged once.
+//! **Not here:** the HTTP request (`jwks_client`), the state for metrics (`remote_keys`), applying
+//! keys (`key_sets`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,12 +23,12 @@ use crate::jwks_client;
 use crate::key_sets::{IssuerKeySets, SERVED_FOR};
 use crate::remote_keys::{RemoteKeySet, RemoteKeys};
 
-/// Time between two fetches of good keys.
+/// Time from a fetch that succeeded to the next one.
 pub const FETCH_EVERY: Duration = Duration::from_secs(300);
-/// Time after a fetch until the next one, if it failed or a token names an unknown key.
+/// Time from a fetch to the next one if the fetch failed or a token has named an unknown key.
 pub const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// Times at which the keys of an issuer are fetched. The clock is a parameter.
+/// Schedule of fetching the keys of one issuer. It reads no clock; times are parameters.
 #[derive(Debug, Default)]
 pub struct FetchSchedule {
     ended_at: Option<Duration>,
@@ -35,7 +36,7 @@ pub struct FetchSchedule {
 }
 
 impl FetchSchedule {
-    /// Returns the time until the next fetch; zero if it is due.
+    /// Returns the time until the next fetch; zero if the fetch is due.
     pub fn wait(&self, now: Duration, is_fetch_requested: bool) -> Duration {
         let Some(ended_at) = self.ended_at else { return Duration::ZERO };
         let interval =
@@ -43,14 +44,14 @@ impl FetchSchedule {
         (ended_at + interval).saturating_sub(now)
     }
 
-    /// Records the end of a fetch. The interval begins here, so that a slow issuer is not contacted
-    /// without a pause.
+    /// Records the end of a fetch. The time until the next fetch is counted from the end, so that
+    /// there is a pause even if the issuer responds slowly.
     pub fn record(&mut self, now: Duration, is_good: bool) {
         (self.ended_at, self.has_failed) = (Some(now), !is_good);
     }
 }
 
-/// Starts a thread for each issuer that has an address.
+/// Starts a thread for each issuer whose keys are fetched from a URL.
 ///
 /// # Errors
 /// Fails if the system cannot create a thread.
@@ -75,13 +76,13 @@ enum Fault {
     Expired,
 }
 
-/// Fetches the keys of one issuer for ever.
+/// State of the thread that fetches the keys of one issuer until the process ends.
 struct Fetcher {
     keys: Arc<IssuerKeySets>,
     state: Arc<RemoteKeySet>,
     place: usize,
     url: String,
-    /// Document of the keys in force.
+    /// JWKS document from which the keys in force come.
     document: Vec<u8>,
     fault: Fault,
 }
@@ -123,7 +124,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Stores the outcome of a fetch for metrics, and logs changes between good and failing; a
+    /// Stores the outcome of a fetch for metrics, and logs changes between success and failure. A
     /// repeated failure is logged only at level debug.
     fn report(&mut self, fetched: Result<(), String>, now: UnixTime) {
         let url = shown_url(&self.url);
@@ -179,7 +180,7 @@ mod tests {
             assert_eq!(schedule.wait(20 * SECOND, is_fetch_requested), RETRY_AFTER);
             assert_eq!(schedule.wait(30 * SECOND, is_fetch_requested), Duration::ZERO);
         }
-        // A flood of a million requests in an hour, on a simulated clock.
+        // A simulated clock runs for an hour, in which about a million requests name unknown keys.
         let (mut fetches, mut schedule) = (0, FetchSchedule::default());
         for millisecond in (0..3_600_000).step_by(4) {
             let now = Duration::from_millis(millisecond);

@@ -1,8 +1,8 @@
-//! Key sets: the keys of each issuer, from files and from addresses, that are applied to the
-//! program's gate.
+//! Key sets: holds the keys of each issuer, read from files or fetched from URLs, and applies them
+//! to the program's gate, which decides about requests.
 //!
-//! **Invariant:** the gate has the keys that were applied last for each issuer. Keys that were
-//! fetched are used for [`SERVED_FOR`] after they were last seen, and no longer.
+//! **Invariant:** the gate has the keys that were applied last for each issuer. Fetched keys are
+//! used for at most [`SERVED_FOR`] after the last fetch that returned them.
 //! **Not here:** reading files (`files`), fetching (`key_fetcher`), choosing the key of a token
 //! (`access`).
 
@@ -20,12 +20,13 @@ use crate::config::{IssuerConfig, IssuerKeys};
 /// accepted for at most this time.
 pub const SERVED_FOR: u64 = 86_400;
 
-/// Gate of a program, which decides about requests with the issuers in force.
+/// Access control of a program: decides about requests, using the issuers and keys in force.
 pub trait IssuerGate: Send + Sync {
     /// Replaces the issuers and their keys.
     fn apply_issuers(&self, issuers: Issuers);
 
-    /// Replaces the issuers by the same ones with the same keys, which may be used for longer.
+    /// Replaces the issuers by the same issuers with the same keys and a later time until which the
+    /// keys may be used.
     fn prolong_issuers(&self, issuers: Issuers);
 }
 
@@ -47,7 +48,7 @@ impl IssuerKeySets {
         Self { gate, config, known: Mutex::new(known) }
     }
 
-    /// Applies the keys of files. Fetched keys stay.
+    /// Applies the keys from files. Keys that were fetched are not changed.
     ///
     /// # Errors
     /// Fails with [`IssuerError`]; then nothing has changed.
@@ -88,7 +89,7 @@ impl IssuerKeySets {
         Ok(())
     }
 
-    /// Returns the place and the address of each issuer whose keys are fetched.
+    /// Returns the index, the settings and the URL of each issuer whose keys are fetched.
     pub fn remote(&self) -> impl Iterator<Item = (usize, &IssuerConfig, &str)> {
         self.config.iter().enumerate().filter_map(|(place, issuer)| match &issuer.keys {
             IssuerKeys::Url(url) => Some((place, issuer, &**url)),
@@ -100,7 +101,7 @@ impl IssuerKeySets {
 /// Returns issuers with their keys.
 ///
 /// # Errors
-/// [`IssuerError`] names the setting that cannot be used.
+/// Returns an [`IssuerError`], which names the setting that cannot be used.
 pub fn issuers(
     config: &[IssuerConfig],
     keys: &[Option<LoadedKeys>],

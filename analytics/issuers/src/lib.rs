@@ -7,7 +7,7 @@
 //! | `config` | the settings of an issuer, and its section in a configuration file |
 //! | `files` | keys from files |
 //! | `key_sets` | the keys of each issuer that are in force |
-//! | `jwks_client`, `key_fetcher` | the request for the keys of an issuer, and its schedule |
+//! | `jwks_client`, `key_fetcher` | the HTTP request for an issuer's keys, and its schedule |
 //! | `remote_keys` | the state of keys that are fetched |
 //!
 //! **Invariant:** no request of a client waits for an issuer or a file.

@@ -1,4 +1,4 @@
-//! Remote keys: the state of the keys of each issuer that has an address.
+//! Remote keys: the state of the keys of each issuer whose keys are fetched from a URL.
 //!
 //! **Not here:** the threads that fetch the keys (`key_fetcher`), applying keys (`key_sets`).
 
@@ -11,7 +11,7 @@ use recorder::IssuerNow;
 
 use crate::config::{IssuerConfig, IssuerKeys};
 
-/// State of the keys of each issuer that has an address.
+/// State of the keys of each issuer whose keys are fetched from a URL.
 #[derive(Default)]
 pub struct RemoteKeys(Vec<(usize, Arc<RemoteKeySet>)>);
 
@@ -20,9 +20,9 @@ pub struct RemoteKeySet {
     pub(crate) issuer: String,
     /// True if a token has named a key that is not known.
     pub(crate) is_fetch_requested: AtomicBool,
-    /// The thread that fetches, once it runs.
+    /// Thread that fetches the keys, once it runs.
     pub(crate) fetcher: OnceLock<Thread>,
-    /// Seconds since 1970 at the last good fetch; 0 before the first.
+    /// Time of the last successful fetch, in s since 1970; 0 before the first one.
     pub(crate) fetched_at: AtomicU64,
     pub(crate) is_good: AtomicBool,
 }

@@ -1,8 +1,8 @@
 //! Aggregator: takes entries out of the workers' queues and counts them, second by second.
 //!
 //! **Invariant:** every entry is counted once: in the second of its timestamp, or in the current
-//! second if that one is closed already. A second is closed only when all entries that workers
-//! queued during it have been counted.
+//! second if the second of its timestamp is closed already. A second is closed only when all
+//! entries that workers queued during it have been counted.
 //! **Not here:** the thread that drains the queues (`recorder`), the worker's end of a queue
 //! (`worker`).
 
@@ -41,14 +41,15 @@ pub(crate) struct Aggregator {
 pub(crate) struct Aggregates {
     shards: Arc<ShardLabels>,
     history: Arc<History>,
-    /// Second that is running, counted since 1970 UTC.
+    /// The current second, in s since 1970 UTC.
     running: u64,
     current: CurrentSecond,
-    /// Frames of the finished seconds in the running ten seconds, then of the finished tens in the
-    /// running minute.
+    /// Frames of the seconds that have ended within the current interval of ten seconds. The next
+    /// field holds the frames of the intervals of ten seconds that have ended within the current
+    /// minute.
     seconds: Vec<Arc<Frame>>,
     tens: Vec<Arc<Frame>>,
-    /// Counts of the keys that were requested in the running ten seconds.
+    /// Counts of the keys that were requested in the current interval of ten seconds.
     hot: HotKeys,
     pub(crate) recent: Arc<RecentWrites>,
     pub(crate) slots: SlotLoads,
@@ -98,8 +99,8 @@ impl Aggregator {
             let waiting = readers.iter().filter_map(|reader| reader.entries.peek().ok());
             let next = waiting.map(|entry| u64::from(entry.second)).min();
             let next = next.unwrap_or(now).min(now);
-            // A worker may have queued an entry of the running second in the meantime: it is taken
-            // before the second is closed.
+            // A worker may have queued another entry of the current second in the meantime. If so,
+            // the loop takes that entry before the second is closed.
             if next > aggregates.running {
                 aggregates.close(next);
             }
@@ -108,7 +109,7 @@ impl Aggregator {
         drained
     }
 
-    /// Returns the bytes that the queues, the running second and the load of slots take.
+    /// Returns the number of bytes that the queues, the current second and the load of slots take.
     pub(crate) fn bytes(&self) -> usize {
         let queues = ENTRIES_MAX * size_of::<Entry>() + DETAILS_MAX * size_of::<Detail>();
         self.readers.len() * queues
@@ -116,7 +117,7 @@ impl Aggregator {
             + self.aggregates.slots.bytes()
     }
 
-    /// Copies the counts of the running second so far to the history.
+    /// Copies the current second's counts so far to the history.
     pub(crate) fn show_open(&self) {
         let aggregates = &self.aggregates;
         let frame = aggregates.current.frame(aggregates.running);
@@ -128,12 +129,13 @@ impl Aggregator {
 }
 
 impl Aggregates {
-    /// Second that is running, counted since 1970 UTC.
+    /// The current second, in s since 1970 UTC.
     pub(crate) fn running(&self) -> u64 {
         self.running
     }
 
-    /// Counts the entries that a worker queued up to the end of the running second.
+    /// Counts the entries that a worker queued up to the end of the current second, and returns
+    /// their number.
     fn take(&mut self, reader: &mut QueueReader) -> usize {
         let waiting = reader.entries.slots();
         let Ok(chunk) = reader.entries.read_chunk(waiting) else { return 0 };
@@ -173,7 +175,7 @@ impl Aggregates {
         self.totals.exemplify(detail);
     }
 
-    /// Closes the running second and begins second `next`; there was no request in the seconds
+    /// Closes the current second and begins second `next`; there was no request in the seconds
     /// between them.
     fn close(&mut self, next: u64) {
         assert!(next > self.running, "time goes forward");
@@ -205,8 +207,8 @@ impl Aggregates {
         merged(step, self.running / step.seconds() * step.seconds(), frames)
     }
 
-    /// Returns the most requested keys of the running ten seconds, without those whose text is not
-    /// known.
+    /// Returns the most requested keys of the current interval of ten seconds, without the keys of
+    /// which only the hash is known.
     fn hot_counts(&self) -> Vec<HotCount> {
         let named = self.hot.ranked().filter_map(|counter| {
             Some(HotCount {

@@ -1,8 +1,8 @@
-//! Bucket counter: counts of values in a few fixed buckets, since the start.
+//! Bucket counter: counts values in a few fixed buckets, since the start of the process.
 //!
-//! Prometheus reads this form. It is coarser than the histograms of `histogram` but is never reset,
-//! so that rates can be computed over any period. Each bucket keeps the trace id of one request as
-//! an example.
+//! The counts become Prometheus histograms. They are coarser than the histograms of `histogram` but
+//! are never reset, so that Prometheus can compute rates over any period. Each bucket keeps the
+//! trace id of one request as an example.
 //!
 //! **Not here:** the names and the text of the metrics (`openmetrics`).
 
@@ -23,7 +23,7 @@ pub(crate) struct BucketCounter {
     /// Count of each bucket; the last bucket has no upper bound.
     counts: Box<[u64]>,
     sum: u64,
-    /// Example of each bucket; the list is empty until there is a first example.
+    /// Example of each bucket; empty until the first example is set.
     examples: Vec<Option<Example>>,
 }
 
@@ -56,7 +56,8 @@ impl BucketCounter {
         self.counts.iter().sum()
     }
 
-    /// Returns the upper bound (none for the last), count and example of each bucket.
+    /// Returns the upper bound (`None` for the last bucket), the count and the example of each
+    /// bucket.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<u32>, u64, Option<Example>)> + '_ {
         let bounds = self.bounds.iter().copied().map(Some).chain([None]);
         let examples = self.examples.iter().copied().chain(std::iter::repeat(None));

@@ -1,14 +1,14 @@
 //! Clock: unix time that never runs backwards.
 //!
-//! The clock of the system is read once, at the start, and monotonic time is added to it. So no
-//! interval occurs twice in a ring of the history, even if the clock of the machine is changed.
+//! The system's clock is read once, at the start, and monotonic time is added to it. Therefore no
+//! interval occurs twice in the history, even if the machine's clock is set back.
 //!
 //! **Not here:** the times of errors. Those are read from the system's clock, because people
 //! compare them with other logs.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Time of the system at the start, advanced by monotonic time.
+/// Clock that starts with the system's time and advances by monotonic time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     started: Instant,
@@ -16,7 +16,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Creates a clock that begins at the current time of the system.
+    /// Creates a clock that begins at the system's current time.
     pub(crate) fn start() -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::at(unix.as_millis() as u64)

@@ -1,7 +1,8 @@
 //! Cluster: the current state of the cluster and of the router, which responses show beside the
 //! counts of requests.
 //!
-//! Plain values that travel as JSON: a router fills in one, the service holds one for each router.
+//! These types are sent as JSON: a router fills in one [`ClusterNow`], and the analytics service
+//! holds one for each router.
 //!
 //! **Not here:** counts over time. No node is contacted to fill in these values.
 
@@ -295,7 +296,7 @@ impl RebalanceNow {
 }
 
 impl CacheNow {
-    /// Returns the share of the reads through the cache that it answered, 0 to 1.
+    /// Returns the share of cache hits among the reads that used the cache, from 0 to 1.
     pub fn hit_rate(&self) -> f64 {
         let reads = self.hits + self.misses + self.stale;
         if reads == 0 { 0.0 } else { self.hits as f64 / reads as f64 }

@@ -1,4 +1,4 @@
-//! Current second: the counts of the second that is running.
+//! Current second: the counts of the second that has not ended yet.
 //!
 //! A cell holds the counts of one label (route, operation, shard, role, outcome). A label gets a
 //! cell when it is first used and keeps the cell; in a second in which the label is not used, it
@@ -6,8 +6,9 @@
 //!
 //! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; later labels are counted
 //! without their route and role.
-//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before that limit would be
-//! exceeded, the counts are packed and set aside, and they are added up when the second ends.
+//! **Invariant:** all histograms together have at most [`PAGES_MAX`] pages (blocks of 64 buckets).
+//! Before that limit would be exceeded, the counts are packed and set aside; they are added up when
+//! the second ends.
 //! **Not here:** locks and clocks; `aggregator` decides when a second ends.
 
 use std::sync::Arc;
@@ -31,21 +32,21 @@ const PAGES_EACH: usize = 4;
 const KINDS: usize = 4 * 3;
 /// Value in the index that marks a label without a cell.
 const NONE: u16 = u16::MAX;
-/// Route of requests for none of the given routes, and of folded labels.
+/// Route name for requests to an unlisted route, and for labels beyond [`CELLS_MAX`].
 pub(crate) const OTHER: &str = "(other)";
 
-/// Counts of the running second.
+/// Counts of the current second.
 #[derive(Debug)]
 pub(crate) struct CurrentSecond {
     routes: Vec<&'static str>,
     shape: Shape,
     shards: Arc<ShardLabels>,
-    /// Cell of each label, first those of requests of several shards or none. Grows with the shards
-    /// that have requests.
+    /// Index of each label's cell. The labels of requests to several shards or none come first,
+    /// then those of each shard. The vector grows when a shard gets its first request.
     index: Vec<u16>,
     cells: Vec<RunningCell>,
-    /// Parts of the time of requests, first those of requests of several shards or none, then those
-    /// of each shard.
+    /// Time that requests spent in queues, in the database and elsewhere. The first element is for
+    /// requests to several shards or none, and each further one for one shard.
     parts: Vec<RunningParts>,
     fanout: Fanout,
     pages: usize,
@@ -143,7 +144,7 @@ impl CurrentSecond {
         }
     }
 
-    /// Returns the bytes that the counts take.
+    /// Returns the number of bytes that the counts take.
     pub(crate) fn bytes(&self) -> usize {
         let parts =
             self.parts.iter().flat_map(|parts| [&parts.queue, &parts.database, &parts.rest]);
@@ -182,7 +183,7 @@ impl CurrentSecond {
         self.fanout = Fanout::default();
     }
 
-    /// Returns the number of an entry's label.
+    /// Returns the position of an entry's label in the index.
     fn number(&self, entry: &Entry) -> usize {
         let role = match entry.role {
             None => 0,
@@ -208,8 +209,8 @@ impl CurrentSecond {
         (usize::from(self.shape.routes) + 1) * 2 * KINDS
     }
 
-    /// Enlarges the index and the parts for this number of shards; the first counts as the shard of
-    /// requests of several shards or none.
+    /// Enlarges the index and the parts for this number of shards, the first of which stands for
+    /// requests to several shards or none.
     #[cold]
     fn grow(&mut self, shards: usize) {
         self.parts.resize_with(shards, RunningParts::default);

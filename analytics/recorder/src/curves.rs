@@ -1,8 +1,9 @@
 //! Curves: the points of a chart. Each point covers one interval of the window.
 //!
 //! **Invariant:** there are at most [`POINTS_MAX`] points, and no frame counts in two of them. The
-//! current second is in no point, so that curves do not always end in a dip. A point in which
-//! nothing was measured is left out, because it is unknown and not zero.
+//! current second is not part of any point, because its count is incomplete and every curve would
+//! end in a dip. A point in which nothing was measured is left out, because it is unknown and not
+//! zero.
 //! **Not here:** adding up the requests of a point (`window_sums`).
 
 use crate::frame::Step;
@@ -12,9 +13,10 @@ use crate::metrics::{Heatmap, Named, Series, ShardSeries};
 use crate::packed::Buckets;
 use crate::window::Window;
 
-/// Maximum number of points of a curve, which is as many as a chart can show.
+/// Maximum number of points of a curve; a chart cannot show more.
 pub(crate) const POINTS_MAX: u64 = 180;
-/// Maximum number of shards with their own curves, which are the busiest shards.
+/// Maximum number of shards with their own curves. If there are more shards, the busiest ones get
+/// them.
 pub(crate) const SHARDS_MAX: usize = 32;
 /// Possible lengths of a point's interval, in s.
 const STEPS: [u64; 14] = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200];
@@ -24,7 +26,7 @@ const HEAT_BOUNDS: [u32; 16] = [
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// The points of a window.
+/// Points of a window: their start, their number and the length of their intervals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     pub(crate) step: u64,
@@ -35,7 +37,7 @@ pub(crate) struct Grid {
     end: u64,
 }
 
-/// Curves that are being drawn.
+/// Curves to which points are being added.
 #[derive(Debug)]
 pub(crate) struct Curves {
     grid: Grid,
@@ -43,9 +45,10 @@ pub(crate) struct Curves {
     /// Curves of each shard.
     shards: Vec<ShardSeries>,
     heat_buckets: [usize; HEAT_BOUNDS.len()],
-    /// True for each point with requests, because a low rate may be rounded to 0.
+    /// True for each point with requests. This is kept separately, because a low rate may be
+    /// rounded to 0.
     has_requests: Vec<bool>,
-    /// Number of seconds of each point in which requests were counted.
+    /// Number of seconds of each point in which a recorder was running.
     counted_seconds: Vec<f64>,
 }
 
@@ -59,8 +62,7 @@ pub(crate) struct PointSum {
 }
 
 impl Grid {
-    /// Returns the points of a window that ends at `at_ms`, made of intervals not longer than
-    /// `coarsest`.
+    /// Returns the points of a window that ends at `at_ms` and whose longest frames are `coarsest`.
     pub(crate) fn new(window: Window, at_ms: u64, coarsest: Step) -> Self {
         let seconds = (window.length().as_millis() as u64).div_ceil(1_000);
         let fits = |step: &u64| {
@@ -92,9 +94,9 @@ impl Grid {
         (start + self.step).min(self.end.max(start + 1))
     }
 
-    /// Returns the number of seconds of a point in which requests were counted, or of all its
-    /// seconds if that is unknown. The rates of a point are computed over these seconds, because a
-    /// router may have started within the point.
+    /// Returns the number of seconds of a point in which a recorder was running, or the number of
+    /// all its seconds if that is unknown. The rates of a point are computed over these seconds,
+    /// because a router may have started within the point.
     fn counted_seconds(&self, point: usize, counted: Option<&CountedTimes>) -> f64 {
         let (start, end) = (self.starts(point), self.ends(point));
         let seconds = counted.and_then(|counted| counted.seconds_within(start, end));
@@ -103,7 +105,8 @@ impl Grid {
 }
 
 impl Curves {
-    /// Creates curves without requests; `counted` holds the times in which any recorder counted.
+    /// Creates curves without requests; `counted` holds the times in which any recorder was
+    /// running.
     pub(crate) fn new(grid: Grid, counted: Option<&CountedTimes>, shards: usize) -> Self {
         let zeros = || vec![0.0; grid.points];
         let shard = ShardSeries { rps: zeros(), p50: zeros(), p99: zeros() };
@@ -161,8 +164,8 @@ impl Curves {
         }
     }
 
-    /// Returns the curves, with those of the `chosen` shards in this order. A point without
-    /// requests is left out unless `is_measured` is true for its time.
+    /// Returns the curves of all shards together, and those of the `chosen` shards in this order. A
+    /// point without requests is left out unless `is_measured` is true for its time.
     pub(crate) fn series(
         mut self,
         names: &[String],

@@ -1,6 +1,6 @@
 //! Entry: a sample in a worker's queue, packed into 40 bytes without pointers.
 //!
-//! A few samples have a [`Detail`] as well: the text of the key and the trace id, which are too
+//! Some samples also have a [`Detail`] with the text of the key and the trace id, which are too
 //! long to be queued for every request.
 //!
 //! **Not here:** the queues (`worker`), the sums (`current_second`).
@@ -76,13 +76,13 @@ impl Entry {
         (self.slot != NO_SLOT).then_some(self.slot)
     }
 
-    /// Returns the time outside of queues and the database, in µs.
+    /// Returns the time spent neither in queues nor in the database, in µs.
     pub(crate) fn rest(&self) -> u32 {
         self.elapsed.saturating_sub(self.queue).saturating_sub(self.database)
     }
 }
 
-/// Number of routes and of slots.
+/// Number of routes and number of slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) routes: u8,

@@ -1,4 +1,5 @@
-//! Errors: the newest failures, for people who search for the cause of a problem.
+//! Errors: the log of the newest failed requests, in which people search for the cause of a
+//! problem.
 //!
 //! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events are kept, with at most
 //! [`ErrorLog::BYTES_MAX`] bytes together; each has a bounded length. A new event replaces the
@@ -20,7 +21,7 @@ const MESSAGE_CHARS_MAX: usize = 300;
 /// Maximum length of an id or shard name, in characters. It is limited because clients choose some
 /// of them.
 const ID_CHARS_MAX: usize = 128;
-/// Maximum number of pairs of code and shard that are counted.
+/// Maximum number of pairs of a code and a shard that have a count of their own.
 const COUNTS_MAX: usize = 2_048;
 /// Label that replaces a code or a shard in the counts when there are too many of them.
 const OTHER: &str = "(other)";
@@ -92,7 +93,7 @@ impl ErrorFilter<'_> {
     /// Parses `limit=` (or the older `count=`): 1 to 1000, digits only.
     ///
     /// # Errors
-    /// [`FilterError::Limit`] for any other text.
+    /// Returns [`FilterError::Limit`] for any other value.
     pub fn parse_limit(text: &str) -> Result<usize, FilterError> {
         match parse_digits(text).map(usize::try_from) {
             Some(Ok(limit @ 1..=ErrorLog::LIMIT_MAX)) => Ok(limit),
@@ -100,10 +101,11 @@ impl ErrorFilter<'_> {
         }
     }
 
-    /// Parses `since=`: RFC 3339, or ms since 1970 UTC. Returns ms; a time before 1970 is 0.
+    /// Parses `since=`: RFC 3339, or ms since 1970 UTC. Returns ms since 1970 UTC; a time before
+    /// 1970 becomes 0.
     ///
     /// # Errors
-    /// [`FilterError::Since`] for any other text.
+    /// Returns [`FilterError::Since`] for any other value.
     pub fn parse_since(text: &str) -> Result<u64, FilterError> {
         if let Some(ms) = parse_digits(text) {
             return Ok(ms);
@@ -150,7 +152,8 @@ pub struct ErrorLog {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// Oldest first. A query copies only the `Arc`s under the lock, not the events.
+    /// Kept events, oldest first. A query copies only the `Arc`s while it holds the lock, not the
+    /// events.
     events: VecDeque<Arc<ErrorEvent>>,
     bytes: usize,
     total: u64,
@@ -199,7 +202,7 @@ impl ErrorLog {
         drop(forgotten); // Freed outside the lock.
     }
 
-    /// Returns the bytes that the events take.
+    /// Returns the number of bytes that the kept events take.
     pub fn bytes(&self) -> usize {
         self.ring().bytes
     }
@@ -237,9 +240,9 @@ impl ErrorLog {
         admitted.take(filter.limit).map(|event| ErrorEvent::clone(event)).collect()
     }
 
-    /// Returns the events that match the filter, by code, shard and route; the group with the
-    /// newest event first. The limit applies to the number of groups: every kept event that matches
-    /// is counted.
+    /// Returns the events that match the filter, grouped by code, shard and route. The group with
+    /// the newest event comes first. The limit applies to the number of groups, not to the number
+    /// of events in them.
     pub fn grouped(&self, filter: &ErrorFilter<'_>) -> Vec<ErrorGroup> {
         let events = self.newest_first();
         let mut places = HashMap::new();
@@ -276,7 +279,7 @@ impl Ring {
             (Cow::Borrowed(OTHER), None),
         ];
         let known = kinds.iter().position(|kind| self.counts.contains_key(kind));
-        // Entries by code alone may double the number of entries, so that different codes are still
+        // Counts by code alone may take up as many entries again, so that different codes are still
         // counted separately.
         let code_full = self.counts.len() >= 2 * COUNTS_MAX;
         let place = known.unwrap_or(if code_full { 2 } else { usize::from(full) });
@@ -316,7 +319,7 @@ impl ErrorGroup {
     }
 }
 
-/// Cuts a text after `chars_max` characters and frees the memory of the rest.
+/// Cuts a string after `chars_max` characters and frees the memory of the rest.
 fn bounded(mut text: String, chars_max: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(chars_max) {
         text.truncate(end);
@@ -325,7 +328,7 @@ fn bounded(mut text: String, chars_max: usize) -> String {
     text
 }
 
-/// Cuts an owned string; a constant is short enough and is not changed.
+/// Cuts an owned string. A constant is short enough and stays as it is.
 fn bounded_label(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(text),

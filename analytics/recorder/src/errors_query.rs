@@ -43,7 +43,7 @@ impl<'q> ErrorsQuery<'q> {
     /// Names of the parameters.
     pub const NAMES: [&'static str; 6] = ["limit", "count", "since", "shard", "code", "grouped"];
 
-    /// Reads the parameters; `get` returns the value of a name.
+    /// Reads the parameters of a query; `get` returns the value of the parameter with a given name.
     ///
     /// # Errors
     /// Returns the errors of `get`, and a converted [`FilterError`] if a value is not allowed.

@@ -15,7 +15,7 @@ pub(crate) struct ExampleLines {
     text: String,
     /// Index in the text at which the current line begins.
     line: usize,
-    /// Text with which every bucket line begins.
+    /// Prefix of every bucket line.
     bucket: &'static str,
     /// Examples of the bucket lines, in order; `None` for a line without one.
     examples: std::vec::IntoIter<Option<Example>>,

@@ -31,10 +31,10 @@ const TIME_MAX_MS: u64 = 253_402_300_799_999;
 /// Returns the metrics of the window of `query` that ends at `at_ms` (ms since 1970 UTC), of all
 /// `histories` together.
 ///
-/// `now`, the present state of the cluster, names the shards that come first, in order; shards that
-/// only occur in the histories follow. `now` is part of the response. With several routers,
-/// the calling function must merge their states into `now`. The computation takes milliseconds, so
-/// it must be called where blocking is allowed.
+/// `now` is the current state of the cluster and becomes part of the response. The response lists
+/// its shards first, in their order; shards that occur only in the histories follow. With several
+/// routers, the calling function must merge their states into one `now`. The computation takes
+/// milliseconds, so it must be called where blocking is allowed.
 pub fn figures(
     histories: &[&History],
     query: &MetricsQuery,
@@ -99,7 +99,7 @@ pub fn figures(
     }
 }
 
-/// Merges the frames of several histories in the order of time.
+/// Merges the frames of several histories, ordered by time.
 fn together(window_frames: impl Iterator<Item = WindowFrames>, at_ms: u64) -> WindowFrames {
     let mut all = WindowFrames { frames: Vec::new(), from_ms: at_ms };
     for window_frames in window_frames {
@@ -121,7 +121,8 @@ fn remembered(histories: &[&History], at_ms: u64) -> HistoryMetrics {
     HistoryMetrics { bytes: all.bytes, oldest: all.since_ms / 1_000, dropped: all.dropped }
 }
 
-/// Returns the indexes of the shards with the most requests, in the order of the response.
+/// Returns the indexes of the at most [`SHARDS_MAX`] shards with the most requests, in the order in
+/// which the response lists the shards.
 fn busiest(shards: &[ShardSum]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..shards.len()).collect();
     places.sort_by_key(|&place| std::cmp::Reverse(shards[place].tally.total()));
@@ -301,7 +302,7 @@ fn share(part: u64, whole: u64) -> f64 {
     rounded(part as f64 / whole.max(1) as f64, 1e6)
 }
 
-/// Rounds to the precision that matters: `parts` 1e3 keeps three decimals.
+/// Rounds to multiples of 1 / `parts`: 1e3 keeps three decimals.
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }

@@ -1,11 +1,12 @@
-//! Frame: the counts of one finished interval of a second, ten seconds or a minute. A frame never
-//! changes.
+//! Frame: the request counts of one interval, which lasts a second, ten seconds or a minute. A
+//! frame never changes.
 //!
-//! The rings of the history hold frames, the store keeps them over restarts, and services fetch
-//! them from routers. Labels are strings, so that frames of several routers can be added up;
+//! The rings of the history hold frames, the store keeps them over restarts, and analytics services
+//! fetch them from routers. Labels are strings, so that frames of several routers can be added up;
 //! histograms are sent in the HDR V2 format as base64.
 //!
-//! **Invariant:** `start` is a multiple of the interval's length; a label occurs in a frame once.
+//! **Invariant:** `start` is a multiple of the interval's length; each label occurs at most once in
+//! a frame.
 //! **Not here:** the end of an interval (`aggregator`), the time for which a frame is kept
 //! (`history`).
 
@@ -41,7 +42,8 @@ impl Step {
         }
     }
 
-    /// Number of frames that a ring keeps: those of 15 minutes, 6 hours, 7 days.
+    /// Returns the number of intervals that a ring keeps: 15 minutes of seconds, 6 hours of
+    /// intervals of ten seconds, 7 days of minutes.
     pub const fn intervals_kept(self) -> u64 {
         match self {
             Self::Second => 900,
@@ -84,17 +86,18 @@ impl From<Step> for u64 {
 pub struct Frame {
     /// Length of the interval.
     pub step: Step,
-    /// First second of the interval, since 1970 UTC.
+    /// First second of the interval, in s since 1970 UTC.
     pub start: u64,
     /// Counts and latencies, by label; labels that were not used are left out.
     pub cells: Vec<Cell>,
-    /// Parts of the time by shard; the last element may be for requests of several shards or none.
+    /// Time that requests spent in queues, in the database and elsewhere, by shard. The last
+    /// element may be for requests to several shards or none.
     pub parts: Vec<Parts>,
-    /// Numbers of shards that requests contacted.
+    /// Statistics of the number of shards that each request contacted.
     #[serde(default)]
     pub fanout: Fanout,
-    /// The most requested keys. Of the frames of a second, only that of the running second has any:
-    /// the keys of the running ten seconds.
+    /// The most requested keys. A frame of a second has none, except the frame of the current
+    /// second: it has the keys of the current interval of ten seconds.
     #[serde(default)]
     pub hot: Vec<HotCount>,
 }
@@ -120,7 +123,7 @@ pub struct Cell {
     /// Label of the counts.
     #[serde(flatten)]
     pub label: Arc<CellLabel>,
-    /// Requests.
+    /// Number of requests.
     pub total: u64,
     /// Sum of the latencies in µs.
     pub micros: u64,
@@ -128,7 +131,7 @@ pub struct Cell {
     pub latencies: Packed,
 }
 
-/// Parts of the time of a shard's requests.
+/// Time that a shard's requests spent in queues, in the database and elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parts {
     /// The shard; `None` for requests of several shards or none.
@@ -137,14 +140,14 @@ pub struct Parts {
     pub queue: PartTimes,
     /// Time inside the database.
     pub database: PartTimes,
-    /// Time outside of queues and the database.
+    /// Time spent neither in queues nor in the database.
     pub rest: PartTimes,
 }
 
-/// One part of the time of requests.
+/// Time that requests spent in one of these parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartTimes {
-    /// Requests.
+    /// Number of requests.
     pub total: u64,
     /// Sum of the times in µs.
     pub micros: u64,
@@ -152,7 +155,7 @@ pub struct PartTimes {
     pub latencies: Packed,
 }
 
-/// Numbers of shards that requests contacted.
+/// Statistics of the number of shards that each request contacted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fanout {
     /// Number of requests that contacted at least one shard.
@@ -172,9 +175,10 @@ pub struct HotCount {
     pub shard: Option<Arc<str>>,
     /// Slot of the key, if known.
     pub slot: Option<u16>,
-    /// Maximum number of requests for the key; the minimum is this number minus `error`.
+    /// Upper bound of the number of requests for the key; the lower bound is this number minus
+    /// `error`.
     pub requests: u64,
-    /// Number of these requests that may have been for other keys.
+    /// Maximum number of these requests that may have been for other keys.
     pub error: u64,
     /// Number of reads that were certainly for this key.
     pub reads: u64,

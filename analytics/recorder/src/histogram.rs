@@ -1,12 +1,13 @@
-//! Histogram: counts of latencies by size. Histograms can be merged, and return quantiles.
+//! Histogram: counts how many latencies were in which range. Histograms can be merged, and return
+//! quantiles.
 //!
 //! The 17,408 buckets are those of an HDR histogram with three significant digits from 1 µs to 60
 //! s. [`Packed`] is the form in which a histogram is kept once nothing is added to it.
 //!
 //! **Invariant:** the quantiles of merged packed histograms are those of one histogram of all
-//! values: exactly if all have three significant digits, otherwise within 0.5 %.
+//! values: exactly if all of them have three significant digits, otherwise within 0.5 %.
 //! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles, which would be
-//! wrong; the interval that the latencies belong to.
+//! wrong; the time interval in which the latencies were measured.
 
 mod paged_counts;
 
@@ -15,8 +16,8 @@ use std::time::Duration;
 use crate::packed::{Buckets, Packed};
 use paged_counts::PagedCounts;
 
-/// Longest latency that is distinguished from longer ones, in µs: 60 s is the longest deadline that
-/// a client may set.
+/// Longest latency that is counted as such, in µs; longer ones count as this one. 60 s is the
+/// longest deadline that a client may set.
 pub(crate) const MICROS_MAX: u32 = 60_000_000;
 
 /// Converts a latency to whole µs: 1 to 60,000,000.
@@ -53,8 +54,8 @@ impl LatencyHistogram {
         self.add(Buckets::FINE.of(micros), 1)
     }
 
-    /// Counts `count` latencies in a bucket of three digits, and returns the number of pages
-    /// allocated.
+    /// Adds `count` latencies to a bucket of the layout with three digits, and returns the number
+    /// of pages allocated.
     pub(crate) fn add(&mut self, bucket: usize, count: u64) -> usize {
         self.total += count;
         self.counts.add(bucket, count)
@@ -72,7 +73,8 @@ impl LatencyHistogram {
         Duration::from_micros(micros)
     }
 
-    /// Returns several quantiles in µs in one pass; they must be in increasing order.
+    /// Returns several quantiles in µs, computed in one pass; `quantiles` must be in increasing
+    /// order.
     pub(crate) fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> [u64; N] {
         debug_assert!(quantiles.is_sorted(), "one pass finds growing quantiles");
         let rank = |quantile: f64| ((quantile * self.total as f64).ceil() as u64).max(1);
@@ -108,15 +110,15 @@ impl LatencyHistogram {
         }
     }
 
-    /// Adds the counts of a packed histogram. Counts with two digits are added in the middle of
-    /// their bucket.
+    /// Adds the counts of a packed histogram. Counts of a histogram with two digits are added at
+    /// the middle of their bucket.
     pub fn absorb(&mut self, packed: &Packed) {
         packed.each(|bucket, count| {
             self.add(bucket, count);
         });
     }
 
-    /// Returns the packed form: with three digits, or with two if it would be longer than
+    /// Returns the packed form. It has three digits, or two if with three it would be longer than
     /// [`Packed::FINE_BYTES_MAX`].
     pub fn packed(&self) -> Packed {
         Packed::of_fine(self.counts.used())
@@ -127,7 +129,7 @@ impl LatencyHistogram {
         Packed::of_coarse(self.counts.used())
     }
 
-    /// Resets the counts; the memory stays.
+    /// Resets the counts and keeps their memory.
     pub(crate) fn reset(&mut self) {
         self.counts.reset();
         self.total = 0;

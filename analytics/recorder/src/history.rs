@@ -1,12 +1,12 @@
-//! History: the frames of one recorder, of this process or of another, in three rings: one of
-//! seconds, one of ten seconds and one of minutes.
+//! History: the frames of one recorder, which runs in this process or in another one. They are kept
+//! in three rings: of seconds, of intervals of ten seconds, and of minutes.
 //!
 //! **Invariant:** a ring holds no more intervals than [`Step::intervals_kept`] and no more bytes
-//! than its budget; the oldest are removed first. An interval occurs in a ring once.
+//! than its budget; the oldest frames are removed first. An interval occurs at most once in a ring.
 //! **Invariant:** a period without requests can be distinguished from a period in which no recorder
 //! ran, even over restarts.
-//! **Not here:** making frames (`aggregator`), choosing those of a window (`window_frames`), adding
-//! them up (`figures`).
+//! **Not here:** making frames (`aggregator`), choosing the frames of a window (`window_frames`),
+//! adding frames up (`figures`).
 
 mod measured;
 mod window_frames;
@@ -21,14 +21,15 @@ use crate::frame::{CellLabel, Frame, Step};
 use crate::measured_intervals::MeasuredIntervals;
 use crate::merge::merged;
 
-/// Maximum number of bytes of each ring, the ring of seconds first; together they take up to 112
-/// MiB.
+/// Maximum number of bytes of each ring, the ring of seconds first. All three together take up to
+/// 112 MiB.
 pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 
-/// Maximum number of labels of received frames that are shared; beyond that, sharing starts afresh.
+/// Number of distinct labels of received frames above which the set of shared labels is emptied and
+/// filled again.
 const LABELS_MAX: usize = 65_536;
 
-/// Rings of one recorder. Threads share a history by reference or `Arc`.
+/// The three rings of one recorder. Threads share a history by reference or `Arc`.
 #[derive(Debug)]
 pub struct History {
     rings: Mutex<Rings>,
@@ -36,18 +37,20 @@ pub struct History {
 
 #[derive(Debug)]
 struct Rings {
-    /// Rings by step.
+    /// Rings by the length of their intervals, the shortest first.
     rings: [Ring; 3],
-    /// Start of the time whose requests are known, in ms since 1970 UTC; `u64::MAX` until any are
-    /// known.
+    /// Start of the time from which on requests are known, in ms since 1970 UTC; `u64::MAX` while
+    /// the history is empty.
     since_ms: u64,
-    /// Times in which other recorders counted: recorders that have ended or run elsewhere.
+    /// Times in which other recorders ran: those of earlier processes, or those in other processes.
     counted: MeasuredIntervals,
-    /// Time at which the recorder of this process started to count, in s.
+    /// Time at which this process's recorder started, in s since 1970 UTC; `None` if it has none
+    /// for this history.
     counting_since: Option<u64>,
-    /// Counts of the running second as of the last query, with the keys of the running ten seconds.
+    /// Counts of the current second at the time of the last query, and the keys of the current
+    /// interval of ten seconds.
     open: Option<Arc<Frame>>,
-    /// Labels of received frames, shared by all of them.
+    /// Labels of received frames. Equal labels are stored once and shared by the frames.
     labels: HashSet<Arc<CellLabel>>,
     /// Earliest second from which frames were removed because a clock was wrong; `None` once the
     /// store has removed these frames too.
@@ -58,16 +61,16 @@ struct Rings {
 struct Ring {
     step: Step,
     budget: usize,
-    /// Oldest first; intervals without requests have no frame.
+    /// Frames, oldest first; intervals without requests have none.
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
-    /// Time from which every interval is known, in s.
+    /// Time from which on every interval is known, in s since 1970 UTC.
     since: u64,
-    /// Time up to which every interval is finished, in s.
+    /// Time up to which every interval is finished, in s since 1970 UTC.
     until: u64,
     /// Number of frames that were removed because of the memory limit, before they were too old.
     dropped: u64,
-    /// Counts of the running interval from before a restart.
+    /// Counts that an earlier process made in the interval that is still running.
     resumed: Option<Arc<Frame>>,
 }
 
@@ -103,8 +106,8 @@ impl History {
         Self::with_budgets(BUDGETS)
     }
 
-    /// Creates an empty history with other limits for the bytes of each ring, the ring of seconds
-    /// first.
+    /// Creates an empty history whose rings hold at most these numbers of bytes; the limit of the
+    /// ring of seconds comes first.
     pub fn with_budgets(budgets: [usize; 3]) -> Self {
         let ring = |step: Step| Ring {
             step,
@@ -128,30 +131,31 @@ impl History {
         Self { rings: Mutex::new(rings) }
     }
 
-    /// Declares that every request is known since a time in ms since 1970 UTC, so that a time
-    /// without frames had no requests. Without this, the known time starts with the first frame.
+    /// Declares that this process has counted every request since `ms` (in ms since 1970 UTC), so
+    /// that a time without frames had no requests. Without this call, the known time starts with
+    /// the first frame.
     pub fn know_since(&self, ms: u64) {
         let mut rings = self.rings();
         rings.know_since(ms);
         rings.counting_since = rings.counting_since.into_iter().chain([ms / 1_000]).min();
     }
 
-    /// Declares that every request between two times is known; the time after them is not known
-    /// yet.
+    /// Declares that every request between two times was counted, and leaves open whether later
+    /// ones are.
     pub fn know_between(&self, from_ms: u64, until_ms: u64) {
         let mut rings = self.rings();
         rings.know_since(from_ms);
         rings.count((from_ms / 1_000, until_ms.div_ceil(1_000)));
     }
 
-    /// Adds times, in s since 1970 UTC, in which a recorder counted in an earlier process or
-    /// elsewhere. Intervals of these times that have no frame had no requests.
+    /// Adds times, in s since 1970 UTC, in which a recorder ran in an earlier process or in another
+    /// one. An interval within these times that has no frame had no requests.
     pub fn know_counted(&self, intervals: impl IntoIterator<Item = (u64, u64)>) {
         let mut rings = self.rings();
         intervals.into_iter().for_each(|interval| rings.count(interval));
     }
 
-    /// Returns the times in which a recorder counted, up to the last closed second.
+    /// Returns the times in which a recorder ran, up to the last closed second.
     pub fn counted_times(&self) -> MeasuredIntervals {
         let rings = self.rings();
         let mut counted = rings.counted.clone();
@@ -161,8 +165,8 @@ impl History {
         counted
     }
 
-    /// Removes frames that begin at this second or later: they were reported while a clock was
-    /// wrong, and would hide later requests.
+    /// Removes frames that begin at this second or later. They were reported while a clock was
+    /// wrong, and would block the correct frames of the same intervals.
     pub fn forget_from(&self, second: u64) {
         let mut rings = self.rings();
         rings.forgotten = Some(rings.forgotten.map_or(second, |earlier| earlier.min(second)));
@@ -189,8 +193,9 @@ impl History {
         rings.rings[frame.step.index()].absorb(frame);
     }
 
-    /// Keeps the counts of a running interval from before a restart, to be added to its frame when
-    /// the interval ends. Until then, frames of shorter intervals hold these counts.
+    /// Keeps the counts that an earlier process made in an interval that is still running. They are
+    /// added to the interval's frame when it ends; until then, frames of shorter intervals contain
+    /// the same counts.
     #[cfg(feature = "store")]
     pub(crate) fn resume(&self, frame: Frame) {
         let mut rings = self.rings();
@@ -214,8 +219,8 @@ impl History {
         self.rings().rings.iter().map(|ring| ring.bytes).sum()
     }
 
-    /// Adds an interval of this process that has ended, together with the counts of the interval
-    /// from before a restart.
+    /// Adds the frame of an interval that has ended in this process, together with the counts that
+    /// an earlier process made in that interval.
     pub(crate) fn close(&self, frame: Arc<Frame>) {
         self.rings().rings[frame.step.index()].close(frame);
     }
@@ -232,7 +237,7 @@ impl History {
         }
     }
 
-    /// Sets the counts of the running second.
+    /// Sets the counts of the current second.
     pub(crate) fn show_open(&self, open: Option<Frame>) {
         self.rings().open = open.map(Arc::new);
     }
@@ -263,8 +268,8 @@ impl Rings {
         let kept = Step::Minute.intervals_kept() * Step::Minute.seconds();
         let newest = self.counted.as_slice().last().map_or(0, |interval| interval.1);
         self.counted.forget(newest.saturating_sub(kept));
-        // Time without requests is known as well, so the known time begins with the first counted
-        // interval.
+        // A time without requests is known too, so the known time begins with the first measured
+        // interval, which may lie before the first frame.
         if let Some((from, _)) = self.counted.as_slice().first() {
             self.since_ms = self.since_ms.min(from.saturating_mul(1_000));
         }
@@ -272,10 +277,10 @@ impl Rings {
 }
 
 impl Ring {
-    /// Returns true if the frame at `start` counts more requests than the frames of shorter
-    /// intervals within it. `start` begins the interval in which the data of the `shorter` ring
-    /// begins. If the recorder started in that interval, both count the same requests; then the
-    /// shorter intervals are used, because they give finer curves.
+    /// Returns true if the frame of this ring at `start` counts more requests than the `shorter`
+    /// ring's frames of the same interval. The calling function passes the interval in which the
+    /// `shorter` ring's data begins. If the recorder started in that interval, both count the same
+    /// requests, and the shorter frames are used because they give finer curves.
     fn holds_more_than(&self, shorter: &Self, start: u64) -> bool {
         let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
             return false;
@@ -330,7 +335,8 @@ impl Ring {
         self.trim();
     }
 
-    /// Returns the time in s before which a frame is too old to be kept, or was dropped.
+    /// Returns the time, in s since 1970 UTC, before which a frame is too old to be kept or was
+    /// dropped.
     fn dropped_before(&self) -> u64 {
         let newest = self.frames.back().map_or(0, |frame| frame.end()).max(self.until);
         let kept = self.step.intervals_kept() * self.step.seconds();

@@ -1,12 +1,14 @@
-//! Hot keys: the most requested keys, by Space-Saving (Metwally, Agrawal, El Abbadi 2005).
+//! Hot keys: finds the most requested keys with the Space-Saving algorithm (Metwally, Agrawal, El
+//! Abbadi 2005).
 //!
-//! There is a fixed number of counters. A key without a counter takes over the lowest one, and
-//! inherits its count as its error. Counters with equal counts form a list, and these lists are
-//! linked in the order of the counts, so that each request costs the same.
+//! There is a fixed number of counters. A key without a counter takes over the counter with the
+//! lowest count; that count becomes the error of the new key's count. Counters with equal counts
+//! form a list, and these lists are linked in the order of their counts, so that each request takes
+//! constant time.
 //!
 //! **Invariant:** a count is at least the number of requests of its key, and at most that number
 //! plus the error. The error is at most the number of all requests divided by the number of
-//! counters, and every key with more requests than that quotient has a counter.
+//! counters. Every key with more requests than this quotient has a counter.
 //! **Not here:** the text of every key. Only some samples contain the text of their key, which is
 //! enough because a hot key occurs often.
 
@@ -19,7 +21,7 @@ use crate::sample::Operation;
 
 /// Number of counters. A key with more than 1/512 of the requests certainly has a counter.
 pub(crate) const COUNTERS: usize = 512;
-/// Marks the end of a linked list.
+/// Index that marks the end of a linked list.
 const END: u16 = u16::MAX;
 
 /// Counters of the most requested keys.

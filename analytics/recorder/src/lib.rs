@@ -2,7 +2,7 @@
 //!
 //! # Map
 //!
-//! Lowest first; a module imports only from lines above its own.
+//! The lowest layer comes first. A module imports only from modules in lines above its own.
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -12,18 +12,18 @@
 //! | `window`, `query` | the time range and the filters of a metrics query |
 //! | `errors`, `errors_query` | the newest failures, bounded, and their filters |
 //! | `clock`, `process` | unix time that never runs backwards; `/proc` |
-//! | `packed`, `histogram` | histograms of latencies: in compressed form, and while latencies are added |
+//! | `packed`, `histogram` | histograms of latencies: compressed, and while latencies are added |
 //! | `bucket_counter` | counts in a few fixed buckets since the start of the process |
 //! | `entry` | a sample in the queue between a worker and the aggregator |
 //! | `frame`, `merge` | the counts of one finished interval; the sum of several frames |
-//! | `hot`, `slot_load`, `totals` | the most requested keys; load of each slot of the keyspace; counts since the start, for scrapers |
+//! | `hot`, `slot_load`, `totals` | the hottest keys; load of each slot; counts since the start |
 //! | `recent_writes` | the keys of the latest writes, a few of each bulk write |
 //! | `current_second` | the counts of the current second |
 //! | `measured_intervals` | the intervals in which a recorder ran |
 //! | `history` | frames of seconds, ten seconds and minutes, in three rings |
 //! | `aggregator` | takes samples from the queues, and turns each finished second into a frame |
-//! | `metrics`, `curves`, `window_sums`, `figures` | the response of a metrics query, and its computation from frames |
-//! | `recorder_state`, `worker`, `recorder` | the recorder, its thread, and the workers that record requests |
+//! | `metrics`, `curves`, `window_sums`, `figures` | the response to a metrics query |
+//! | `recorder_state`, `worker`, `recorder` | the recorder, its thread, and its workers |
 //! | `example_lines`, `openmetrics` | the text of `/metrics` |
 //! | `tls_roots` | trusted certificates (feature `tls`) |
 //! | `store` | history that survives restarts (feature `store`) |

@@ -5,13 +5,13 @@
 //! [`MeasuredIntervals::MAX`].
 //! **Not here:** the recorder (`recorder`), storing intervals (`store`).
 
-/// Intervals from one second up to another, exclusive, both since 1970 UTC.
+/// Intervals, each as its first second and the first second after it, both in s since 1970 UTC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MeasuredIntervals(Vec<(u64, u64)>);
 
 impl MeasuredIntervals {
-    /// Maximum number of intervals. With more restarts within a week, the two oldest intervals are
-    /// merged.
+    /// Maximum number of intervals. If more restarts within a week would exceed it, the two oldest
+    /// intervals are merged, which makes the gap between them count as measured.
     pub const MAX: usize = 256;
 
     /// Adds an interval, which may overlap others and need not be the latest.
@@ -36,7 +36,7 @@ impl MeasuredIntervals {
         self.0.retain(|interval| interval.1 > before);
     }
 
-    /// Removes everything at this second or later.
+    /// Removes all intervals, and parts of intervals, at this second or later.
     pub fn forget_from(&mut self, second: u64) {
         self.0.retain_mut(|interval| {
             interval.1 = interval.1.min(second);
@@ -44,13 +44,13 @@ impl MeasuredIntervals {
         });
     }
 
-    /// Returns true if any second of a time is measured.
+    /// Returns true if any second of the time from `from` up to `until` is measured.
     pub fn touch(&self, from: u64, until: u64) -> bool {
         let next = self.0.partition_point(|interval| interval.1 <= from);
         self.0.get(next).is_some_and(|interval| interval.0 < until)
     }
 
-    /// Returns the number of seconds of a time that are measured.
+    /// Returns the number of measured seconds in the time from `from` up to `until`.
     pub(crate) fn seconds_within(&self, from: u64, until: u64) -> u64 {
         let overlap =
             |interval: &(u64, u64)| interval.1.min(until).saturating_sub(interval.0.max(from));

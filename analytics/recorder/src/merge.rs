@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::frame::{Cell, CellLabel, Fanout, Frame, HotCount, PartTimes, Parts, Step};
 use crate::histogram::LatencyHistogram;
 
-/// Maximum number of keys of a frame.
+/// Maximum number of hot keys that a frame keeps.
 pub(crate) const HOT_MAX: usize = 16;
 
 /// Returns the sum of `frames` as one frame.
@@ -46,7 +46,8 @@ pub fn merged(step: Step, start: u64, frames: &[Arc<Frame>]) -> Frame {
     Frame { step, start, cells: cells.collect(), parts: parts.collect(), fanout, hot }
 }
 
-/// Returns the keys of several frames, each with the sum of its counts; the most requested first.
+/// Returns the hot keys of several frames, each with the sum of its counts; the most requested key
+/// comes first.
 pub(crate) fn merged_hot<'f>(counts: impl Iterator<Item = &'f HotCount>) -> Vec<HotCount> {
     let mut sums: BTreeMap<&str, HotCount> = BTreeMap::new();
     for count in counts {

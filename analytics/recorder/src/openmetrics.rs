@@ -4,9 +4,9 @@
 //! conventions where they exist, and those of Prometheus for the process (`process_`); other names
 //! begin with `tessera_`.
 //!
-//! **Invariant:** no label holds a key, an id or a client; the number of label sets is bounded by
-//! the numbers of routes, statuses, shards, nodes and codes.
-//! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
+//! **Invariant:** no label contains a key, an id or a client. Therefore the number of time series
+//! is bounded by the numbers of routes, statuses, shards, nodes and error codes.
+//! **Not here:** windows and percentiles. Prometheus computes rates from counts that only grow.
 
 mod backup_families;
 mod memory_families;
@@ -37,17 +37,17 @@ pub use self::memory_families::MemoryNow;
 /// Value of the header `Content-Type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Beginning of the bucket lines to which examples are added.
+/// Prefix of the bucket lines to which exemplars are added.
 const REQUEST_BUCKETS: &str = "http_server_request_duration_seconds_bucket";
-/// Label value of requests of several shards or none, and of requests without a role.
+/// Label value for requests to several shards or none, and for requests without a role.
 const NO_SHARD: &str = "(none)";
 
 /// Decisions of access control since the start.
 #[derive(Clone, Debug)]
 pub struct AccessNow {
-    /// Number of requests by kind of credentials and outcome.
+    /// Number of requests for each kind of credentials and each outcome.
     pub requests: Vec<(&'static str, &'static str, u64)>,
-    /// Number of requests that a limit refused, by limit.
+    /// Number of requests that each limit refused.
     pub limited: Vec<(&'static str, u64)>,
     /// Seconds since keys and roles were last known to be current.
     pub age_seconds: u64,
@@ -114,7 +114,7 @@ pub fn openmetrics(
     }
 }
 
-/// Sources of one response.
+/// Data from which one response is written.
 #[derive(Debug)]
 struct Scrape {
     routes: Vec<&'static str>,
@@ -132,7 +132,7 @@ struct Scrape {
 /// Writes one family of metrics after another.
 struct Families<'e>(DescriptorEncoder<'e>);
 
-/// Labels of one metric: names and values.
+/// Labels of one time series: names and values.
 type Set<'v, const N: usize> = [(&'static str, &'v str); N];
 
 impl Families<'_> {
@@ -444,8 +444,8 @@ impl Scrape {
     }
 }
 
-/// Writes the state of the keys of issuers; no family is written without an issuer whose keys are
-/// fetched.
+/// Writes the state of each issuer's keys. Without an issuer whose keys are fetched, no family is
+/// written.
 fn issuers(families: &mut Families<'_>, issuers: &[IssuerNow]) -> fmt::Result {
     if issuers.is_empty() {
         return Ok(());
@@ -466,7 +466,8 @@ fn replica_lag_ms(node: &NodeNow) -> Option<f64> {
     node.lag_ms.filter(|_| node.role != Role::Primary.name())
 }
 
-/// Writes counts by bucket; `unit` is the factor from counted values to the unit of the metric.
+/// Writes a histogram. Multiplying a counted value by `unit` gives the value in the unit of the
+/// metric.
 fn histogram(metric: &mut MetricEncoder<'_>, counter: &BucketCounter, unit: f64) -> fmt::Result {
     let bound = |bound: Option<u32>| match bound {
         // Division, not multiplication: 250 µs must become 0.00025 s exactly.

@@ -1,10 +1,11 @@
 //! Packed: a histogram to which nothing more is added, in the HDR V2 encoding, which contains only
 //! used buckets.
 //!
-//! In memory a packed histogram consists of the counts only. In the serialized form a header that
-//! every HDR reader knows precedes the counts, and both are encoded as base64.
+//! In memory, a packed histogram consists of the encoded counts only. The serialized form begins
+//! with the standard HDR header, and the whole is encoded as base64.
 //!
-//! **Invariant:** a [`Packed`] can be read to its end, and every bucket in it exists.
+//! **Invariant:** the counts of a [`Packed`] can be decoded completely, and every bucket in them
+//! exists in its layout.
 //! **Not here:** quantiles. A packed histogram is added to a `LatencyHistogram`, which returns
 //! them.
 
@@ -12,8 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Layout of the buckets: linear at first, then each power of two has half as many buckets as the
-/// linear part.
+/// Layout of the buckets. The first buckets form a linear part; after it, each power of two has
+/// half as many buckets as the linear part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Buckets {
     digits: u8,
@@ -52,13 +53,14 @@ impl Buckets {
     }
 }
 
-/// Maximum number of bytes of base64 that are read. The longest histogram with three digits has
-/// fewer.
+/// Maximum number of bytes of base64 that are read. The longest valid histogram, which has three
+/// digits, is shorter.
 const TEXT_MAX: usize = 256 << 10;
 /// First bytes of an HDR V2 histogram.
 const COOKIE: u32 = 0x1c84_9313;
 const HEADER: usize = 40;
-/// Maximum number of bytes of one count: each byte has seven bits of it, and the ninth has eight.
+/// Maximum number of bytes of one encoded count: each byte holds seven of its bits, and the ninth
+/// byte holds eight.
 const COUNT_BYTES_MAX: usize = 9;
 
 /// Packed histogram, to which nothing more is added.
@@ -88,14 +90,15 @@ impl Packed {
     /// 3,000 different latencies fit; a wider histogram is kept with two digits.
     pub const FINE_BYTES_MAX: usize = 4_096;
 
-    /// Packs counts of three digits in the order of buckets; with two digits if the form would be
-    /// too long.
+    /// Packs the counts of buckets with three digits, given in the order of the buckets. If the
+    /// result would be longer than [`Packed::FINE_BYTES_MAX`], it has two digits.
     pub(crate) fn of_fine(counted: impl Iterator<Item = (usize, u64)> + Clone) -> Self {
         let packed = Self::of(Buckets::FINE, counted.clone());
         if packed.counts.len() > Self::FINE_BYTES_MAX { Self::of_coarse(counted) } else { packed }
     }
 
-    /// Packs counts of three digits in the order of buckets, with two digits.
+    /// Packs the counts of buckets with three digits, given in the order of the buckets, into a
+    /// form with two digits.
     pub(crate) fn of_coarse(counted: impl Iterator<Item = (usize, u64)>) -> Self {
         let mut coarse: Vec<(usize, u64)> = Vec::new();
         for (bucket, count) in counted {
@@ -125,8 +128,8 @@ impl Packed {
         Self { buckets, counts: counts.into() }
     }
 
-    /// Calls `take` with each used bucket, converted to a bucket of three digits, and with its
-    /// count.
+    /// Calls `take` for each used bucket, with the index of the corresponding bucket of three
+    /// digits and the count.
     pub(crate) fn each(&self, mut take: impl FnMut(usize, u64)) {
         let mut rest = &*self.counts;
         let mut bucket = 0;
@@ -225,7 +228,8 @@ impl<'de> Deserialize<'de> for Packed {
     }
 }
 
-/// Writes seven bits per byte, the lowest first; a ninth byte has eight.
+/// Appends a number as bytes of seven bits each, the lowest bits first; a ninth byte holds eight
+/// bits.
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
     for _ in 1..COUNT_BYTES_MAX {
         if number < 0x80 {

@@ -4,8 +4,8 @@
 
 use std::fs;
 
-/// Clock ticks per second in `/proc`. Linux reports times to programs in ticks of 1/100 s, whatever
-/// tick rate the kernel uses internally.
+/// Clock ticks per second in `/proc`. Linux reports times in ticks of 1/100 s, independently of the
+/// tick rate that the kernel uses internally.
 const TICKS: f64 = 100.0;
 
 /// Current figures of this process.
@@ -22,10 +22,11 @@ pub(crate) struct ProcessNow {
 }
 
 impl ProcessNow {
-    /// Reads the figures; none if the system does not provide them.
+    /// Reads the figures; returns `None` if the system does not provide them.
     pub(crate) fn read() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // The name of the program is in parentheses and may contain anything.
+        // The program name is in parentheses and may contain spaces and parentheses, so the fields
+        // are split after the last one.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let number = |place: usize| fields.get(place - 3)?.parse::<f64>().ok();
         let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -38,7 +39,8 @@ impl ProcessNow {
             virtual_bytes: of("VmSize:")? << 10,
             resident_bytes: of("VmRSS:")? << 10,
             threads: of("Threads:")?,
-            // The folder itself is open while its entries are counted.
+            // The descriptor of the folder itself, which is open while the entries are counted, is
+            // subtracted.
             open_fds: (fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1),
             max_fds: figure(&limits, "Max open files"),
         })

@@ -1,7 +1,7 @@
 //! Query: the filters and the time range of a metrics query.
 //!
-//! **Not here:** the response (`figures`); checking that a shard or route exists, which is the
-//! caller's task.
+//! **Not here:** the response (`figures`); checking that a shard or route exists, which the calling
+//! function must do.
 
 use utoipa::IntoParams;
 
@@ -47,7 +47,7 @@ impl Operation {
     /// Parses the value of `operation=`: `read` or `write`.
     ///
     /// # Errors
-    /// [`OperationError`] for any other text.
+    /// Returns [`OperationError`] for any other value.
     pub fn parse(text: &str) -> Result<Self, OperationError> {
         match text {
             "read" => Ok(Self::Read),

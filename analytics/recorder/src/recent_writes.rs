@@ -1,11 +1,13 @@
-//! Recent writes: the keys of the latest writes. A request for one key is included if it was
-//! recorded with the text of the key. The rows of bulk writes are collected for a second, by shard.
-//! Then a few of their keys are listed, each of which stands for an equal part of the rows.
+//! Recent writes: the list of the latest written keys. A write of one key is listed if its request
+//! was recorded with the text of the key. The rows of bulk writes are collected for a second, by
+//! shard; then a few of their keys are listed, and each of them stands for an equal part of the
+//! rows.
 //!
-//! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a greater number than those
-//! before. At most [`WRITES_MAX`] keys of bulk writes are collected.
+//! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a greater number than the
+//! one before. At most [`WRITES_MAX`] keys of bulk writes are collected.
 //! **Invariant:** the lock is held for a few steps in memory, and no other lock is taken meanwhile.
-//! **Not here:** counting (`current_second`); the choice of requests with a text (`worker`).
+//! **Not here:** counting (`current_second`); deciding for which requests the text of the key is
+//! recorded (`worker`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,9 +26,9 @@ const BULK_SHARDS_MAX: usize = WRITES_MAX / BULK_KEYS_MAX;
 /// A successful write of one key, or a key of bulk writes that stands for some of their rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentWrite {
-    /// Number of the write since the start, from 1.
+    /// Sequence number of the write since the start; the first write has number 1.
     pub number: u64,
-    /// Second of the write, since 1970 UTC.
+    /// Time of the write, in s since 1970 UTC.
     pub second: u64,
     /// The shard key.
     pub key: Arc<str>,
@@ -45,8 +47,8 @@ pub struct SampledRows<'k> {
     pub shard: u16,
     /// Number of rows.
     pub rows: u64,
-    /// Some of their keys with the slots, at most one for each row; the first [`BULK_KEYS_MAX`] are
-    /// used. Without a key the rows are not listed.
+    /// Keys of some of these rows with their slots, at most one key for each row. Only the first
+    /// [`BULK_KEYS_MAX`] are used; without any key, the rows are not listed.
     pub keys: Vec<(&'k str, u16)>,
 }
 
@@ -54,12 +56,13 @@ pub struct SampledRows<'k> {
 #[derive(Debug, Default)]
 pub(crate) struct RecentWrites(Mutex<WriteList>);
 
-/// The last writes, oldest first, and the rows of bulk writes that are not among them yet.
+/// The last writes, oldest first, and the rows of bulk writes that are collected but not listed
+/// yet.
 #[derive(Debug, Default)]
 struct WriteList {
     kept: VecDeque<RecentWrite>,
     last: u64,
-    /// Rows of bulk writes in `bulk_second`, by the name of the shard.
+    /// Rows of the bulk writes of `bulk_second`, by the name of the shard.
     bulk: BTreeMap<Option<Arc<str>>, BulkRows>,
     bulk_second: u64,
 }
@@ -72,7 +75,7 @@ struct BulkRows {
 }
 
 impl RecentWrites {
-    /// Keeps a request if it is a successful write and its detail contains the text of the key.
+    /// Lists a request if it is a successful write and its detail contains the text of the key.
     pub(crate) fn see(&self, detail: &Detail, shard: impl FnOnce() -> Option<Arc<str>>) {
         let entry = &detail.entry;
         let is_written = entry.operation == Operation::Write && entry.outcome == Outcome::Success;
@@ -106,8 +109,8 @@ impl RecentWrites {
         }
     }
 
-    /// Returns the kept writes after this number, oldest first, with all rows of bulk writes that
-    /// were collected before.
+    /// Returns the kept writes with a number above `number`, oldest first. Rows of bulk writes that
+    /// were collected so far are listed first, so the result includes them.
     pub(crate) fn after(&self, number: u64) -> Vec<RecentWrite> {
         let mut list = self.list();
         list.keep_bulk();
@@ -129,7 +132,7 @@ impl WriteList {
         self.kept.push_back(RecentWrite { number: self.last, ..write });
     }
 
-    /// Keeps the keys of bulk writes that were collected, with their parts of the rows.
+    /// Lists the collected keys of bulk writes, each with its part of the rows.
     fn keep_bulk(&mut self) {
         let second = self.bulk_second;
         for (shard, BulkRows { rows, keys }) in std::mem::take(&mut self.bulk) {
@@ -137,7 +140,7 @@ impl WriteList {
             for (at, (key, slot)) in (0..).zip(keys) {
                 let rows = rows / parts + u64::from(at < rows % parts);
                 let (shard, slot) = (shard.clone(), Some(slot));
-                // If there are more keys than rows, some keys stand for no row.
+                // If there are more keys than rows, a key may stand for 0 rows and is left out.
                 if rows > 0 {
                     self.keep(RecentWrite { number: 0, second, key, shard, slot, rows });
                 }

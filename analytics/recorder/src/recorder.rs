@@ -33,7 +33,7 @@ use crate::worker::Worker;
 /// Counts data requests. Threads share a recorder by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
-    /// Names of the shards; names of shards that join later are added.
+    /// Names of the shards. The names of shards that join later are added here.
     pub shards: Arc<ShardLabels>,
     labels: Labels,
     recent: Arc<RecentWrites>,
@@ -57,9 +57,9 @@ impl Recorder {
         recorder
     }
 
-    /// Creates a recorder without a thread, for tests: its clock shows `started_ms` at
-    /// [`Recorder::started`]. Seconds are closed by [`Recorder::settle_at`], [`Recorder::drain_at`]
-    /// and workers whose queue is full.
+    /// Creates a recorder without a thread, for tests. Its clock shows `started_ms` at the instant
+    /// [`Recorder::started`]. Seconds are closed only by [`Recorder::settle_at`], by
+    /// [`Recorder::drain_at`], and by workers whose queue is full.
     pub fn without_thread(labels: Labels, started_ms: u64) -> Self {
         Self::with_clock(labels, Clock::at(started_ms))
     }
@@ -97,24 +97,26 @@ impl Recorder {
     /// Returns the history up to this moment, with every request that was recorded before. This
     /// method drains the queues, so it must be called where blocking is allowed.
     pub fn history(&self) -> &Arc<History> {
-        // Without a thread, the time of a test is the start, so this call closes no second.
+        // Without a thread (in a test), the time of the start is used, so this call closes no
+        // second.
         self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
     }
 
-    /// Returns [`Recorder::history`] up to a moment: closes the seconds before it.
+    /// Returns the history as [`Recorder::history`] does, but up to `now`: closes the seconds
+    /// before `now`.
     pub fn settle_at(&self, now: Instant) -> &Arc<History> {
         self.drain_at(now);
         self.state.aggregator().show_open();
         self.state.history()
     }
 
-    /// Counts the entries that workers queued up to a moment, and closes the seconds before it, as
-    /// the recorder's thread does. For tests.
+    /// Counts the entries that workers queued up to `now`, and closes the seconds before `now`, as
+    /// the recorder's thread does. This method is for tests.
     pub fn drain_at(&self, now: Instant) {
         self.state.drain(self.state.clock.ms(now));
     }
 
-    /// Returns the time of the recorder: ms since 1970 UTC, never backwards.
+    /// Returns the recorder's time in ms since 1970 UTC, which never goes backwards.
     pub fn at_ms(&self) -> u64 {
         self.state.clock.ms(Instant::now())
     }
@@ -129,13 +131,13 @@ impl Recorder {
         self.state.clock.started_ms()
     }
 
-    /// Returns the number of requests that are being answered, of all workers.
+    /// Returns the number of requests that all workers together are processing now.
     pub fn in_flight(&self) -> u64 {
         self.state.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
     }
 
-    /// Returns the requests of each slot of the keyspace in the running minute and the `minutes`
-    /// before it (at most 15): one entry per slot.
+    /// Returns one entry for each slot of the keyspace: its requests in the current minute and in
+    /// the `minutes` before it (at most 15).
     pub fn slot_load(&self, minutes: u64) -> Vec<SlotLoad> {
         self.history();
         let aggregator = self.state.aggregator();
@@ -143,12 +145,12 @@ impl Recorder {
     }
 
     /// Returns the number of bytes that the recorder and its history take. The README states the
-    /// limit.
+    /// maximum.
     pub fn bytes(&self) -> usize {
         self.state.aggregator().bytes() + self.state.history().bytes()
     }
 
-    /// Returns the labels of the recorder, with the shards that were added.
+    /// Returns the labels of the recorder, including the shards that were added.
     pub fn labels(&self) -> Labels {
         Labels { shards: self.shards.names(), ..self.labels.clone() }
     }
@@ -167,13 +169,13 @@ pub struct BusyKey {
     pub key: String,
     /// Slot of the key; `None` if unknown.
     pub slot: Option<u16>,
-    /// Minimum number of requests for the key: the part of the count that may belong to other keys
-    /// is subtracted.
+    /// Lower bound of the number of requests for the key: the part of the count that may belong to
+    /// other keys is subtracted.
     pub requests: u64,
 }
 
-/// Returns the most frequent keys of the last `minutes`, the most frequent first. Takes some
-/// milliseconds.
+/// Returns the most requested keys of the last `minutes`, the most requested first. The call takes
+/// some milliseconds.
 pub fn busiest_keys(recorder: &Recorder, minutes: u64) -> Vec<BusyKey> {
     let query = MetricsQuery { window: Window::of_minutes(minutes), ..MetricsQuery::default() };
     let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
@@ -192,8 +194,8 @@ pub fn writes_after(recorder: &Recorder, number: u64) -> Vec<RecentWrite> {
     recorder.recent.after(number)
 }
 
-/// Lists rows that a shard has stored in a bulk write at the time `now` among the recent writes.
-/// The request itself is recorded by a [`Worker`].
+/// Adds rows that a shard stored in a bulk write at the time `now` to the recent writes. The
+/// request itself is recorded by a [`Worker`].
 pub fn list_sampled_rows(recorder: &Recorder, stored: &SampledRows<'_>, now: Instant) {
     let second = recorder.state.clock.ms(now) / 1_000;
     let shard = recorder.shards.name(recorder.shards.index(stored.shard)).cloned();
@@ -204,7 +206,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.state.end();
         if let Some(drainer) = self.drainer.take() {
-            // The thread panics only in cases in which this thread would panic too.
+            // An error means that the thread has panicked. The recorder is dropped nevertheless.
             let _ = drainer.join();
         }
     }

@@ -24,7 +24,8 @@ pub(crate) struct RecorderState {
     pub(crate) clock: Clock,
     pub(crate) shape: Shape,
     pub(crate) shards: Arc<ShardLabels>,
-    /// Seed of the hashes of keys: clients cannot choose keys that share a counter.
+    /// Random seed of the hashes of keys, so that clients cannot choose keys whose hashes collide
+    /// in one counter.
     pub(crate) seed: u64,
     aggregator: Mutex<Aggregator>,
     history: Arc<History>,
@@ -84,12 +85,13 @@ impl RecorderState {
 
     /// Drains the queues until the recorder ends. The recorder's thread runs this method.
     pub(crate) fn drain_until_end(&self) {
-        // The cell is set only here, once.
+        // An error would mean that the cell is set already, but only this line sets it, once.
         let _ = self.drainer.set(thread::current());
         while !self.ends.load(Ordering::Acquire) {
             let ms = self.clock.ms(Instant::now());
             let drained = self.drain(ms);
-            // Without requests it is enough to close each second when it has ended.
+            // Without requests, the thread needs to wake only at the end of each second, to close
+            // it.
             let second_ends = Duration::from_millis(1_000 - ms % 1_000);
             thread::park_timeout(if drained > 0 { DRAIN_EVERY } else { second_ends });
         }

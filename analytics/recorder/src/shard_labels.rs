@@ -10,20 +10,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::sample::Labels;
 
-/// Index of a request that has no single shard.
+/// Index of requests to several shards or none.
 pub(crate) const NO_SHARD: u16 = u16::MAX;
 
 const _: () = assert!(Labels::SHARDS_MAX <= NO_SHARD as usize, "no shard has the index of none");
 
-/// Returns the place of a shard in a list whose first element is for requests of several shards or
-/// none.
+/// Returns the place of a shard in a list whose first element is for requests to several shards or
+/// none, and whose next elements are for the shards.
 #[inline]
 pub(crate) fn place_of(index: u16) -> usize {
     usize::from(index.wrapping_add(1))
 }
 
-/// Returns the index of the shard at a place in a list as in [`place_of`]; `None` for the first
-/// place.
+/// Returns the index of the shard at a place: the inverse of [`place_of`]. Returns `None` for the
+/// first place.
 pub(crate) fn index_of(place: usize) -> Option<u16> {
     place.checked_sub(1).and_then(|index| u16::try_from(index).ok())
 }
@@ -39,7 +39,7 @@ pub struct ShardLabels {
 #[derive(Debug)]
 struct ShardLabel {
     name: Arc<str>,
-    /// Lowest number with this name.
+    /// Lowest number of the shards with this name, under which all of them are counted.
     index: u16,
 }
 
@@ -51,9 +51,9 @@ impl ShardLabels {
         all
     }
 
-    /// Names a shard that has joined: samples of this number are counted under the name from now
-    /// on. A number that has a name keeps it. Does nothing for a number beyond
-    /// [`Labels::SHARDS_MAX`].
+    /// Adds the name of a shard that has joined; samples with its number are counted under the name
+    /// from now on. A number that has a name keeps it. A number of [`Labels::SHARDS_MAX`] or above
+    /// is ignored.
     pub fn add(&self, number: u16, name: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(label) = self.labels.get(usize::from(number)) else { return };

@@ -61,8 +61,8 @@ impl SlotLoads {
         *count = count.saturating_add(1);
     }
 
-    /// Returns each slot's requests in the running minute and the `minutes` before it, at most
-    /// [`MINUTES_MAX`].
+    /// Returns the number of requests for each slot in the current minute and in the `minutes`
+    /// before it (at most [`MINUTES_MAX`]).
     pub(crate) fn sums(&self, second: u64, minutes: u64) -> Vec<SlotLoad> {
         let first = (second / 60).saturating_sub(minutes.min(MINUTES_MAX));
         let mut sums = vec![SlotLoad::default(); self.slots];
@@ -75,7 +75,7 @@ impl SlotLoads {
         sums
     }
 
-    /// Returns the bytes of the tables.
+    /// Returns the number of bytes that the tables take.
     pub(crate) fn bytes(&self) -> usize {
         self.minutes.iter().map(|minute| size_of_val(&*minute.counts)).sum()
     }

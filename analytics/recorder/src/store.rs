@@ -1,9 +1,10 @@
-//! Store: the history of a source, kept over restarts in a SQLite file or a PostgreSQL database.
+//! Store: keeps histories over restarts, in a SQLite file or a PostgreSQL database. A source is the
+//! name under which one recorder's history is stored.
 //!
-//! A [`HistoryWriter`] has its own thread. The thread reads the stored history, writes new frames
-//! every [`WRITE_EVERY`], and removes stored frames that the rings no longer hold. No other thread
-//! waits for it: metrics are computed from memory, and after an outage the store gets every frame
-//! that the rings still hold.
+//! A [`HistoryWriter`] has its own thread. This thread reads the stored history, writes new frames
+//! every [`WRITE_EVERY`], and removes stored frames that the rings no longer hold. Other threads do
+//! not wait for it, because metrics are computed from memory. After an outage of the store, the
+//! thread writes every frame that the rings still hold.
 //!
 //! **Invariant:** no thread except the history writer's waits for a file or a server.
 //! **Not here:** the contents of a frame (`frame`); errors and requests in progress, which are not
@@ -83,7 +84,7 @@ enum Store {
     Postgres(Box<PostgresStore>),
 }
 
-/// Rows of one source and step that are read together.
+/// Query for the next rows of one source and step.
 #[derive(Clone, Copy)]
 struct NextRows<'s> {
     source: &'s str,

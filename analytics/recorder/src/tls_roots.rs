@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Remedy for a certificate that was created for a certificate authority.
+/// Explanation and remedy if a server presents a certificate of a certificate authority as its own.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      by default, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
@@ -53,8 +53,8 @@ pub fn client(authorities: Option<&Path>) -> Result<ClientConfig, TlsRootsError>
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Returns an explanation if a TLS error is about a certificate of an authority, because the error
-/// itself contains only the name of an enum variant.
+/// Returns an explanation if a TLS error says that a server presented a certificate of an
+/// authority. The error itself contains only the name of an enum variant.
 pub fn explained(error: &str) -> Option<&'static str> {
     error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }

@@ -1,4 +1,4 @@
-//! Totals: counts since the start, by the few labels of the Prometheus metrics.
+//! Totals: counts since the start of the process, with the labels of the Prometheus metrics.
 //!
 //! **Invariant:** the number of label sets is bounded by the numbers of routes, shards, operations
 //! and roles, and by [`STATUSES_MAX`] statuses of a route.
@@ -9,23 +9,23 @@ use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
 use crate::shard_labels::{index_of, place_of};
 
-/// Upper bounds in µs: those that OpenTelemetry's semantic conventions give for HTTP servers, and
-/// finer ones below.
+/// Upper bounds of buckets in µs: those that OpenTelemetry's semantic conventions give for HTTP
+/// servers, and finer ones below.
 const HTTP_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
     750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
-/// Upper bounds in µs: those that OpenTelemetry's semantic conventions give for database clients,
-/// and finer ones below.
+/// Upper bounds of buckets in µs: those that OpenTelemetry's semantic conventions give for database
+/// clients, and finer ones below.
 const DATABASE_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000,
     10_000_000,
 ];
-/// Upper bounds of the number of contacted shards.
+/// Upper bounds of buckets for the number of contacted shards.
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 /// Maximum number of statuses of one route; further statuses are counted as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
-/// Status under which those beyond [`STATUSES_MAX`] are counted together.
+/// Number that stands for all statuses beyond the first [`STATUSES_MAX`] of a route.
 pub(crate) const STATUS_OTHER: u16 = 0;
 
 /// Counts since the start.
@@ -34,10 +34,10 @@ pub(crate) struct Totals {
     shape: Shape,
     /// Counters by route and operation, then by status.
     http: Vec<Vec<(u16, BucketCounter)>>,
-    /// Counters by shard, operation and role, first those of several shards or none. Grows with the
-    /// shards that have requests.
+    /// Counters by shard, operation and role. Those for requests to several shards or none come
+    /// first. The vector grows when a shard gets its first request.
     database: Vec<Option<BucketCounter>>,
-    /// Reads by shard and role, in the same order.
+    /// Number of reads by shard and role; requests to several shards or none come first here, too.
     read_from: Vec<u64>,
     pub(crate) fanout: BucketCounter,
 }

@@ -25,7 +25,7 @@ impl Window {
     /// Parses the value of `window=`: one of [`Window::NAMES`], spelled exactly so.
     ///
     /// # Errors
-    /// [`WindowError::Name`] for any other text.
+    /// Returns [`WindowError::Name`] for any other value.
     pub fn parse(text: &str) -> Result<Self, WindowError> {
         match text {
             "1m" => Ok(Self { ms: 60_000 }),
@@ -42,7 +42,7 @@ impl Window {
     /// Parses the value of `timeRange=`: a whole number of ms, 1 to 3600000, digits only.
     ///
     /// # Errors
-    /// [`WindowError::TimeRange`] for any other text.
+    /// Returns [`WindowError::TimeRange`] for any other value.
     pub fn parse_time_range(text: &str) -> Result<Self, WindowError> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let ms = digits.then(|| text.parse().ok()).flatten();
@@ -56,8 +56,9 @@ impl Window {
     /// default is 5 minutes.
     ///
     /// # Errors
-    /// The errors of [`Window::parse`] and [`Window::parse_time_range`]; [`WindowError::Both`] if
-    /// both parameters are given, because they might differ.
+    /// Returns the errors of [`Window::parse`] and [`Window::parse_time_range`], and
+    /// [`WindowError::Both`] if both parameters are given, because they might contradict each
+    /// other.
     pub fn from_query(window: Option<&str>, time_range: Option<&str>) -> Result<Self, WindowError> {
         match (window, time_range) {
             (None, None) => Ok(Self::default()),
@@ -67,7 +68,7 @@ impl Window {
         }
     }
 
-    /// Returns the window of the last `minutes`; 0 is 1 minute, and more than 7 days are 7 days.
+    /// Returns the window of the last `minutes`, limited to at least 1 minute and at most 7 days.
     pub(crate) fn of_minutes(minutes: u64) -> Self {
         Self { ms: minutes.saturating_mul(60_000).clamp(60_000, Self::MAX.ms) }
     }
@@ -90,16 +91,16 @@ pub enum WindowError {
     /// The value of `window` is not one of the names.
     #[error("window must be one of 1m, 5m, 15m, 1h, 6h, 24h, 7d; got \"{given}\"")]
     Name {
-        /// The text, cut after 40 characters.
+        /// The given value, cut after 40 characters.
         given: String,
     },
     /// The value of `timeRange` is not an integer in range.
     #[error("timeRange must be a whole number of milliseconds from 1 to 3600000; got \"{given}\"")]
     TimeRange {
-        /// The text, cut after 40 characters.
+        /// The given value, cut after 40 characters.
         given: String,
     },
-    /// Both spellings are given.
+    /// Both `window` and `timeRange` are given.
     #[error("window and timeRange exclude each other: give window=1m|5m|15m|1h|6h|24h|7d only")]
     Both,
 }

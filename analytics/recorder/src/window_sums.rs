@@ -26,7 +26,7 @@ pub(crate) struct Tally {
     pub(crate) micros: u64,
 }
 
-/// Sums of one shard, or of requests without a single shard.
+/// Sums of one shard, or of the requests to several shards or none.
 #[derive(Debug, Default)]
 pub(crate) struct ShardSum {
     pub(crate) tally: Tally,
@@ -63,13 +63,13 @@ pub(crate) struct WindowSums<'q> {
     /// Names of the shards, in the order of the response.
     pub(crate) names: Vec<String>,
     /// Shard and route of each label, by the address of the label; `None` if the label does not
-    /// match the query. Frames share their labels, so comparing addresses saves comparing texts.
-    /// An address identifies a label only as long as a frame keeps the label in memory: the map is
-    /// used only in [`WindowSums::of`], which borrows all frames.
+    /// match the query. Frames share their labels, so comparing addresses is enough and faster than
+    /// comparing strings. An address identifies a label only as long as a frame keeps the label in
+    /// memory. This is true while the map is used, because [`WindowSums::of`] borrows all frames.
     series_keys: HashMap<*const CellLabel, Option<SeriesKey>>,
     /// Sums of each shard.
     pub(crate) shards: Vec<ShardSum>,
-    /// Sums of requests of several shards, or none.
+    /// Sums of requests to several shards, or none.
     pub(crate) unassigned: ShardSum,
     pub(crate) routes: Vec<RouteSum>,
     pub(crate) tally: Tally,
@@ -113,8 +113,8 @@ impl Tally {
 }
 
 impl<'q> WindowSums<'q> {
-    /// Adds up `frames`, which are sorted by time. The named shards come first, then others that
-    /// the frames contain.
+    /// Adds up `frames`, which are sorted by time. The shards in `names` come first, then other
+    /// shards that occur in the frames.
     pub(crate) fn of(
         frames: &[Arc<Frame>],
         query: &'q MetricsQuery,
@@ -209,8 +209,8 @@ impl<'q> WindowSums<'q> {
         }
     }
 
-    /// Adds the sums of the current point to the sums of the window and to the curves, and resets
-    /// them for the next point.
+    /// Adds the current point's sums to the sums of the window and to the curves, and resets the
+    /// point's sums.
     fn finish_point(&mut self) {
         for (number, shard) in self.shards.iter_mut().chain([&mut self.unassigned]).enumerate() {
             if shard.point.latencies.count() == 0 {
@@ -234,7 +234,7 @@ impl<'q> WindowSums<'q> {
         self.whole.reset();
     }
 
-    /// Returns the shard and route in which a label counts.
+    /// Returns the shard and the route to whose sums a label's counts are added.
     fn series_key(&mut self, label: &Arc<CellLabel>) -> Option<SeriesKey> {
         let key = Arc::as_ptr(label);
         if let Some(known) = self.series_keys.get(&key) {

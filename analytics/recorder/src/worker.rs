@@ -2,8 +2,8 @@
 //! its queues is full.
 //!
 //! A worker puts entries and details into its own bounded queues, from which the recorder's thread
-//! takes them. If a queue is full, the worker drains it itself, so that every request is counted
-//! and a key that becomes hot while the recorder's thread sleeps gets its text.
+//! takes them. If a queue is full, the worker drains it itself. So every request is counted, and
+//! the text of a key is known even if the key becomes hot while the recorder's thread sleeps.
 //!
 //! **Not here:** counting entries (`aggregator`).
 
@@ -19,12 +19,12 @@ use crate::entry::{Detail, ENTRIES_MAX, Entry};
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Sample;
 
-/// Number of entries after which a worker checks whether its queue is half full.
+/// Number of entries between two checks of a worker whether its queue is half full.
 const LOOK_EVERY: u32 = ENTRIES_MAX as u32 / 4;
-/// Minimum time between two details, in ms. A thousand details per second are enough to find hot
-/// keys.
+/// Minimum time between two details (text of the key, trace id), in ms. A thousand details per
+/// second are enough to find hot keys.
 const DETAIL_EVERY_MS: u64 = 1;
-/// Duration from which on a request always gets a detail.
+/// Duration of a request from which on its detail is always recorded.
 const SLOW: Duration = Duration::from_millis(100);
 
 /// Records the requests of one thread.
@@ -41,13 +41,13 @@ struct Own {
     details: Producer<Detail>,
     /// Number of entries until the next check of the queue.
     look_in: u32,
-    /// Latest time of an entry, in ms since 1970 UTC.
+    /// Latest time of an entry that this worker has queued, in ms since 1970 UTC.
     latest_ms: u64,
-    /// Time of the next detail, in ms since 1970 UTC.
+    /// Earliest time of the next detail, in ms since 1970 UTC.
     detail_at_ms: u64,
 }
 
-/// Guard of a request in progress, which ends when the guard is dropped.
+/// Guard that counts a request as being in progress until the guard is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<InFlightCounter>);
 
@@ -79,7 +79,8 @@ impl Worker {
     pub fn record(&self, sample: &Sample<'_>, now: Instant) {
         let state = &*self.state;
         let ms = state.clock.ms(now);
-        // Zero means that there is no key; a key whose hash is zero shares a counter with another.
+        // The hash 0 means that there is no key. A key whose hash is 0 gets the hash 1, which it
+        // may share with another key.
         let hash = sample.key.map_or(0, |key| xxh3_64_with_seed(key.as_bytes(), state.seed).max(1));
         let second = u32::try_from(ms / 1_000).unwrap_or(u32::MAX);
         let entry = Entry::of(sample, hash, second, (state.shape, &state.shards));
@@ -107,8 +108,8 @@ impl Worker {
 
     #[cold]
     fn empty(&self, own: &mut Own, entry: Entry) {
-        // This drain empties the worker's own queue: it leaves only entries of later seconds, and
-        // `latest_ms` is the latest time in this queue.
+        // Draining leaves only entries of later seconds in the queues. `latest_ms` is the latest
+        // time in this worker's queue, so its queue is empty afterwards.
         self.state.drain(own.latest_ms);
         let pushed = own.entries.push(entry);
         assert!(pushed.is_ok(), "a drained queue has room");
@@ -116,8 +117,8 @@ impl Worker {
 
     #[cold]
     fn empty_details(&self, own: &mut Own, detail: Detail) {
-        // Without this drain, the recorder's thread, which sleeps for up to a second after a period
-        // without requests, would get only the first details of a burst.
+        // The recorder's thread sleeps for up to a second after a period without requests. Without
+        // this drain, all details of a burst except the first ones would be lost.
         self.state.drain(own.latest_ms);
         let pushed = own.details.push(detail);
         assert!(pushed.is_ok(), "a drained queue has room");

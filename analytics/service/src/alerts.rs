@@ -1,8 +1,8 @@
 //! Alerts: decides from measured values which alerts fire, and keeps the state of all rules, the
 //! alerts that fire, and the alerts that were resolved recently.
 //!
-//! **Invariant:** this module reads no clock and contacts nothing: the measured values and their
-//! time are arguments, which the caller passes once a second.
+//! **Invariant:** this module reads no clock and sends no requests. Once a second, the calling
+//! function passes the measured values and their time as arguments.
 //! **Not here:** measuring values (`rule_readings`), sending notices (`webhook`).
 
 mod alert_state;
@@ -15,10 +15,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Maximum number of resolved alerts that are kept.
 pub const RECENT_MAX: usize = 100;
-/// Maximum number of subjects of one rule, which exceeds the possible number of shards or routers.
+/// Maximum number of subjects of one rule, which is more than the possible number of shards or
+/// routers.
 pub const SUBJECTS_MAX: usize = 512;
 
-/// Subject of a value: a shard, a router, or everything that a rule covers.
+/// Subject of a measured value: a shard, a router, or (if both fields are `None`) everything that
+/// the rule covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
     /// The shard, if the subject is one.
@@ -45,7 +47,7 @@ pub struct Notice {
     pub rule: usize,
     /// Subject of the alert.
     pub subject: Subject,
-    /// Value at that moment.
+    /// Value when the alert started to fire or was resolved.
     pub value: Option<f64>,
     /// Time of the first bad value, in s.
     pub since: u64,
@@ -73,8 +75,8 @@ impl Alerts {
         &self.rules
     }
 
-    /// Evaluates all readings of one time, in s, and returns the notices that result. A subject
-    /// without a reading counts as good; otherwise alerts of a removed shard would fire forever.
+    /// Evaluates all readings of the time `at` (in s), and returns the resulting notices. A subject
+    /// without a reading counts as good; otherwise the alert of a removed shard would fire forever.
     pub fn step(&mut self, at: u64, readings: &[Reading]) -> Vec<Notice> {
         let mut values: BTreeMap<(usize, Subject), Option<f64>> =
             self.alert_states.keys().map(|key| (key.clone(), Some(0.0))).collect();

@@ -21,7 +21,7 @@ pub(crate) struct App {
     pub rule_evaluator: Arc<RuleEvaluator>,
     /// The event streams.
     pub hub: Arc<Hub<FleetQuery>>,
-    /// Writer of the history, if it is kept.
+    /// Writer of the stored history, if there is a store.
     pub history_writer: Option<Arc<HistoryWriter>>,
     /// Port and transport by which clients reach the service.
     pub exposure: Exposure,
@@ -50,7 +50,7 @@ impl App {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Announces the end of the service, and ends the event streams.
+    /// Makes `/ready` report that the service is about to end, and ends the event streams.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.hub.close();

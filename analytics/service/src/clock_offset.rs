@@ -2,9 +2,10 @@
 //! all routers use the time of one clock.
 //!
 //! A router reads the clock of its system once, when it starts. If the system's clock was wrong
-//! then, all times of the router are wrong: they differ from the times of other routers, and after
-//! a restart with the right clock the earlier frames hide the later ones. The times of such a
-//! router are shifted by whole minutes, so that intervals of every length keep their boundaries.
+//! then, all times of the router are wrong: they differ from the times of other routers. If the
+//! clock was ahead, then after a restart with the right clock the frames that it reported before
+//! block the new frames of the same intervals. The times of such a router are shifted by whole
+//! minutes, so that intervals of every length keep their boundaries.
 //!
 //! **Not here:** comparing the clocks periodically (`collector`).
 
@@ -26,8 +27,8 @@ impl ClockOffset {
         let ms = i128::from(theirs) - i128::from(ours);
         let units = (ms + i128::from(UNIT_MS / 2)).div_euclid(i128::from(UNIT_MS));
         let ms = i64::try_from(units * i128::from(UNIT_MS));
-        // A clock outside this range is ignored here, because the router's response is refused
-        // earlier.
+        // A clock outside the range of `i64` is ignored here, because a response with such a time
+        // has been refused before.
         Self { ms: ms.unwrap_or_default() }
     }
 

@@ -1,11 +1,12 @@
-//! Collector: requests the new frames of each router once a second.
+//! Collector: requests new frames from each router once a second. A frame holds the request counts
+//! of one interval.
 //!
-//! Each router has its own task and connection: a router that hangs, misbehaves or is unreachable
-//! delays no other. After an outage, the collector requests the missed frames, as far back as the
-//! router still holds them.
+//! Each router has its own task and connection, so that a router that hangs, misbehaves or is
+//! unreachable delays no other. After an outage, the collector requests the missed frames, as far
+//! back as the router still holds them.
 //!
-//! **Invariant:** there is one request to a router at a time, and no router ever waits for this
-//! service.
+//! **Invariant:** there is at most one request to each router at a time, and no router ever waits
+//! for this service.
 //! **Not here:** parsing responses (`frame_response`), finding routers (`discovery`).
 
 use std::sync::Arc;
@@ -32,21 +33,22 @@ const EVERY: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for one response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Maximum number of bytes of a response. A router ends a response after about 4 MiB.
+/// Maximum number of bytes of a response. A router sends at most about 4 MiB in one response.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Maximum number of requests in a row to a router that has more frames. Frames of seven days
-/// require a few dozen.
+/// Maximum number of requests without a pause to a router that still has more frames. Fetching
+/// seven days takes a few dozen requests.
 const CATCH_UP_MAX: usize = 200;
-/// Maximum deviation of a router's clock from the last offset, in ms, before the offset is
+/// Deviation of a router's clock from the expected time, in ms, above which the clock's offset is
 /// determined again. Smaller deviations may come from delayed responses.
 const ASTRAY_MAX_MS: u64 = 90_000;
-/// Longest wait for the stored history of a router before the first request to it.
+/// Longest time that the first request to a router waits for the router's stored history to be
+/// read.
 const LOADING_MAX: Duration = Duration::from_secs(30);
 
-/// Resources for collecting that all routers share.
+/// Resources that the collecting tasks of all routers share.
 #[derive(Clone)]
 pub(crate) struct Collecting {
-    /// Writer of the history, if it is kept.
+    /// Writer of the stored history, if there is a store.
     pub history_writer: Option<Arc<HistoryWriter>>,
     /// TLS configuration for connections to routers.
     pub tls: Option<Arc<ClientConfig>>,
@@ -54,7 +56,7 @@ pub(crate) struct Collecting {
     pub router_key: RouterKey,
 }
 
-/// Reason why a router sends no frames.
+/// Reason why the service got no frames from a router.
 enum CollectError {
     /// The router refuses the key of the service, or needs one.
     Unauthorized(String),
@@ -68,14 +70,15 @@ impl From<String> for CollectError {
     }
 }
 
-/// Collects from a router; ends when it is unreachable and no longer listed.
+/// Collects frames from a router. The function returns when the router is unreachable and its name
+/// no longer resolves to its address.
 pub(crate) async fn collect(member: Arc<Member>, collecting: Collecting) {
     if let Some(history_writer) = &collecting.history_writer {
-        // The stored history is read first, because stored frames need not be requested from the
-        // router.
+        // The stored history is read first, so that stored frames are not requested from the router
+        // again.
         let (done, loaded) = oneshot::channel();
         history_writer.keep(&*member.name, member.history.clone(), move || {
-            // After a timeout the receiver is gone, which does no harm.
+            // After a timeout there is no receiver any more, so the error is ignored.
             let _ = done.send(());
         });
         let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
@@ -83,7 +86,8 @@ pub(crate) async fn collect(member: Arc<Member>, collecting: Collecting) {
     follow(member, collecting).await;
 }
 
-/// Collects from a router whose history is loaded already; ends like [`collect`].
+/// Collects frames from a router whose stored history has been read already. Returns like
+/// [`collect`].
 pub(crate) async fn follow(member: Arc<Member>, collecting: Collecting) {
     let mut poller = RouterPoller::new(member, collecting);
     poller.look_back();
@@ -108,19 +112,20 @@ struct RouterPoller {
     member: Arc<Member>,
     client: HttpClient,
     router_key: RouterKey,
-    /// Start of the last fetched frame, by step, by the clock of the router.
+    /// Start of the last fetched frame of each step, by the router's clock.
     after: [u64; 3],
     errors_after: u64,
     /// Start of the router process to whose errors `errors_after` refers.
     started: String,
-    /// Offset of the router's clock, and the start of the router for which it was found.
+    /// Offset of the router's clock. The next field is the start time of the router process for
+    /// which the offset was determined.
     clock_offset: ClockOffset,
     compared: String,
 }
 
 impl RouterPoller {
-    /// Creates the state for a router. If frames were collected from this router before, errors
-    /// that its current process has already reported are not requested again.
+    /// Creates the state for a router. If the service has collected from this router before, errors
+    /// that were fetched already from the router's current process are not requested again.
     fn new(member: Arc<Member>, collecting: Collecting) -> Self {
         let client = HttpClient::new(member.target.clone(), collecting.tls.as_ref());
         let seen = member.seen();
@@ -138,7 +143,7 @@ impl RouterPoller {
         }
     }
 
-    /// Continues after the frames that are in the history already.
+    /// Sets `after` to the last frames in the history, so that only later ones are requested.
     fn look_back(&mut self) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             let frames = self.member.history.frames_after(step, 0, usize::MAX);
@@ -146,8 +151,9 @@ impl RouterPoller {
         }
     }
 
-    /// Finds the offset of a router's clock after its start, or after a jump of the clock. Returns
-    /// true if other frames must be fetched because of it.
+    /// Determines the offset of the router's clock when the router has started or one of the clocks
+    /// has jumped. Returns true if, as a result, other frames than those in `response` must be
+    /// fetched.
     fn compare_clocks(&mut self, response: &FrameResponse) -> bool {
         let own_ms = unix_ms();
         let is_astray = self.clock_offset.ours(response.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
@@ -163,7 +169,8 @@ impl RouterPoller {
                 .unwrap_or_else(|| "its clock agrees with the clock of this machine".to_owned());
             tracing::warn!(router = %self.member.name, "{warning}");
         }
-        // Frames that were reported by a clock that was ahead would hide later frames.
+        // If the router's clock was ahead before, its frames of times that are still to come would
+        // block the new frames of the same intervals.
         let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
         self.member.history.forget_from(next);
         let before = self.after;
@@ -204,7 +211,8 @@ impl RouterPoller {
             tokio::task::spawn_blocking(move || FrameResponse::parse(&answer.body)).await;
         let response = response.map_err(|error| error.to_string())??;
         if self.compare_clocks(&response) {
-            // The history may have some of these frames already, and others may be missing.
+            // The response is not used: the history may have some of its frames already, and others
+            // may be missing.
             return Ok(true);
         }
         if response.started != self.started {
@@ -225,8 +233,8 @@ impl RouterPoller {
         Ok(more)
     }
 
-    /// Adds a response to the history, and its errors to the log if they are those that were
-    /// requested.
+    /// Adds the frames of a response to the history, and its errors to the log if `with_errors` is
+    /// true.
     fn take(&mut self, mut response: FrameResponse, with_errors: bool) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             *after = response.last(step).map_or(*after, |last| last.max(*after));
@@ -243,8 +251,8 @@ impl RouterPoller {
             history.absorb(whole(frame, history, started_ms));
         }
         if let Some(started_ms) = started_ms.filter(|_| !response.more) {
-            // All frames that the router still holds are here, so intervals without frames had no
-            // requests.
+            // The history now has all frames that the router still holds, so intervals without a
+            // frame had no requests.
             history.know_between(started_ms, at_ms);
             let counted = response.counted.into_iter();
             history.know_counted(
@@ -315,8 +323,9 @@ impl RouterPoller {
     }
 }
 
-/// Completes the frame of an interval in which a router was restarted. The router holds only the
-/// requests since its start; the shorter frames of the history may hold more.
+/// Completes the frame of an interval in which the router was restarted. The router's frame counts
+/// only the requests since the restart; the history may have shorter frames of the same interval
+/// that count more.
 fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
     let started = started_ms.map(|ms| ms / 1_000);
     let is_broken =
@@ -346,7 +355,8 @@ fn of_rfc3339(text: &str) -> Option<u64> {
     u64::try_from(time.timestamp_millis()).ok()
 }
 
-/// Describes a response that is not a success, with the detail of its problem if there is one.
+/// Describes a response whose status is an error. If its body is a problem document, the
+/// description includes the detail.
 fn refusal(status: u16, body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Said {
@@ -372,7 +382,8 @@ mod tests {
         RouterPoller::new(Arc::clone(member), collecting)
     }
 
-    /// Returns the response of a router with this start to a request for its errors after a number.
+    /// Returns the response of a router that has started at `started` and has counted `errors`
+    /// errors, to a request for the errors after number `after`.
     fn response(started: &str, errors: u64, after: u64) -> FrameResponse {
         let error = |number: u64| {
             json!({
@@ -397,13 +408,15 @@ mod tests {
         assert_eq!((&*first.started, first.errors_after), ("", 0));
         first.started.clone_from(&started);
         first.take(response(&started, 3, first.errors_after), true);
-        // Its address was gone for a moment and is listed again, so there is a new task.
+        // The router's address was missing from the name for a moment and is listed again, so there
+        // is a new task.
         drop(first);
         let mut second = poller(&member);
         assert_eq!((&second.started, second.errors_after), (&started, 3));
         second.take(response(&started, 4, second.errors_after), true);
         assert_eq!(member.errors.total(), 4);
-        // Errors of a router that was restarted are numbered from the start, and not taken yet.
+        // A restarted router numbers its errors from 1 again. This response was requested with the
+        // old number, so its errors are not added yet.
         second.errors_after = 0;
         second.take(response(&restarted, 2, 4), false);
         let third = poller(&member);

@@ -1,10 +1,10 @@
-//! Configuration: the values of all settings, and the source of each value.
+//! Configuration: reads the values of all settings, and records the source of each value.
 //!
 //! A value comes from the first source that has it: flag, environment variable, configuration file,
 //! default. Reading the configuration creates no file, binds no port and contacts no server.
 //!
-//! **Invariant:** an unknown name is an error in every source, so that a typo cannot silently mean
-//! the default. Secrets are neither shown nor part of errors.
+//! **Invariant:** an unknown name is an error in every source, because otherwise a typo would
+//! silently leave the setting at its default. Secrets are neither shown nor part of errors.
 //! **Not here:** the use of the values.
 
 mod access;
@@ -93,8 +93,9 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// TLS ends at a proxy in front of the service: pages of https://HOST count as the service's own,
-    /// and on a loopback address the service also accepts requests that name the host of the proxy
+    /// TLS ends at a proxy in front of the service: pages of https://HOST count as the service's
+    /// own, and on a loopback address the service also accepts requests that name the host of the
+    /// proxy
     #[arg(long)]
     behind_tls: bool,
     /// Access control: off, or on (requests need an API key of the file) [default: off]
@@ -154,10 +155,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads flags, environment, and the file that they name, or `analytics.toml`.
+    /// Reads the flags, the environment variables, and the configuration file that these name or
+    /// `analytics.toml`.
     ///
     /// # Errors
-    /// [`ConfigError`] names the setting, where it came from and what is allowed.
+    /// Returns a [`ConfigError`], which names the setting, the source of its value and what is
+    /// allowed.
     pub fn read(flags: &Flags) -> Result<Self, ConfigError> {
         let environment = environment()?;
         let named = flags.config.clone();
@@ -200,11 +203,11 @@ impl Config {
         })
     }
 
-    /// Refuses an address that other machines can reach, unless this is explicitly allowed, or API
-    /// keys protect the service and TLS protects the keys.
+    /// Refuses to listen on an address that other machines can reach. It is accepted if this is
+    /// explicitly allowed, or if access control is on and TLS protects the keys.
     ///
     /// # Errors
-    /// [`ConfigError`] names the address and the flag.
+    /// Returns a [`ConfigError`], which names the address and the flag.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
         if self.access.is_on {
             return access::check_transport(self.bind, self.behind_tls);

@@ -1,18 +1,19 @@
 //! Discovery: finds the routers, from a list of addresses and by resolving DNS names.
 //!
-//! The catalog of a cluster has no list of its routers, which may start and stop at any time. A
-//! name that stands for several routers, such as a headless service of Kubernetes, is resolved
+//! A cluster's catalog has no list of the routers, which may start and stop at any time. A DNS name
+//! that stands for several routers, such as that of a headless service of Kubernetes, is resolved
 //! every [`LOOK_EVERY`].
 //!
-//! A router with an IPv4 and an IPv6 address would be counted twice, so the routers of a name are
-//! those at its addresses of one family: IPv4, unless only routers at IPv6 addresses answer. The
-//! family stays while a router answers there, or has answered and is still listed.
+//! A router with both an IPv4 and an IPv6 address would be counted twice, so only one family of a
+//! name's addresses is used: IPv4, unless only IPv6 addresses respond. The family does not change
+//! while any router responds at its addresses, or while the name still has addresses of the family
+//! and a router there has responded before.
 //!
-//! **Invariant:** if routers at addresses of both families answer, those at IPv6 addresses are
-//! dropped at the next resolution, even if it fails.
-//! **Invariant:** any other router that has answered is dropped only after its name no longer
-//! resolves to its address and the router is unreachable: for another router if there are too many,
-//! else after seven days.
+//! **Invariant:** if routers respond at addresses of both families, those at IPv6 addresses are
+//! dropped at the next resolution, even if the resolution fails.
+//! **Invariant:** apart from that, a router that has responded is dropped only when the name no
+//! longer resolves to its address and the router is unreachable. Then it is dropped after seven
+//! days, or earlier if its place is needed for a new router.
 //! **Not here:** requests to routers (`collector`).
 
 use std::collections::{BTreeSet, HashSet};
@@ -29,27 +30,27 @@ use web_kit::http_client::Target;
 
 /// Time between two resolutions of a name.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Number of routers that a name is assumed to stand for until it is resolved. The memory for
-/// histories is divided among this many routers.
+/// Number of routers that each DNS name is assumed to stand for when the memory for histories is
+/// divided among the routers.
 const ADDRESSES_USUAL: usize = 8;
 /// Longest wait for the resolution of a name.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
-/// Routers of a name at its addresses of one family.
+/// State of the routers at a name's addresses of one family (IPv4 or IPv6).
 #[derive(Clone, Copy, Debug, Default)]
 struct Family {
-    /// True if the name has such addresses.
+    /// True if the name has addresses of the family.
     is_listed: bool,
-    /// True if any of these routers answers, even if it refuses the service.
+    /// True if any of these routers responds, even if it refuses the service's key.
     is_up: bool,
-    /// True if any of these routers has answered since the service started.
+    /// True if any of these routers has responded since the service started.
     has_answered: bool,
-    /// True if there are such routers, and the last request to each of them failed.
+    /// True if routers at these addresses are known, and the last request to each of them failed.
     has_failed: bool,
 }
 
-/// Returns, for IPv4 and then IPv6, true if the addresses of the family are used. Both are used
-/// only while no router is known to answer.
+/// Decides which families of addresses are used, in the order IPv4, IPv6. Both are used only while
+/// no router is known to respond.
 fn used_families(families: [Family; 2]) -> [bool; 2] {
     let up = families.iter().position(|family| family.is_up);
     let known = families.iter().position(|family| family.is_listed && family.has_answered);
@@ -59,7 +60,7 @@ fn used_families(families: [Family; 2]) -> [bool; 2] {
     }
 }
 
-/// Returns the address of a router, if it is one of the addresses of a name.
+/// Returns the address of a router if the router was found under this name.
 fn address_of(member: &Member, name: &Target) -> Option<IpAddr> {
     let target = &member.target;
     target.address.filter(|_| target.host == name.host && target.port == name.port)
@@ -70,7 +71,7 @@ pub(crate) struct Discovery {
     fleet: Arc<Fleet>,
     collecting: Collecting,
     names: Vec<Target>,
-    /// Number of routers among which memory is divided.
+    /// Number of routers among which the memory for histories is divided.
     share: usize,
     found: Vec<(Arc<Member>, JoinHandle<()>)>,
     /// Names for which a failure was logged.
@@ -78,7 +79,8 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    /// Starts with the routers of the list. Must be called within the runtime that collects.
+    /// Starts to collect from the routers of the configured list. It must be called within the
+    /// runtime that collects.
     pub(crate) fn start(
         fleet: Arc<Fleet>,
         sources: &[RouterSource],
@@ -122,7 +124,8 @@ impl Discovery {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
-        // Known routers are kept, because a failing name server must not remove them.
+        // Known routers are kept when a name cannot be resolved, because an outage of the name
+        // server says nothing about them.
         let listed = self.found.iter().filter(|(member, _)| member.is_listed());
         let listed: BTreeSet<IpAddr> =
             listed.filter_map(|(member, _)| address_of(member, name)).collect();
@@ -156,7 +159,8 @@ impl Discovery {
         family
     }
 
-    /// Returns the addresses of the used families, and ends collecting from routers at the others.
+    /// Returns the addresses of the used families, and stops collecting from routers at the other
+    /// addresses.
     fn of_used_families(
         &mut self,
         name: &Target,
@@ -230,7 +234,7 @@ mod tests {
     use super::*;
     use crate::router_key::RouterKey;
 
-    /// Starts to find the routers of a name. Tasks of a test do not run until it awaits, so that no
+    /// Creates a discovery of the routers of a name. A test that never awaits runs no tasks, so no
     /// router is contacted.
     fn discovery() -> (Discovery, Target) {
         let name: Target = "http://routers:3000".parse().expect("a target");
@@ -261,7 +265,7 @@ mod tests {
         assert_eq!(names(&discovery), ["10.0.0.1:3000", "10.0.0.2:3000"]);
         let first = find(&discovery, "10.0.0.1:3000");
         first.seen().at_ms = Some(1);
-        // Neither an outage nor an answer without IPv4 addresses adds the routers again.
+        // Neither an outage nor a DNS response without IPv4 addresses adds the routers again.
         for member in discovery.fleet.members().iter() {
             member.seen().error = Some("it does not respond".to_owned());
         }

@@ -16,16 +16,16 @@ use recorder::ErrorLog;
 use recorder::{BUDGETS, History, Step};
 use web_kit::http_client::Target;
 
-/// Maximum number of routers. When it is reached, a new router can only replace one that no longer
-/// exists.
+/// Maximum number of routers. When there are this many, a new router can only replace one that no
+/// longer exists.
 pub(crate) const ROUTERS_MAX: usize = 64;
 
-/// Maximum number of routers whose histories each get the full amount of memory. More routers share
-/// the total amount of this many.
+/// Number of routers up to which each history gets the full amount of memory. More routers share
+/// the total of this many histories.
 const UNDIVIDED: usize = 4;
 
-/// Time for which a router that no longer exists stays in the fleet: the longest time for which its
-/// history is kept.
+/// Time for which a router that no longer exists stays in the fleet. It is the longest time for
+/// which history is kept.
 const GONE_MAX: Duration =
     Duration::from_secs(Step::Minute.seconds() * Step::Minute.intervals_kept());
 
@@ -47,7 +47,7 @@ pub(crate) struct Member {
     pub errors: ErrorLog,
     /// True if the router is expected to exist: its name still resolves to its address.
     is_listed: AtomicBool,
-    /// Time since which the router is not expected to exist; `None` while it is.
+    /// Time since which the router is no longer expected to exist; `None` while it is.
     unlisted_since: Mutex<Option<Instant>>,
     seen: Mutex<RouterStatus>,
 }
@@ -61,19 +61,20 @@ pub(crate) struct RouterStatus {
     pub is_unauthorized: bool,
     /// Time of the router's last response, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
-    /// Clock of the router at that time, without the offset in whole minutes.
+    /// Time of the router's clock at that moment, in ms since 1970, after its offset in whole
+    /// minutes was removed.
     pub clock_ms: u64,
     /// Warning about the router's clock, if it is wrong.
     pub clock: Option<String>,
     /// Start of the router, as the router reports it.
     pub started: String,
-    /// Number of the last error that was fetched from the router since that start.
+    /// Number of the last error that was fetched from this process of the router.
     pub errors_after: u64,
     /// The cluster as the router reports it.
     pub now: ClusterNow,
     /// Reason why the router is unreachable or refuses the service.
     pub error: Option<String>,
-    /// Number of responses added to the history.
+    /// Number of the router's responses that were added to the history.
     pub pulls: u64,
 }
 
@@ -114,7 +115,8 @@ impl Fleet {
         self.members.load().iter().find(|member| member.name == name).cloned()
     }
 
-    /// Adds a router if there is room; a router that is gone is replaced. Only one thread may add.
+    /// Adds a router. If there are too many, it replaces a router that no longer exists; returns
+    /// false if there is none. Only one thread may call this.
     pub(crate) fn add(&self, member: Arc<Member>) -> bool {
         let mut members = Vec::clone(&self.members.load());
         if members.len() >= ROUTERS_MAX {
@@ -176,8 +178,8 @@ impl Member {
         self.is_listed.store(is_listed, Ordering::Relaxed);
     }
 
-    /// Returns true if the router has not been expected to exist for [`GONE_MAX`], does not answer,
-    /// and has no frames after `kept_from`, in s since 1970.
+    /// Returns true if the router has not been expected to exist for [`GONE_MAX`], does not
+    /// respond, and has no frames after `kept_from` (in s since 1970).
     fn is_long_gone(&self, now: Instant, kept_from: u64) -> bool {
         let since = *self.unlisted_since.lock().unwrap_or_else(PoisonError::into_inner);
         let is_long = since.is_some_and(|since| now.saturating_duration_since(since) >= GONE_MAX);
@@ -187,7 +189,8 @@ impl Member {
 
     /// Returns the state of the router.
     pub(crate) fn seen(&self) -> MutexGuard<'_, RouterStatus> {
-        // Each change only assigns plain values, so the state is valid even after a panic.
+        // A poisoned lock is ignored: each change only assigns plain values, so the state is valid
+        // even after a panic.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

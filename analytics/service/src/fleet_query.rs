@@ -20,7 +20,7 @@ use recorder::MetricsQuery;
 use recorder::figures;
 use recorder::{ErrorEvent, ErrorFilter, ErrorGroup};
 
-/// Largest difference, in ms, between the clocks of routers whose times are comparable.
+/// Maximum time, in ms, by which a router's clock may be behind the median for its time to be used.
 const CLOCKS_APART_MS: u64 = 5_000;
 
 /// A query for metrics.
@@ -51,7 +51,7 @@ pub(crate) struct FleetMetrics {
     routers: Vec<RouterView>,
 }
 
-/// State of some routers at one moment.
+/// State of one router or all routers at one moment.
 pub(crate) struct FleetSnapshot {
     members: Vec<Arc<Member>>,
     /// The cluster as the reachable routers report it.
@@ -89,7 +89,7 @@ impl FleetSnapshot {
     }
 }
 
-/// Marks the cluster as down: without a reachable router its state is unknown.
+/// Marks all shards and nodes as down, because their state is unknown while no router is reachable.
 fn unseen(mut now: ClusterNow) -> ClusterNow {
     now.in_flight = 0;
     for shard in &mut now.shards {
@@ -102,9 +102,10 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
     now
 }
 
-/// Returns the end of the time for which all routers have reported, by their clocks, because
-/// missing reports would distort rates. A router whose clock is far behind the median is ignored.
-/// Without any report, the clock of this machine is used.
+/// Returns the time up to which all routers have reported, which is where a window ends: a later
+/// end would include time without reports and make rates too low. `clocks` holds the time of each
+/// router's last report. A router whose clock is far behind the median is ignored. If no router has
+/// reported, this machine's clock is used.
 fn time_of(clocks: &mut [u64]) -> u64 {
     clocks.sort_unstable();
     let Some(&middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return unix_ms() };
@@ -179,7 +180,8 @@ fn singles(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry
 }
 
 fn groups(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry> {
-    // A group that is beyond the limit on one router must still count in the sum of all routers.
+    // The limit is applied only to the sums: a group that is beyond the limit on one router must
+    // still count in the sum of all routers.
     let all = ErrorFilter { limit: usize::MAX, ..*filter };
     let mut places = HashMap::new();
     let mut groups: Vec<ErrorGroup> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** only declared paths are forwarded, and only to routers of the configuration. Only
 //! the query string of a request is forwarded, not its credentials. A router's response is returned
-//! as JSON, whatever content type it had.
+//! with the content type JSON, even if it had another one.
 //! **Not here:** metrics, which the service computes itself.
 
 use std::sync::Arc;
@@ -44,7 +44,8 @@ pub(crate) async fn forward(
     let up = members.iter().filter(|member| member.seen().is_up).take(TRIES_MAX);
     for member in up.cloned().collect::<Vec<_>>() {
         match send_request(app, &member, &path_and_query).await {
-            // The router refuses the credentials of the service, not those of the client.
+            // The router has refused the credentials of the service, not those of the client, so
+            // the client does not get this response.
             Ok(answer) if answer.status == 401 => {
                 tracing::debug!(router = %member.name, path, "not forwarded: the key is refused");
             }
@@ -69,8 +70,8 @@ async fn send_request(
     answer.map_err(|error| error.to_string())
 }
 
-/// Returns the status and the body of a router's response without its other headers, so that a
-/// browser treats the body as data only. A status other than 200, 4xx or 5xx becomes 502.
+/// Returns a router's response with its status and body but without its headers, so that a browser
+/// treats the body only as data. A status other than 200, 4xx or 5xx becomes 502.
 fn forwarded(answer: ClientResponse) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).ok();
     let is_forwarded = |status: &StatusCode| {

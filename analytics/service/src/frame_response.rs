@@ -21,26 +21,26 @@ const CELLS_MAX: usize = 65_536;
 const SHARDS_MAX: usize = 1_024;
 const NODES_MAX: usize = 64;
 const RANGES_MAX: usize = 16_384;
-/// Maximum number of keys of a frame.
+/// Maximum number of hot keys of a frame.
 const HOT_MAX: usize = 1_024;
 /// Maximum length of a string in a label.
 const TEXT_MAX: usize = 512;
 /// Maximum number of requests of one label in one interval, and maximum sum of their durations in
-/// µs: a million times the possible number.
+/// µs. Both are far above what a real router can count.
 const COUNT_MAX: u64 = 1 << 32;
 const MICROS_MAX: u64 = 1 << 42;
-/// Largest difference of a counted second from the router's clock, in s.
+/// Maximum time, in s, by which a frame may lie before or after the router's clock.
 const PAST_MAX_S: u64 = 8 * 86_400;
 pub(crate) const FUTURE_MAX_S: u64 = 5;
-/// Last millisecond of the year 9999, which is the last that RFC 3339 can represent.
+/// Last millisecond of the year 9999, the last year that RFC 3339 can represent.
 const CLOCK_MAX_MS: u64 = 253_402_300_799_999;
-/// Maximum of a count since the start of a router.
+/// Maximum value of a count since the start of a router.
 const SINCE_START_MAX: u64 = 1 << 53;
 
 /// A router's response with its new frames.
 #[derive(Debug, Deserialize)]
 pub(crate) struct FrameResponse {
-    /// Start of the router; after a restart it numbers its errors from the start.
+    /// Start time of the router process. Each process numbers its errors from 1.
     pub(crate) started: String,
     /// Clock of the router, in ms since 1970.
     pub(crate) at_ms: u64,
@@ -48,15 +48,15 @@ pub(crate) struct FrameResponse {
     pub(crate) now: ClusterNow,
     /// Frames of finished intervals.
     pub(crate) frames: Vec<Frame>,
-    /// Measured intervals of the router, including those of earlier processes over the same store,
-    /// in s since 1970.
+    /// Intervals in which the router counted requests, in s since 1970, including those of earlier
+    /// processes with the same store.
     #[serde(default)]
     pub(crate) counted: Vec<(u64, u64)>,
     /// New errors, oldest first.
     pub(crate) errors: Vec<ErrorEvent>,
-    /// Number of the last error.
+    /// Number of the last error in `errors`.
     pub(crate) errors_seq: u64,
-    /// True if there are more frames already.
+    /// True if the router has more frames than fitted into this response.
     #[serde(default)]
     pub(crate) more: bool,
 }
@@ -65,7 +65,8 @@ impl FrameResponse {
     /// Parses a response; the error states why the response cannot be used.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
         let response: Self = serde_json::from_slice(body).map_err(|error| {
-            // The error contains only the position, because the text itself may be anything.
+            // The error contains only the position and no part of the body, which may contain
+            // anything.
             format!("its answer cannot be read (line {}, column {})", error.line(), error.column())
         })?;
         match response.fault() {

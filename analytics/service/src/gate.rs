@@ -1,11 +1,11 @@
-//! Gate: decides which requests are served, from the API key or the token of a request or the
-//! session of a browser, and the scope that its path needs.
+//! Gate: decides whether a request is served. It compares the rights of the request's API key,
+//! token or browser session with the scope that the path needs.
 //!
 //! A service without access control has no gate.
 //!
 //! **Invariant:** a path that is not listed as open needs a scope. A request with invalid
-//! credentials is refused, and never served as one without credentials. Only the cookie is ignored
-//! on open paths, because a browser adds it to every request.
+//! credentials is always refused, also on an open path. The exception is the cookie of a browser
+//! session: open paths ignore it, because a browser adds it to every request.
 //! **Not here:** the files of keys and roles (`key_files`), the login (`routes::session`).
 
 use std::net::IpAddr;
@@ -45,12 +45,13 @@ const AGAIN: &str = "log in again: POST /api/session";
 /// Access control of the service.
 pub(crate) struct AccessGate {
     current: ArcSwap<Authenticator>,
-    /// Secret of the browser sessions, which are therefore valid only until the process ends.
+    /// Secret that protects browser sessions. It exists only in memory, so sessions end with the
+    /// process.
     sessions: SessionSecret,
     failures: FailureLimiter,
-    /// Rate limit of the verification of signatures.
+    /// Rate limit for verifying the signatures of tokens.
     checks: RateCell,
-    /// Keys of issuers that are fetched.
+    /// State of the fetched keys of issuers.
     remote_keys: RemoteKeys,
     /// Lock that is held while keys, roles or issuers are replaced.
     replacing: Mutex<()>,
@@ -69,11 +70,11 @@ pub(crate) enum Credentials {
 }
 
 impl AccessGate {
-    /// Creates a gate that knows these keys and roles. The random bytes must come from the system's
+    /// Creates a gate with these keys and roles. The random bytes must come from the system's
     /// source of randomness.
     ///
     /// # Errors
-    /// [`SnapshotError`] if there are too many keys or roles.
+    /// Returns a [`SnapshotError`] if there are too many keys or roles.
     pub(crate) fn new(
         contents: SnapshotContents,
         (issuers, remote_keys): (Issuers, RemoteKeys),
@@ -107,7 +108,7 @@ impl AccessGate {
     /// Replaces all keys and roles.
     ///
     /// # Errors
-    /// [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
+    /// Returns a [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
     pub(crate) fn apply(&self, contents: SnapshotContents) -> Result<(), SnapshotError> {
         let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load();
@@ -116,17 +117,18 @@ impl AccessGate {
         Ok(())
     }
 
-    /// Returns the state of the keys of issuers that are fetched.
+    /// Returns the state of the fetched keys of issuers.
     pub(crate) fn remote_keys(&self) -> &RemoteKeys {
         &self.remote_keys
     }
 
-    /// Records that the files are unchanged at this time.
+    /// Records that the files of keys and roles were unchanged at `now`.
     pub(crate) fn confirm(&self, now: UnixTime) {
         self.current.load().snapshot().confirm(now);
     }
 
-    /// Decides whether a request is served. `path` is decoded, as it is for routing.
+    /// Decides whether a request is served. `path` is percent-decoded in the same way as for
+    /// routing.
     ///
     /// # Errors
     /// Fails with the problem that becomes the response.
@@ -165,7 +167,8 @@ impl AccessGate {
         }
     }
 
-    /// Returns the credentials of a request that was admitted, so that they can be checked again.
+    /// Returns the credentials of a request that was admitted, so that they can be checked again
+    /// while its response is streamed.
     pub(crate) fn credentials(&self, headers: &HeaderMap) -> Option<Credentials> {
         match headers.get(AUTHORIZATION) {
             Some(value) => bearer::parse(value).map(|text| Credentials::Bearer(text.into())),
@@ -178,12 +181,12 @@ impl AccessGate {
         self.caller(credentials, None).is_ok_and(|caller| caller.rights.allow_scope(scope).is_ok())
     }
 
-    /// Begins a session of the owner of a key. Returns it with the value of `Set-Cookie`, and the
-    /// caller.
+    /// Begins a browser session for the owner of an API key. Returns the session, the value of the
+    /// header `Set-Cookie`, and the owner.
     ///
     /// # Errors
-    /// TSR401 unless the text is a key that is in force, TSR429 after too many failures, TSR006
-    /// while rights are unknown.
+    /// Fails with TSR401 if the key is not valid, with TSR429 after too many failures, and with
+    /// TSR006 while the rights are unknown.
     pub(crate) fn begin_session(
         &self,
         key: &str,
@@ -214,9 +217,9 @@ impl AccessGate {
         }
     }
 
-    /// Returns the caller to whom the credentials belong. The service verifies no signatures for an
-    /// address with too many failures. Credentials that were admitted before are checked without an
-    /// address and without this limit.
+    /// Returns the owner of the credentials, with the rights. For a client address with too many
+    /// failures, no signatures are verified. To check admitted credentials again, the function is
+    /// called without an address; then this limit does not apply.
     fn caller(
         &self,
         credentials: &Credentials,
@@ -265,8 +268,8 @@ impl AccessGate {
         }
     }
 
-    /// Counts a failure of an address. Returns `answer`, or the problem TSR429 if the address has
-    /// had too many failures.
+    /// Counts a failed authentication of a client address. Returns the problem that `answer` makes,
+    /// or TSR429 if the address has had too many failures.
     fn failed(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
         match self.failures.record(address, self.began.elapsed()) {
             None => answer(),

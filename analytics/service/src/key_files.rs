@@ -1,5 +1,5 @@
-//! Key files: reads keys, roles and the keys of issuers from the files that the settings name, and
-//! reads them again when they change.
+//! Key files: reads API keys, roles and the keys of issuers from the files that the settings name,
+//! and applies them again when the files change.
 //!
 //! **Invariant:** new content is used only if all files are valid. Otherwise the last valid content
 //! stays in force, and the reason is logged once.
@@ -32,7 +32,7 @@ const BYTES_MAX: u64 = 64 << 20;
 /// Name of the list of issuers in the configuration file.
 const ISSUERS: &str = "issuer";
 
-/// Files of a gate, with the content that is in force.
+/// Files from which a gate gets its keys and roles, with the content that is in force.
 pub(crate) struct KeyFiles {
     gate: Arc<AccessGate>,
     config: AccessConfig,
@@ -44,16 +44,16 @@ pub(crate) struct KeyFiles {
 /// Content of all files.
 #[derive(PartialEq, Eq)]
 struct FileContents {
-    /// Keys and roles.
+    /// Contents of the file of keys and of the file of roles.
     lists: [Vec<u8>; 2],
     issuers: IssuerFiles,
 }
 
 impl KeyFiles {
-    /// Reads the files and opens a gate; `None` if access control is off.
+    /// Reads the files and creates a gate. Returns `None` if access control is off.
     ///
     /// # Errors
-    /// Fails with the file that cannot be used, and the reason.
+    /// Fails with a message that names the file that cannot be used, and the reason.
     pub(crate) fn open(config: &AccessConfig, is_tls: bool) -> Result<Option<Self>, String> {
         if !config.is_on {
             return Ok(None);
@@ -74,7 +74,7 @@ impl KeyFiles {
         Ok(Some(Self { gate, config: config.clone(), known, issuer_keys, generation: 1 }))
     }
 
-    /// Starts to fetch the keys of the issuers that have an address.
+    /// Starts to fetch the keys of the issuers that have a URL.
     ///
     /// # Errors
     /// Fails if the system cannot create a thread.

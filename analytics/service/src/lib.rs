@@ -57,10 +57,11 @@ use web_kit::event_stream::Hub;
 
 /// Number of threads that collect frames; they mostly wait for responses.
 const COLLECTORS: usize = 2;
-/// Maximum number of threads that merge histograms and parse responses, which also limits the
-/// number of large responses in memory.
+/// Maximum number of threads that merge histograms and parse responses. It also limits the number
+/// of large responses in memory.
 const BUSY_MAX: usize = 8;
-/// Longest wait for tasks that still run when everything else has ended.
+/// Longest wait, at the end of the service, for tasks that still run when everything else has
+/// ended.
 const END_MAX: Duration = Duration::from_secs(1);
 
 /// Reason why the service cannot start, or has ended unexpectedly.
@@ -81,12 +82,13 @@ pub enum ServiceError {
     /// Files of keys, roles or the key for routers cannot be used.
     #[error("{0}")]
     Access(String),
-    /// The server ended.
+    /// The HTTP server ended although no signal was received.
     #[error("the server ended by itself")]
     Ended,
 }
 
-/// Serves until a signal ends the service. Calls `started` with the address when it serves.
+/// Runs the service until a signal ends it. Calls `started` with the address as soon as the service
+/// listens on it.
 ///
 /// # Errors
 /// Fails with [`ServiceError`]; unreachable routers and an unreachable store are not errors.

@@ -27,13 +27,13 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     views.iter().for_each(|view| add_cache(&mut whole.cache, &view.cache));
     whole.parked = ParkedNow::default();
     views.iter().for_each(|view| add_parked(&mut whole.parked, &view.parked));
-    // Only one router carries out the moves; the others report none.
+    // Only one router carries out moves of slots; the others report none.
     let moves = views.iter().map(|view| &view.moves).max_by_key(|moves| moves.len());
     whole.moves = moves.cloned().unwrap_or_default();
     whole.moved = MoveTotalsNow::default();
     views.iter().for_each(|view| add_moved(&mut whole.moved, &view.moved));
-    // The router that carries out rebalances now reports the latest one; a router that did so
-    // before may still report an older state.
+    // The latest rebalance is used. The router that now carries out rebalances reports it; a router
+    // that carried them out before may still report an older one.
     let rebalances = views.iter().filter_map(|view| view.rebalance.as_ref());
     whole.rebalance = rebalances.min_by(|a, b| age(a).total_cmp(&age(b))).cloned();
     for shard in &mut whole.shards {
@@ -85,7 +85,8 @@ fn add_parked(sum: &mut ParkedNow, parked: &ParkedNow) {
             None => sum.waits.push(*count),
         }
     }
-    // Routers of another version may have other bounds of the buckets.
+    // The buckets are sorted, because routers of another version may have buckets with other
+    // bounds.
     sum.waits.sort_by_key(|count| count.up_to_ms.unwrap_or(u32::MAX));
 }
 
@@ -111,7 +112,7 @@ fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
     sum.voids += cache.voids;
     sum.near_hits += cache.near_hits;
     sum.seldom += cache.seldom;
-    // The breaker that lets the fewest requests through is reported.
+    // The state of the cache's circuit breaker that lets the fewest requests through is reported.
     let weight =
         |breaker: &str| ["", "closed", "half_open", "open"].iter().position(|b| *b == breaker);
     if weight(&cache.breaker) > weight(&sum.breaker) {
@@ -119,7 +120,7 @@ fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
     }
 }
 
-/// Returns each node once, in the order of the reports.
+/// Returns each node of a shard once, in the order of the reports.
 fn nodes(seen: &[ShardNow]) -> Vec<NodeNow> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut nodes: Vec<NodeNow> = Vec::new();

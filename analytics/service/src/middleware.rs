@@ -1,9 +1,9 @@
 //! Middleware: gives each request an id, refuses cross-origin requests and requests without the
 //! required rights, and turns problems into responses.
 //!
-//! **Invariant:** every response has `x-request-id`, cannot be framed, and is an HTML page only
-//! with a content security policy; every refused request gets a problem as its response. Routers
-//! follow the same rules.
+//! **Invariant:** every response has the header `x-request-id` and cannot be shown in a frame of
+//! another page. An HTML page always has a content security policy. The response to a refused
+//! request is a problem document. Routers follow the same rules.
 //! **Not here:** the routes.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,12 +25,12 @@ use web_kit::cross_origin::{self, CrossOriginRefusal};
 use web_kit::head_response::without_stream;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Policy for browsers of a response that is not a page.
+/// Content security policy of a response that is not a page.
 const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 /// Maximum length of an id that a client may choose.
 const ID_MAX: usize = 128;
 
-/// Handles a request on its way in and its response on the way out.
+/// Checks and prepares a request before it is routed, and completes its response.
 ///
 /// # Errors
 /// Returns errors of the framework; errors of routes become responses.
@@ -80,8 +80,8 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-/// Returns the IP address of a client, given the address of its connection. All clients without one
-/// share the unspecified address.
+/// Returns the IP address of a client from the address of its connection. All clients whose address
+/// is unknown get the unspecified address.
 pub(crate) fn address_of(peer: Option<SocketAddr>) -> IpAddr {
     peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
@@ -95,7 +95,8 @@ fn request_id(headers: &HeaderMap) -> String {
     given.filter(fits).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
-/// Returns the problem of a response. Refusals of the framework are converted.
+/// Returns the problem of an error response. Errors that the HTTP framework returns are converted
+/// to problems.
 fn problem_of(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     let error = response.response().error();
     if let Some(problem) = error.and_then(|error| error.as_error::<Problem>()) {

@@ -13,7 +13,7 @@ use recorder::Window;
 
 /// Maximum length of a query string, in bytes.
 const LEN_MAX: usize = 8 << 10;
-/// Maximum length of a parameter's text that a problem repeats.
+/// Maximum number of characters of a parameter that a problem repeats.
 const SHOWN_MAX: usize = 40;
 /// Parameters of a query for metrics.
 const OF_FIGURES: [&str; 6] = ["window", "timeRange", "shard", "route", "operation", "router"];
@@ -23,7 +23,7 @@ const OF_FIGURES: [&str; 6] = ["window", "timeRange", "shard", "route", "operati
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Reads a query string whose parameters are among `known`.
+    /// Reads a query string. A parameter whose name is not among `known` is an error.
     pub(crate) fn parse(query: &str, known: &[&str]) -> Result<Self, Problem> {
         if query.len() > LEN_MAX {
             let cause = format!("the query string is longer than {} KiB", LEN_MAX >> 10);
@@ -56,8 +56,8 @@ impl Parameters {
     }
 }
 
-/// Reads a query for metrics. Shards and routes may be unknown, because routers start and stop at
-/// any time.
+/// Reads a query for metrics. Unknown shards and routes are accepted, because routers start and
+/// stop at any time.
 pub(crate) fn fleet_query(query: &str) -> Result<FleetQuery, Problem> {
     let parameters = Parameters::parse(query, &OF_FIGURES)?;
     let (window, range) = (parameters.get("window"), parameters.get("timeRange"));

@@ -1,6 +1,6 @@
-//! Problems: responses that are not a success, in the form and with the codes that routers use.
+//! Problems: error responses, in the form and with the codes that routers use.
 //!
-//! **Invariant:** a body contains no path, address or secret.
+//! **Invariant:** a response body contains no file path, network address or secret.
 //! **Not here:** logging (`middleware`).
 
 use std::fmt;
@@ -31,7 +31,7 @@ web_kit::problem_codes! {
     TSR500 500 true  "Internal error" "A defect of the service. It is logged under the request id.";
 }
 
-/// A response that is not a success.
+/// An error response.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     /// Code of the problem.
@@ -84,14 +84,14 @@ impl Problem {
         Self::new(Code::TSR100, error.to_string())
     }
 
-    /// Adds a remedy.
+    /// Sets the hint, which names a remedy.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds the header `Allow` with the methods of the path.
+    /// Adds the header `Allow` with the methods that the path has.
     #[must_use]
     pub(crate) fn allow(self, methods: &'static str) -> Self {
         self.header(ALLOW, methods.to_owned())
@@ -151,8 +151,8 @@ impl ResponseError for Problem {
         self.code.status()
     }
 
-    /// Returns a response without a body: the middleware, which knows the request id, replaces it
-    /// by the whole response.
+    /// Returns a response without a body. The middleware, which knows the request id, replaces it
+    /// by the complete response.
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status_code())
     }

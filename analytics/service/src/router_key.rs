@@ -1,7 +1,7 @@
 //! Router key: the API key that the service sends to its routers.
 //!
-//! **Invariant:** the key is sent only by https or to this machine, and never after a redirect,
-//! because none is followed. It is neither shown nor logged.
+//! **Invariant:** the key is sent only over https or to this machine. Redirects are not followed,
+//! so it is never sent to another server. The key is neither shown nor logged.
 //! **Not here:** requests to routers (`collector`, `forward`).
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ struct KeyFile {
 }
 
 impl RouterKey {
-    /// Reads the key of a file, if there is one.
+    /// Reads the key from the file at `path`. Without a path, the service has no key.
     ///
     /// # Errors
     /// Fails with the reason why the file cannot be used.
@@ -40,7 +40,8 @@ impl RouterKey {
         self.0.is_some()
     }
 
-    /// Adds the key to a request to this server.
+    /// Adds the key to a request to this server, if the connection is encrypted or stays on this
+    /// machine.
     pub(crate) fn authorize(&self, target: &Target, request: Builder) -> Builder {
         match self.0.as_ref().filter(|_| may_carry_key(target)) {
             Some(file) => request.header(AUTHORIZATION, HeaderValue::clone(&file.value.load())),
@@ -49,7 +50,7 @@ impl RouterKey {
     }
 
     /// Reads the file again after a router has refused the key, because the key may have been
-    /// rotated. This blocks.
+    /// rotated. The call blocks the thread.
     pub(crate) fn reload(&self) {
         let Some(file) = &self.0 else { return };
         match read(&file.path) {

@@ -15,7 +15,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::gate::LOGIN;
 use crate::problem::{Code, Problem};
 
-/// Registers every route; that of the login only if there is access control.
+/// Registers every route. The route of the login is registered only if there is access control.
 pub(crate) fn configure(surface: &mut ServiceConfig<'_>, has_access: bool) {
     surface
         .service(figures::read_metrics)
@@ -55,7 +55,7 @@ pub(crate) fn describe(api: &mut OpenApi, has_access: bool) {
         let scheme = scheme.description(Some("An API key (tsr_…)")).build();
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
-        // Pages and probes need no credentials, but are served to clients with a key as well.
+        // The empty requirement stands for pages and probes, which need no credentials.
         let none = SecurityRequirement::default();
         api.security = Some(vec![none, SecurityRequirement::new("bearer", Vec::<String>::new())]);
     }

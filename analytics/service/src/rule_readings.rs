@@ -1,7 +1,7 @@
 //! Rule readings: measures the values of all rules once a second, passes them to `alerts`, and
 //! sends the notices that result.
 //!
-//! **Invariant:** rules with the same query share one response.
+//! **Invariant:** rules with the same query share one computation of the metrics.
 //! **Not here:** the decision whether an alert fires or is resolved (`alerts`).
 
 use std::collections::HashMap;
@@ -111,7 +111,8 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
             let figures =
                 figures.entry(key).or_insert_with_key(|(_, query)| snapshot.figures(query));
             let subject = Subject { shard: rule.shard.clone(), router: rule.router.clone() };
-            // Without a router that responds, the absence of requests means nothing.
+            // If no router responds, counts of zero do not mean that there were no requests, so the
+            // value is unknown.
             let is_seen = snapshot.is_seen;
             add(subject, if is_seen { of_figures(rule.kind, figures) } else { None });
             continue;
@@ -135,7 +136,8 @@ fn down(is_up: bool) -> Option<f64> {
     Some(if is_up { 0.0 } else { 1.0 })
 }
 
-/// Returns the value of a kind that has a window. Without requests the value is good.
+/// Returns the value of a kind that has a window. If there were no requests in the window, the
+/// value is good.
 fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
     match kind {
         Kind::P99 => Some(figures.latency_ms.p99),
@@ -150,7 +152,8 @@ fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
     }
 }
 
-/// Returns true if a state of the whole cluster is bad; `None` for other kinds.
+/// Returns true if the state that this kind measures for the whole cluster is bad; `None` for kinds
+/// that are not about the whole cluster.
 fn of_cluster(kind: Kind, now: &ClusterNow) -> Option<bool> {
     match kind {
         Kind::MoveStalled => Some(now.moves.iter().any(|open| open.stalled)),
@@ -167,7 +170,8 @@ fn of_cluster(kind: Kind, now: &ClusterNow) -> Option<bool> {
 fn of_shard(kind: Kind, shard: &ShardNow) -> Option<f64> {
     match kind {
         Kind::ShardDown => down(shard.up),
-        // A shard without replicas has no delay; the delay of silent replicas is unknown.
+        // A shard without replicas has no replication lag. If there are replicas but none reports
+        // its lag, the value is unknown.
         Kind::Lag => {
             let replicas = shard.nodes.iter().filter(|node| node.role == "replica");
             let mut lags = replicas.map(|node| node.lag_ms);

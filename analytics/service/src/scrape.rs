@@ -1,11 +1,11 @@
-//! Scrape: the text of `GET /metrics`, which contains the state of the collector for each router,
-//! the firing alerts, and the metrics of all routers in the last minute.
+//! Scrape: the body of `GET /metrics`. It contains the state of the collector for each router, the
+//! firing alerts, and the metrics of all routers over the last minute.
 //!
-//! Routers publish their own counts under other names, so that a scraper may read both the routers
-//! and the service without counting anything twice.
+//! Routers publish their own counts under other names, so that Prometheus can scrape both the
+//! routers and the service without counting anything twice.
 //!
-//! **Invariant:** no label holds a key, an id or a client, so the number of series depends only on
-//! the numbers of routers, rules and webhooks.
+//! **Invariant:** no label contains a key, an id or a client, so the number of time series depends
+//! only on the numbers of routers, rules and webhooks.
 //! **Not here:** HTTP.
 
 use std::fmt;
@@ -23,7 +23,7 @@ use recorder::MetricsQuery;
 use recorder::Window;
 use recorder::store::HistoryWriterState;
 
-/// Returns the text of `GET /metrics`, of all routers or of one.
+/// Returns the body of `GET /metrics` for all routers or for one.
 pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
     let query =
         MetricsQuery { window: Window::parse("1m").unwrap_or_default(), ..MetricsQuery::default() };
@@ -71,7 +71,7 @@ fn rules(alerts: &Alerts) -> Vec<(String, u64, u64)> {
     rules
 }
 
-/// Sources of one response.
+/// Data from which one response is written.
 #[derive(Debug)]
 struct Now {
     routers: Vec<RouterNow>,

@@ -22,7 +22,8 @@ const SHUTDOWN_SECONDS: u64 = 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Longest time for receiving the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// Longest time for which a client may accept no data. After that the kernel ends the connection.
+/// Longest time for which a client may fail to acknowledge sent data. After that the kernel closes
+/// the connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of connections of one worker.
 const CONNECTIONS_MAX: usize = 512;

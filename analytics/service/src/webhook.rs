@@ -1,9 +1,9 @@
-//! Webhook: sends notices of alerts to the configured addresses, in order, and repeats each until
-//! it is accepted, refused or too old.
+//! Webhook: sends notices of alerts to the configured URLs, in order, and repeats each until the
+//! webhook accepts or refuses it, or [`ATTEMPTS_MAX`] attempts have failed.
 //!
-//! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
-//! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
-//! is dropped and counted.
+//! **Invariant:** messages are sent only to addresses of the configuration, and no log shows a path
+//! or a secret. An unreachable webhook delays nothing else. Its queue is bounded: if the queue is
+//! full, the oldest message is dropped and counted as dropped.
 //! **Not here:** deciding which alerts fire (`alerts`).
 
 use std::collections::VecDeque;
@@ -32,11 +32,11 @@ pub(crate) const WAITING_MAX: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Maximum number of bytes of a response, of which only the status is used.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Shortest pause between two attempts, from which the pauses grow to `PAUSE_MAX`.
+/// Pause after the first failed attempt. Later pauses grow up to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Maximum number of attempts for one message, which take about twenty minutes. An older alert is
-/// of no use.
+/// Maximum number of attempts for one message. They take about twenty minutes; after that, the
+/// notice is too old to be useful.
 const ATTEMPTS_MAX: u32 = 25;
 
 /// Body of a message, as JSON.
@@ -56,19 +56,19 @@ pub(crate) struct Message<'m> {
     shard: Option<&'m str>,
     /// Router of the alert, if it has one.
     router: Option<&'m str>,
-    /// Value that decided; null if it could not be measured.
+    /// Value when the alert started to fire or was resolved; null if it could not be measured.
     value: Option<f64>,
-    /// Values from this one on are bad.
+    /// Threshold from which on values are bad.
     raise: f64,
-    /// Values up to this one are good.
+    /// Threshold up to which values are good.
     clear: f64,
     /// Start of the bad values: RFC 3339.
     since: String,
-    /// Time at which the alert started to fire.
+    /// Time at which the alert started to fire: RFC 3339.
     fired_at: String,
     /// Time at which the alert was resolved; null while it fires.
     resolved_at: Option<String>,
-    /// One sentence for people.
+    /// Description of the alert in one sentence.
     text: String,
 }
 
@@ -214,7 +214,8 @@ impl WebhookQueue {
             let taken = self.deliver(&mut client, &body).await;
             let counter = if taken { &self.delivered } else { &self.dropped };
             let mut waiting = self.waiting();
-            // The message may have been dropped and counted meanwhile.
+            // If the queue was full meanwhile, the message may have been dropped and counted
+            // already, and another one is at the front.
             if waiting.front().is_some_and(|front| front == &body) {
                 waiting.pop_front();
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -233,8 +234,8 @@ impl WebhookQueue {
                     self.last_error().take();
                     return true;
                 }
-                // Too early, too many requests, or a fault of the server: a later attempt may
-                // succeed.
+                // These are timeouts, "too early", "too many requests" and errors of the server, so
+                // a later attempt may succeed.
                 Ok(status @ (408 | 425 | 429 | 500..)) => {
                     format!("it answers with status {status}")
                 }

@@ -1,4 +1,4 @@
-//! Tests of the error log: bounded, newest first, filtered, grouped.
+//! Tests of the error log: its bounds, the order of events, filters and groups.
 
 use analytics::{ErrorEvent, ErrorFilter, ErrorLog, FilterError};
 use serde_json::json;
@@ -139,8 +139,8 @@ fn events_are_fetched_by_number() {
     assert_eq!((seq, seen), (25, (1..=25).collect::<Vec<_>>()));
     log.push(event(26));
     assert_eq!(log.events_after(seq, 10).0[0].at_ms, 26);
-    // A request that comes too late gets the remaining events; one with a number from before a
-    // restart of the log gets no wrong events.
+    // A request that comes too late gets the events that are still kept. A request with a number
+    // from before a restart of the log gets no wrong events.
     (27..=20_000).for_each(|at_ms| log.push(event(at_ms)));
     let (late, next) = log.events_after(seq, 1);
     assert_eq!((late[0].at_ms, next), (10_001, 10_001));

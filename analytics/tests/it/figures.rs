@@ -84,7 +84,7 @@ fn reads_are_reported_by_answering_node() {
     let roles =
         [Some(Role::Primary), Some(Role::Replica), Some(Role::Replica), Some(Role::Cache), None];
     roles.into_iter().for_each(|role| test.record(&by(role), seconds(1)));
-    // Writes have no choice of node.
+    // Writes are not counted here, because they always go to the primary.
     test.record(&write(0, 201, millis(1)), seconds(1));
     let reported = test.figures("5m", seconds(2)).read_from;
     assert_eq!(reported, ReadFrom { primary: 1, replica: 2, cache: 1 });
@@ -100,7 +100,7 @@ fn fan_out_and_skew_show_how_evenly_the_shards_are_used() {
     }
     let metrics = test.figures("5m", seconds(2));
     assert_eq!((metrics.fanout.requests, metrics.fanout.mean, metrics.fanout.max), (5, 1.4, 3));
-    // Three of four requests on one shard of three.
+    // Three of four requests are on the same one of three shards.
     assert_eq!((metrics.skew.requests, metrics.skew.rows), (2.25, 0.0));
     assert_eq!(
         metrics.shards.iter().map(|shard| shard.share).collect::<Vec<_>>(),
@@ -136,8 +136,8 @@ fn the_state_of_the_cluster_is_reported_beside_the_counts() {
     assert_eq!(metrics.at, "2026-11-21T10:00:02.000Z");
 }
 
-/// A shard that has been removed from the map is reported as long as its requests are in the
-/// window.
+/// A shard that is no longer in the shard map is reported as long as the window contains requests
+/// to it.
 #[test]
 fn a_shard_that_is_no_longer_in_the_cluster_comes_last() {
     let test = TestRecorder::of(2);
@@ -174,7 +174,7 @@ fn curves_have_a_point_for_each_step_and_end_with_the_last_second_that_has_ended
     assert_eq!(halves(&of("shard1").rps), [4.0, 4.0, 0.0, 0.0]);
     assert_eq!(halves(&of("shard2").rps), [0.0, 0.0, 4.0, 4.0]);
     assert_eq!(halves(&of("shard2").p99), [0.0, 0.0, 2.0, 2.0]);
-    // Points before the start of the recorder.
+    // These points lie before the start of the recorder.
     assert_eq!((series.rps[0], series.p50[0]), (0.0, 0.0));
 }
 
@@ -191,8 +191,8 @@ fn a_point_that_is_still_growing_shows_no_dip() {
 /// A recorder that has just started has measured only a part of its first point.
 #[test]
 fn the_first_point_of_a_young_router_shows_the_rate_of_the_seconds_that_were_counted() {
-    // The recorder starts 13 s into a point of 20 s, counts during 4 s of it, and during a part of
-    // the next point.
+    // The recorder starts 13 s after the beginning of a point of 20 s, counts for 4 s of this
+    // point, and for a part of the next point.
     let recorder = Recorder::without_thread(labels(1), BEGIN_MS + 13_000);
     let worker = recorder.worker();
     for (from, second, expected) in [(0, 4, vec![1.0]), (4, 12, vec![1.0, 1.0])] {

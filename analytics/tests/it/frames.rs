@@ -1,5 +1,5 @@
-//! Tests of frames, which routers store and services collect: storing or transferring a frame loses
-//! and changes nothing.
+//! Tests of frames, which routers store and analytics services collect: storing or sending a frame
+//! changes nothing in it.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::{BEGIN, BEGIN_MS, TestRecorder, millis, now, read, seconds, write};
 
-/// Returns all frames of a recorder, sent as JSON and parsed again, as when a service collects
-/// them.
+/// Returns all frames of a recorder after converting them to JSON and parsing them again, as
+/// happens when a service collects them.
 fn sent(test: &TestRecorder, at: Duration) -> Vec<Frame> {
     let history = test.recorder.settle_at(test.recorder.started() + at);
     let frames = Step::ALL.into_iter().flat_map(|step| history.frames_after(step, 0, usize::MAX));
@@ -51,7 +51,7 @@ fn a_frame_travels_as_json_with_labels_as_texts() {
             json!(1_000),
         ]
     );
-    // HDR histogram readers expect this prefix: the cookie of V2, in base64.
+    // HDR histogram readers expect this prefix, which is the V2 cookie in base64.
     assert!(cell["latencies"].as_str().unwrap().starts_with("HISTEw"), "{cell}");
     assert_eq!(text["fanout"], json!({"requests": 1, "shards": 1, "max": 1}));
     assert_eq!(
@@ -62,7 +62,7 @@ fn a_frame_travels_as_json_with_labels_as_texts() {
     assert_eq!(frames[2].step, Step::Minute);
 }
 
-/// A service that collects the frames of a router gives the same answers as the router.
+/// A service that has collected the frames of a router returns the same metrics as the router.
 #[test]
 fn a_history_of_collected_frames_answers_like_the_original_one() {
     let test = TestRecorder::of(2);
@@ -147,7 +147,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Requests are distributed at random over routers, seconds and shards; the metrics of the
+    /// Requests are distributed at random over routers, seconds and shards. The metrics of the
     /// fleet equal those of a single histogram of all requests.
     #[test]
     fn a_fleet_answers_like_one_router_that_saw_every_request(

@@ -1,4 +1,5 @@
-//! Tests of gaps: a period without measurement differs from a period without requests.
+//! Tests of gaps: a period in which no recorder ran is distinguished from a period without
+//! requests.
 
 use analytics::{
     Frame, History, MeasuredIntervals, MetricsQuery, Recorder, Series, Step, Window, figures,
@@ -13,15 +14,16 @@ fn series(histories: &[&History], window: &str, second: u64) -> Series {
     figures(histories, &query, &now(&["shard1".into()]), BEGIN_MS + second * 1_000).series
 }
 
-/// Returns the requests per second of the point that contains this second, if there is one.
+/// Returns the requests per second at the point that contains this second; `None` if there is no
+/// such point.
 fn rate(series: &Series, second: u64) -> Option<f64> {
     let step = series.step_s;
     let place = series.t.iter().position(|t| (*t..t + step).contains(&(BEGIN + second)));
     place.map(|place| series.rps[place])
 }
 
-/// Returns a recorder that has counted for 100 s, was idle for 100 s and down for 100 s, and then
-/// counted for 50 s again.
+/// Returns a recorder that counted requests for 100 s, ran without requests for 100 s, was down for
+/// 100 s, and then counted requests for 50 s again.
 fn restarted() -> Recorder {
     let before = TestRecorder::of(1);
     (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
@@ -74,7 +76,7 @@ fn a_router_that_was_down_has_no_points_and_an_idle_one_has_zeros() {
     }
 }
 
-/// The first stored interval does not show how long a recorder had been running.
+/// The first stored interval does not show how long the recorder had already been running.
 #[test]
 fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     let recorder = Recorder::without_thread(labels(1), BEGIN_MS + 200_000);
@@ -83,7 +85,7 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(50));
     let old = recorder.settle_at(recorder.started() + seconds(100));
     let after = Recorder::without_thread(labels(1), BEGIN_MS + 420_000);
-    // The recorder was also running before, for 100 s without requests.
+    // The recorder had also run for 100 s without requests before.
     after.history().know_counted([(BEGIN, BEGIN + 100)]);
     after.history().know_counted(old.counted_times().as_slice().iter().copied());
     for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
@@ -110,7 +112,7 @@ fn dropped_intervals_are_not_reported_as_zeros() {
     for frame in Step::ALL.iter().flat_map(|step| all.frames_after(*step, 0, usize::MAX)) {
         small.absorb(Frame::clone(&frame));
     }
-    // A collecting service repeats this for every response.
+    // A collecting service calls this for every response.
     small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
     let kept = small.frames_after(Step::Minute, 0, usize::MAX);
     let lost = kept[0].start - BEGIN;
@@ -119,12 +121,12 @@ fn dropped_intervals_are_not_reported_as_zeros() {
     assert_eq!(shown.step_s, 600);
     let rates = [600, lost - 600, 14_399].map(|second| rate(&shown, second));
     assert_eq!(rates, [None, None, Some(0.1)], "{shown:?}");
-    // Another router of the fleet may have measured them.
+    // Another router of the fleet may have measured the dropped intervals.
     let shown = series(&[&small, test.recorder.history()], "24h", 14_400);
     assert_eq!(rate(&shown, 600), Some(0.1));
 }
 
-/// One request per hour is written as 0.000 per second, but is not zero requests.
+/// A rate of one request per hour is rounded to 0.000 per second, but the point has a request.
 #[test]
 fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     let test = TestRecorder::of(1);
@@ -154,7 +156,7 @@ fn a_gap_of_one_router_is_filled_by_another() {
     assert_eq!([rate(&report, 230), rate(&report, 270)], [Some(0.0), None]);
 }
 
-/// A recorder that started later, or reported nothing, fills no gaps of the others.
+/// A recorder that started later, or reported no times, does not fill the gaps of the others.
 #[test]
 fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
     let recorder = restarted();
@@ -164,14 +166,15 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
         let reported = series(&fleet, "15m", 400);
         let rates = [90, 130, 230, 310, 390].map(|second| rate(&reported, second));
         assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{reported:?}");
-        // The period before all measurements is not removed: the metrics show since when data
-        // exists.
+        // Points before all measurements are not removed, because the response states since when
+        // data exists.
         assert_eq!(reported.t.first(), Some(&(BEGIN - 500)));
     }
     assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nothing was reported");
 }
 
-/// A router that does not answer may be running: its counts are unknown until it answers.
+/// A router that does not respond may be running, so its counts are unknown until it responds
+/// again.
 #[test]
 fn collected_metrics_end_at_the_last_answer_of_the_router() {
     let history = History::new();
@@ -201,7 +204,7 @@ fn adjacent_periods_are_merged_and_their_number_is_bounded() {
     assert_eq!(often.as_slice()[0].0, 0, "the oldest are reported as one");
 }
 
-/// Without a measurement while the router was down, its metrics are not spread over that period.
+/// Nothing was measured while the router was down, so its rates are not computed over that period.
 #[test]
 fn a_rate_is_computed_over_the_measured_time() {
     let recorder = restarted();
@@ -210,7 +213,7 @@ fn a_rate_is_computed_over_the_measured_time() {
     let reported =
         figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
     assert_eq!((reported.total, reported.measured_s, reported.throughput), (150, 300.0, 0.5));
-    // Another recorder that was running all the time measured that period.
+    // Another recorder ran all the time and measured that period.
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 400_000);
     let reported = figures(
@@ -222,7 +225,8 @@ fn a_rate_is_computed_over_the_measured_time() {
     assert_eq!((reported.total, reported.measured_s, reported.throughput), (150, 400.0, 0.375));
 }
 
-/// The first interval of ten seconds, and the first minute, are cut off by the start.
+/// The recorder has counted only a part of the first interval of ten seconds and of the first
+/// minute.
 #[test]
 fn a_young_router_has_curves_of_seconds_from_the_beginning() {
     for begun in [0, 3, 13, 59] {
@@ -235,7 +239,8 @@ fn a_young_router_has_curves_of_seconds_from_the_beginning() {
                 continue;
             }
             let history = recorder.settle_at(recorder.started() + seconds(lived));
-            // Like a service that collects its own metrics and those of others.
+            // The recorder is combined with a collected history, as in a service that also collects
+            // from other routers.
             let far = History::new();
             far.know_between(recorder.started_ms(), recorder.started_ms() + lived * 1_000);
             for frame in

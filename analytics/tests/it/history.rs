@@ -1,4 +1,4 @@
-//! Tests of the history: how long it keeps data, at which resolution, and within which memory.
+//! Tests of the history: how long it keeps data, at which resolution, and with how much memory.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
     assert_eq!(test.figures("6h", at).total, 2_160);
     assert_eq!(test.figures("24h", at).total, 8_640);
     assert_eq!(test.figures("7d", at).total, week / 10);
-    // A week later nothing of it is left.
+    // A week later nothing of the data is left.
     assert_eq!(test.figures("7d", at + at).total, 0);
     assert_eq!(test.figures("7d", at + at).history.bytes, 0);
 }
 
-/// At every moment, and in every window, a request counts once: in the running interval, in its
-/// second, its ten seconds or its minute.
+/// At every moment and in every window, a request counts exactly once: in the current second, or in
+/// the frame of its second, of its ten seconds or of its minute.
 #[test]
 fn a_request_counts_once_whatever_its_interval() {
     let test = TestRecorder::of(1);
@@ -47,7 +47,7 @@ fn a_request_counts_once_whatever_its_interval() {
     }
 }
 
-/// After a restart the stored intervals are loaded; the new ones continue where these ended.
+/// After a restart the stored intervals are loaded, and new intervals follow them.
 #[test]
 fn a_recorder_continues_from_the_stored_history() {
     let before = TestRecorder::of(1);
@@ -77,14 +77,15 @@ fn a_recorder_continues_from_the_stored_history() {
         );
         assert_eq!(metrics.history.oldest, BEGIN);
     }
-    // A window that ends before the restart is read from the stored intervals; this one spans it.
+    // This window contains the restart.
     let straddling = ask("5m", 100);
-    // From 403.2 s, in the interval of ten seconds that began at 400 s: 200 requests before, 100
-    // after.
+    // The window begins at 403.2 s and therefore includes the interval of ten seconds that begins
+    // at 400 s. It contains 200 requests from before the restart and 100 from after it.
     assert_eq!((straddling.total, straddling.series.step_s), (300, 10));
 }
 
-/// Two processes in one interval of ten seconds: the first stored it when it stopped cleanly.
+/// Two processes run in the same interval of ten seconds. The first one stored its part of the
+/// interval when it stopped cleanly.
 #[test]
 fn an_interval_that_two_processes_shared_holds_the_requests_of_both() {
     let first = TestRecorder::of(1);
@@ -121,13 +122,13 @@ fn a_full_ring_drops_its_oldest_interval_and_longer_intervals_replace_it() {
     assert_eq!((metrics.total, metrics.series.step_s), (900, 10));
     assert_eq!(metrics.history.dropped, 900 - kept.len() as u64);
     assert!(metrics.history.bytes == small.bytes() as u64);
-    // A removed interval does not come back.
+    // An interval that was removed cannot be added again.
     small.absorb(Frame::clone(&all.frames_after(Step::Second, 0, 1)[0]));
     assert_eq!(small.frames_after(Step::Second, 0, usize::MAX).len(), kept.len());
 }
 
-/// 256 shards, requested in many ways with latencies as widely spread as possible: the rings stay
-/// within their bounds.
+/// There are 256 shards, requests of many kinds, and latencies that are spread as widely as
+/// possible. The rings stay within their limits.
 #[test]
 fn the_busiest_router_stays_within_the_memory_that_is_documented() {
     let test = TestRecorder::of(256);
@@ -148,7 +149,7 @@ fn the_busiest_router_stays_within_the_memory_that_is_documented() {
     let budget: usize = BUDGETS.iter().sum();
     assert!(largest > 4 << 20, "{largest} bytes are too few for a load");
     assert!(largest <= budget, "{largest} of {budget} bytes");
-    // In addition to the history: the running second and the data waiting for it.
+    // The rest is the current second and the entries that are queued for it.
     let beside = test.recorder.bytes() - test.recorder.history().bytes();
     assert!(beside <= 32 << 20, "{beside} bytes");
     let metrics = test.figures("15m", seconds(40));

@@ -12,7 +12,8 @@ use rand_distr::{Distribution, Zipf};
 
 use crate::{TestRecorder, millis, read, seconds, write};
 
-/// Requests keys, one every 0.5 ms from the beginning, so that each request records its key.
+/// Records a request for each key, two in each ms. At most one detail is recorded per ms, so every
+/// second request has the text of its key.
 fn request_keys<'k>(test: &TestRecorder, keys: impl Iterator<Item = &'k str>) {
     for (number, key) in (0..).zip(keys) {
         let shard = (key.len() % 2) as u16;
@@ -32,7 +33,7 @@ fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
         if request % 2 == 0 {
             test.record(&Sample { key: Some("bob"), ..write(0, 201, millis(1)) }, at + millis(2));
         }
-        // A request without a key counts in the others' share.
+        // A request without a key also counts in the total from which shares are computed.
         test.record(&Sample { shard: None, ..read(0, 200, millis(1)) }, at + millis(4));
     }
     let keys = test.figures("1m", seconds(2)).hot_keys;
@@ -61,9 +62,9 @@ fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
     // minute.
     assert_eq!(test.figures("5m", seconds(20)).hot_keys[0], ada);
     assert_eq!(test.figures("24h", seconds(70)).hot_keys[0], ada);
-    // After the window has passed, the keys are no longer hot.
+    // When the requests are no longer in the window, the keys are no longer hot.
     assert_eq!(test.figures("1m", seconds(140)).hot_keys, []);
-    // Hot keys of one shard.
+    // A query for one shard returns only the hot keys of this shard.
     let query = MetricsQuery {
         shard: Some("shard2".into()),
         window: Window::default(),
@@ -80,7 +81,7 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
     let zipf = Zipf::new(100_000.0, 1.1).unwrap();
     let mut random = SmallRng::seed_from_u64(7);
     let mut counts: HashMap<&str, u64> = HashMap::new();
-    // Within one interval of ten seconds.
+    // All requests lie in one interval of ten seconds.
     let requested: Vec<&str> =
         (0..19_000).map(|_| &*names[zipf.sample(&mut random) as usize - 1]).collect();
     requested.iter().for_each(|key| *counts.entry(key).or_default() += 1);
@@ -103,7 +104,7 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
 #[test]
 fn a_key_that_becomes_hot_late_in_a_burst_is_listed_although_the_queues_were_not_drained() {
     let test = TestRecorder::of(2);
-    // More keys than a queue has details.
+    // There are more keys than a queue has room for details.
     let names: Vec<String> = (0..300).map(|number| format!("key-{number}")).collect();
     let keys = names.iter().map(String::as_str).chain(std::iter::repeat_n("hot", 200));
     for (ms, key) in (0..).zip(keys) {
@@ -158,8 +159,8 @@ proptest! {
         keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
         request_keys(&test, keys.iter().map(|key| &**key));
         let at = millis(keys.len() as u64 / 2);
-        // Within the first interval of ten seconds; longer stories span several intervals, each
-        // with its own error.
+        // Only cases within the first interval of ten seconds are checked, because each interval
+        // has an error of its own.
         prop_assume!(at < seconds(10));
         let reported = test.figures("1m", at).hot_keys;
         for hot in &reported {
@@ -169,8 +170,8 @@ proptest! {
             prop_assert!(hot.error <= keys.len() as u64 / 512, "{:?} of {}", hot, keys.len());
             prop_assert_eq!(hot.reads + hot.writes, hot.requests - hot.error);
         }
-        // Every key with a count well above the error is listed, if it is one of the twelve most
-        // frequent.
+        // Every one of the twelve most frequent keys is listed if its count is well above the
+        // error.
         let mut heavy: Vec<u64> = counts.values().copied().collect();
         heavy.sort_unstable_by(|a, b| b.cmp(a));
         let sure = keys.len() as u64 / 512 * 2 + 1;

@@ -1,4 +1,4 @@
-//! Tests of the JSON form: the members, their order, and a matching schema.
+//! Tests of the JSON form: the members, their order, and the schema, which must match.
 
 use analytics::{ErrorEvent, ErrorGroup, Metrics};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn metrics_begin_with_the_required_members_in_fixed_order() {
     }
 }
 
-/// Null appears only where the cluster does not know the value.
+/// A value is null only if the cluster does not know it.
 #[test]
 fn values_are_null_only_where_the_cluster_does_not_know_them() {
     let sent = serde_json::to_value(TestRecorder::of(1).figures("7d", seconds(1))).unwrap();

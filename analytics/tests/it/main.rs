@@ -27,14 +27,14 @@ const BEGIN_MS: u64 = 1_795_255_200_000;
 const BEGIN: u64 = BEGIN_MS / 1_000;
 const ROUTES: [&str; 2] = ["/api/write", "/api/read"];
 
-/// A recorder whose clock the test drives, and one worker of it.
+/// Recorder whose clock is set by the test, and one worker of it.
 struct TestRecorder {
     recorder: Recorder,
     worker: Worker,
 }
 
 impl TestRecorder {
-    /// A recorder of the shards `shard1`, `shard2`, ...
+    /// Creates a recorder with the shards `shard1`, `shard2`, ...
     fn of(shards: usize) -> Self {
         let recorder = Recorder::without_thread(labels(shards), BEGIN_MS);
         let worker = recorder.worker();
@@ -46,7 +46,7 @@ impl TestRecorder {
         self.worker.record(sample, self.recorder.started() + at);
     }
 
-    /// Metrics of a window at a time since the beginning.
+    /// Returns the metrics of a window that ends at a time since the beginning.
     fn figures(&self, window: &str, at: Duration) -> Metrics {
         let window = Window::parse(window).expect("a window");
         self.query_metrics(&MetricsQuery { window, ..MetricsQuery::default() }, at)
@@ -64,7 +64,7 @@ fn labels(shards: usize) -> Labels {
     Labels { routes: ROUTES.to_vec(), shards, slots: 16_384 }
 }
 
-/// A cluster of which only the shard names are known.
+/// Returns the state of a cluster of which only the names of the shards are known.
 fn now(shards: &[String]) -> ClusterNow {
     let shard = |name: &String| ShardNow { shard: name.clone(), ..ShardNow::default() };
     ClusterNow { shards: shards.iter().map(shard).collect(), ..ClusterNow::default() }
@@ -100,7 +100,8 @@ fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// Realistic latencies: most near 0.3 ms, a tail up to seconds. The same in every run.
+/// Returns realistic latencies, the same in every run: most are near 0.3 ms, and a few take up to
+/// seconds.
 fn latencies(count: usize) -> impl Iterator<Item = Duration> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut uniform = move || {
@@ -116,7 +117,7 @@ fn latencies(count: usize) -> impl Iterator<Item = Duration> {
     .take(count)
 }
 
-/// The percentile by definition: the value at rank ⌈q·n⌉ of all sorted values.
+/// Returns the exact quantile: the value at rank ⌈q·n⌉ of all sorted values.
 fn exact(sorted: &[Duration], quantile: f64) -> Duration {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     sorted[rank.max(1) - 1]

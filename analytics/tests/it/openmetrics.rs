@@ -1,4 +1,4 @@
-//! Tests of OpenMetrics: the metrics for scrapers, and the data that they must not contain.
+//! Tests of OpenMetrics: the metrics for Prometheus, and the data that they must not contain.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn scraped(test: &TestRecorder, errors: &ErrorLog) -> String {
     report(test, errors, &now(&test.recorder.labels().shards), None)
 }
 
-/// Returns the text of a router without access control whose memory was never short.
+/// Returns the metrics of a router without access control that has never reached a memory limit.
 fn report(
     test: &TestRecorder,
     errors: &ErrorLog,
@@ -56,7 +56,7 @@ fn requests_are_counted_by_route_status_and_bucket_since_the_start() {
     for (bound, count) in [("0.0001", 1), ("0.00025", 2), ("0.001", 3), ("10.0", 3), ("+Inf", 4)] {
         assert_line(&text, &format!("{name}_bucket{{le=\"{bound}\",{labels}}} {count}"));
     }
-    // A latency counts as 60 s at most.
+    // A longer latency counts as 60 s.
     assert_line(&text, &format!("{name}_sum{{{labels}}} 60.001101"));
     let write = "http_route=\"/api/write\",http_response_status_code=\"503\",operation=\"write\"";
     assert_line(&text, &format!("{name}_count{{{write}}} 1"));
@@ -106,7 +106,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
     ] {
         assert_line(&text, line);
     }
-    // Unknown bytes are not reported as zero.
+    // An unknown size is left out and not reported as zero.
     assert!(!text.contains("tessera_shard_size_bytes{"), "{text}");
     assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
 }
@@ -180,7 +180,7 @@ fn the_latest_rebalance_is_reported_and_nothing_about_one_that_is_not_known() {
     ] {
         assert_line(&text, line);
     }
-    // A skew that was not measured is not reported as zero.
+    // A skew that was not measured is left out and not reported as zero.
     assert!(!text.contains("time=\"measured\""), "{text}");
     let text = report(None);
     assert_line(&text, "tessera_rebalance_state{state=\"failed\"} 0.0");

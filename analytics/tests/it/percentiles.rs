@@ -26,7 +26,7 @@ fn assert_close(got: Duration, want: Duration, share: f64) {
 }
 
 fn micros() -> impl Strategy<Value = Duration> {
-    // Every order of magnitude is as likely as the next, up to 60 s.
+    // All orders of magnitude up to 60 s are equally likely.
     (0.0..7.778_f64).prop_map(|log| Duration::from_micros(10_f64.powf(log) as u64))
 }
 
@@ -70,8 +70,8 @@ proptest! {
         }
     }
 
-    /// Checked against the crate `hdrhistogram`: it reads our encoding, has the same counts, and we
-    /// read its encoding.
+    /// The encoding is compared with that of the crate `hdrhistogram`. The crate must read
+    /// Tessera's encoding with the same counts, and Tessera must read the crate's encoding.
     #[test]
     fn the_encoding_is_compatible_with_hdr_readers(all in vec(micros(), 0..300)) {
         let ours = histogram(all.iter().copied());
@@ -95,8 +95,8 @@ proptest! {
         prop_assert_eq!(&read, &coarse);
     }
 
-    /// Frames come from other machines: arbitrary bytes are either read as some histogram or
-    /// refused, without a crash.
+    /// Frames come from other machines, so arbitrary bytes must be refused, or be read as some
+    /// histogram, without a panic.
     #[test]
     fn damaged_bytes_are_refused_or_read_as_some_histogram(
         all in vec(micros(), 1..40),

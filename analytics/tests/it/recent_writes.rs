@@ -1,4 +1,4 @@
-//! Tests of the keys that were written last.
+//! Tests of the list of recent writes.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use analytics::{BULK_KEYS_MAX, Sample, SampledRows, WRITES_MAX, list_sampled_row
 
 use crate::{BEGIN, TestRecorder, millis, read, write};
 
-/// Records the write of a key, at a different millisecond each time.
+/// Records a write of a key. Each number has a millisecond of its own.
 fn record(test: &TestRecorder, key: &str, number: u64) {
     let sample = Sample { key: Some(key), slot: Some(7), ..write(1, 201, millis(1)) };
     test.record(&sample, millis(number * 2));

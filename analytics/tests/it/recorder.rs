@@ -102,7 +102,7 @@ fn a_long_gap_without_requests_is_skipped_in_one_step() {
     test.record(&read(0, 200, millis(1)), seconds(40_000));
     assert_eq!(test.figures("1h", seconds(40_001)).total, 1);
     assert_eq!(test.figures("24h", seconds(40_001)).total, 2);
-    // Thirty years later.
+    // This is about thirty years later.
     test.record(&read(0, 200, millis(1)), seconds(1_000_000_000));
     assert_eq!(test.figures("7d", seconds(1_000_000_000)).total, 1);
 }
@@ -227,7 +227,7 @@ fn requests_are_in_flight_until_they_are_answered() {
     assert_eq!(test.recorder.in_flight(), 2);
     drop(first);
     assert_eq!(test.recorder.in_flight(), 1);
-    // A worker may end before its request.
+    // A worker may be dropped before its request has ended.
     drop(other);
     assert_eq!(test.recorder.in_flight(), 1);
     drop(second);

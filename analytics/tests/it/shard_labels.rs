@@ -47,7 +47,7 @@ fn the_requests_of_a_retired_shard_stay_readable() {
     test.record(&read(1, 200, MILLISECOND), at(1));
     test.record(&read(0, 200, MILLISECOND), at(61));
     let history = test.recorder.settle_at(test.recorder.started() + at(62));
-    // The state of the cluster no longer names the second shard.
+    // The state of the cluster no longer lists the second shard.
     let cluster = now(&["shard1".to_owned()]);
     let ask = |shard: Option<&str>| {
         let window = Window::parse("15m").expect("a window");
@@ -69,7 +69,7 @@ fn a_name_that_a_later_shard_has_again_is_counted_once() {
     assert_eq!(test.recorder.labels().shards, ["shard1", "shard2"]);
     let metrics = test.figures("15m", at(2));
     assert_eq!(metrics.shard_distribution.0[1], ("shard2".to_owned(), 2));
-    // A number beyond the highest one is ignored, like its requests' shard.
+    // A number above the maximum is ignored, and requests with such a number have no shard.
     test.recorder.shards.add(u16::MAX, "none");
     test.record(&read(u16::MAX, 200, MILLISECOND), at(2));
     assert_eq!(test.figures("15m", at(3)).unassigned, 1);

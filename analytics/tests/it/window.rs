@@ -1,4 +1,4 @@
-//! Tests of windows: valid values, and the errors of all others.
+//! Tests of windows: valid values, and the errors for invalid ones.
 
 use analytics::{Window, WindowError};
 

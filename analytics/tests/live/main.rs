@@ -1,4 +1,4 @@
-//! Tests of the event stream of dashboards. The tests drive the clock: it advances when all tasks
+//! Tests of the event stream of dashboards. The clock is simulated and advances when all tasks
 //! wait.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
@@ -31,8 +31,8 @@ async fn viewers_with_equal_queries_share_one_event_per_second() {
         assert_eq!(event(&mut second).await, "event: metrics\ndata: {\"asked\":1}\n\n");
         assert_eq!(hub.built(), number);
     }
-    // A viewer that comes later does not wait for the next event; one with another query gets its
-    // own event.
+    // A client that connects later does not wait for the next event. A client with another query
+    // gets an event of its own.
     let mut third = pin!(hub.watch(1).unwrap());
     assert_eq!(event(&mut third).await, "event: metrics\ndata: {\"asked\":1}\n\n");
     assert_eq!(hub.built(), 3);

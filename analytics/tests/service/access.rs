@@ -54,7 +54,7 @@ fn write_private(path: &Path, content: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A folder with the files of keys and roles, and the key for routers.
+/// Creates a folder with the files of keys and roles, and with the key for routers.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_private(&folder.path().join("keys"), &lines());
@@ -63,7 +63,7 @@ fn folder() -> TempDir {
     folder
 }
 
-/// Arguments of a service with access control that collects from this URL.
+/// Returns the arguments of a service with access control that collects from this URL.
 fn arguments(url: &str) -> Vec<String> {
     let routers = format!("north={url}");
     let arguments = [
@@ -225,12 +225,13 @@ fn a_browser_logs_in_reads_and_logs_out() {
     let unknown = sent(&service, "POST", LOGIN, &headers, r#"{"key":"tsr_secret","x":1}"#);
     assert_eq!(code(&unknown), (400, "TSR101".to_owned()));
     assert!(!unknown.text().contains("tsr_secret"), "{}", unknown.text());
-    // Each process has its own secret for sessions.
+    // Each process has its own secret for sessions, so a session of another process is not valid.
     let other = start(folder.path(), "http://127.0.0.1:9", &[]);
     assert_eq!(sent(&other, "GET", METRICS, &[("Cookie", cookie)], "").status, 401);
 }
 
-/// Signs claims with a key pair that belongs to this number.
+/// Returns a token with these claims, signed with the key pair that is derived from the number
+/// `signer`.
 fn token(signer: u8, claims: &serde_json::Value) -> String {
     let message = [r#"{"alg":"EdDSA","kid":"one"}"#, &claims.to_string()]
         .map(|part| URL_SAFE_NO_PAD.encode(part))
@@ -240,7 +241,7 @@ fn token(signer: u8, claims: &serde_json::Value) -> String {
 }
 
 fn signing_key(number: u8) -> KeyPair {
-    // An Ed25519 key in PKCS#8, up to its secret.
+    // These are the bytes of an Ed25519 key in PKCS#8 that precede the secret.
     let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     let der: Vec<u8> = head.into_iter().chain([number; 32]).collect();
     let der = PrivatePkcs8KeyDer::from(der);

@@ -18,7 +18,7 @@ const RULE: &str =
 
 fn send(router: &Router, method: &str, path: &str, body: &Value) -> Answer {
     let headers = [("Content-Type", "application/json"), ("x-shard-key", "ada")];
-    // Only requests about rows have a shard key.
+    // Only requests for rows have the header with the shard key.
     let headers = if path == "/api/write" { &headers[..] } else { &headers[..1] };
     http::send(router.address, (method, path), headers, &body.to_string()).unwrap()
 }
@@ -29,8 +29,9 @@ fn set(router: &Router, node: &str, state: &str) {
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
 }
 
-/// Writes rows for more than one round of a copy, and begins a move that rests for seconds after
-/// each round. Returns the path of the move, and the name of its target.
+/// Writes so many rows that copying them takes more than one round, and begins a move whose rate is
+/// so low that it pauses for seconds after each round. Returns the path of the move, and the name
+/// of its target.
 fn begin_slow(router: &Router) -> (String, &'static str) {
     let note = "v".repeat(1 << 20);
     for row in 0..8 {
@@ -41,7 +42,7 @@ fn begin_slow(router: &Router) -> (String, &'static str) {
     }
     let from = http::get(router.address, "/api/route?key=ada").json()["shard"].clone();
     let to = if from == "shard1" { "shard2" } else { "shard1" };
-    // No move begins before the replicas follow.
+    // A move begins only when the replicas follow their primaries.
     let begun = eventually("the move begins", || {
         let body = json!({"key": "ada", "to": to, "rate": 1});
         let reply = send(router, "POST", "/api/moves", &body);
@@ -64,7 +65,7 @@ fn an_alert_fires_while_a_move_makes_no_progress_and_is_resolved_afterwards() {
     let (_folder, service) = service_of(&router.url(), RULE);
     assert_eq!(await_state(&service, "quiet")["alerts"], json!([]));
     let (path, to) = begin_slow(&router);
-    // While the move is paused, it cannot arrive before its target has lost the replica.
+    // The move is paused, so that it cannot finish before the replica of its target is unreachable.
     order(&router, &path, "pause");
     let replica = format!("{to}-replica1");
     set(&router, &replica, "cut");

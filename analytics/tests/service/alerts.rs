@@ -18,7 +18,8 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-/// Seconds between measurements, and the measured values: around the thresholds, or missing.
+/// Returns a strategy for series of measurements: the seconds between them, and the values, which
+/// lie around the thresholds or are missing.
 fn measured() -> impl Strategy<Value = Vec<(u64, Option<f64>)>> {
     let value = prop_oneof![1 => Just(None), 8 => (0.0..150.0_f64).prop_map(Some)];
     prop::collection::vec((0..8_u64, value), 1..120)
@@ -157,6 +158,6 @@ fn the_number_of_remembered_alerts_is_bounded() {
         assert!(alerts.active().count() <= SUBJECTS_MAX);
     }
     assert_eq!(alerts.recent().count(), RECENT_MAX);
-    // An unknown rule in a reading must not cause a panic.
+    // A reading of an unknown rule must not cause a panic.
     assert!(alerts.step(9, &[shard(7, "shard1", Some(1.0))]).is_empty());
 }

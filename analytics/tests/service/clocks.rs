@@ -1,4 +1,4 @@
-//! Tests of clocks: routers whose machines have another time than the service's.
+//! Tests of clocks: the service collects from routers whose machines have other times than its own.
 
 use analytics::Step;
 use serde_json::json;
@@ -7,12 +7,13 @@ use crate::eventually;
 use crate::fake::{FakeResponses, FakeRouter, ago, frame, unix_ms};
 use crate::process::Service;
 
-/// Returns the reading, after this many seconds, of a clock that is wrong by `by_s` seconds.
+/// Converts a correct time to that of a clock that is wrong by `by_s` seconds.
 fn wrong(seconds: u64, by_s: i64) -> u64 {
     seconds.checked_add_signed(by_s).unwrap()
 }
 
-/// Sets a start this many seconds ago, with a clock that is wrong by `by_s` seconds.
+/// Sets the router's start to `seconds_ago` seconds ago, and its clock to be wrong by `by_s`
+/// seconds.
 fn start(reported: &mut FakeResponses, seconds_ago: i64, by_s: i64) {
     let at_ms = unix_ms().checked_add_signed((by_s - seconds_ago) * 1_000).unwrap();
     let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap();
@@ -34,7 +35,7 @@ fn a_router_that_returns_with_a_corrected_clock_is_collected_from_at_once() {
         let list = format!("north={}", router.url());
         let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
         service.await_total("window=5m", 10);
-        // The counts appear a moment before the router's state.
+        // The router's state is polled, because it changes a moment after the counts.
         let side = if by_s > 0 { "ahead of" } else { "behind" };
         eventually(side, || {
             let north = service.router("north");
@@ -69,7 +70,7 @@ fn counts_of_a_router_with_a_wrong_clock_align_with_those_of_others() {
     let service = Service::start(folder.path(), &arguments);
     service.await_total("window=5m", 40);
     assert_eq!(service.end("TERM"), Some(0));
-    // Their stored metrics are not reported twice.
+    // After a restart of the service, the stored metrics must not be counted twice.
     let service = Service::start(folder.path(), &arguments);
     for router in &routers {
         service.await_router(&router.name(), true);

@@ -150,7 +150,7 @@ fn a_port_that_is_taken_is_named() {
     assert!(stderr.contains(&format!("cannot serve on {bind}")), "{stderr}");
 }
 
-/// Returns the error for a file with this text.
+/// Returns the error for a configuration file with this content.
 fn of_file(text: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("analytics.toml"), text).unwrap();
@@ -195,7 +195,7 @@ fn a_bad_file_is_refused_with_the_place_and_the_member() {
     }
 }
 
-/// Members of a rule, and the expected error.
+/// Invalid rules, each as the members of the rule and the expected error.
 const BAD_RULES: &[(&str, &str)] = &[
     ("kind = \"p98\"", "alert[x].kind (from analytics.toml) must be one of p99, error_rate, lag"),
     (

@@ -1,5 +1,5 @@
-//! Test of the alert for a rebalance that has failed: from a damaged copy of a row, through the
-//! router that gives the move up, to a rule of the service.
+//! Test of the alert for a failed rebalance: from a damaged copy of a row, through the router whose
+//! move fails, to a rule of the service.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::router::Router;
 
 const RULE: &str =
     "[[alert]]\nname = \"failed\"\nkind = \"rebalance_failed\"\nfor = \"0s\"\nclear_for = \"0s\"\n";
-/// The first shard has 64 slots too many: the slots of one move.
+/// Placement in which the first shard has 64 slots too many, which are the slots of one move.
 const PLACEMENT: &str = "manual:0-8255=shard1,8256-16383=shard2";
 const ROWS: usize = 8;
 
@@ -39,7 +39,7 @@ fn ended(router: &Router, path: &str) -> Value {
     })
 }
 
-/// Returns a key whose slot is in these ranges of slots.
+/// Finds a key whose slot is in these ranges of slots.
 fn key_in(router: &Router, slots: &str) -> String {
     let has = |range: &str, slot: u64| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -55,7 +55,7 @@ fn key_in(router: &Router, slots: &str) -> String {
     keys.find(is_there).expect("one of many keys has one of the slots")
 }
 
-/// Writes rows of a key for more than one round of a copy.
+/// Writes so many rows of a key that copying them takes more than one round.
 fn write_large(router: &Router, key: &str) {
     let note = "v".repeat(1 << 20);
     let headers = [("Content-Type", "application/json"), ("x-shard-key", key)];
@@ -68,7 +68,7 @@ fn write_large(router: &Router, key: &str) {
     }
 }
 
-/// Waits until the file of the target has rows, and damages them without the router.
+/// Waits until the target's database file has rows, and damages them directly in the file.
 fn damage_copy(file: &Path) {
     let mut target = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
     target.batch_execute("PRAGMA busy_timeout=10000").unwrap();
@@ -80,7 +80,7 @@ fn damage_copy(file: &Path) {
     target.batch_execute("UPDATE orders SET note = 'damaged'").unwrap();
 }
 
-/// Returns the number of rows of a key that a query of all rows or of some of them finds.
+/// Returns the number of rows of a key that a query with this filter finds.
 fn count(router: &Router, key: &str, filter: &str) -> usize {
     let path = format!("/api/read?table=orders&shardKey={key}&select=order_id{filter}");
     let read = http::get(router.address, &path);

@@ -1,4 +1,4 @@
-//! A fake router, and a server that receives alerts.
+//! Fake: a fake router, and the HTTP server on which it is based, which can also receive alerts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -32,7 +32,7 @@ impl Request {
         self.line.split(' ').nth(1).unwrap()
     }
 
-    /// Value of a numeric parameter.
+    /// Returns the value of a numeric parameter of the query string.
     fn number(&self, name: &str) -> u64 {
         let (_, query) = self.path().split_once('?').unwrap_or_default();
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -40,7 +40,7 @@ impl Request {
     }
 }
 
-/// An HTTP server. Its threads end with the test's process.
+/// HTTP server. Its threads end with the process of the test.
 pub(crate) struct Server(pub(crate) SocketAddr);
 
 impl Server {
@@ -66,7 +66,8 @@ impl Server {
     }
 }
 
-/// Returns an address without a listener. The system assigns its port to no other program.
+/// Returns an address on which no program listens. The system does not assign its port to another
+/// program.
 pub(crate) fn unused_address() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
 }
@@ -123,12 +124,12 @@ pub(crate) struct FakeResponses {
     pub(crate) started: String,
     pub(crate) now: ClusterNow,
     pub(crate) frames: Vec<Frame>,
-    /// Error of its clock, in ms.
+    /// Difference of the router's clock from the true time, in ms.
     pub(crate) clock_ms: i64,
-    /// Periods in which the router claims to have counted requests.
+    /// Periods in which the router reports to have counted requests.
     pub(crate) counted: Vec<(u64, u64)>,
     pub(crate) errors: Vec<ErrorEvent>,
-    /// A faulty response in place of the right one.
+    /// Faulty response that is sent in place of the correct one, if any.
     pub(crate) instead: Option<Instead>,
 }
 
@@ -139,19 +140,19 @@ pub(crate) enum Instead {
     Noise,
     /// A status code other than success.
     Refusal,
-    /// JSON of another kind.
+    /// Valid JSON that is not a response with frames.
     OtherJson,
-    /// Twice the permitted size.
+    /// A response of twice the permitted size.
     Huge,
     /// No response, with the connection kept open.
     Silence,
-    /// The head of a response, and nothing more.
+    /// Only the head of a response.
     HalfAnAnswer,
-    /// Counts that are too large to be possible.
+    /// Counts that are impossibly large.
     Nonsense,
     /// Counts in periods that lie in the future.
     Future,
-    /// Always the same page, with the claim that there are more.
+    /// Identical frames in every response, with the claim that there are more.
     Endless,
 }
 
@@ -200,7 +201,7 @@ impl FakeRouter {
         self.server.url()
     }
 
-    /// Default name of the router.
+    /// Returns the default name of the router, which is its address.
     pub(crate) fn name(&self) -> String {
         self.server.0.to_string()
     }
@@ -214,7 +215,7 @@ fn answer(responses: &Mutex<FakeResponses>, request: &Request) -> Option<Vec<u8>
     let responses = responses.lock().unwrap();
     if !request.path().starts_with("/api/analytics/frames") {
         let asked = json!({"asked": request.path(), "host": request.header("host")});
-        // The body is JSON, whatever content type it claims.
+        // The body is JSON, although the response claims another content type.
         return Some(response_as("text/html", 200, &asked.to_string()));
     }
     let instead = responses.instead;
@@ -263,7 +264,7 @@ pub(crate) fn ago(seconds: u64) -> u64 {
     unix_ms() / 1_000 - seconds
 }
 
-/// Returns a frame of an interval in which one shard answered this many reads, each in this many
+/// Returns a frame of an interval with `requests` reads on one shard, each of which took `ms`
 /// milliseconds.
 pub(crate) fn frame(step: Step, start: u64, shard: &str, requests: u64, ms: u64) -> Frame {
     frame_with_outcome(step, start, shard, (requests, ms), Outcome::Success)

@@ -42,7 +42,8 @@ fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
         let of = |says: &Value| says["shardDistribution"][shard].as_u64().unwrap();
         assert_eq!(of(&fleet), of(&north_says) + of(&south_says), "{shard}");
     }
-    // Selected alone, each router shows its own metrics, to the last digit of its percentiles.
+    // If a router is selected, the response equals the router's own metrics, including every digit
+    // of the percentiles.
     for (name, says) in [("north", north_says), ("south", south_says)] {
         let reported = service.metrics(&format!("window=15m&router={name}"));
         for member in ["total", "latency_ms", "shardDistribution", "read_from", "avgLatency"] {
@@ -51,7 +52,7 @@ fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
     }
     let slowest = |says: &Value| says["latency_ms"]["max"].as_f64().unwrap();
     assert!(slowest(&fleet) >= slowest(&service.metrics("window=15m&router=south")));
-    // The counts appear a moment before the errors.
+    // The errors are polled, because they appear a moment after the counts.
     let errors = eventually("three errors", || {
         let errors = service.get("/api/analytics/errors").json();
         (errors["errors"].as_array().unwrap().len() == 3).then_some(errors)
@@ -67,7 +68,8 @@ fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
 fn percentiles_of_a_fleet_come_from_all_requests_and_not_from_percentiles() {
     let folder = tempfile::tempdir().unwrap();
     let (fast, slow) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
-    // Ninety of a hundred requests take 1 ms: the median of the medians would be 50 ms.
+    // Ninety of a hundred requests take 1 ms, so the median is 1 ms. The mean of the two routers'
+    // medians would be about 50 ms.
     fast.change(|reported| reported.frames.push(frame(Step::Second, ago(10), "shard1", 90, 1)));
     slow.change(|reported| reported.frames.push(frame(Step::Second, ago(12), "shard1", 10, 100)));
     let list = format!("{},{}", fast.url(), slow.url());
@@ -120,7 +122,8 @@ fn missed_frames_are_fetched_as_far_back_as_the_router_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     router.change(|reported| {
-        // One reading of the clock: with several, two frames may be of the same second.
+        // The clock is read only once. If it were read for each frame, two frames might get the
+        // same start.
         let now = ago(0);
         let minutes = (1..=100).map(|n| frame(Step::Minute, now - 60 * (30 + n), "shard1", 1, 1));
         let tens = (1..=60).map(|n| frame(Step::TenSeconds, now - 900 - 10 * n, "shard1", 1, 1));
@@ -130,7 +133,7 @@ fn missed_frames_are_fetched_as_far_back_as_the_router_has_them() {
     });
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 300);
-    // The counts appear a moment before the errors.
+    // The errors are polled, because they appear a moment after the counts.
     eventually("five errors", || {
         (service.get("/api/analytics/errors").json()["total"] == 5).then_some(())
     });

@@ -1,4 +1,4 @@
-//! Tests of routers that are broken, of another kind, or malicious: they affect only their own
+//! Tests of routers that are broken or malicious, or are other programs: they affect only their own
 //! metrics.
 
 use analytics::Step;
@@ -8,8 +8,8 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Instead, ago, frame, unused_address};
 use crate::process::Service;
 
-/// Runs a service with an honest router and one with this faulty response; returns the final error
-/// of the faulty one.
+/// Runs a service with a correct router and with one that sends this faulty response. Returns the
+/// error that the service reports for the faulty router.
 fn beside(instead: Instead) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
@@ -23,7 +23,7 @@ fn beside(instead: Instead) -> String {
     let trouble =
         eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
     assert_eq!(service.router("other")["up"], false);
-    // The service keeps collecting from the honest router.
+    // The service continues to collect from the correct router.
     honest.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     let figures = service.await_total("window=5m", 17);
     assert_eq!(figures["routers"].as_array().unwrap().len(), 2);
@@ -97,8 +97,8 @@ fn endless_pages_of_a_router_are_not_followed_for_ever() {
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("window=5m", 10);
     service.await_router("other", true);
-    // While the router claims to have more pages, the missing requests may be in them, so its claim
-    // to have counted proves nothing yet.
+    // While the router claims to have more frames, missing requests may be in these, so its start
+    // does not yet prove that there were no requests.
     assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
     other.change(|reported| reported.instead = None);
     eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));

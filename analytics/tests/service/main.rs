@@ -27,7 +27,7 @@ mod secure;
 
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything.
+/// Longest wait for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until the closure returns a value.

@@ -12,7 +12,7 @@ use crate::http::{Answer, send};
 use crate::process::{Service, command};
 use crate::{PATIENCE, eventually};
 
-/// A service with a router that has counted ten reads.
+/// Starts a service with a router that has counted ten reads.
 fn service() -> (TempDir, FakeRouter, Service) {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1", "shard2"]);
@@ -95,8 +95,8 @@ fn the_service_has_exactly_the_paths_of_the_document() {
     assert_eq!((answer.status, answer.body.len()), (200, 0));
 }
 
-/// Asserts that a response cannot be framed or taken for another type, and may not load or run
-/// anything.
+/// Asserts that the headers of a response forbid browsers to show it in a frame, to guess another
+/// type, and to load or run anything.
 fn assert_guarded(answer: &Answer, path: &str) {
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
     assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
@@ -188,7 +188,7 @@ fn requests_from_foreign_pages_are_refused() {
     }
 }
 
-/// Events of a stream, in order of arrival.
+/// Returns the events of a stream, in order of arrival.
 fn watch(service: &Service, path: &str) -> impl Iterator<Item = Value> + use<> {
     let mut stream = TcpStream::connect(service.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -208,7 +208,7 @@ fn a_stream_sends_the_metrics_each_second_and_ends_with_the_service() {
     assert!(all.any(|event| event["metrics"]["total"] == 15));
     assert!(none.any(|event| event["metrics"]["total"] == 5));
     assert_eq!(service.end("TERM"), Some(0));
-    // Otherwise no further event would arrive, and the test would time out.
+    // This consumes the stream to its end. If the stream did not end, the test would time out.
     assert!(all.all(|event| event["success"] == true));
 }
 
@@ -216,7 +216,7 @@ fn a_stream_sends_the_metrics_each_second_and_ends_with_the_service() {
 fn a_head_request_for_the_stream_is_answered_at_once_and_leaves_no_viewer() {
     let (_folder, _router, service) = service();
     let path = "/api/analytics/stream";
-    // One more than there may be viewers.
+    // This is one more than the maximum number of streams.
     for number in 1..=analytics::event_stream::VIEWERS_MAX + 1 {
         let answer = send(service.address, ("HEAD", path), &[], "").unwrap();
         assert_eq!((answer.status, answer.body.len()), (200, 0), "request {number}");

@@ -1,4 +1,4 @@
-//! The service as a child process.
+//! Process: runs the service as a child process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::eventually;
 use crate::http::{self, Answer};
 use crate::killed_child::KilledChild;
 
-/// A running service. Killed when it is dropped.
+/// Running service. Dropping this value kills the process.
 pub(crate) struct Service {
     child: KilledChild,
     pub(crate) address: SocketAddr,
@@ -34,7 +34,8 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
 }
 
-/// Runs the program with arguments that it refuses, and returns its exit code, stdout and stderr.
+/// Runs the program with arguments that it must refuse, and returns its exit code, stdout and
+/// stderr.
 pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command(folder).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -64,7 +65,8 @@ impl Service {
         let line = line.unwrap_or_else(|| panic!("{}", said.lock().unwrap()));
         let address = line.split_whitespace().nth(1).unwrap();
         let address = address.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        // Writing to a pipe without a reader would end the program.
+        // The output is read to its end, because writing to a pipe without a reader would end the
+        // program.
         std::thread::spawn(move || lines.count());
         Self { child: KilledChild(child), address, said, folder: folder.to_owned() }
     }
@@ -88,7 +90,8 @@ impl Service {
         found.unwrap_or_else(|| panic!("{metrics:#}")).clone()
     }
 
-    /// Waits until a router is up, or down.
+    /// Waits until the service reports a router as up (or down, if `up` is false), and returns the
+    /// router's state.
     pub(crate) fn await_router(&self, name: &str, up: bool) -> Value {
         eventually(&format!("{name} up: {up}"), || {
             Some(self.router(name)).filter(|router| router["up"] == up)

@@ -1,4 +1,5 @@
-//! Tests of restarts: of a router, of the service, and of an unreachable store.
+//! Tests of restarts of a router and of the service, and of a store that is unreachable for a
+//! while.
 
 use std::fs;
 
@@ -28,7 +29,7 @@ fn a_router_that_is_killed_and_returns_continues_counting() {
             .filter(|north| north["up"] == true && north["started"] != before)
     });
     assert_eq!(again["error"], json!(null));
-    // Earlier counts are kept by the service, although not by the router.
+    // The service keeps the earlier counts, although the router has lost them.
     assert_eq!(service.metrics("window=15m")["total"], 32);
     router.write(30..40);
     router.fail(1);
@@ -53,8 +54,8 @@ fn a_minute_with_a_restart_of_a_router_keeps_the_counts_from_before() {
     });
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 25);
-    // Killed after 25 seconds of the minute, and back after 27: the router has lost its counts from
-    // before.
+    // The router was killed 25 seconds after the start of the minute and started again after 27
+    // seconds. It has lost its earlier counts.
     router.change(|reported| {
         let started = chrono::DateTime::from_timestamp((minute + 27) as i64, 0).unwrap();
         reported.started = started.to_rfc3339();
@@ -67,7 +68,7 @@ fn a_minute_with_a_restart_of_a_router_keeps_the_counts_from_before() {
     }
 }
 
-/// The router was idle before the restart, and down during it.
+/// The router had no requests before the restart, and then was down.
 #[test]
 fn idle_time_before_a_restart_differs_from_the_gap() {
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +104,8 @@ fn a_service_that_is_killed_keeps_the_frames_that_were_stored() {
     let list = format!("north={}", router.url());
     let arguments = ["--routers", &*list];
     router.change(|reported| {
-        // One reading of the clock: with several, two frames may be of the same second.
+        // The clock is read only once. If it were read for each frame, two frames might get the
+        // same start.
         let now = ago(0);
         let minutes = (2..50).map(|n| frame(Step::Minute, now - 3_600 - 60 * n, "shard1", 100, 1));
         let seconds = (20..80).map(|n| frame(Step::Second, now - n, "shard1", 1, 1));
@@ -117,7 +119,7 @@ fn a_service_that_is_killed_keeps_the_frames_that_were_stored() {
     service.await_total("window=15m", 67);
     eventually("the new one is kept", || (kept() == 109).then_some(()));
     assert_eq!(service.end("KILL"), None);
-    // Meanwhile the router has dropped all of it.
+    // Meanwhile the router has dropped all its frames.
     router.change(|reported| reported.frames.clear());
     let service = Service::start(folder.path(), &arguments);
     service.await_router("north", true);
@@ -167,7 +169,7 @@ fn an_unreachable_store_stops_nothing_and_is_logged_once() {
     assert_eq!(warned(), 1);
 }
 
-/// The listener never accepts: the connections wait in its queue.
+/// The listener never accepts connections, which wait in its backlog.
 #[test]
 fn a_store_that_accepts_connections_and_never_answers_is_logged_once_and_counted() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,7 +196,8 @@ fn errors_of_a_restarted_router_are_neither_lost_nor_reported_twice() {
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     let total = || service.get("/api/analytics/errors").json()["total"].as_u64().unwrap();
     eventually("four errors", || (total() == 4).then_some(()));
-    // The same number of errors, but other ones: only the start time differs.
+    // There are other errors, but the same number of them. Only the start time shows that the
+    // router was restarted.
     router.change(|reported| {
         reported.started =
             chrono::DateTime::from_timestamp_millis(unix_ms() as i64).unwrap().to_rfc3339();

@@ -12,15 +12,15 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Instead, Request, Server, ago, frame, frame_with_outcome, response};
 use crate::process::Service;
 
-/// A receiver of alerts.
+/// Server that receives alerts.
 struct Listener {
     server: Server,
     heard: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Listener {
-    /// Responds to the first messages with these statuses, and to all others with 204. For status 0
-    /// it closes the connection.
+    /// Starts a server that responds to the first messages with these statuses (for status 0, it
+    /// closes the connection), and to all others with 204.
     fn start(statuses: &'static [u16]) -> Self {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (ears, count) = (Arc::clone(&heard), AtomicUsize::new(0));
@@ -49,12 +49,12 @@ impl Listener {
     }
 }
 
-/// A service with a router and this text in its configuration file.
+/// Starts a service with a router, and with `file` in its configuration file.
 fn service(router: &FakeRouter, file: &str) -> (TempDir, Service) {
     service_of(&router.url(), file)
 }
 
-/// A service with the router at an address, and this text in its configuration file.
+/// Starts a service with the router at `url`, and with `file` in its configuration file.
 pub(crate) fn service_of(url: &str, file: &str) -> (TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
     let routers = format!("routers = \"north={url}\"\nstore = \"none\"\n");
@@ -133,7 +133,8 @@ fn an_alert_for_a_shard_fires_while_it_is_down_and_ends_when_it_is_back() {
     assert_eq!(first.line, "POST /services/hook?a=b HTTP/1.1");
     assert_eq!(first.header("content-type"), Some("application/json"));
     assert_eq!(first.header("authorization"), None);
-    // The receiver has a message a moment before the service has the answer.
+    // The count is polled, because the receiver has a message a moment before the service has the
+    // response.
     eventually("both are counted", || {
         (alerts(&service)["webhooks"][0]["delivered"] == 2).then_some(())
     });
@@ -183,8 +184,8 @@ fn an_alert_for_rebalances_fires_for_a_day_after_one_has_failed_or_until_the_nex
 #[test]
 fn messages_are_retried_in_order_with_a_secret_that_is_never_logged() {
     let router = FakeRouter::start(&["shard1"]);
-    // First the receiver is unavailable, then it closes the connection, then it has too many
-    // requests, and then it accepts the message.
+    // The receiver first responds that it is unavailable, then closes the connection, then responds
+    // that there are too many requests, and then accepts the message.
     let listener = Listener::start(&[503, 0, 429]);
     let folder = tempfile::tempdir().unwrap();
     let (word, hook) = (folder.path().join("word"), folder.path().join("hook"));
@@ -292,7 +293,7 @@ fn latency_errors_skew_and_lag_each_fire_an_alert() {
     });
     assert_eq!(fires(4), ["failing", "late", "slow", "uneven"]);
     router.change(|reported| reported.instead = Some(Instead::Refusal));
-    // The metrics of the last minutes are still known. The state of the shards is unknown, so the
-    // alert for lag keeps firing.
+    // The metrics of the last minutes are still known, so their alerts fire. The state of the
+    // shards is unknown, so the alert for lag continues to fire.
     assert_eq!(fires(5), ["failing", "late", "lost", "slow", "uneven"]);
 }

@@ -1,4 +1,4 @@
-//! A real router process, started as a user would, for the service to collect from.
+//! Router: runs a real router as a child process, from which the service collects.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use crate::http;
 use crate::killed_child::KilledChild;
 use crate::other_program::program;
 
-/// Program of the router, which belongs to another package.
+/// Path of the router's program, which belongs to another package.
 static PROGRAM: LazyLock<PathBuf> =
     LazyLock::new(|| program(env!("CARGO_BIN_EXE_analytics"), "api-router"));
 
-/// A router with its own files. Killed when it is dropped.
+/// Router with its own files. Dropping this value kills the process.
 pub(crate) struct Router {
     child: KilledChild,
     pub(crate) address: SocketAddr,
@@ -71,7 +71,7 @@ impl Router {
         }
     }
 
-    /// Reads from a table that does not exist, this many times.
+    /// Causes errors: reads from a table that does not exist, this many times.
     pub(crate) fn fail(&self, times: u32) {
         for _ in 0..times {
             assert_eq!(http::get(self.address, "/api/read?table=nothing").status, 404);

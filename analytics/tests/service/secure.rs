@@ -1,4 +1,4 @@
-//! Tests of https: metrics are collected from a router with a valid certificate, and from no other.
+//! Tests of https: the service collects only from a router with a valid certificate.
 
 use std::path::Path;
 

@@ -18,7 +18,7 @@ fn address(path: &Path) -> StoreAddress {
     StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap()
 }
 
-/// Runs SQL on the file, as another program would.
+/// Runs SQL on the file through a connection of its own, as another program would.
 fn meddle(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute(sql).unwrap();
@@ -57,7 +57,7 @@ fn intervals_that_finish_later_are_written_automatically_and_each_once() {
     await_state(&history_writer, |state| state.written == 5);
     history.absorb(frame(Step::Second, now(), 6));
     await_state(&history_writer, |state| state.written == 6);
-    // Simulates a kill: nothing is flushed, and earlier writes are in the file.
+    // This simulates a kill: nothing more is written, and only the earlier writes are in the file.
     std::mem::forget(history_writer);
     let (again, _) = stored_history(&address(&path), "router");
     assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 6]);
@@ -128,7 +128,7 @@ fn a_damaged_file_is_set_aside_and_a_new_one_created() {
     let aside = folder.path().join("analytics.db.damaged-1");
     assert!(fs::read_to_string(&aside).unwrap().starts_with("not a database"));
     assert_eq!(requests(&stored_history(&address(&path), "router").0, Step::Second), [1, 2, 3]);
-    // The first page has the right application id, the others are damaged.
+    // The first page, which contains the application id, stays intact. All other pages are damaged.
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..].fill(0xa5);
     fs::write(&path, bytes).unwrap();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use analytics::store::{HistoryWriter, HistoryWriterState, StoreAddress};
 use analytics::{Fanout, Frame, History, Step};
 
-/// Longest wait for anything.
+/// Longest wait for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn now() -> u64 {
@@ -37,8 +37,8 @@ fn history(frames: impl IntoIterator<Item = Frame>) -> Arc<History> {
     Arc::new(history)
 }
 
-/// Returns the frames of the last `count` seconds: the first has one request, the second two, and
-/// so on.
+/// Returns the frames of the last `count` seconds. The first frame has one request, the second has
+/// two, and so on.
 fn seconds(count: u64) -> impl Iterator<Item = Frame> {
     let first = now() - count;
     (0..count).map(move |second| frame(Step::Second, first + second, second + 1))

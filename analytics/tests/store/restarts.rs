@@ -15,8 +15,8 @@ fn recorder(started_s: u64) -> Recorder {
     Recorder::without_thread(labels, started_s * 1_000)
 }
 
-/// Records one read in each of these seconds since the start; the finished frames are then in the
-/// history.
+/// Records one read in each of the first `seconds` seconds, and closes the seconds before
+/// `settled`, so that their frames are in the history.
 fn read(recorder: &Recorder, seconds: u64, settled: u64) {
     let worker = recorder.worker();
     for second in 0..seconds {
@@ -55,14 +55,14 @@ fn store() -> (TempDir, PathBuf, StoreAddress) {
 fn unfinished_intervals_include_the_counts_from_before_and_after_a_restart() {
     let (_folder, _, address) = store();
     let began = now();
-    // Killed 5 s ago, after 20 s.
+    // The earlier process ran for 20 s and was killed 5 s ago.
     let before = recorder(began - 25);
     read(&before, 20, 20);
     HistoryWriter::start(address.clone(), "router", before.history().clone()).unwrap().close();
     let after = recorder(began);
     let history_writer =
         HistoryWriter::start(address.clone(), "router", after.history().clone()).unwrap();
-    // The writer stores its own frames only after it has loaded all stored ones.
+    // The writer stores new frames only after it has loaded all stored ones.
     history_writer.flush();
     assert!(history_writer.state().loaded >= 20, "{:?}", history_writer.state());
     assert_eq!(total(after.history(), Step::Second), 20);
@@ -77,7 +77,7 @@ fn unfinished_intervals_include_the_counts_from_before_and_after_a_restart() {
     for step in Step::ALL {
         assert_eq!(total(after.history(), step), 25, "{step:?}");
     }
-    // Each frame once: those of a minute include those of ten seconds.
+    // Each minute has only one frame, although two processes have counted requests in it.
     let minutes = after.history().frames_after(Step::Minute, 0, usize::MAX);
     assert!((1..=2).contains(&minutes.len()), "{}", minutes.len());
 }
@@ -88,7 +88,7 @@ fn gaps_and_idle_times_are_stored() {
     let began = now();
     let starts = [began - 600, began - 300, began - 100];
     for start in starts {
-        // The recorder counts for a minute, is idle for 20 s, and is then down.
+        // The recorder counts requests for a minute, has none for 20 s, and is then down.
         let recorder = recorder(start);
         read(&recorder, 60, 60);
         let history_writer =
@@ -105,7 +105,8 @@ fn gaps_and_idle_times_are_stored() {
     assert!(other.counted_times().as_slice().is_empty());
 }
 
-/// Runs a statement on the file, as another program might.
+/// Runs a statement on the file through a connection of its own, and returns the number of changed
+/// rows.
 fn change(path: &std::path::Path, statement: &str) -> usize {
     use diesel::{Connection, RunQueryDsl};
     let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
@@ -128,7 +129,8 @@ fn routers_that_share_a_store_have_a_history_each_and_one_of_them_gets_the_earli
         HistoryWriter::start_renamed(address.clone(), name, "router", history).unwrap()
     };
     let stored = |name: &str| total(&crate::stored_history(&address, name).0, Step::Second);
-    // An earlier program has stored its history under a name that all routers had.
+    // An earlier version of the program has stored its history under a name that was the same for
+    // all routers.
     serve(&address, began - 600);
     let (north, south) = (recorder(began - 200), recorder(began - 200));
     let north_writer = start(&north, "north:3000");
@@ -136,7 +138,7 @@ fn routers_that_share_a_store_have_a_history_each_and_one_of_them_gets_the_earli
     let south_writer = start(&south, "south:3000");
     south_writer.flush();
     assert_eq!([&north, &south].map(|own| total(own.history(), Step::Second)), [60, 0]);
-    // Both count requests of the same seconds.
+    // Both routers count requests in the same seconds.
     read(&north, 30, 30);
     read(&south, 50, 50);
     north_writer.close();
@@ -145,7 +147,8 @@ fn routers_that_share_a_store_have_a_history_each_and_one_of_them_gets_the_earli
     let (history, _) = crate::stored_history(&address, "north:3000");
     let counted = history.counted_times();
     assert_eq!(counted.as_slice(), [(began - 600, began - 540), (began - 200, began - 170)]);
-    // The earlier program runs once more. A router with a history of its own keeps only that.
+    // The earlier version runs once more. A router that has a history of its own does not take over
+    // the new one.
     serve(&address, began - 400);
     let again = recorder(began - 100);
     let writer = start(&again, "north:3000");
@@ -155,8 +158,8 @@ fn routers_that_share_a_store_have_a_history_each_and_one_of_them_gets_the_earli
     assert_eq!(["north:3000", "south:3000", "router"].map(stored), [90, 50, 60]);
 }
 
-/// A clock that was far ahead is corrected: rows written before neither take precedence nor block
-/// new ones.
+/// A clock that was far ahead is corrected. Rows that were written before must not take precedence
+/// over new rows or block them.
 #[test]
 fn measured_times_are_stored_although_a_clock_was_set_back() {
     let (_folder, path, address) = store();
@@ -173,7 +176,8 @@ fn measured_times_are_stored_although_a_clock_was_set_back() {
     assert_eq!(history.counted_times().as_slice(), starts.map(|start| (start, start + 60)));
 }
 
-/// An older program has written frames, and has not updated the record of measured times.
+/// An older version of the program has written frames, but has not updated the stored measured
+/// times.
 #[test]
 fn intervals_newer_than_the_recorded_times_count_as_measured() {
     let (_folder, path, address) = store();
@@ -195,7 +199,7 @@ fn intervals_newer_than_the_recorded_times_count_as_measured() {
     assert!((starts[2] + 60..began).contains(until), "{until} {starts:?}");
 }
 
-/// An older program has written only frames.
+/// An older version of the program has written frames but no measured times.
 #[test]
 fn a_store_without_measured_times_has_no_gaps() {
     let (_folder, path, address) = store();

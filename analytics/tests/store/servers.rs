@@ -13,7 +13,7 @@ use analytics::{History, Step};
 use crate::prerequisites::{Prerequisite, skip};
 use crate::{await_state, frame, history, now, requests, seconds, stored_history};
 
-/// Returns the URL of a database, if there is one to test with.
+/// Returns the URL of a database for the tests; `None` if there is none.
 fn database() -> Option<String> {
     let Some(folder) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
         let reason = "TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one";
@@ -35,8 +35,8 @@ fn source(story: &str) -> String {
     format!("{story}-{}-{}", std::process::id(), now())
 }
 
-/// A port that forwards connections to a server, until it is closed. While it is frozen, it accepts
-/// connections and forwards nothing.
+/// Proxy port that forwards connections to a server until it is closed. While the port is frozen,
+/// it accepts connections but forwards nothing.
 struct Way {
     port: u16,
     is_closed: Arc<AtomicBool>,
@@ -187,8 +187,8 @@ fn a_frozen_server_is_reported_and_gets_all_intervals_when_it_answers_again() {
     assert_eq!(requests(&read, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
 
-/// Answers the start of a connection and its settings as a server does, until the first simple
-/// query: then it reads on, and never answers again.
+/// Behaves like a server while a connection is opened and its settings are made, until the first
+/// simple query. From then on it reads but never responds.
 fn serve_until_query(mut client: TcpStream) -> Option<()> {
     let mut length = [0; 4];
     client.read_exact(&mut length).ok()?;
@@ -217,7 +217,7 @@ fn serve_until_query(mut client: TcpStream) -> Option<()> {
     }
 }
 
-/// The server answers until the history writer wants to migrate.
+/// The server responds until the history writer begins the migrations.
 #[test]
 fn a_server_that_stops_answering_before_the_migrations_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

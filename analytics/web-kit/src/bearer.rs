@@ -1,8 +1,8 @@
-//! Bearer: API keys and tokens in requests, and the challenges in the responses to requests without
-//! valid ones (RFC 6750).
+//! Bearer: reads API keys and tokens from requests, and defines the header `WWW-Authenticate` of
+//! the response to a request without valid ones (RFC 6750).
 //!
-//! **Invariant:** credentials are read from one header only. In the query string they are
-//! recognised, so that they can be refused, because URLs are kept in logs and browser histories.
+//! **Invariant:** credentials are accepted in one header only. Credentials in the query string are
+//! recognised only to refuse the request, because URLs are kept in logs and browser histories.
 //! **Not here:** the check of credentials, the bodies of responses.
 
 use actix_web::http::header::HeaderValue;
@@ -15,15 +15,15 @@ pub const INVALID: &str = "Bearer realm=\"tessera\", error=\"invalid_token\"";
 /// Value of `WWW-Authenticate` for credentials that have expired.
 pub const EXPIRED: &str = "Bearer realm=\"tessera\", error=\"invalid_token\", \
                            error_description=\"the credentials have expired\"";
-/// Query parameters in which clients of other APIs send credentials.
+/// Query parameters in which clients of other APIs commonly send credentials.
 const PARAMETERS: [&str; 2] = ["apikey", "access_token"];
 const SCHEME: &str = "bearer";
 
-/// Returns the credentials of a header `Authorization`; `None` if it has something else. The scheme
-/// may be in any case.
+/// Returns the credentials in a header `Authorization`; `None` if its scheme is not Bearer. The
+/// case of the scheme does not matter.
 pub fn parse(value: &HeaderValue) -> Option<&str> {
-    // Header values have no control characters other than tabs, so a test for ASCII is enough. It
-    // is fast, because it examines many bytes at a time.
+    // Header values contain no control characters except tabs, so it is enough to test for ASCII,
+    // which is fast because many bytes are examined at a time.
     let value = value.as_bytes();
     let text = std::str::from_utf8(value).ok().filter(|_| value.is_ascii())?.trim_ascii();
     let (scheme, text) = text.split_at_checked(SCHEME.len())?;
@@ -31,12 +31,13 @@ pub fn parse(value: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case(SCHEME) && !text.is_empty()).then_some(text)
 }
 
-/// Returns the parameter of a query string that has credentials, if there is one.
+/// Returns the name of the query parameter that contains credentials, if there is one.
 pub fn parameter(query: &str) -> Option<&'static str> {
     let pairs = query.as_bytes().split(|byte| *byte == b'&');
     let names = pairs.map(|pair| pair.split(|byte| *byte == b'=').next().unwrap_or(pair));
     names.into_iter().find_map(|name| {
-        // This runs for every request, and hardly any name is escaped.
+        // This shortcut is worthwhile because the function runs for every request, and hardly any
+        // name is escaped.
         if !name.contains(&b'%') {
             return PARAMETERS.into_iter().find(|known| known.as_bytes() == name);
         }

@@ -1,10 +1,11 @@
 //! Cross origin: detects requests that a web page of another origin makes a browser send.
 //!
-//! A browser must not give access to a loopback service: neither through a page of another origin,
-//! nor through a host name that was made to resolve to this machine (DNS rebinding).
+//! A web page of another origin must not get access through the browser to a service that listens
+//! on loopback only: neither by sending requests to the loopback address, nor by a host name that
+//! was made to resolve to this machine (DNS rebinding).
 //!
-//! **Invariant:** a request that does not come from a browser is accepted, unless its `Host` names
-//! another machine.
+//! **Invariant:** a request that does not come from a browser is accepted, unless the program
+//! listens on loopback only and the header `Host` names another machine.
 //! **Not here:** the response to a refused request.
 
 use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
@@ -83,7 +84,8 @@ pub fn refuse(headers: &HeaderMap, exposure: Exposure) -> Result<(), CrossOrigin
     // A request without a Host does not come from a browser.
     let host = text(&HOST).unwrap_or("localhost");
     if exposure.loopback_only && !is_local_host(host) && !may_come_from_proxy(host, exposure) {
-        // Browsers send few headers with plain HTTP: the Host alone shows a rebound page.
+        // With plain HTTP browsers may send no other telling header, so the `Host` alone must
+        // reveal a page that uses DNS rebinding.
         return Err(CrossOriginRefusal::Host);
     }
     let (fetch_site, origin) = (text(&SEC_FETCH_SITE), text(&ORIGIN));
@@ -92,20 +94,20 @@ pub fn refuse(headers: &HeaderMap, exposure: Exposure) -> Result<(), CrossOrigin
     if foreign_origin || foreign_site { Err(CrossOriginRefusal::Page) } else { Ok(()) }
 }
 
-/// True if a proxy may have sent this Host: the program is behind one, and the port is not its own.
-/// A Host after DNS rebinding has the program's own port, which browsers leave out only if it is
-/// 80.
+/// Returns true if a proxy may have sent this `Host`: the program is behind a proxy, and the port
+/// is not the program's own. After DNS rebinding the `Host` has the program's own port, which
+/// browsers leave out only if it is 80.
 fn may_come_from_proxy(host: &str, exposure: Exposure) -> bool {
     let port = split_port(host).1.map_or(Some(80), |port| port.parse().ok());
     exposure.by == Transport::ProxyTls && port.is_some_and(|port: u16| port != exposure.port)
 }
 
-/// True if an origin belongs to pages that this host serves.
+/// Returns true if pages of this origin are served by this host.
 fn is_own(origin: &str, host: &str, by: Transport) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let is = |name: &str| scheme.eq_ignore_ascii_case(name);
     let default_port = match by {
-        // A client on this machine bypasses the proxy.
+        // A client on this machine may use plain HTTP and bypass the proxy.
         Transport::Plain if is("http") => "80",
         Transport::ProxyTls if is("http") && is_local_host(host) => "80",
         Transport::Tls | Transport::ProxyTls if is("https") => "443",

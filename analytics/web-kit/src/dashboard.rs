@@ -1,11 +1,11 @@
-//! Dashboard: the files of the pages that people open in a browser, embedded in the program. They
-//! are in the folder `web-kit/dashboard`.
+//! Dashboard: the files of the web pages, which are embedded in the program from the folder
+//! `web-kit/dashboard`.
 //!
 //! The pages use the same JSON as other clients. Programs serve the page at `/dashboard`, and its
 //! scripts, styles and images below `/dashboard/`; routers also serve `lab.html` at `/lab`.
 //!
-//! **Invariant:** no file contacts another origin, and no markup contains a script or a style, so
-//! that the page works under [`CONTENT_SECURITY_POLICY`].
+//! **Invariant:** no file loads anything from another origin, and no HTML contains inline scripts
+//! or styles, so that the pages work under [`CONTENT_SECURITY_POLICY`].
 //! **Not here:** HTTP, metrics.
 
 use std::sync::LazyLock;
@@ -21,7 +21,7 @@ pub struct File {
     pub content_type: &'static str,
     /// Contents of the file.
     pub body: &'static [u8],
-    /// Value of `ETag`, in its quotes: it changes with the body.
+    /// Value of `ETag`, including the quotes. It changes with the body.
     pub etag: &'static str,
 }
 
@@ -93,7 +93,8 @@ pub fn file(path: &str) -> Option<File> {
     Some(File { content_type, body, etag: &ETAGS[place] })
 }
 
-/// Returns the FNV-1a hash, 64 bits: a collision gives no advantage to an attacker here.
+/// Returns the 64-bit FNV-1a hash. It need not be cryptographic, because a collision gives no
+/// advantage to an attacker here.
 fn fingerprint(body: &[u8]) -> u64 {
     body.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -135,7 +136,7 @@ mod tests {
     fn no_file_contacts_another_origin_and_markup_has_no_inline_code() {
         for (name, _, body) in PARTS {
             let text = std::str::from_utf8(body).unwrap();
-            // Names of XML vocabularies, which are not fetched.
+            // Names of XML namespaces look like URLs but are not fetched.
             let own = text.replace("http://www.w3.org/2000/svg", "");
             for word in [
                 "http:",

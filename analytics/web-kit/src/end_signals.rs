@@ -1,5 +1,5 @@
-//! End signals: the signals that end a server program, and the time for which it still listens
-//! after such a signal.
+//! End signals: the signals that end a server program, and the time for which the program still
+//! listens after such a signal.
 //!
 //! **Not here:** the work that a program finishes before it ends.
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Time for which `/ready` reports that the program is about to end before it stops listening:
-/// longer than the usual second between two probes.
+/// Time for which `/ready` reports that the program is about to end, before the program stops
+/// listening. It is longer than the usual second between two probes of a load balancer.
 const DRAIN: Duration = Duration::from_millis(1_500);
 
 /// Signals that end a program: SIGTERM, and SIGINT, which is Ctrl-C.
@@ -29,10 +29,10 @@ pub enum EndSignal {
 }
 
 impl EndSignals {
-    /// Starts to receive the signals, which from now on do not end the process by themselves.
+    /// Starts to receive the signals. From now on they do not end the process by themselves.
     ///
     /// # Errors
-    /// Fails if the system refuses.
+    /// Fails if the system does not allow it.
     pub fn listen() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
@@ -46,13 +46,13 @@ impl EndSignals {
         }
     }
 
-    /// Waits until the program may stop listening after this first signal: load balancers have that
-    /// time to notice it on `/ready` and to stop sending requests. Ctrl-C, or a second signal,
-    /// skips that time.
+    /// Waits until the program may stop listening after the signal `first`. In this time load
+    /// balancers can notice on `/ready` that the program is about to end, and stop sending
+    /// requests. There is no wait if `first` is Ctrl-C, and a second signal ends the wait.
     pub async fn drained(&mut self, first: EndSignal) {
         match first {
             EndSignal::Terminate => {
-                // Elapsed or not, the program may end now.
+                // The program may end after the timeout as well as after a second signal.
                 let _ = tokio::time::timeout(DRAIN, self.next()).await;
             }
             EndSignal::Interrupt => {}

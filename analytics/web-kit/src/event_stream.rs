@@ -1,7 +1,8 @@
 //! Event stream: the server-sent events that dashboards watch.
 //!
-//! Once a second an event is built for each distinct query that some client watches, however many
-//! clients watch the query. Only the newest event is kept, so a slow client misses events.
+//! Once a second, one event is built for each distinct query that at least one client watches.
+//! Clients that watch the same query get the same event. Only the newest event is kept, so a slow
+//! client misses events.
 //!
 //! **Invariant:** there are at most [`VIEWERS_MAX`] streams; a stream ends when its client
 //! disconnects, when the hub is closed, or when the hub can no longer build its events.
@@ -21,15 +22,17 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Maximum number of streams at once: enough for many screens, and a limit for leaks.
+/// Maximum number of streams at the same time: enough for many screens, and a bound on connections
+/// that are never closed.
 pub const VIEWERS_MAX: usize = 32;
 /// Time between two events.
 pub const EVERY: Duration = Duration::from_secs(1);
-/// Time without an event after which a comment keeps proxies from closing the connection.
+/// Time without an event after which a comment line is sent, so that proxies do not close the
+/// connection.
 const PING_AFTER: Duration = Duration::from_secs(15);
 const PING: &[u8] = b": ping\n\n";
 
-/// There are too many streams already.
+/// Error for a new stream when there are too many already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there are {VIEWERS_MAX} streams already")]
 pub struct Full;
@@ -46,8 +49,8 @@ pub struct Hub<Q> {
 }
 
 impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
-    /// Creates a hub whose events have this data. `build` runs on blocking threads of this runtime,
-    /// whose clock must be enabled.
+    /// Creates a hub. `build` returns the data of an event for a query; it runs on the blocking
+    /// threads of `runtime`, whose timer must be enabled.
     pub fn new(runtime: Handle, build: impl Fn(&Q) -> Bytes + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             build: Box::new(build),
@@ -69,8 +72,8 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         self.built.load(Ordering::Relaxed)
     }
 
-    /// Ends all streams, including later ones, so that a server can end without waiting for their
-    /// clients.
+    /// Ends all streams, also those that are opened later, so that a server can end without waiting
+    /// for the clients.
     pub fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -97,10 +100,12 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         }))
     }
 
-    /// Returns the events of a query; the first caller starts building them.
+    /// Returns the events of a query. Building them starts with the first client that watches the
+    /// query.
     fn topic(self: &Arc<Self>, question: Q) -> watch::Receiver<Option<Bytes>> {
         let mut topics = self.topics();
-        // The sender is gone if its runtime has ended or building an event has panicked.
+        // The sender no longer exists if its runtime has ended or if building an event has
+        // panicked.
         let is_made = |events: &&watch::Receiver<Option<Bytes>>| events.has_changed().is_ok();
         if let Some(events) = topics.get(&question).filter(is_made) {
             return events.clone();
@@ -112,7 +117,7 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         events
     }
 
-    /// Builds events until no client watches.
+    /// Builds the events of a query until no client watches it.
     async fn produce(self: Arc<Self>, question: Q, events: watch::Sender<Option<Bytes>>) {
         let mut beat = interval(EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,18 +128,18 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
             }
             let (hub, asked) = (self.clone(), question.clone());
             let built = tokio::task::spawn_blocking(move || (hub.build)(&asked)).await;
-            // After a panic, the next client starts building again.
+            // After a panic this task ends, and the next client of the query starts a new one.
             let Ok(data) = built else { return };
             self.built.fetch_add(1, Ordering::Relaxed);
             events.send_replace(Some(event(&data)));
         }
     }
 
-    /// Removes an unwatched topic under the lock, so that no client can start to watch it
-    /// meanwhile.
+    /// Removes the topic of a query if no client watches it, and returns true then. It holds the
+    /// lock, so that no client can start to watch the topic meanwhile.
     fn forget_unwatched(&self, question: &Q, events: &watch::Sender<Option<Bytes>>) -> bool {
         let mut topics = self.topics();
-        // The list holds one receiver itself.
+        // One receiver is that of the map itself.
         let is_unwatched = events.receiver_count() <= 1 || *self.closed.borrow();
         if is_unwatched {
             topics.remove(question);
@@ -143,12 +148,12 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
     }
 
     fn topics(&self) -> MutexGuard<'_, HashMap<Q, watch::Receiver<Option<Bytes>>>> {
-        // The map is valid even after a panic.
+        // A poisoned lock is ignored, because the map is valid even after a panic.
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One of the limited number of streams.
+/// Permit for one of at most [`VIEWERS_MAX`] streams.
 struct ViewerPermit(Arc<AtomicUsize>);
 
 impl ViewerPermit {
@@ -168,7 +173,8 @@ impl Drop for ViewerPermit {
 struct Viewer {
     events: watch::Receiver<Option<Bytes>>,
     closed: watch::Receiver<bool>,
-    /// True until the first event: an event that exists already is sent as well.
+    /// True until the first event has been sent. A new stream begins with the newest event, if one
+    /// exists already.
     is_new: bool,
     _permit: ViewerPermit,
 }

@@ -1,5 +1,5 @@
-//! Health probe: checks a program on this machine, for images that have neither a shell nor an HTTP
-//! client.
+//! Health probe: checks a program on this machine over HTTP. It is meant for container images that
+//! have neither a shell nor an HTTP client.
 //!
 //! **Not here:** the responses to the requests of a probe (`readiness`).
 
@@ -22,7 +22,7 @@ pub enum HealthQuery {
 /// Reason why a check fails.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Port 0 stands for any free port, so the port is unknown.
+    /// The configured port is 0, which stands for any free port, so the actual port is unknown.
     #[error("bind has port 0, so the port is unknown: set a port")]
     AnyPort,
     /// The program does not respond.

@@ -1,7 +1,7 @@
 //! HTTP client: sends HTTP/1.1 requests, with or without TLS.
 //!
-//! **Invariant:** every exchange is bounded in time and in bytes; a connection is never used again
-//! after a failure; redirects are not followed, and proxies are not used.
+//! **Invariant:** every exchange is limited in time and in bytes. A connection is not used again
+//! after a failure. Redirects are not followed, and proxies are not used.
 //! **Not here:** the contents of requests.
 
 mod target;
@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use recorder::tls_roots;
 
-/// Maximum number of characters of text from another program in an error.
+/// Maximum number of characters that an error quotes from another program.
 const ERROR_TEXT_MAX: usize = 200;
 
 /// A complete request; its URI is the path.
@@ -60,7 +60,7 @@ pub enum HttpError {
     TooLong(usize),
 }
 
-/// Client of one server: it has at most one connection, kept open between exchanges.
+/// Client of one server. It has at most one connection, which stays open between exchanges.
 pub struct HttpClient {
     target: Target,
     tls: Option<TlsConnector>,
@@ -152,7 +152,7 @@ where
 }
 
 fn unreachable(error: &io::Error) -> HttpError {
-    // The OS error number adds nothing to "Connection refused".
+    // The usual text also contains the number of the OS error, which is of no use here.
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return HttpError::Unreachable("connection refused".to_owned());
     }
@@ -167,7 +167,7 @@ fn broken(error: &hyper::Error) -> HttpError {
     HttpError::Broken(printable(&cause))
 }
 
-/// Shortens a text of another program and removes control characters, so that it can be logged.
+/// Shortens a string from another program and removes control characters, so that it can be logged.
 pub fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).take(ERROR_TEXT_MAX).collect()

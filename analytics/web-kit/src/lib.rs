@@ -7,7 +7,8 @@
 //! | `dashboard` | the files of the dashboard | |
 //! | `event_stream` | the stream of events that dashboards watch | `live` |
 //! | `settings`, `log_format` | configuration and log of a program | `program` |
-//! | `readiness`, `health_probe` | responses to `/live` and `/ready`, and the command that requests them | `program` |
+//! | `readiness`, `health_probe` | `/live` and `/ready`, and the command that probes them |
+//! `program` |
 //! | `end_signals`, `exit_status` | signals that end a program, and its exit code | `program` |
 //! | `problem_codes` | declaration of the codes of problems | `program` |
 //! | `bearer`, `login` | credentials in requests, and the bodies of a login | `program` |

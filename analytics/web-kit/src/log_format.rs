@@ -8,12 +8,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts to write events of at least this severity. Unless the level is debug or trace, the HTTP
-/// framework logs only warnings and errors about its workers, and no errors about bytes that are
-/// not HTTP: otherwise a port scan would fill the log.
+/// Starts to log events of at least this severity. Unless the level is debug or trace, the HTTP
+/// framework logs only warnings and errors about its workers. Its errors about invalid HTTP are
+/// left out, because otherwise a port scan would fill the log.
 ///
 /// # Panics
-/// Panics if the process writes events already.
+/// Panics if logging has been started in this process already.
 pub fn start(level: tracing::Level) {
     let mut filter = Targets::new().with_default(level);
     if level < tracing::Level::DEBUG {

@@ -1,6 +1,6 @@
 //! Login: the bodies with which a browser exchanges an API key for a cookie.
 //!
-//! **Invariant:** the key is sent in the body, which no log and no browser history keeps.
+//! **Invariant:** the key is sent in the body, which neither logs nor browser histories keep.
 //! **Not here:** the check of the key, the cookie (the programs that serve `/api/session`).
 
 use serde::{Deserialize, Serialize};

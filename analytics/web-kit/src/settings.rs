@@ -1,8 +1,8 @@
-//! Settings: the value of each setting, from the first source that defines it, together with the
-//! name of that source.
+//! Settings: finds the value of each setting in the first source that defines the setting, and
+//! records the source.
 //!
 //! **Invariant:** every value that is read is shown with its source, without secrets. An unknown
-//! name is an error, so that a typo cannot silently mean the default.
+//! name is an error, because otherwise a typo would silently leave the setting at its default.
 //! **Not here:** the settings of a program and their meaning.
 
 mod file;
@@ -15,13 +15,13 @@ use std::path::PathBuf;
 
 pub use self::file::ConfigFile;
 
-/// Longest text that is compared with known names: comparing longer ones takes time, and they are
-/// not typos.
+/// Maximum length of an unknown name that is compared with the known names. Longer ones are not
+/// typos, and comparing them takes time.
 const TYPO_MAX: usize = 64;
-/// Widest column of values: longer values do not move the sources to the right.
+/// Maximum width of the column of values, in characters. Longer values do not widen the column.
 const VALUE_USUAL: usize = 60;
 
-/// A configuration that cannot be used; the text states what to change.
+/// Error for a configuration that cannot be used. The message states what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -53,7 +53,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One source of settings: names and texts.
+/// One source of settings: the kind of the source, and the names and values of the settings in it.
 pub type Layer = (Origin, BTreeMap<String, String>);
 
 /// Returns the given flags as a source: flags with values, and switches.
@@ -67,12 +67,12 @@ pub fn flags<'t>(
     (Origin::Flag, given.map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-/// Returns the setting of an environment variable. The variable must be in capitals, and the
-/// setting known or `config`. Errors call the variable `what`; `variable_of` returns the variable
-/// of a setting.
+/// Returns the name of the setting that an environment variable sets. The variable must be in
+/// capitals, and the setting must be known or be `config`. `what` is the description of the
+/// variable in errors; `variable_of` returns the name of the variable of a setting.
 ///
 /// # Errors
-/// Fails with [`ConfigError`], which suggests variables, if there is no such setting.
+/// Fails with [`ConfigError`], which suggests similar variables, if there is no such setting.
 pub fn of_variable(
     what: &str,
     name: &str,
@@ -120,16 +120,17 @@ fn unknown_among<'n>(
 /// Parses a number within bounds.
 ///
 /// # Errors
-/// The error names the allowed numbers.
+/// Fails with a message that names the allowed numbers.
 pub fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("a number from {least} to {most}"))
 }
 
-/// Refuses an address that other machines can reach, unless that is explicitly allowed.
+/// Refuses to listen on an address that other machines can reach, unless that is explicitly
+/// allowed.
 ///
 /// # Errors
-/// [`ConfigError`] names the address and the flag.
+/// Returns a [`ConfigError`], which names the address and the flag.
 pub fn check_exposure(bind: SocketAddr, insecure: bool) -> Result<(), ConfigError> {
     if insecure || bind.ip().to_canonical().is_loopback() {
         return Ok(());
@@ -161,8 +162,8 @@ impl<'l> Settings<'l> {
         Self { layers, servers_by: None, shown: Vec::new() }
     }
 
-    /// Sets the name of the setting that takes URLs of servers; errors about a URL in another
-    /// setting refer to it.
+    /// Sets the name of the setting that takes URLs of servers. If another setting contains a URL
+    /// by mistake, the error refers to this name.
     #[must_use]
     pub fn with_servers_by(self, name: &'static str) -> Self {
         Self { servers_by: Some(name), ..self }
@@ -171,7 +172,8 @@ impl<'l> Settings<'l> {
     /// Reads a value that is not a secret; `parse` checks it.
     ///
     /// # Errors
-    /// [`ConfigError`] names the setting, where it came from and what is allowed.
+    /// Returns a [`ConfigError`], which names the setting, the source of its value and what is
+    /// allowed.
     pub fn parse<T>(
         &mut self,
         name: &'static str,
@@ -180,7 +182,8 @@ impl<'l> Settings<'l> {
     ) -> Result<T, ConfigError> {
         let (origin, text) = self.find(name).unwrap_or((Origin::Default, default.to_owned()));
         let parsed = parse(&text).map_err(|allowed| {
-            // A URL in the wrong place may contain a password.
+            // A URL that was given for the wrong setting is not repeated, because it may contain a
+            // password.
             let what = match (text.contains("://"), self.servers_by) {
                 (true, Some(servers)) => format!("is a URL; servers are named by {servers}"),
                 (true, None) => format!("must be {allowed}"),
@@ -192,7 +195,7 @@ impl<'l> Settings<'l> {
         Ok(parsed)
     }
 
-    /// Reads an optional value that is not a secret; `default` describes its absence.
+    /// Reads an optional value that is not a secret. `default` is shown if the value is missing.
     ///
     /// # Errors
     /// Fails like [`Settings::parse`].
@@ -209,7 +212,8 @@ impl<'l> Settings<'l> {
         self.parse(name, default, parse).map(Some)
     }
 
-    /// Reads a value that may contain a secret; `parse` also returns the text that may be shown.
+    /// Reads a value that may contain a secret. `parse` also returns a form of the value that may
+    /// be shown.
     ///
     /// # Errors
     /// Fails with [`ConfigError`], which names the setting and its source and contains the error of
@@ -241,7 +245,7 @@ impl<'l> Settings<'l> {
         })
     }
 
-    /// Reads the least severity of logged messages.
+    /// Reads the lowest severity of messages that are logged.
     ///
     /// # Errors
     /// Fails like [`Settings::parse`].
@@ -265,12 +269,12 @@ impl<'l> Settings<'l> {
         layers.find_map(|(origin, values)| Some((origin.clone(), values.get(name)?.clone())))
     }
 
-    /// Adds a setting to those that are shown.
+    /// Adds a setting to the list of settings that is shown to the operator.
     pub fn show(&mut self, name: impl Into<String>, value: String, origin: Origin) {
         self.shown.push(Shown { name: name.into(), value, origin });
     }
 
-    /// Returns the settings that are shown.
+    /// Returns the list of settings that is shown to the operator.
     pub fn shown(self) -> Vec<Shown> {
         self.shown
     }
@@ -279,7 +283,8 @@ impl<'l> Settings<'l> {
 /// Returns all settings as text, one per line, with their sources.
 pub fn table(shown: &[Shown]) -> String {
     let names = shown.iter().map(|line| line.name.len()).max().unwrap_or(0);
-    // A long list of addresses must not move all sources out of sight.
+    // Long values do not count, because one long list of addresses would move the column of sources
+    // out of sight.
     let usual = shown.iter().map(|line| line.value.len()).filter(|length| *length <= VALUE_USUAL);
     let values = usual.max().unwrap_or(0);
     let mut table = String::new();

@@ -14,12 +14,13 @@ use futures_util::Stream;
 
 use crate::dashboard::{self, File};
 
-/// Policy of the page for browsers.
+/// Content security policy of the page.
 const POLICY: HeaderValue = HeaderValue::from_static(dashboard::CONTENT_SECURITY_POLICY);
 /// Header that keeps proxies from buffering a stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Returns a file of the dashboard, or 304 if the client has it; `None` if there is no such file.
+/// Returns the response with a file of the dashboard, or 304 if the client has the current version.
+/// Returns `None` if there is no such file.
 pub fn file(name: &str, request_headers: &HeaderMap) -> Option<HttpResponse> {
     let File { content_type, body, etag } = dashboard::file(name)?;
     let known = request_headers.get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
@@ -28,8 +29,8 @@ pub fn file(name: &str, request_headers: &HeaderMap) -> Option<HttpResponse> {
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response
         .insert_header((ETAG, etag))
-        // Browsers revalidate each time, mostly with a short 304, so that a new program has a new
-        // page at once.
+        // Browsers check for a new version each time, mostly with a short 304 as the response, so
+        // that after an upgrade of the program they use the new page at once.
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((REFERRER_POLICY, HeaderValue::from_static("no-referrer")));

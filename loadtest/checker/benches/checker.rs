@@ -2,8 +2,8 @@
 //! from a file.
 //!
 //! `cargo bench -p checker --bench checker`. The history is that of a simulated run with 64 hot
-//! rows and 100 000 cold ones, drawn by Zipf's law. Memory is the high-water mark of a process that
-//! only checks, so the program starts a second process of itself to check the file.
+//! rows and 100 000 cold ones, drawn by Zipf's law. The peak memory must be that of a process that
+//! only checks, so the program starts itself a second time to check the file.
 
 #[path = "../tests/checker/server.rs"]
 mod server;
@@ -49,8 +49,8 @@ fn main() {
     let bytes = path.metadata().expect("a file").len();
     println!("written {} MB in {:.2} s", bytes / 1_000_000, writing.elapsed().as_secs_f64());
 
-    // All operations are on two rows, which would reveal anything slower than O(n log n) in the
-    // operations of a row.
+    // All operations are on two rows. This would reveal a check that takes more than O(n log n)
+    // time in the number of operations of a row.
     let two = server::run(Settings { hot: 1, cold: 1, ..settings });
     println!("made {}", size(&two));
     judge(&two);

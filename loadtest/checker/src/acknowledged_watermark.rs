@@ -3,13 +3,14 @@
 //!
 //! **Invariant:** only changes that were acknowledged as stored and have a known version are
 //! included.
-//! **Not here:** versions that reads have returned. Later reads must not fall behind those either,
-//! which C3 and C4 check.
+//! **Not here:** versions that reads have returned. C3 and C4 check that later reads do not return
+//! older versions than these.
 
 use crate::row::Row;
 use crate::version_bound::{LowWatermark, VersionBound};
 
-/// End times of the acknowledged changes of one row, in order, each with the highest mark so far.
+/// End times of the acknowledged changes of one row, in order, each with the highest mark (position
+/// in the order of the row's changes, see `version_bound`) so far.
 pub(crate) struct AcknowledgedWatermark(Vec<(u64, LowWatermark)>);
 
 impl AcknowledgedWatermark {

@@ -1,20 +1,21 @@
 //! Allowed losses: a promotion may lose changes made at level `one`, which is not a violation.
 //!
 //! A write at `one` is acknowledged when the primary has stored it. If another node is promoted,
-//! such a write may be lost, even if a read has returned it before. So a contradiction counts as a
-//! loss, not as a violation, if it appears after a promotion and involves a change at `one` from
-//! before that promotion. A change that only its primary is known to have, because no replica has
-//! confirmed it ([`Outcome::Committed`]), counts as a change at `one`, whatever level was
-//! requested. Every other contradiction is a violation; above all, every change that was done at
-//! `quorum` or `all` must be kept.
+//! such a write may be lost, even if a read has returned it before. Therefore a contradiction
+//! counts as a loss and not as a violation if it appears after a promotion and involves a change at
+//! `one` that began before the promotion was over. A change that no replica has confirmed
+//! ([`Outcome::Committed`]) may exist only on its primary, so it counts as a change at `one` even
+//! if a higher level was requested. Every other contradiction is a violation; in particular, every
+//! change that was acknowledged at `quorum` or `all` must be kept.
 //!
 //! **Invariant:** without a promotion, or without changes at `one`, every contradiction is a
-//! violation; losses are always counted.
+//! violation. Losses are always counted.
 //! **Not here:** finding contradictions (the checks).
 //!
-//! Not detected: a real violation on a row that had a change at `one` shortly before a promotion,
-//! if the loss of that change could explain the contradiction. In particular, a change at `one`
-//! that happened twice around a promotion looks like one that was lost, sent again and executed.
+//! Not detected: a real violation on a row that had a change at `one` before a promotion, if the
+//! loss of this change could explain the contradiction. For example, a change at `one` that was
+//! executed twice around a promotion cannot be distinguished from one that was lost, sent again and
+//! then executed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +24,7 @@ use crate::history::{
 };
 use crate::violation::{Check, Evidence, Violation};
 
-/// Prefixes of the descriptions of two recorded faults: a promotion, and the end of one.
+/// Prefixes of the descriptions with which the beginning and the end of a promotion are recorded.
 const BEGUN: &str = "promotion";
 const OVER: &str = "over: promotion";
 
@@ -34,11 +35,12 @@ pub(crate) struct AllowedLosses<'h> {
     /// Start of the first promotion.
     since: u64,
     /// Changes at `one` that were not refused and began before the last promotion was over. A
-    /// change that a read at the end returned is not among them, unless it was executed again.
+    /// change that a read at the end of the run returned is not included, unless it was lost and
+    /// executed again.
     may_be_gone: HashSet<(Key, Value)>,
     /// True if there was any such change at `one`, even if it was read at the end.
     is_any_at_one: bool,
-    /// Changes of each row that were done at higher levels.
+    /// Changes of each row that were acknowledged at higher levels.
     kept: HashMap<Key, Vec<&'h Operation>>,
 }
 
@@ -51,15 +53,15 @@ impl<'h> AllowedLosses<'h> {
             faults.filter(move |fault| fault.what.starts_with(word)).map(|fault| fault.at)
         };
         let since = at(BEGUN).min()?;
-        // A promotion that never ended may also lose changes that come after its start.
+        // A promotion whose end was not recorded may also lose changes that began after its start.
         let is_over = at(BEGUN).count() == at(OVER).count();
         let until = if is_over { at(OVER).max().unwrap_or(NEVER) } else { NEVER };
         let mut may_be_gone = HashSet::new();
         let mut kept: HashMap<_, Vec<_>> = HashMap::new();
         for one in history.operations.iter().filter(|one| one.changes()) {
             if one.level == Level::One || one.outcome == Outcome::Committed {
-                // This includes a change without a response: a read may have returned it before the
-                // promotion.
+                // A change without a response is included, because a read may have returned it
+                // before the promotion.
                 if one.start < until && one.outcome != Outcome::Rejected {
                     may_be_gone.insert((one.key, one.value));
                 }
@@ -69,7 +71,8 @@ impl<'h> AllowedLosses<'h> {
         }
         let is_any_at_one = !may_be_gone.is_empty();
         let again = executed_again(history, &may_be_gone);
-        // A change that is read at the end is not gone, unless it was lost and then executed again.
+        // A change that a read at the end returned was not lost, unless it was lost and then
+        // executed again.
         for read in history.operations.iter().filter(|one| one.last && one.is_answered_read()) {
             let change = (read.key, read.value);
             if !again.contains(&change) {
@@ -109,7 +112,7 @@ impl<'h> AllowedLosses<'h> {
         indices.into_iter().map(move |index| &history.operations[index as usize])
     }
 
-    /// Returns true if the evidence contains a change that may be gone, or a read of such a change.
+    /// Returns true if the evidence contains a change that may be lost, or a read of such a change.
     fn has_gone(&self, violation: &Violation) -> bool {
         self.operations(violation).any(|one| self.may_be_gone.contains(&(one.key, one.value)))
     }
@@ -144,8 +147,8 @@ impl<'h> AllowedLosses<'h> {
     }
 }
 
-/// Returns those of `changes` that are known at several versions: they were lost, sent again with
-/// their idempotency key, and executed again.
+/// Returns the changes for which several versions are known: they were lost, sent again with their
+/// idempotency key, and executed again.
 fn executed_again(
     history: &OperationHistory,
     changes: &HashSet<(Key, Value)>,

@@ -2,8 +2,8 @@
 //! report on availability, C10.
 //!
 //! **Invariant:** a check reads the history and adds to the findings; no check depends on another.
-//! **Not here:** the order in which rows and checks are visited (`check` of the crate), helpers
-//! that several checks share (`row`, `version_bound`, `acknowledged_watermark`).
+//! **Not here:** calling the checks for each row (the crate's function `check`), helpers that
+//! several checks share (`row`, `version_bound`, `acknowledged_watermark`).
 
 pub(crate) mod availability;
 pub(crate) mod bank;

@@ -1,15 +1,15 @@
 //! Findings: counts the violations, and keeps the earliest few of each check for the report.
 //!
-//! **Invariant:** the kept violations are the earliest of their check, and their number is limited,
-//! so that a broken server cannot fill the memory.
+//! **Invariant:** the violations that are kept are the earliest of each check. Their number is
+//! limited, so that a broken server cannot fill the memory.
 //! **Not here:** the text of the report (`violation_report`).
 
 use crate::allowed_losses::AllowedLosses;
 use crate::history::OperationHistory;
 use crate::violation::{Check, Violation};
 
-/// Maximum number of violations that are reported for each check, and of losses; more would reveal
-/// nothing new.
+/// Maximum number of violations that are reported for each check, and maximum number of losses that
+/// are reported. More would reveal nothing new.
 pub const REPORTED_MAX: usize = 10;
 
 /// Violations and losses found so far.
@@ -18,7 +18,7 @@ pub(crate) struct Findings<'h> {
     /// Violations of each check in order of time, at most [`REPORTED_MAX`] of each.
     violations: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
-    /// Changes whose loss is not a violation; `None` without a promotion.
+    /// Changes whose loss is not a violation; `None` if the history has no promotion.
     allowed: Option<AllowedLosses<'h>>,
     losses: Vec<Violation>,
     lost: u64,
@@ -44,7 +44,7 @@ impl<'h> Findings<'h> {
         }
     }
 
-    /// Counts a violation, or a loss, and keeps it if it is among the earliest of its check.
+    /// Counts a violation or a loss, and keeps it if it is among the earliest ones.
     pub(crate) fn add(&mut self, check: Check, at: u64, violation: impl FnOnce() -> Violation) {
         let violation = || Violation { check, at, ..violation() };
         let Some(allowed) = &self.allowed else {

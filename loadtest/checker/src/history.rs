@@ -1,13 +1,14 @@
 //! History: all requests and responses of a run, in a form that is small enough to check as a
 //! whole.
 //!
-//! An [`Operation`] is one write, delete or read of one row. There are also a few [records] about
-//! many rows at once: the sum of a bank's accounts, a bank's ledger, a page of a walk over a whole
-//! table, or an injected fault. The load tester's recorder collects both while many tasks run;
-//! [`lines`] writes them to a file and reads them again.
+//! An [`Operation`] is one write, delete or read of one row. Besides operations there are a few
+//! [records] about many rows at once (the sum of a bank's accounts, a bank's ledger, a page of a
+//! walk over a whole table) and about injected faults. The load tester's recorder collects
+//! operations and records while many tasks run; [`lines`] writes them to a file and reads them
+//! again.
 //!
-//! **Invariant:** the names of all keys and nodes that a record refers to are in the same history;
-//! times are nanoseconds since the start of the history, on one monotonic clock.
+//! **Invariant:** the names of all keys and nodes to which a record refers are in the same history.
+//! Times are nanoseconds since the start of the history, on one monotonic clock.
 //! **Not here:** checking the history ([`check`](crate::check())).
 
 mod names;
@@ -34,7 +35,7 @@ pub struct Header {
     pub started: String,
     /// Routers of the run, such as `http://127.0.0.1:3000`.
     pub hosts: Vec<String>,
-    /// Sum and size of every bank; `None` for a run without banks.
+    /// Sum and number of the accounts of each bank; `None` for a run without banks.
     pub bank: Option<BankConstants>,
 }
 
@@ -59,9 +60,9 @@ impl Header {
 pub struct OperationHistory {
     /// Description of the run.
     pub header: Header,
-    /// Names of the keys, each with its number.
+    /// Names of the keys; operations refer to them by number.
     pub keys: Names,
-    /// Nodes that answered.
+    /// Nodes that responded; operations refer to them by number.
     pub nodes: Nodes,
     /// Operations on single rows.
     pub operations: Vec<Operation>,
@@ -87,7 +88,7 @@ impl OperationHistory {
     }
 }
 
-/// Returns the id of a session's request, for the sender and for reports alike.
+/// Returns the id of a session's request. The sender and the reports both use this function.
 pub fn request_id(run: &str, session: u32, request: u32) -> String {
     format!("{run}-{session}-{request}")
 }

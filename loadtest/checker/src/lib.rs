@@ -8,19 +8,19 @@
 //! | C1 | a change happens once, at a version of its own | `identity` |
 //! | C2 | a value that is read was sent to that row, and not refused | `corruption` |
 //! | C3 | each row is linearizable for changes and strong reads | `linearizable` |
-//! | C4 | a session reads its own writes, and never backwards | `sessions` |
+//! | C4 | a session reads its own writes, and never an older state than before | `sessions` |
 //! | C5 | a bounded read is no older than its bound | `bounded` |
 //! | C6 | at the end each row has its last acknowledged change, or a later one | `lost_writes` |
 //! | C7 | at the end a table has exactly the rows that were written, each once | `sets` |
-//! | C8 | transfers change no total, and no read sees half of a transfer | `bank` |
-//! | C9 | counters count every transfer, and conditional writes hold | `ledger` |
+//! | C8 | transfers do not change the sum, and no read sees half of a transfer | `bank` |
+//! | C9 | counters count every transfer, and conditions of writes are respected | `ledger` |
 //! | C10 | (report only) the longest times without success | `availability` |
 //!
-//! A doubtful case is not a violation: where the outcome of an unanswered request is unknown, a
-//! check assumes the outcome that contradicts nothing. Changes that a promotion may lose at level
-//! `one` are counted separately (`allowed_losses`). The documentation of each check lists the
-//! violations that it therefore cannot detect. No row of a run may exist before the run, because a
-//! value written earlier counts as a value that was never sent.
+//! In doubt there is no violation: if the outcome of a request is unknown because there was no
+//! response, a check assumes the outcome that causes no contradiction. Changes that a promotion may
+//! lose at level `one` are counted separately (`allowed_losses`). The documentation of each check
+//! lists the violations that it therefore cannot detect. Rows of a run must not exist before the
+//! run, because a value that was written earlier would be reported as a value that was never sent.
 //!
 //! **Invariant:** checking takes time O(n log n) in the number of records, and about 30 bytes of
 //! memory per operation in addition to the history.
@@ -79,8 +79,8 @@ pub fn check(history: &OperationHistory) -> Report {
 }
 
 /// Returns true for a row whose final state is unknown. A row that a complete walk over its table
-/// did not return is known to be absent, such as the ledger row of a transfer whose outcome stayed
-/// unknown; C7 checks whether it may be absent.
+/// did not return is known to be absent (such as the ledger row of a transfer whose outcome stayed
+/// unknown), and C7 checks whether it may be absent.
 fn is_not_read_back(row: &Row<'_>, walks: &Walks<'_>) -> bool {
     let written =
         row.operations().any(|(_, one)| one.changes() && one.outcome != Outcome::Rejected);

@@ -1,13 +1,14 @@
-//! Row: the operations on one key, with the versions that can be inferred from other operations.
+//! Row: the operations on one key, and their versions, including those that can be inferred from
+//! other operations.
 //!
-//! Checking is cheap only for operations with known versions. A write whose response contained no
-//! version (a row of a bulk write, or a request without an answer) gets the version at which its
+//! Checking is cheap only for operations with known versions. A write without a version in its
+//! response (a row of a bulk write, or a request without a response) gets the version at which its
 //! value was read.
 //!
 //! **Invariant:** operations are ordered by their start, and identified by their index in this
 //! order.
-//! **Not here:** finding violations. A value that was read at two versions gets the first of them
-//! here, and is reported by `identity`.
+//! **Not here:** finding violations. A value that was read at two versions gets the first of these
+//! versions here; `identity` reports the contradiction.
 
 mod deletes;
 
@@ -15,15 +16,17 @@ use self::deletes::Deletes;
 use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Value};
 use crate::version_bound::OperationIndex;
 
-/// The indices of a history's operations in order of key, then start.
+/// Indices of a history's operations, ordered by key and then by start.
 pub(crate) struct ByKey {
     order: Vec<u32>,
-    /// Index in `order` at which the operations of each key begin, and then the length of `order`.
+    /// Index in `order` at which the operations of each key begin. The last element is the length
+    /// of `order`.
     bounds: Vec<u32>,
 }
 
 impl ByKey {
-    /// Sorts indices instead of operations, because they have 4 bytes instead of 64.
+    /// Sorts the operations of a history. Only their indices are moved, which have 4 bytes, while
+    /// an operation has 64.
     pub(crate) fn new(history: &OperationHistory) -> Self {
         let operations = &history.operations;
         let mut bounds = vec![0_u32; history.keys.len() + 1];
@@ -63,7 +66,7 @@ pub(crate) struct Row<'a> {
     pub(crate) indices: &'a [u32],
     /// Version that each operation wrote or read; 0 if it is unknown.
     pub(crate) versions: Vec<u64>,
-    /// Change that sent the value of each read or replay.
+    /// For each read or replay, the index of the change that sent its value.
     owners: Vec<Option<OperationIndex>>,
     /// Deletes that may be the reason why a read found no row.
     pub(crate) deletes: Deletes,
@@ -98,8 +101,8 @@ impl<'a> Row<'a> {
         (0..self.indices.len() as OperationIndex).map(|place| (place, self.at(place)))
     }
 
-    /// Returns the indices of these operations in the history, each once, as evidence of a
-    /// violation.
+    /// Returns the indices of these operations in the history, each once. They serve as evidence of
+    /// a violation.
     pub(crate) fn evidence(&self, places: impl IntoIterator<Item = OperationIndex>) -> Vec<u32> {
         let mut places: Vec<OperationIndex> = places.into_iter().collect();
         places.sort_unstable();
@@ -108,8 +111,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Returns, for each read and replay, the change that sent its value. One sorted list of all values
-/// sent serves the searches.
+/// Returns, for each read and replay, the change that sent its value. The changes are found by
+/// binary search in a sorted list of all values that were sent.
 fn owners(history: &OperationHistory, indices: &[u32]) -> Vec<Option<OperationIndex>> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let mut sent: Vec<(Value, OperationIndex)> = (0..indices.len())
@@ -136,8 +139,8 @@ fn versions(
 ) -> Vec<u64> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let version_of = |operation: &Operation| match operation.outcome {
-        // A response for an absent row, or a refusal, may contain a version, but the operation
-        // neither wrote nor read that version.
+        // The response to a read that found no row, or a refusal, may contain a version, but the
+        // operation neither wrote nor read this version.
         _ if operation.is_absent_read() => 0,
         Outcome::Ok | Outcome::Committed | Outcome::Unknown => operation.version,
         Outcome::Rejected => 0,

@@ -5,8 +5,8 @@
 //! changes. To make room for it, marks are doubled versions: an even mark is a version, and the odd
 //! mark above it stands for any point between that version and the next.
 //!
-//! **Invariant:** marks compare like the points that they stand for, except that all points of one
-//! odd mark are equal.
+//! **Invariant:** the order of marks is that of the points for which they stand, except that all
+//! points between two successive versions have the same mark.
 //! **Not here:** the operation to which a mark belongs, except in a [`LowWatermark`].
 
 /// Index of an operation among the operations of its row, which are in order of their start.
@@ -21,7 +21,7 @@ impl VersionBound {
     /// Highest mark.
     pub(crate) const HIGHEST: Self = Self(u64::MAX);
 
-    /// Returns the mark of a version. Versions have 63 bits on the wire; a larger one gets the
+    /// Returns the mark of a version. Versions in the API have 63 bits; a larger number gets the
     /// highest mark.
     pub(crate) fn at(version: u64) -> Self {
         Self(version.saturating_mul(2))
@@ -32,7 +32,7 @@ impl VersionBound {
         Self(self.0 | 1)
     }
 
-    /// Returns the mark of the version at or below this mark.
+    /// Returns the mark of the highest version at or below this mark.
     pub(crate) fn before(self) -> Self {
         Self(self.0 & !1)
     }
@@ -42,7 +42,7 @@ impl VersionBound {
         self.0 == 0
     }
 
-    /// Returns the version at or below this mark.
+    /// Returns the highest version at or below this mark.
     pub(crate) fn version(self) -> u64 {
         self.0 / 2
     }
@@ -56,7 +56,7 @@ pub(crate) struct LowWatermark {
 }
 
 impl LowWatermark {
-    /// Raises the mark, if `mark` is higher.
+    /// Sets the mark to `mark` if `mark` is higher; `by` is the operation that has this mark.
     pub(crate) fn raise(&mut self, mark: VersionBound, by: OperationIndex) {
         if mark > self.mark {
             *self = Self { mark, by: Some(by) };
@@ -74,9 +74,9 @@ pub(crate) enum IntervalEdge {
 /// Bit that is added to the number of an interval to denote the end of the interval.
 const END: u32 = 1 << 31;
 
-/// Returns the beginnings and ends of intervals in order of time; at equal times beginnings come
-/// first, so that two operations that touch count as overlapping. An interval that never ends has
-/// no end. Intervals are numbered in the order of the iterator.
+/// Returns the beginnings and ends of intervals in order of time. At equal times beginnings come
+/// first, so that two operations that touch count as overlapping. The end of an interval that never
+/// ends is left out. Intervals are numbered in the order of the iterator.
 pub(crate) fn interval_edges(
     intervals: impl Iterator<Item = (u64, u64)>,
 ) -> Vec<(u64, IntervalEdge)> {

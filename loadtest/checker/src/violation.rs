@@ -1,6 +1,6 @@
 //! Violation: a broken promise, with the records of the history that show it.
 //!
-//! **Invariant:** evidence names records of the history that was checked.
+//! **Invariant:** evidence consists of indices of records in the history that was checked.
 //! **Not here:** counting violations (`findings`), reporting violations (`violation_report`).
 
 use crate::history::Key;
@@ -23,9 +23,9 @@ pub enum Check {
     FinalState,
     /// C7: a table has exactly the rows that were written.
     Sets,
-    /// C8: transfers change no total.
+    /// C8: transfers do not change the sum of a bank.
     Bank,
-    /// C9: counters count every transfer, and conditional writes hold.
+    /// C9: counters count every transfer, and conditions of writes are respected.
     Ledger,
 }
 
@@ -58,7 +58,7 @@ impl Check {
         }
     }
 
-    /// Returns the name of the check, a word or two.
+    /// Returns the name of the check, which is one word or two.
     pub fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
@@ -109,8 +109,8 @@ pub enum Evidence {
 }
 
 impl Violation {
-    /// Creates a violation with operations of one row as evidence. Its check and time are set
-    /// later, when the violation is counted.
+    /// Creates a violation with operations of one row as evidence. The fields `check` and `at` are
+    /// set when the violation is counted.
     pub(crate) fn of_row(row: &Row<'_>, operations: Vec<u32>) -> Self {
         let evidence = operations.into_iter().map(Evidence::Operation).collect();
         Self { key: Some(row.key), ..Self::of(evidence) }

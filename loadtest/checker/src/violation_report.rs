@@ -1,8 +1,8 @@
 //! Violation report: formats a report, and the records that contradict each other, as text and
 //! JSON.
 //!
-//! **Invariant:** each record is one line; control characters in recorded strings are removed, so
-//! that they cannot affect the terminal.
+//! **Invariant:** each record is printed on one line. Control characters in recorded strings are
+//! removed, so that they cannot affect the terminal.
 //! **Not here:** finding violations (the checks).
 
 use std::fmt::Write;
@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::violation::{Check, Evidence, Violation};
 
 impl Report {
-    /// Returns the report as text, for people.
+    /// Returns the report as text.
     pub fn text(&self, history: &OperationHistory) -> String {
         let mut text = String::new();
         let run = &history.header.run;
@@ -152,8 +152,8 @@ pub fn lost_text(lost: u64) -> String {
     )
 }
 
-/// Appends a line without its control characters, because recorded strings could use them to affect
-/// a terminal.
+/// Appends a line without its control characters, with which recorded strings could affect a
+/// terminal.
 fn line(text: &mut String, reported: &str) {
     text.extend(reported.chars().filter(|letter| *letter == '\n' || !letter.is_control()));
     text.push('\n');

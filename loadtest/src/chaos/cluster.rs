@@ -2,7 +2,7 @@
 //! stops and promotes them.
 //!
 //! **Invariant:** at most one node is faulty at a time, and a node is stopped, frozen or cut off
-//! only in shards of three or more nodes; if this process or a command ends early, the nodes keep
+//! only in shards of three or more nodes. If this process or a command ends early, the nodes keep
 //! running.
 //! **Not here:** stopping and promoting nodes, which `shard-manager cluster` does.
 
@@ -22,14 +22,15 @@ use crate::fault_kind::FaultKind;
 
 /// Minimum number of nodes of a shard: with fewer, one node that is down would leave no majority.
 const NODES_MIN: usize = 3;
-/// Maximum number of attempts to repair the nodes if this program is ended during a fault.
+/// Maximum number of attempts to start or thaw all nodes if this program ends during a fault.
 const MENDS_MAX: u32 = 20;
 const MEND_PAUSE: Duration = Duration::from_millis(250);
 /// Name of the file in the cluster's directory that contains the environment variables for a
 /// router.
 const ENVIRONMENT: &str = "tessera.env";
 
-/// Failure to inject or undo a fault in the cluster. It proves nothing about the router.
+/// Failure to inject or to end a fault in the cluster. It is a failure of the tester and proves
+/// nothing about the router.
 #[derive(Debug)]
 pub(crate) struct ClusterError(String);
 
@@ -68,7 +69,7 @@ struct Commands {
     dir: PathBuf,
 }
 
-/// Part of the cluster's status that is needed here.
+/// Members of the cluster's status that are used here.
 #[derive(Deserialize)]
 struct Shown {
     nodes: Vec<Node>,
@@ -96,9 +97,9 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // A server that is frozen would stay frozen after the end of this program, so the nodes
-            // are repaired first. The attempt is repeated, because a command that is still running
-            // may have to end first.
+            // A frozen server would stay frozen after the end of this program, so all nodes are
+            // repaired first. The attempt is repeated, because another command may still be running
+            // and must end first.
             for _ in 0..MENDS_MAX {
                 if self.commands.mend().is_ok() {
                     return;
@@ -113,7 +114,7 @@ impl Cluster {
     /// Opens a running cluster, and puts a proxy in front of each node.
     ///
     /// # Errors
-    /// The cluster is not running, or is too small for these faults.
+    /// Fails if the cluster is not running, or is too small for these faults.
     pub(super) async fn open(
         program: PathBuf,
         dir: &Path,
@@ -177,12 +178,12 @@ impl Cluster {
         &self.environment
     }
 
-    /// Returns the servers of each shard, with user and password.
+    /// Returns the servers of each shard, with the user and password to connect to them.
     pub(super) fn servers(&self) -> Vec<ShardServers> {
         self.servers.clone()
     }
 
-    /// Injects a fault into a node, and undoes it after `lasts`.
+    /// Injects a fault into a node, and ends the fault after `lasts`.
     pub(super) async fn break_node(
         &mut self,
         node: usize,
@@ -212,7 +213,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes responses of a shard's primary get lost, and returns their number in words.
+    /// Makes the proxy of a shard's primary lose responses, and returns in words how many were
+    /// lost.
     pub(super) async fn lose_answers(
         &mut self,
         shard: usize,
@@ -229,8 +231,8 @@ impl Cluster {
     }
 
     /// Stops or freezes the primary of a shard, promotes the best replica after half of `lasts`,
-    /// and lets the old primary rejoin at the end. Returns a sentence with the names of both
-    /// primaries.
+    /// and lets the old primary rejoin when `lasts` has passed. Returns a sentence with the names
+    /// of both primaries.
     pub(super) async fn promote(
         &mut self,
         shard: usize,
@@ -250,7 +252,7 @@ impl Cluster {
         Ok(format!("{new} took over from {old}, which follows it"))
     }
 
-    /// Repairs all nodes, whatever faults they have had: they run, and replicas follow their
+    /// Repairs all nodes after any kind of fault: afterwards they run, and replicas follow their
     /// primary.
     pub(super) async fn mend(&mut self) -> anyhow::Result<()> {
         for proxy in &self.proxies {
@@ -311,15 +313,15 @@ impl Commands {
     }
 
     fn nodes(&self) -> anyhow::Result<Vec<Node>> {
-        // The command fails unless all nodes run, but its output is a JSON document in any case.
+        // The command fails if a node does not run, but it prints the JSON document in any case.
         let ended = self.call(&["status"])?;
         let shown: Result<Shown, _> = serde_json::from_slice(&ended.stdout);
         let said = || ClusterError(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
         Ok(shown.with_context(said)?.nodes)
     }
 
-    /// Starts or thaws all nodes, and lets replicas rejoin; primaries come first, because the
-    /// others follow them.
+    /// Starts or thaws all nodes, and lets replicas rejoin; primaries are started first, because
+    /// replicas need a primary to follow.
     fn mend(&self) -> anyhow::Result<()> {
         let mut nodes = self.nodes()?;
         nodes.sort_by_key(|node| !node.is_primary());
@@ -327,7 +329,7 @@ impl Commands {
             match (node.is_primary(), &*node.state) {
                 (true, "running") => {}
                 (true, _) => self.run(&["start", &node.node]).map(drop)?,
-                // For a node that follows its primary already, the command only checks this.
+                // If the node follows its primary already, the command only checks this.
                 (false, _) => self.run(&["rejoin", &node.node]).map(drop)?,
             }
         }
@@ -335,7 +337,8 @@ impl Commands {
     }
 }
 
-/// Returns the servers of each shard, with the user and password from the environment variables.
+/// Returns the servers of each shard, with the user and password that the environment variables
+/// contain.
 fn servers(
     shards: &[String],
     nodes: &[Node],
@@ -359,11 +362,11 @@ fn servers(
     servers.collect()
 }
 
-/// Returns the path of `shard-manager`: the given one, else one beside this program, else one in
+/// Returns the path of `shard-manager`: the given path, or a program beside this one, or one in
 /// `PATH`.
 ///
 /// # Errors
-/// The program does not exist.
+/// Fails if the program does not exist.
 pub(super) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     const NAME: &str = "shard-manager";
     let own = std::env::current_exe().context("the path of this program is unknown")?;

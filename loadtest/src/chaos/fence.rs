@@ -1,4 +1,4 @@
-//! Fence: makes writes to some slots wait for a while, with the command `shard-manager slots
+//! Fence: makes writes to some slots wait for a limited time, with the command `shard-manager slots
 //! fence`.
 //!
 //! **Not here:** the choice of the slots (`schedule`).
@@ -35,7 +35,7 @@ impl FenceCommand {
     /// waited, or the reason why the slots were not fenced.
     ///
     /// # Errors
-    /// [`ClusterError`] if the command does not start.
+    /// Returns a [`ClusterError`] if the command does not start.
     pub(super) async fn run(
         &self,
         pool: &Pool,
@@ -57,7 +57,7 @@ impl FenceCommand {
         let ended =
             ended.with_context(|| ClusterError::new(format!("{program} does not start")))?;
         if !ended.status.success() {
-            // This is not an error of the tester: the router may be starting.
+            // This is not treated as an error, because the router may still be starting.
             let reason = String::from_utf8_lossy(&ended.stderr);
             return Ok(Some(format!("not fenced: {}", reason.trim())));
         }

@@ -1,11 +1,11 @@
 //! Growth: lets new shards join and take their share of the slots, and drains them (moves their
-//! slots back), over the routers' HTTP interface, while other faults go on. A request that a router
-//! does not answer is sent to the next one.
+//! slots back to the other shards). It uses the routers' HTTP interface while other faults go on.
+//! If a router does not respond to a request, the request is sent to the next router.
 //!
-//! **Invariant:** there is at most one new shard at a time, and a run adds at most [`JOINS_MAX`].
-//! A new shard has retired only if all routers agree that it has.
-//! **Not here:** the times of joins and drains (`schedule`), databases (`new_databases`), checks of
-//! the shard maps (`map_watch`).
+//! **Invariant:** there is at most one new shard at a time, and a run adds at most [`JOINS_MAX`]. A
+//! new shard counts as retired only when all routers report this.
+//! **Not here:** the times of joins and drains (`schedule`), creating databases (`new_databases`),
+//! checking the shard maps (`map_watch`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ use crate::growth_summary::GrowthSummary;
 
 /// Maximum number of new shards in a run.
 const JOINS_MAX: usize = 32;
-/// Weight of the shards that existed before, chosen so that a new shard takes one to three hundred
-/// slots.
+/// Weight of the shards that existed before the run. It is so high that a new shard gets only a
+/// hundred to three hundred slots.
 const OLD_WEIGHT: u32 = 48;
-/// Longest wait until a shard has joined or a rebalance has begun: the router may be down, and
-/// replicas must follow.
+/// Longest wait until a shard has joined or a rebalance has begun. It is long, because the router
+/// may be down and replicas must catch up.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for the end of a rebalance.
 const END_MAX: Duration = Duration::from_secs(120);
@@ -77,9 +77,9 @@ pub(super) struct Growth {
     routers: Routers,
     /// Databases of the new shards; `None` for shards of files.
     databases: Option<NewDatabases>,
-    /// True if new shards are drained during the run.
+    /// True if drains are among the faults of the run.
     drains: bool,
-    /// Name of the new shard, as long as it has not retired.
+    /// Name of the new shard; `None` if there is none or it has retired.
     newcomer: Option<String>,
     summary: GrowthSummary,
 }
@@ -89,7 +89,7 @@ impl Growth {
         Self { routers, databases, drains, newcomer: None, summary: GrowthSummary::default() }
     }
 
-    /// Lets shards join and drains them, until it is stopped.
+    /// Lets shards join and drains them until the task is stopped.
     pub(super) async fn run(
         mut self,
         mut schedule: Schedule,
@@ -118,7 +118,7 @@ impl Growth {
         self
     }
 
-    /// Lets a shard join and take its share. Returns the outcome in words.
+    /// Lets a shard join and take its share of the slots. Returns the outcome in words.
     async fn join(
         &mut self,
         plan: GrowthPlan,
@@ -132,8 +132,8 @@ impl Growth {
         if let Some(databases) = &mut self.databases {
             shard["url"] = json!(databases.make(number).await?);
         }
-        // A request that was interrupted may have been carried out in part. Sending the same
-        // request again completes it.
+        // An interrupted request may have been carried out in part. The same request is sent again,
+        // which completes it.
         let began = Instant::now();
         loop {
             let last = match self.routers.change((Method::POST, "/api/shards"), &shard).await {
@@ -162,7 +162,7 @@ impl Growth {
     ) -> anyhow::Result<String> {
         self.routers.ready(LIVENESS).await?;
         let name = self.newcomer.clone().context("no shard has joined")?;
-        // An earlier drain may have ended unnoticed, while a router was down.
+        // An earlier drain may have ended while a router was down, so that its end was not seen.
         self.note_retired(&name).await?;
         if self.newcomer.is_none() {
             return Ok(format!("{name} has retired already"));
@@ -173,7 +173,7 @@ impl Growth {
         Ok(format!("{name}, {followed}"))
     }
 
-    /// Gives the old shards such a weight that a new shard takes few slots.
+    /// Sets the weight of the old shards to [`OLD_WEIGHT`], so that a new shard gets few slots.
     async fn weigh_old_shards(&self) -> anyhow::Result<()> {
         let listed: Shards = self.routers.get("/api/shards").await?;
         for old in listed.shards.iter().filter(|shard| shard.state == "serving") {
@@ -204,7 +204,8 @@ impl Growth {
                 Ok(answer) => refusal(&answer),
                 Err(error) => format!("{error:#}"),
             };
-            // If only the response was lost, the rebalance has begun.
+            // If only the response was lost, the rebalance has begun nevertheless and is found
+            // here.
             if let Ok(Some(open)) = self.open().await {
                 break open.id;
             }
@@ -217,7 +218,8 @@ impl Growth {
         while began.elapsed() < END_MAX && !*stopped.borrow() {
             if order.is_some_and(|at| at <= Instant::now()) {
                 let path = format!("/api/rebalance/{id}/cancel");
-                // The order fails if the router is down or the rebalance is over.
+                // The request is repeated only if no router responds. A refusal means that the
+                // rebalance has ended.
                 let ordered = self.routers.change((Method::POST, &path), &json!({})).await;
                 order = order.filter(|_| ordered.is_err());
             }
@@ -235,7 +237,7 @@ impl Growth {
         Ok(listed.rebalances.into_iter().find(|listed| listed.ended_at.is_none()))
     }
 
-    /// Counts a rebalance if it has ended, and returns its outcome in words.
+    /// If the rebalance has ended, counts it and returns its outcome in words.
     async fn note_end(&mut self, id: &str) -> Option<String> {
         let shown: Rebalance = self.routers.get(&format!("/api/rebalance/{id}")).await.ok()?;
         shown.ended_at.as_ref()?;
@@ -248,7 +250,7 @@ impl Growth {
         Some(format!("{}, {} slots", shown.state, shown.slots_moved))
     }
 
-    /// Counts the new shard if it has retired. A retired shard owns no slots.
+    /// Counts the new shard as retired if all routers report that it has retired.
     async fn note_retired(&mut self, name: &str) -> anyhow::Result<()> {
         if self.is_there(name).await? {
             return Ok(());
@@ -265,8 +267,8 @@ impl Growth {
         Ok(())
     }
 
-    /// Returns true if a shard has not retired. Waits until all routers agree, because each of them
-    /// reads a new shard map at a different time; until they agree, the shard does not count as
+    /// Returns true if a shard has not retired. Waits until all routers agree, because they read a
+    /// new list of shards at different times; until they agree, the shard does not count as
     /// retired.
     async fn is_there(&self, name: &str) -> anyhow::Result<bool> {
         let is_it = |shard: &Shard| shard.shard == name && shard.state != "retired";
@@ -289,7 +291,7 @@ impl Growth {
         }
     }
 
-    /// Adds the shard maps that a router has returned during the run to the summary.
+    /// Adds the results of reading a router's shard maps to the summary.
     pub(super) fn add_maps(&mut self, seen: SeenMaps) {
         let SeenMaps { router, count, broken, more_broken } = seen;
         if count == 0 {
@@ -349,7 +351,8 @@ mod tests {
     use super::super::operator_requests::tests::serve;
     use super::*;
 
-    /// Returns the growth of two routers that answer every request with these bodies.
+    /// Creates a growth with two routers, each of which responds to every request with one of these
+    /// bodies.
     async fn growth(bodies: [&'static str; 2]) -> Growth {
         let pools = serve(&bodies.map(Some)).await;
         Growth::new(Routers::new(pools), None, true)

@@ -1,9 +1,9 @@
-//! Map watch: reads the shard map of every router again and again, from before the first shard
-//! joins until the last one has retired.
+//! Map watch: reads the shard map of every router repeatedly, from before the first shard joins
+//! until the last one has retired.
 //!
 //! **Invariant:** each router is read by a task of its own, so that a router that does not respond
-//! delays no other one; the last map of a router is read after the watch was ordered to end.
-//! **Not here:** the rule that a map obeys (`operator_requests`).
+//! does not delay the others. Each task reads a last map after the watch was ended.
+//! **Not here:** the rule that a map must obey (`operator_requests`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::http_client::Pool;
 /// Pause between two reads of a router's map.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Maximum number of broken maps of a router that are described; the others are only counted.
+/// Maximum number of broken maps of a router that are described. Further ones are only counted.
 const DESCRIBED_MAX: usize = 20;
 
 /// Shard maps that one router has returned.
@@ -52,7 +52,7 @@ impl SeenMaps {
     }
 }
 
-/// Tasks that read the maps, until they are ended.
+/// Tasks that read the maps until the watch is ended.
 pub(super) struct MapWatch {
     end: watch::Sender<bool>,
     tasks: Vec<JoinHandle<SeenMaps>>,
@@ -67,12 +67,13 @@ impl MapWatch {
         Self { end, tasks }
     }
 
-    /// Reads a last map of each router, and returns the results for all routers.
+    /// Ends the watch after a last map of each router was read, and returns the results of all
+    /// routers.
     ///
     /// # Errors
-    /// A task has failed.
+    /// Fails if a task has failed.
     pub(super) async fn end(self) -> anyhow::Result<Vec<SeenMaps>> {
-        // Sending fails if all tasks have failed; then their results contain the reason.
+        // Sending fails if all tasks have failed; their results then contain the reason.
         let _ = self.end.send(true);
         let mut seen = Vec::new();
         for task in self.tasks {
@@ -86,7 +87,7 @@ impl MapWatch {
 async fn look(pool: Arc<Pool>, mut ended: watch::Receiver<bool>) -> SeenMaps {
     let mut seen = SeenMaps::new(pool.target().to_string());
     loop {
-        // If the run has failed, the sender is gone; this also ends the watch.
+        // If the run has failed, the sender no longer exists, and the watch ends too.
         let is_last = ended.has_changed().is_err() || *ended.borrow();
         if let Ok(map) = get::<ShardMap>(&pool, "/api/shard-map").await {
             seen.note(map.fault());

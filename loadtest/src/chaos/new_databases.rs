@@ -1,7 +1,7 @@
 //! New databases: empty databases on the servers of a cluster, for shards that join during a run.
 //!
-//! A router knows the user and password of the servers that its settings name, so a database on one
-//! of them can join at once.
+//! A router has the user and password of the servers that its settings name, so a database on one
+//! of these servers can join without further settings.
 //!
 //! **Invariant:** only databases that this run created are dropped, and only after all new shards
 //! have retired.
@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 /// Prefix of the names of the databases.
 const PREFIX: &str = "loadtest_shard";
 
-/// Servers of one shard: the URLs by which its nodes are reached.
+/// Servers of one shard, with the addresses at which its nodes are reached.
 #[derive(Clone, Debug)]
 pub(super) struct ShardServers {
     /// User and password, as in a URL.
@@ -24,7 +24,7 @@ pub(super) struct ShardServers {
     pub(super) direct: Vec<String>,
 }
 
-/// Databases of a run.
+/// Databases that a run has created.
 #[derive(Debug)]
 pub(super) struct NewDatabases {
     servers: Vec<ShardServers>,
@@ -40,7 +40,7 @@ impl NewDatabases {
     /// password.
     ///
     /// # Errors
-    /// No primary responds.
+    /// Fails if no primary responds.
     pub(super) async fn make(&mut self, number: usize) -> anyhow::Result<String> {
         let at = number % self.servers.len();
         let name = format!("{PREFIX}_{}_{number}", std::process::id());
@@ -58,7 +58,7 @@ impl NewDatabases {
     /// Drops all databases of the run, whose shards must have retired.
     ///
     /// # Errors
-    /// No primary responds.
+    /// Fails if no primary responds.
     pub(super) async fn drop_all(&mut self) -> anyhow::Result<()> {
         for (at, name) in std::mem::take(&mut self.made) {
             let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");

@@ -1,8 +1,8 @@
 //! Operator requests: sends an operator's HTTP requests to the router, for moves, shards,
 //! rebalances, and the shard map.
 //!
-//! **Invariant:** a request is sent to each router at most once, and the wait for a response is at
-//! most [`PATIENCE`].
+//! **Invariant:** a request is sent at most once to each router, and the wait for each response is
+//! at most [`PATIENCE`].
 //! **Not here:** the requests of the workload (`requests`).
 
 use std::collections::BTreeSet;
@@ -52,8 +52,8 @@ impl ShardMap {
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
 
-/// Returns the value of a router's metric, identified by the beginning of its line up to the value;
-/// `None` if the router does not respond or has no such metric.
+/// Returns the value of one of a router's metrics. `line` is the beginning of the metric's line up
+/// to the value. Returns `None` if the router does not respond or has no such metric.
 pub(super) async fn metric(pool: &Pool, line: &str) -> Option<f64> {
     let asked = Request::get("/metrics").body(Full::<Bytes>::default()).ok()?;
     let answer = pool.send(asked, PATIENCE).await.ok()?;
@@ -61,16 +61,16 @@ pub(super) async fn metric(pool: &Pool, line: &str) -> Option<f64> {
     text.lines().find_map(|text| text.strip_prefix(line)?.trim().parse().ok())
 }
 
-/// Routers of one cluster. A request goes to the router that responded last, and, if that one does
-/// not respond, to the next.
+/// Routers of one cluster. A request is sent to the router that responded last; if it does not
+/// respond, to the next one.
 ///
-/// A change may therefore be carried out twice, so only changes for which this makes no difference
-/// are sent.
+/// A change may therefore be carried out twice. Only changes for which this makes no difference are
+/// sent.
 pub(super) struct Routers {
     /// One pool for each router.
     pools: Vec<Arc<Pool>>,
-    /// Number of times that a router has not responded, which determines the router that is used
-    /// next.
+    /// Number of times that a router has not responded. It determines the router to which the next
+    /// request is sent.
     turns: AtomicUsize,
 }
 
@@ -93,10 +93,10 @@ impl Routers {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until one of the routers accepts requests; the next request goes to that router.
+    /// Waits until one of the routers accepts requests; the next request is sent to that router.
     ///
     /// # Errors
-    /// No router accepts requests within `patience`.
+    /// Fails if no router accepts requests within `patience`.
     pub(super) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
@@ -113,10 +113,10 @@ impl Routers {
         }
     }
 
-    /// Sends a read, and returns the parsed response of the first router that answers it.
+    /// Sends a read, and returns the parsed response of the first router that responds.
     ///
     /// # Errors
-    /// No router answers the request; the error is that of the last router.
+    /// Fails if no router responds, with the error of the last router.
     pub(super) async fn get<A: for<'a> Deserialize<'a>>(&self, path: &str) -> anyhow::Result<A> {
         for _ in 1..self.pools.len() {
             if let Ok(answer) = get(self.current(), path).await {
@@ -131,10 +131,10 @@ impl Routers {
         answer
     }
 
-    /// Sends a change, and returns the first response, whatever its status.
+    /// Sends a change, and returns the first response, even if its status is an error.
     ///
     /// # Errors
-    /// No router responds; the error is that of the last router.
+    /// Fails if no router responds, with the error of the last router.
     pub(super) async fn change(
         &self,
         (method, path): (Method, &str),
@@ -163,7 +163,7 @@ pub(super) async fn get<A: for<'a> Deserialize<'a>>(pool: &Pool, path: &str) -> 
     serde_json::from_slice(&answer.body).with_context(|| format!("{path} is not understood"))
 }
 
-/// Sends a change, and returns the response, whatever its status.
+/// Sends a change, and returns the response, even if its status is an error.
 pub(super) async fn change(
     pool: &Pool,
     (method, path): (Method, &str),
@@ -175,7 +175,7 @@ pub(super) async fn change(
     answer.map_err(|failure| anyhow::anyhow!(failure.detail))
 }
 
-/// Returns the status, the code and the reason of a refusal, as text.
+/// Describes a refusal by its status, its code and its reason.
 pub(super) fn refusal(answer: &Answer) -> String {
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |member: &str| problem[member].as_str().unwrap_or_default().to_owned();
@@ -191,7 +191,7 @@ pub(super) mod tests {
     use super::*;
     use crate::http_client::Target;
 
-    /// Map of one shard.
+    /// Complete shard map of a cluster with one shard.
     pub(in crate::chaos) const COMPLETE: &str = r#"{"ranges": [[0, 16383, "a"]]}"#;
 
     /// Starts a server for each of these bodies, with which it answers every request, and returns a

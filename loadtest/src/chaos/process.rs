@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-/// Longest wait for an orderly shutdown, during which the router drains for some seconds.
+/// Longest wait for an orderly shutdown, which takes some seconds because the router first drains.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two checks whether the process has ended.
 const POLL: Duration = Duration::from_millis(5);
@@ -25,15 +25,15 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) struct RouterProcess {
     program: PathBuf,
     flags: Vec<String>,
-    /// Environment variables that name the router's servers; empty for a router with its own data
+    /// Environment variables that name the router's servers; empty if the router has its own data
     /// directory.
     servers: Vec<(String, String)>,
     /// URL of the router's cache, if it has one.
     cache: Option<String>,
     address: SocketAddr,
-    /// Socket that reserves the port while no router runs: the system does not give the port to
-    /// another program that requests any free port. The router can still listen on it, because both
-    /// sockets reuse addresses.
+    /// Socket that is bound to the router's port and thereby reserves the port while no router
+    /// runs, so that the system does not give the port to another program that requests any free
+    /// port. The router can nevertheless listen on the port, because both sockets set SO_REUSEADDR.
     _port: TcpSocket,
     dir: Option<TempDir>,
     path: PathBuf,
@@ -41,11 +41,11 @@ pub(crate) struct RouterProcess {
 }
 
 impl RouterProcess {
-    /// Starts a router on a free port, with the servers that the variables name, or with a new data
-    /// directory if there are no variables.
+    /// Starts a router on a free port. The router uses the servers that the variables name, or a
+    /// new data directory if there are no variables.
     ///
     /// # Errors
-    /// The program cannot be started.
+    /// Fails if the program cannot be started.
     pub(super) fn new(
         program: PathBuf,
         flags: Vec<String>,
@@ -74,7 +74,7 @@ impl RouterProcess {
         Ok(router)
     }
 
-    /// Returns the data directory of a router without servers.
+    /// Returns the data directory, which a router without servers uses.
     pub(super) fn data_dir(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -93,7 +93,7 @@ impl RouterProcess {
         if self.servers.is_empty() {
             command.arg("--data-dir").arg(self.data_dir());
         }
-        // A Redis named in the environment may belong to others and must not be used.
+        // A Redis that the environment names may belong to another program and must not be used.
         remove_cache(&mut command, std::env::vars_os().map(|(name, _)| name));
         if let Some(url) = &self.cache {
             // The cache serves as many reads as possible, so that its errors are found. An option
@@ -103,7 +103,8 @@ impl RouterProcess {
         let child = command
             .args(&self.flags)
             .envs(self.servers.iter().map(|(name, value)| (name, value)))
-            // A Ctrl-C at the terminal is for the tester.
+            // The router has a process group of its own, so that Ctrl-C at the terminal reaches
+            // only the tester.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -174,7 +175,7 @@ impl RouterProcess {
     }
 }
 
-/// Removes those variables from the environment that set the cache of a router.
+/// Removes the variables that configure a router's cache from the command's environment.
 fn remove_cache(command: &mut Command, names: impl IntoIterator<Item = OsString>) {
     for name in names {
         let text = name.to_string_lossy();

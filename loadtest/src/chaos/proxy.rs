@@ -1,7 +1,7 @@
 //! Proxy: forwards connections to one server, and can cut, delay or lose their traffic.
 //!
-//! **Invariant:** bytes are forwarded in order and unchanged, or the connection ends; a connection
-//! that has lost bytes is closed.
+//! **Invariant:** bytes are forwarded in order and unchanged, or the connection ends. A connection
+//! that has lost bytes is never used again.
 //! **Not here:** the times of faults (`schedule`).
 
 mod frames;
@@ -24,9 +24,9 @@ use self::frames::Frames;
 
 /// Maximum number of bytes read at once.
 const CHUNK: usize = 1 << 16;
-/// Longest wait until a server ends a statement whose response is lost.
+/// Longest wait for a server to end a statement whose response is lost.
 const END_MAX: Duration = Duration::from_millis(500);
-/// Maximum number of connections that wait to be accepted.
+/// Maximum number of connections that wait to be accepted (the backlog of the listener).
 const BACKLOG: u32 = 1024;
 
 /// State of the connections to a server.
@@ -40,12 +40,12 @@ pub(super) enum ProxyState {
     HalfOpen,
     /// All bytes are forwarded, with this delay in each direction.
     Slow(Duration),
-    /// Responses to stored writes are lost, and their connections are closed, as often as the call
-    /// of `lose` demanded.
+    /// Responses to stored writes are lost and their connections are closed, until the number that
+    /// was set by `lose` is reached.
     Lossy,
 }
 
-/// Port in front of one server. Dropping it closes the port and its connections.
+/// Forwarding port in front of one server. Dropping it closes the port and its connections.
 #[derive(Debug)]
 pub(super) struct Proxy {
     port: u16,
@@ -64,7 +64,7 @@ impl Proxy {
     /// Opens a port that forwards all bytes to `server`.
     ///
     /// # Errors
-    /// No port is free.
+    /// Fails if no port is free.
     pub(super) async fn open(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -83,7 +83,7 @@ impl Proxy {
         self.state.send_replace(state);
     }
 
-    /// Loses the responses to the next `count` writes.
+    /// Sets the number of responses to writes that will be lost in the state [`ProxyState::Lossy`].
     pub(super) fn lose(&self, count: u32) {
         self.to_lose.store(count, Ordering::Relaxed);
         self.set(ProxyState::Lossy);
@@ -105,7 +105,7 @@ async fn serve(
     loop {
         if *state.borrow_and_update() == ProxyState::Cut {
             drop(listener);
-            // The port stays reserved, and connections are refused.
+            // While the state is `Cut`, the port stays reserved, and connections are refused.
             let Some(held) = hold(own).await else { return };
             if state.wait_for(|state| *state != ProxyState::Cut).await.is_err() {
                 return;
@@ -141,14 +141,15 @@ async fn hold(own: SocketAddr) -> Option<TcpSocket> {
         });
         match held {
             Ok(held) => return Some(held),
-            // Another thread may close the listener a moment later.
+            // The address may still be in use, because another thread closes the old listener a
+            // moment later.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
     None
 }
 
-/// Waits until a connection can no longer be used.
+/// Waits until the state no longer allows a connection to go on.
 async fn broken(mut state: watch::Receiver<ProxyState>) {
     loop {
         let was = *state.borrow_and_update();
@@ -206,8 +207,8 @@ async fn answer(
         if count == 0 {
             return Ok(());
         }
-        // The stream is parsed from its beginning, because message boundaries cannot be found from
-        // the middle of the stream.
+        // The stream is parsed in every state, because the boundaries of messages can be found only
+        // from the beginning of the stream.
         let reported = frames.read(&chunk[..count]);
         let is_lossy = *state.borrow() == ProxyState::Lossy;
         if reported.stored && is_lossy && take_one(&to_lose) {
@@ -219,8 +220,8 @@ async fn answer(
                 }
                 io::Result::Ok(())
             };
-            // The server first ends the statement that it has begun; then the connection is closed
-            // on both sides.
+            // The server may first end the statement that it has begun; then the connection is
+            // closed on both sides.
             let _ = tokio::time::timeout(END_MAX, ended).await;
             return Ok(());
         }

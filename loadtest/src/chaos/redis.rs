@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** signals are sent only to a child that has not been waited for, so that its
 //! process id cannot belong to another process. The server writes nothing to disk.
-//! **Not here:** the behaviour of a router without its cache.
+//! **Not here:** the behaviour of a router whose cache is down.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl RedisProcess {
     /// Starts a server on a free port.
     ///
     /// # Errors
-    /// The program does not exist, or does not respond.
+    /// Fails if the program does not exist, or does not respond.
     pub(super) async fn new(program: Option<&Path>) -> anyhow::Result<Self> {
         let program = program.map_or_else(|| PathBuf::from(PROGRAM), Path::to_owned);
         // The port must be the same after each start, so a free one is chosen here.
@@ -41,7 +41,7 @@ impl RedisProcess {
         Ok(redis)
     }
 
-    /// Returns the URL for the router.
+    /// Returns the URL of the server for the router's settings.
     pub(super) fn url(&self) -> String {
         format!("redis://{}", self.address)
     }

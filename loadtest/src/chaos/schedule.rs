@@ -9,30 +9,30 @@ use crate::random::Random;
 
 /// Shortest and longest pause between two faults, in milliseconds.
 const PAUSE_MS: (u32, u32) = (500, 2_500);
-/// Shortest and longest time between a kill and the next start, in milliseconds; the longest is
-/// enough for clients to give up.
+/// Shortest and longest time between a kill and the next start, in milliseconds. The longest is
+/// long enough for clients to stop repeating a request.
 const DOWN_MS: (u32, u32) = (0, 1_500);
-/// Shortest and longest duration of a freeze, in milliseconds; the longest exceeds the time for
-/// which clients wait for a response.
+/// Shortest and longest duration of a freeze, in milliseconds. The longest is longer than clients
+/// wait for a response.
 const FROZEN_MS: (u32, u32) = (50, 4_500);
 /// Shortest and longest delay of bytes on a slow connection, in milliseconds.
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Minimum and maximum number of slots that are fenced together.
 const FENCED: (u32, u32) = (1, SLOTS / 2);
-/// Divisor of the pauses before moves, joins and drains, which therefore come sooner than the other
-/// faults, at the same time as which they run.
+/// Divisor of the pauses before moves, joins and drains. These run beside the other faults, and
+/// follow each other faster.
 const MOVES_SOONER: u32 = 4;
 /// Minimum and maximum number of slots that move together.
 const MOVED: (u32, u32) = (16, 64);
-/// Time for which the source of a move is kept, in seconds.
+/// Minimum and maximum time for which the source of a move keeps its copy of the slots, in seconds.
 const KEPT_S: (u32, u32) = (0, 6);
-/// On average, one of this many moves or rebalances is cancelled.
+/// Number of moves or rebalances of which one is cancelled, on average.
 const CANCELLED_EVERY: u32 = 5;
-/// Time after which a move is cancelled, in milliseconds.
+/// Minimum and maximum time after which a move is cancelled, in milliseconds.
 const CANCELLED_MS: (u32, u32) = (0, 400);
 /// Minimum and maximum weight of a shard that joins; the other shards have weight 48.
 const NEW_WEIGHT: (u32, u32) = (1, 2);
-/// Time after which a rebalance is cancelled, in milliseconds.
+/// Minimum and maximum time after which a rebalance is cancelled, in milliseconds.
 const GROWTH_CANCELLED_MS: (u32, u32) = (0, 1_500);
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
@@ -46,13 +46,14 @@ pub(super) enum Fault {
     Kill { down: Duration },
     /// The router is frozen (SIGSTOP), and continued (SIGCONT) after `lasts`.
     Freeze { lasts: Duration },
-    /// The router is ended (SIGTERM), and started again once its process has ended.
+    /// The router is asked to end (SIGTERM), and started again once its process has ended.
     Restart,
-    /// One node is faulty for a while.
+    /// One node is stopped, frozen or badly connected for the time `lasts`.
     Node { node: usize, action: FaultAction, lasts: Duration },
     /// The primary of a shard loses the responses to this many writes.
     LostAnswers { shard: usize, count: u32, lasts: Duration },
-    /// The primary of a shard is stopped or frozen for a while; halfway a replica is promoted.
+    /// The primary of a shard is stopped or frozen for the time `lasts`; after half of it, a
+    /// replica is promoted.
     Promote { shard: usize, gone: FaultAction, lasts: Duration },
     /// Writes to consecutive slots wait until their fence ends.
     Fence { first: u32, last: u32, lasts: Duration },
@@ -69,27 +70,27 @@ pub(super) enum Fault {
 pub(super) enum MoveAction {
     /// Slots move to another shard.
     Begin(MovePlan),
-    /// A move is rolled back; the seed determines which one.
+    /// A move is rolled back; the seed determines the choice of the move.
     RollBack { seed: u32 },
 }
 
 /// Parameters of a move that is to begin, drawn from the seed of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MovePlan {
-    /// Seed of the choice of shards and slots.
+    /// Seed for the choice of shards and slots.
     pub(super) seed: u32,
     /// Number of slots.
     pub(super) slots: u32,
-    /// Time for which the source is kept, in seconds.
+    /// Time for which the source keeps its copy of the slots, in seconds.
     pub(super) keep: u32,
-    /// Time after which it is cancelled.
+    /// Time after which it is cancelled; `None` if it is not.
     pub(super) cancelled: Option<Duration>,
 }
 
 /// Growth action: a shard joins or is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrowAction {
-    /// A new shard joins and takes its share.
+    /// A new shard joins and takes its share of the slots.
     Join(GrowthPlan),
     /// The new shard is emptied and retires.
     Drain(GrowthPlan),
@@ -100,7 +101,7 @@ pub(super) enum GrowAction {
 pub(super) struct GrowthPlan {
     /// Weight of the new shard.
     pub(super) weight: u32,
-    /// Time after which it is cancelled.
+    /// Time after which it is cancelled; `None` if it is not.
     pub(super) cancelled: Option<Duration>,
 }
 
@@ -181,7 +182,7 @@ impl FaultAction {
     }
 }
 
-/// Endless sequence of faults, which a seed determines.
+/// Sequence of faults, which a seed determines.
 #[derive(Debug)]
 pub(super) struct Schedule {
     random: Random,
@@ -191,14 +192,15 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Creates the schedule of faults of these kinds, for this many nodes in this many shards.
+    /// Creates the schedule of faults of the given kinds, for a cluster with the given numbers of
+    /// nodes and shards.
     pub(super) fn new(seed: u64, kinds: &[FaultKind], nodes: usize, shards: usize) -> Self {
         let random = Random::of_user(seed, usize::MAX / 2);
         Self { random, kinds: kinds.to_vec(), nodes: nodes as u32, shards: shards as u32 }
     }
 
-    /// Returns the next fault after the pause before it; `None` if the run is stopped meanwhile or
-    /// the schedule ends.
+    /// Waits for the pause before the next fault, and returns the fault. Returns `None` if the run
+    /// is stopped meanwhile or the schedule has ended.
     pub(super) async fn due(&mut self, stopped: &mut watch::Receiver<bool>) -> Option<Fault> {
         let (pause, fault) = self.next()?;
         tokio::select! {

@@ -1,8 +1,8 @@
 //! Slot moves: begins, cancels and rolls back moves of slots over the router's HTTP interface,
 //! while other faults go on.
 //!
-//! **Invariant:** a move that the router has accepted is left to the router; its outcome is
-//! evaluated only at the end of the run.
+//! **Invariant:** once the router has accepted a move, it carries the move out without help from
+//! the tester. The outcome of the move is evaluated at the end of the run.
 //! **Not here:** the times of the moves (`schedule`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,17 +24,17 @@ use crate::move_summary::MoveSummary;
 use crate::moving_slots::MovingSlots;
 use crate::random::Random;
 
-/// Maximum number of moves in progress at a time, not counting finished moves whose source is still
-/// kept.
+/// Maximum number of moves in progress at a time. Moves that have switched their slots and only
+/// keep the copy of the source for a rollback do not count.
 const OPEN_MAX: usize = 4;
-/// Longest wait until there is a move that can be rolled back.
+/// Longest wait for a move that can be rolled back.
 const KEPT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the ends of all moves after the last fault.
 const END_MAX: Duration = Duration::from_secs(60);
 /// Pause between two polls of the moves.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Metric of the router: the longest time for which rows have waited for their slots.
+/// Metric of the router for the longest time for which rows have waited for their slots.
 const LONGEST_WAIT: &str = "tessera_parked_longest_seconds ";
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub(super) struct SlotMove {
     rows: u64,
     longest_hold_ms: f64,
     reason: Option<String>,
-    /// Id of the rebalance that began the move, if one did.
+    /// Id of the rebalance to which the move belongs, if any.
     rebalance: Option<String>,
     actions: Vec<String>,
 }
@@ -74,20 +74,20 @@ impl SlotMove {
 pub(super) struct SlotMoves {
     pool: Arc<Pool>,
     moving: Arc<MovingSlots>,
-    /// Ids of the moves that have begun during the run, without those of rebalances.
+    /// Ids of the moves that have begun during the run, except moves of rebalances.
     begun: BTreeSet<String>,
     /// Moves of `begun` that have ended. They are kept here because a router lists only the most
     /// recent ones.
     ended: BTreeMap<String, SlotMove>,
-    /// Longest time for which rows have waited for their slots at the first router, in seconds. It
-    /// is kept here because a router that is killed loses its own value.
+    /// Longest time for which rows have waited for their slots at the first router, in seconds. The
+    /// value is kept here, because the router loses its own when it is killed.
     longest_wait: f64,
 }
 
 /// Checks that there are at least two shards, so that slots can move.
 ///
 /// # Errors
-/// There is only one shard, or the router does not respond.
+/// Fails if there is only one shard, or if the router does not respond.
 pub(super) async fn check_shards(pool: &Pool) -> anyhow::Result<()> {
     let map: ShardMap = get(pool, "/api/shard-map").await?;
     let owners = map.owners();
@@ -105,7 +105,7 @@ impl SlotMoves {
         Self { pool, moving, begun: BTreeSet::new(), ended: BTreeMap::new(), longest_wait: 0.0 }
     }
 
-    /// Begins moves and rolls moves back, until it is stopped.
+    /// Begins moves and rolls moves back until the task is stopped.
     pub(super) async fn run(
         mut self,
         mut schedule: Schedule,
@@ -191,8 +191,8 @@ impl SlotMoves {
         }
     }
 
-    /// Ends the time for which moves keep their sources, waits until no move is in progress, and
-    /// returns a summary.
+    /// Settles the moves that still keep the copy of their source, waits until no move is in
+    /// progress, and returns a summary.
     pub(super) async fn finish(&mut self) -> MoveSummary {
         let began = Instant::now();
         let mut left = Ok(Vec::new());
@@ -202,7 +202,7 @@ impl SlotMoves {
                 Ok(open) if open.is_empty() => break,
                 Ok(open) => {
                     for kept in open.iter().filter(|open| open.takes("settle")) {
-                        // An error is ignored: a move stays ready to be settled, and the next round
+                        // An error is ignored: the move can still be settled, and the next round
                         // tries again.
                         let _ = self.order(&kept.id, "settle").await;
                     }
@@ -239,7 +239,7 @@ impl SlotMoves {
         summary
     }
 
-    /// Returns the moves under way, and reports their slots to the workload.
+    /// Returns the open moves, and passes their slots to the workload.
     async fn look(&mut self) -> anyhow::Result<Vec<SlotMove>> {
         let listed: Listed = get(&self.pool, "/api/moves?state=open").await?;
         let own = listed.moves.iter().filter(|open| open.rebalance.is_none());
@@ -249,13 +249,14 @@ impl SlotMoves {
         Ok(listed.moves)
     }
 
-    /// Records the longest time for which rows have waited, as the first router has measured it.
+    /// Reads from the first router the longest time for which rows have waited, and keeps the
+    /// maximum.
     async fn note_wait(&mut self) {
         let wait = metric(&self.pool, LONGEST_WAIT).await;
         self.longest_wait = self.longest_wait.max(wait.unwrap_or_default());
     }
 
-    /// Records the moves that are no longer under way.
+    /// Records the final state of the moves that are no longer open.
     async fn note_ends(&mut self, open: &[SlotMove]) {
         let is_over = |id: &&String| {
             !self.ended.contains_key(*id) && !open.iter().any(|open| open.id == **id)
@@ -297,8 +298,8 @@ fn count(summary: &mut MoveSummary, shown: &SlotMove) {
     }
 }
 
-/// Chooses the shards of a move and its slots: up to half of the slots have rows of the workload,
-/// and the others are consecutive.
+/// Chooses the shards and the slots of a move. Up to half of the slots are slots with rows of the
+/// workload; the others are consecutive.
 fn choose<'m>(
     map: &'m ShardMap,
     busy: &BTreeSet<u16>,
@@ -331,7 +332,7 @@ fn choose<'m>(
     Some((from, to, slots))
 }
 
-/// Returns slots as text, such as `0-63,70`.
+/// Writes slots as ranges, such as `0-63,70`.
 fn ranges(slots: &BTreeSet<u16>) -> String {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for &slot in slots {
@@ -347,7 +348,7 @@ fn ranges(slots: &BTreeSet<u16>) -> String {
     texts.collect::<Vec<_>>().join(",")
 }
 
-/// Returns the slots of a text like `0-63,70`.
+/// Parses ranges of slots, such as `0-63,70`.
 fn slots_of(text: &str) -> Vec<u16> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

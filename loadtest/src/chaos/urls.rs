@@ -39,7 +39,7 @@ fn parts(text: &str) -> Vec<UrlPart<'_>> {
         parts.push(UrlPart::Plain(before));
         let mut end = after.find(['/', '?']).unwrap_or(after.len());
         if after[..end].ends_with(':') && after[end..].starts_with("//") {
-            // This is a URL without a path, followed by the scheme of the next one.
+            // The URL has no path and is followed by the next URL, whose scheme is not part of it.
             end = after[..end].rfind(',').unwrap_or(end);
         }
         let (authority, after) = after.split_at(end);

@@ -1,7 +1,7 @@
 //! Failures: counts failed operations in groups of similar failures.
 //!
-//! **Invariant:** there are at most [`GROUPS_MAX`] groups, and for each operation one further group
-//! of all other failures.
+//! **Invariant:** there are at most [`GROUPS_MAX`] groups, and in addition one group for each
+//! operation, which counts all of its other failures.
 
 use std::collections::BTreeMap;
 

@@ -1,17 +1,17 @@
 //! Series: counts of operations and response times for each second of a run, for graphs.
 //!
 //! **Invariant:** a series has at most [`SECONDS_MAX`] seconds; later operations are counted in the
-//! last of them.
+//! last second.
 
 use std::time::Duration;
 
-/// Maximum number of seconds, which is a day. Each takes 164 bytes of memory.
+/// Maximum number of seconds of a series: a day. Each second takes 164 bytes of memory.
 const SECONDS_MAX: u64 = 86_400;
 /// Number of classes of response times: two for each doubling, from 0.1 ms to 100 s.
 const BUCKETS: usize = 40;
-/// End of the first class, in microseconds.
+/// Upper bound of the first class, in microseconds.
 const FIRST_US: f64 = 100.0;
-/// Number of classes for each doubling of the time.
+/// Number of classes between a time and its double.
 const PER_DOUBLING: f64 = 2.0;
 
 #[derive(Clone, Debug, Default)]
@@ -38,8 +38,8 @@ impl Second {
         self.buckets.iter().map(|&count| u64::from(count)).sum()
     }
 
-    /// Returns an upper bound of the time within which this share of the operations ended, in
-    /// milliseconds.
+    /// Returns the upper bound, in milliseconds, of the class that contains the quantile `share` of
+    /// the response times.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         let wanted = (self.requests() as f64 * share).ceil().max(1.0) as u64;
         let mut counted = 0;
@@ -53,8 +53,8 @@ impl Second {
     }
 }
 
-/// Returns the end of a class of times in milliseconds. The last class also contains all longer
-/// times.
+/// Returns the upper bound of a class of times, in milliseconds. The last class also contains all
+/// longer times.
 pub(crate) fn class_end_ms(bucket: usize) -> f64 {
     FIRST_US / 1_000.0 * (bucket as f64 / PER_DOUBLING).exp2()
 }

@@ -13,7 +13,7 @@ const DIGITS: u8 = 3;
 /// Number of significant digits of a time if there are many histograms.
 const DIGITS_COARSE: u8 = 2;
 
-/// Times of operations, failed ones included.
+/// Distribution of the times of operations, including failed ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Times(Histogram<u64>);
 
@@ -50,8 +50,8 @@ impl Times {
         self.0.len()
     }
 
-    /// Returns the time within which this share (0.0 to 1.0) of the operations ended, in
-    /// milliseconds; 0 without operations.
+    /// Returns the quantile `share` (0.0 to 1.0) of the times, in milliseconds; 0 if there were no
+    /// operations.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         self.0.value_at_quantile(share) as f64 / 1_000.0
     }

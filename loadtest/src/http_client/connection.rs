@@ -66,8 +66,8 @@ impl Connection {
     }
 }
 
-/// Describes an error of a connection, such as "Connection refused", without its error number. For
-/// a refused certificate the description is longer and contains the remedy.
+/// Describes an error of a connection, such as "Connection refused", without its error number. If
+/// the certificate was refused, the description also contains the remedy.
 fn reason(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Failure::new(None, NOT_CONNECTED, "Connection refused");

@@ -22,7 +22,7 @@ pub(crate) struct Pool {
     trust: Option<Trust>,
     /// Value of the header `Authorization`, if there is a credential.
     bearer: Option<HeaderValue>,
-    /// Idle connections; the one used last is used next.
+    /// Idle connections. The one that was used last is at the end and is used next.
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -30,8 +30,8 @@ impl Pool {
     /// Creates a pool without an open connection.
     ///
     /// # Errors
-    /// The target is secure and this machine trusts no certificates, or a credential is not sent to
-    /// the target because others could read it.
+    /// Fails if the target uses TLS and this machine trusts no certificates, or if sending the
+    /// credential to the target would expose it to others.
     fn new(target: Target, credential: Option<&Credential>) -> anyhow::Result<Self> {
         let bearer = credential.map(|credential| bearer(&target, credential)).transpose()?;
         let trust = target.is_secure().then(|| Trust::in_host(target.host())).transpose()?;
@@ -41,8 +41,8 @@ impl Pool {
     /// Returns a pool for each target, without an open connection.
     ///
     /// # Errors
-    /// A target is secure and this machine trusts no certificates, or a credential is not sent to a
-    /// target because others could read it.
+    /// Fails if a target uses TLS and this machine trusts no certificates, or if sending the
+    /// credential to a target would expose it to others.
     pub(crate) fn of(
         targets: &[Target],
         credential: Option<&Credential>,
@@ -100,7 +100,8 @@ impl Pool {
     }
 }
 
-/// Returns the header value of a credential, which no debug output shows.
+/// Returns the header value for a credential. It is marked as sensitive, so that debug output does
+/// not show it.
 fn bearer(target: &Target, credential: &Credential) -> anyhow::Result<HeaderValue> {
     Credential::check_url(&target.to_string())?;
     let mut bearer = HeaderValue::try_from(credential.bearer())?;

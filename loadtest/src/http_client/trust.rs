@@ -1,4 +1,4 @@
-//! Trust: certificates that are accepted from a router whose address begins with https.
+//! Trust: decides which certificates are accepted from a router with an https URL.
 //!
 //! The certificate authorities of this machine are trusted, or instead the certificates in the file
 //! that the variable `SSL_CERT_FILE` names, as in other programs.
@@ -16,29 +16,30 @@ use tokio_rustls::client::TlsStream;
 
 use crate::response_check::printable;
 
-/// Remedy for a certificate that was created for a certificate authority.
+/// Explanation and remedy if a router presents a certificate of a certificate authority as its own.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      by default, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
 
-/// Name of the TLS library's error for such a certificate. The error has no message of its own.
+/// Name of the TLS library's error for a certificate of an authority. The error has no message of
+/// its own.
 const AUTHORITY_VARIANT: &str = "CaUsedAsEndEntity";
 /// Remedy for a certificate of an unknown issuer.
 const PIN: &str = "name the file that holds it, or its issuer's, by the variable SSL_CERT_FILE";
-/// Remedy for a certificate that proves nothing, even if its issuer is trusted.
+/// Remedy for a certificate that is not valid for the host even if its issuer is trusted.
 const RENEW: &str = "give the router one that is valid for the host in --host";
 
-/// TLS connections to one host, whose name is sent and whose certificate must be valid for that
-/// name.
+/// Opens TLS connections to one host. The host's certificate must be valid for its name, which is
+/// also sent to it.
 pub(super) struct Trust {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Trust {
-    /// Creates the trust in a router on this host.
+    /// Creates the TLS settings for connections to a router on this host.
     pub(super) fn in_host(host: &str) -> anyhow::Result<Self> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();

@@ -1,18 +1,19 @@
-//! Integer range: keys between two split points of a range of integers.
+//! Integer range: makes keys that are integers between two split points.
 //!
-//! There are too few integers for keys that contain the number of their run, so the number of
-//! leading zeros distinguishes keys as well.
+//! A range may have too few integers for keys that contain the number of their run, so keys are
+//! also distinguished by their number of leading zeros.
 //!
-//! **Invariant:** different indexes of a run have different keys, all of them in the range.
+//! **Invariant:** different indexes of a run result in different keys, all of which lie in the
+//! range.
 //! **Not here:** the index of a key, and keys before the first and after the last split point
 //! (`keyspace`).
 
-/// Minimum number of digits of a key in a range between split points. Other integer keys have fewer
-/// digits.
+/// Minimum number of digits of a key in a range between split points. Integer keys outside such
+/// ranges have fewer digits.
 const DIGITS_MIN: usize = 46;
-/// Number of lengths that such a key may have.
+/// Number of different lengths that such a key may have.
 const LENGTHS: u64 = 128;
-/// Divisor of the number of keys of a range: the result is the maximum number of keys of one run.
+/// Divisor of the number of keys of a range. The quotient is the maximum number of keys of one run.
 const OF_A_RUN: u64 = 4;
 /// Number of purposes of a key.
 pub(super) const KINDS: u64 = 5;
@@ -26,14 +27,16 @@ pub(super) struct IntegerRange {
 }
 
 impl IntegerRange {
-    /// Returns the range from `from` to below `below`; `None` if it has too few keys for a run.
+    /// Returns the range from `from` (inclusive) to `below` (exclusive); `None` if it has too few
+    /// keys for a run.
     pub(super) fn new(from: i128, below: i128) -> Option<Self> {
         let integers = u64::try_from(below.saturating_sub(from)).unwrap_or(u64::MAX);
         let keys = integers.min(u64::from(u32::MAX)) * LENGTHS;
         (keys >= OF_A_RUN * KINDS).then_some(Self { from, keys })
     }
 
-    /// Returns the key of a run by its index; `None` if the run has no more keys here.
+    /// Returns the key with this index of a run; `None` if the run has no further keys in the
+    /// range.
     pub(super) fn key(self, run: u64, index: u64) -> Option<String> {
         if index >= self.keys / OF_A_RUN {
             return None;

@@ -1,7 +1,7 @@
 //! Partitions: the partitions of users in a cluster that places rows by a column.
 //!
-//! **Invariant:** the user of a key is always in the same partition, so that every request for the
-//! user can name it.
+//! **Invariant:** the user with a given key is always in the same partition, so that every request
+//! for the user can name the partition.
 
 use super::{Names, ShardMap, is_plain};
 use crate::tables::{PARTITION_KEY, TRANSACTIONS, USERS, declaration};
@@ -14,7 +14,8 @@ impl UserPartitions {
     /// Returns the partitions of a cluster; `None` if keys alone determine the shard of a user.
     ///
     /// # Errors
-    /// The rows of the load tester have no partition in the cluster's column.
+    /// Fails if the values of the tester's rows in the cluster's column are not its partitions, or
+    /// if no partition has a name that the tester can use.
     pub(super) fn of(map: &ShardMap) -> anyhow::Result<Option<Self>> {
         let Some(column) = map.parameters["column"].as_str() else { return Ok(None) };
         if column != PARTITION_KEY {

@@ -1,13 +1,14 @@
 //! Tenant: keys that begin with the name of a tenant and a separator.
 //!
-//! **Invariant:** no tenant contains the separator. The keys of one tenant are never those of
-//! another, even if the name of one begins with that of the other (`t1` and `t11`).
+//! **Invariant:** the name of a tenant does not contain the separator. A key never belongs to two
+//! tenants, even if the name of one begins with the name of the other (`t1` and `t11`).
 
 use anyhow::ensure;
 
 use super::{Names, Shape};
 
-/// Maximum number of tenants of an API key, which limits the number of prefixes of a tenant's keys.
+/// Maximum number of tenants of an API key in the router. Each prefix of the keys of a tenant of
+/// this run counts as one.
 const TENANTS_MAX: usize = 16;
 
 /// Keys of one tenant of a run.
@@ -18,7 +19,7 @@ impl Names {
     /// Restricts the keys to those of a tenant of the run.
     ///
     /// # Errors
-    /// In the cluster's keyspace no key begins with a tenant.
+    /// Fails if keys cannot begin with the name of a tenant in the cluster's keyspace.
     pub(crate) fn of_tenant(mut self, number: u32) -> anyhow::Result<Self> {
         const SEPARATOR: char = TenantKeys::SEPARATOR;
         self.tenant = Some(number);
@@ -39,12 +40,13 @@ impl Names {
         Ok(self)
     }
 
-    /// Returns the keys as those of a tenant, if they are restricted to one.
+    /// Returns the keys of the tenant to which these names are restricted; `None` if they are not
+    /// restricted.
     pub(crate) fn tenant(&self) -> Option<TenantKeys<'_>> {
         self.tenant.map(|_| TenantKeys(self))
     }
 
-    /// Returns the beginning of each key of these names.
+    /// Returns the beginning that all keys of these names have in their readable form.
     pub(super) fn lead(&self) -> String {
         let run = &self.run;
         match self.tenant {
@@ -80,8 +82,8 @@ impl TenantKeys<'_> {
         self.beginnings().iter().any(begins)
     }
 
-    /// Searches a text for a key of another tenant of this run, and returns the beginning of that
-    /// key.
+    /// Searches a string for a key of another tenant of this run, and returns the beginning of such
+    /// a key.
     pub(crate) fn foreign_in(self, text: &str) -> Option<&str> {
         let (own, any) = (self.0.lead(), format!("loadtest-{}-t", self.0.run));
         text.match_indices(&any).find_map(|(at, _)| {

@@ -11,8 +11,8 @@ use super::plan::Plan;
 use super::report_to_goose;
 use super::virtual_user::VirtualUser;
 
-/// Pause after a request without a response, so that a router that is down is not flooded with
-/// requests.
+/// Pause of a user after a request without a response, so that a router that is down is not flooded
+/// with requests.
 const NO_ANSWER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the scenario of each user.
@@ -49,7 +49,8 @@ async fn step(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// Waits until `--throttle-requests` allows another request. At the end of a run, there is no wait.
+/// Waits until `--throttle-requests` allows another request. When the run is ending, there is no
+/// wait.
 async fn throttle(user: &GooseUser) {
     if let Some(throttle) = user.throttle.as_ref().filter(|_| user.is_throttled) {
         let _ = throttle.send_async(true).await;

@@ -12,7 +12,7 @@ use crate::response_check;
 
 /// Number of rows of one request.
 const ROWS: u32 = 1_000;
-/// Longest wait for a response: long enough for a request on the slowest disk.
+/// Longest wait for a response, which is long enough even for a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
@@ -29,7 +29,8 @@ async fn fill(plan: &Plan, client: &Client) -> anyhow::Result<()> {
     for part in keys.chunks(ROWS as usize) {
         ensure!(!goose::is_killswitch_triggered(), "ended before all keys were written");
         let asked = requests::bulk(client.names(), part, &plan.value(&mut random));
-        // The requests are sent one after the other, so that the last token covers all of them.
+        // The requests are sent one after the other, so that the last session token covers all
+        // writes.
         let sent = match asked {
             Ok(asked) => {
                 let asked = requests::with_token(asked, token.as_ref());

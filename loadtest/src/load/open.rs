@@ -22,10 +22,11 @@ use super::plan::Plan;
 use super::report_to_goose;
 use crate::random::Random;
 
-/// Time for which goose's only user sends requests before goose may end the user.
+/// Time for which goose's only user sends requests in one transaction of goose. Goose can end the
+/// user between two transactions.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Returns the scenario of goose's only user: send the requests that are due, and report the
+/// Returns the scenario of goose's only user, who sends the requests that are due and reports the
 /// responses.
 pub(super) fn scenario(plan: Arc<Plan>, rate: f64, in_flight_max: u32) -> Scenario {
     let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
@@ -44,7 +45,7 @@ pub(super) fn scenario(plan: Arc<Plan>, rate: f64, in_flight_max: u32) -> Scenar
         .register_transaction(transaction!(finish).set_name("finish").set_on_stop())
 }
 
-/// Session data of goose's user, in an `Arc` because goose clones it.
+/// Session data of goose's user. It is in an `Arc`, because goose clones it.
 #[derive(Clone)]
 struct Shared(Arc<tokio::sync::Mutex<Sender>>);
 
@@ -74,7 +75,7 @@ impl Sender {
         self.start + Duration::from_secs_f64(self.due as f64 / self.rate)
     }
 
-    /// Sends everything that is due by now.
+    /// Sends all requests that are due by now.
     fn send_due(&mut self) {
         let now = Instant::now();
         let mut dropped = 0;
@@ -103,7 +104,8 @@ impl Sender {
         let pool = Arc::clone(self.plan.pool(number));
         let results = self.results.clone();
         tokio::spawn(async move {
-            // The receiver is gone only after the end.
+            // An error is ignored, because the receiver no longer exists only after the end of the
+            // run.
             let _ = results.send(operation::perform(&pool, &step, &known, intended).await);
         });
     }
@@ -127,7 +129,7 @@ async fn turn(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// Waits for the requests that are still in progress, each of which ends at its own timeout at the
+/// Waits for the requests that are still in progress. Each of them ends at its timeout at the
 /// latest.
 async fn finish(user: &mut GooseUser) -> TransactionResult {
     let sender = sender(user)?;

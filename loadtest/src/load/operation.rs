@@ -10,7 +10,7 @@ use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
 use crate::response_check::{self, Failure};
 
-/// State that a user has before a request, against which the response is checked.
+/// Knowledge of a user before a request. The response is checked against it.
 #[derive(Clone)]
 pub(super) struct Known {
     /// Keys and credential of the user.
@@ -63,7 +63,8 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
             let keys: Vec<u32> = step.more.iter().copied().chain([step.key]).collect();
             requests::bulk(names, &keys, &step.value)
         }
-        // The value contains its key, so that a value of another tenant can be recognised.
+        // The value contains the key, so that a tenant's response with the value of another tenant
+        // can be recognised.
         Operation::KvPut if known.client.is_tenant() => {
             let value = format!("{} {}", names.plain(step.key), step.value);
             requests::kv_put(names, step.key, &value)
@@ -84,8 +85,8 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
     send(pool, asked?, known).await
 }
 
-/// Reads a row, and writes it if it has not changed meanwhile; a row that does not exist is written
-/// without a condition.
+/// Reads a row, and writes it on the condition that it has not changed meanwhile. A row that does
+/// not exist is written without a condition.
 async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
     let names = known.client.names();
     let read = send(pool, requests::read(names, step.key)?, known).await?;

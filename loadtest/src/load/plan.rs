@@ -16,7 +16,7 @@ use crate::requests::BULK_ROWS;
 use crate::tables::{KV, USERS};
 
 pub(crate) struct Plan {
-    /// The client of each user; the users take turns.
+    /// Clients, which are assigned to the users in turn.
     pub(super) clients: Vec<Arc<Client>>,
     pub(crate) counters: Arc<Counters>,
     pub(super) seed: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     pub(super) patience: Duration,
     /// Number of keys at the start.
     pub(super) keys_filled: u32,
-    /// True if these keys were all written before the run.
+    /// True if all keys that exist at the start were written before the run.
     pub(super) filled: bool,
     /// Current number of keys, which inserts increase.
     keys: AtomicU32,
@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     writes: u32,
     chooser: KeyChooser,
     value_size: ValueSize,
-    /// Text from which values are cut.
+    /// String of which a part is used as a value.
     text: String,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) operation: Operation,
-    /// The key; a bulk write also writes the keys in `more`.
+    /// Number of the key; a bulk write also writes the keys in `more`.
     pub(super) key: u32,
     /// Further keys of a bulk write.
     pub(super) more: Vec<u32>,
@@ -49,7 +49,7 @@ pub(super) struct Step {
     pub(super) probe: Option<ProbeStep>,
 }
 
-/// Request of a tenant for rows of another.
+/// Request of a tenant for rows of another tenant.
 #[derive(Clone, Debug)]
 pub(super) struct ProbeStep {
     pub(super) probe: Probe,
@@ -134,12 +134,12 @@ impl Plan {
         self.chooser.next(random, self.keys.load(Ordering::Relaxed))
     }
 
-    /// Returns the further keys of a bulk write, all different, because a bulk write must not
-    /// contain a key twice.
+    /// Returns the further keys of a bulk write. All keys are different, because a bulk write must
+    /// not contain a key twice.
     fn draw_different(&self, random: &mut Random, first: u32) -> Vec<u32> {
         let keys = self.keys.load(Ordering::Relaxed);
-        // The keys are consecutive, because a skewed distribution would draw the same ones again
-        // and again.
+        // The keys are consecutive and not drawn one by one, because a skewed distribution would
+        // draw the same ones repeatedly.
         let start = self.draw(random);
         let around = (0..keys).map(|step| (start + step) % keys).filter(|&key| key != first);
         around.take(BULK_ROWS as usize - 1).collect()

@@ -36,7 +36,7 @@ impl VirtualUser {
         (step, Known { client, token, acknowledged, patience })
     }
 
-    /// Records the outcome of a step, and the token of its response.
+    /// Records the outcome of a step, and keeps the session token of its response.
     pub(super) fn learn(&mut self, step: &Step, good: bool, token: Option<SessionToken>) {
         self.token = token.or_else(|| self.token.take());
         let written = match step.operation {

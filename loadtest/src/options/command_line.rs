@@ -1,8 +1,8 @@
-//! Command line: the options of the load tester, together with the options of goose as they work
-//! here.
+//! Command line: the options of the load tester, together with those options of goose that have an
+//! effect in the load tester.
 //!
-//! **Invariant:** an option of goose that has no effect here is refused, and the help does not list
-//! it.
+//! **Invariant:** an option of goose that has no effect in the load tester is refused, and the help
+//! does not list it.
 //! **Not here:** the limits of values (`options`).
 
 use checker::history::Level;
@@ -15,7 +15,8 @@ use super::{Options, PATIENCE, PATIENCE_MAX, RUN_TIME, USERS};
 const HOST: &str = "http://127.0.0.1:3000";
 const HOST_VARIABLE: &str = "TESSERA_LOADTEST_HOST";
 
-/// Options of goose that have no effect here: id, spelling, and reason.
+/// Options of goose that have no effect in the load tester, each with its id, its spelling and the
+/// reason.
 const WITHOUT_EFFECT: [(&str, &str, &str); 5] = [
     (
         "accept_invalid_certs",
@@ -88,7 +89,7 @@ pub(super) fn command() -> Command {
         .fold(command, |command, (id, ..)| command.mut_arg(id, |arg| arg.hide(true)))
 }
 
-/// Returns the error message for an option that has no effect here, if one was given.
+/// Returns the error message for an option without effect, if one was given on the command line.
 pub(super) fn without_effect(matches: &ArgMatches) -> Option<String> {
     let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let (_, option, why) = WITHOUT_EFFECT.iter().find(|(id, ..)| given(id))?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// Maximum number of bytes of a value in a write.
 const VALUE_BYTES_MAX: u32 = 1 << 20;
-/// Slowest rate: one request in a quarter of an hour.
+/// Minimum rate, in requests per second: one request in about a quarter of an hour.
 const RATE_MIN: f64 = 0.001;
-/// Fastest rate, which is far above the rate that one process can reach.
+/// Maximum rate, in requests per second. It is far above the rate that one process can reach.
 const RATE_MAX: f64 = 1e6;
 
 /// Sizes of values, in bytes.
@@ -45,8 +45,8 @@ pub(super) fn parse_rate(raw: &str) -> Result<f64, String> {
     }
 }
 
-/// Returns the time of a text such as `1h30m`, `90s` or `90`, as goose reads it; `None` if goose
-/// refuses the text.
+/// Parses a time such as `1h30m`, `90s` or `90` in the same way as goose; `None` if goose would
+/// refuse the string.
 pub(crate) fn parse_time(raw: &str) -> Option<Duration> {
     if let Ok(seconds) = raw.parse() {
         return Some(Duration::from_secs(seconds));

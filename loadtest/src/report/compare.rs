@@ -1,9 +1,9 @@
 //! Compare: the differences between a run and an earlier one, as better, worse, or noise.
 //!
-//! A change counts as better or worse if it exceeds its bound; a smaller one is noise. The base of
-//! all bounds is [`LEAST_NOISE_PERCENT`], or three times the uncertainty of the difference of the
-//! two rates if that is greater; the uncertainty is the standard error computed from the per-second
-//! rates. The bounds are:
+//! A change counts as better or worse if it exceeds its bound; a smaller change is noise. All
+//! bounds are multiples of a base. The base is [`LEAST_NOISE_PERCENT`], or three times the standard
+//! error of the difference of the two rates, computed from the rates of single seconds, if that is
+//! greater. The bounds are:
 //!
 //! - rate: the base, or three times √(1/n + 1/m) if that is greater, because chance matters more
 //!   with few requests;
@@ -13,7 +13,7 @@
 //!   share that rises from zero is always worse, and one that falls to zero is always better.
 //!
 //! **Invariant:** no number is `NaN` or infinite, whatever an earlier report contains; a comparison
-//! never changes whether a run has passed.
+//! does not influence whether a run has passed.
 //! **Not here:** reading the earlier run (`files`).
 
 mod text;
@@ -27,14 +27,15 @@ pub(super) use text::write;
 
 /// Usual difference between two runs of the same load on an otherwise idle machine, in percent.
 const LEAST_NOISE_PERCENT: f64 = 5.0;
-/// Number of standard errors that a change must exceed. With two, about one of the twenty numbers
-/// of a comparison would exceed it by chance.
+/// Number of standard errors that a change must exceed. With two standard errors, about one of the
+/// twenty numbers of a comparison would exceed its bound by chance.
 const UNCERTAINTIES: f64 = 3.0;
-/// Minimum number of requests beyond a quantile; with fewer, the quantile is a matter of chance.
+/// Minimum number of requests that were slower than a quantile. With fewer, the quantile is a
+/// matter of chance.
 const BEYOND_LEAST: f64 = 10.0;
 /// Minimum number of whole seconds of a run that can be compared.
 const SECONDS_LEAST: usize = 5;
-/// Name of the metrics of all operations.
+/// Name under which the metrics of all operations together are listed.
 const ALL: &str = "all";
 
 /// Comparison of this run with an earlier one.
@@ -253,7 +254,8 @@ fn metrics(of: &str, noise: f64, before: &Side<'_>, now: &Side<'_>) -> Vec<Metri
     metrics
 }
 
-/// Returns the metric of a share. `before` and `now` are pairs of a count and its total.
+/// Returns the metric for the share of a count in its total. `before` and `now` are pairs of a
+/// count and its total.
 fn count_metric(
     of: &str,
     measure: Measure,
@@ -318,7 +320,7 @@ fn rate_uncertainty(report: &Report) -> f64 {
     if part.is_finite() { part } else { 0.0 }
 }
 
-/// Returns all seconds except the last, which is incomplete.
+/// Returns all seconds of a run except the last, which is incomplete.
 fn whole_seconds(report: &Report) -> impl Iterator<Item = &super::Second> {
     report.series.iter().take(report.series.len().saturating_sub(1))
 }

@@ -1,7 +1,7 @@
 //! Files: writes the reports to files, and reads the report of an earlier run.
 //!
-//! **Invariant:** a file that cannot be read or written is reported before the load begins; the
-//! name of a report file always refers to a complete file, the old one or the new one.
+//! **Invariant:** a file that cannot be read or written is reported before the load begins. The
+//! name of a report file always refers to a complete report, either the old one or the new one.
 //! **Not here:** the contents of the files (`html`, `Report::json`, `compare`).
 
 use std::fs::{File, Permissions};
@@ -67,8 +67,8 @@ impl Files {
     }
 }
 
-/// Report file that is not complete yet: a temporary file in the directory of `place`, which then
-/// replaces the file at `place`. It is removed if the program ends early.
+/// Report file that is not complete yet. It is a temporary file in the directory of `place`, and
+/// replaces the file at `place` when it is complete. If the program ends before, it is removed.
 struct Draft {
     file: NamedTempFile,
     place: PathBuf,
@@ -107,7 +107,7 @@ impl Draft {
     }
 }
 
-/// Member that reports of all formats have.
+/// The only member that reports of all formats have.
 #[derive(Deserialize)]
 struct Form {
     format: u32,

@@ -1,7 +1,7 @@
 //! HTML: the report as one page, with graphs over time.
 //!
-//! **Invariant:** the size of the page is bounded, whatever the length of the run and the responses
-//! of a server.
+//! **Invariant:** the size of the page is bounded, independently of the length of the run and of
+//! the server's responses.
 //! **Not here:** numbers that are not in the report; the frame of the page (`report_page`).
 
 mod columns;

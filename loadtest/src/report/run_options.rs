@@ -1,7 +1,7 @@
 //! Run options: the options that determine the load of a run, for the report and for comparing
 //! runs.
 //!
-//! **Invariant:** two runs with the same entries have the same load; options that do not affect the
+//! **Invariant:** two runs with the same entries have the same load. Options that do not affect the
 //! load (`--seed`, `--json`) are left out.
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use super::{
     compare,
 };
 
-/// Maximum number of characters in a line of shares.
+/// Maximum number of characters in a line that lists shares of shards, roles or cache states.
 const LINE_CHARS: usize = 100;
 /// Maximum number of shares of one kind in the text; the JSON report contains all of them.
 const SHARES_MAX: usize = 32;
@@ -97,7 +97,7 @@ fn model(report: &Report) -> &'static str {
     }
 }
 
-/// Writes the requests of the tenants: a line for each, up to [`TENANTS_MAX`].
+/// Writes a line about the requests of each tenant, for up to [`TENANTS_MAX`] tenants.
 fn tenants(lines: &[TenantLine], out: &mut String) -> Result {
     if lines.is_empty() {
         return Ok(());

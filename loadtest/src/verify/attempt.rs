@@ -1,8 +1,8 @@
-//! Attempt: sends one request, and repeats it until its outcome is known or can no longer become
-//! known.
+//! Attempt: sends one request. A change is repeated until its outcome is known or the maximum
+//! number of attempts is reached.
 //!
-//! **Invariant:** a request is repeated only if it changes nothing or has the same idempotency key
-//! again. After an attempt without a response, a later refusal does not prove that nothing was
+//! **Invariant:** only a write or delete is repeated, with the same idempotency key in every
+//! attempt. After an attempt without a response, a later refusal does not prove that nothing was
 //! stored.
 
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::tables::USERS;
 
 /// Maximum number of times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
-/// Pause before the second attempt; it doubles before each further one.
+/// Pause before the second attempt. The pause doubles before each further attempt.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// Longest wait for a response, which is longer than the deadline in the request.
+/// Longest wait for a response. It is longer than the deadline that the request contains.
 const PATIENCE: Duration = Duration::from_secs(4);
 const DEADLINE_MS: HeaderValue = HeaderValue::from_static("3000");
 
@@ -33,7 +33,7 @@ const MAX_STALENESS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Completed operation, for goose and for the counters.
+/// Completed operation, which is reported to goose and to the counters.
 pub(super) struct Done {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
@@ -42,27 +42,27 @@ pub(super) struct Done {
 /// Result of a request.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
-    /// True if an attempt with an unknown outcome may have reached the router: it may still take
-    /// effect.
+    /// True if an attempt with an unknown outcome may have reached the router, so that it may still
+    /// take effect.
     pub(super) may_have_happened: bool,
     /// Response to the last attempt, if there was one.
     pub(super) answer: Option<Answer>,
     pub(super) done: Done,
 }
 
-/// Part of a problem body that contains the outcome of a write.
+/// Member of a problem document that contains the outcome of a write.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ProblemOutcome {
     outcome: Option<String>,
 }
 
-/// Sends a request with the options of `operation`, and records in it the times, the node, the
-/// number of attempts and the outcome.
+/// Sends a request with the level and the other options that `operation` names. Records the times,
+/// the node, the number of attempts and the outcome in `operation`.
 ///
-/// With `other` the request goes to another router than the session's own, if there is one. Each
-/// attempt waits for its turn in the run's rate; the operation begins when its first attempt is
-/// sent.
+/// With `other` the request goes to another router than the session's own, if there is one. If the
+/// rate of the run is limited, each attempt waits for its turn. The operation begins when its first
+/// attempt is sent.
 pub(super) async fn send(
     session: &mut Session,
     mut asked: HttpRequest,
@@ -80,7 +80,7 @@ pub(super) async fn send(
     let (outcome, answer) = loop {
         let sent = pool.send(asked.clone(), PATIENCE).await;
         let outcome = outcome(operation, &sent);
-        // A request that found no connection had no effect.
+        // A request that was not sent because there was no connection had no effect.
         let arrived = !sent.as_ref().is_err_and(is_before_sending);
         may_have_happened |= outcome == Outcome::Unknown && arrived;
         let again = outcome == Outcome::Unknown && operation.changes();
@@ -191,9 +191,9 @@ fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
     }
 }
 
-/// Checks a response of the verifying workload; its content is checked later with the history.
-/// Writes have no condition here, so only a delete may be refused because of the row's state: the
-/// row may be gone already.
+/// Checks the status of a response of the verifying workload; the content is checked later with the
+/// history. Writes have no condition, so only a delete may be refused because of the state of a
+/// row, which may have been deleted already.
 fn check_response(operation: Counted, status: u16, body: &[u8]) -> Result<(), Failure> {
     match operation {
         Counted::Write | Counted::Replay => response_check::of_write(status, body),

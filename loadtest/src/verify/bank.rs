@@ -1,7 +1,7 @@
-//! Bank: accounts under one shard key, whose sum no transfer changes.
+//! Bank: accounts under one shard key. A transfer does not change the sum of the accounts.
 //!
-//! A transfer is one transaction: it changes two accounts and a counter if each still has the
-//! version that was read, and inserts a row into the ledger.
+//! A transfer is one transaction. It changes two accounts and the counter, on the condition that
+//! each still has the version that was read, and inserts an entry into the ledger.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,10 +26,10 @@ use crate::tables::TRANSACTIONS;
 
 /// Maximum number of attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
-/// Number of reads of a bank directly after it was opened. With eight banks, these reads reach each
-/// of three nodes almost certainly.
+/// Number of reads of a bank directly after it was opened. With eight banks, at least one read
+/// reaches each of three nodes almost certainly.
 const OPENING_READS: u32 = 8;
-/// Longest wait until all nodes return a new bank; after that the run starts anyway.
+/// Longest wait until all nodes return a new bank. After this time the run starts nevertheless.
 const SHOWN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ pub(super) fn name(id: &str) -> String {
     format!("{TRANSACTIONS}/{id}")
 }
 
-/// Opens all banks.
+/// Opens all banks: writes their accounts and counters.
 pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
     let of = Arc::clone(&session.of);
     let is_embedded = is_embedded(&of).await;
@@ -79,8 +79,8 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
         open_one(session, &bank).await?;
         note_slot(&of, &bank).await;
         if is_embedded {
-            // Any node may answer these reads. A node that lacks the bank can be detected only now,
-            // before it catches up.
+            // Any node may respond to these reads. A node that lacks the bank can be detected only
+            // now, because it will catch up later.
             for _ in 0..OPENING_READS {
                 look(session, &bank, Level::One, false).await;
             }
@@ -92,7 +92,8 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Remembers the slot of a bank, if slots move in this run; only few slots contain a bank.
+/// Remembers the slot of a bank if slots move in this run, so that moves can be directed to it:
+/// only few slots contain a bank.
 async fn note_slot(of: &Verification, bank: &str) {
     let asked = requests::get(&format!("/api/route?key={bank}")).ok().filter(|_| of.has_moves);
     let Some(asked) = asked else { return };
@@ -113,8 +114,8 @@ async fn is_embedded(of: &Verification) -> bool {
     answer.is_ok_and(|answer| is_embedded(&answer.body))
 }
 
-/// Waits until reads return a bank, whichever node answers. A server that has stored a row on its
-/// disk may make it visible a moment later, which violates no guarantee.
+/// Waits until reads from all nodes return a bank. A server that has stored a row on its disk may
+/// make the row visible a moment later, which violates no guarantee.
 async fn await_shown(of: &Verification, bank: &str) {
     let began = Instant::now();
     let mut shown = 0;
@@ -130,8 +131,8 @@ async fn await_shown(of: &Verification, bank: &str) {
     }
 }
 
-/// Opens a bank on every node, because a read without a token must never find a bank that is not
-/// open yet.
+/// Opens a bank with a write that every node must store, because a read without a session token
+/// must never find a bank that is not open yet.
 async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
     let mut text = String::new();
     for _ in 0..OPENINGS_MAX {
@@ -148,7 +149,7 @@ async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
     anyhow::bail!("a bank cannot be opened on every node: {text}")
 }
 
-/// Reads a bank at level `one`, from any node that may answer.
+/// Reads a bank at level `one`, so that any node may respond.
 pub(super) async fn read(session: &mut Session) -> Done {
     let number = session.random.below(BANKS);
     let bank = session.client.names.bank(number);

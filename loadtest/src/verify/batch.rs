@@ -71,12 +71,13 @@ pub(super) fn outcomes(sent: &Attempted, rows: usize) -> Vec<Outcome> {
     let parts = |answer: &&Answer| whole == Outcome::Ok && answer.status == 207;
     let Some(answer) = sent.answer.as_ref().filter(parts) else { return outcomes };
     match serde_json::from_slice::<Parts>(&answer.body) {
-        // Each failed row is listed: a response lists the first 1000, and there are fewer.
+        // The response names every failed row, because a response lists up to 1000 of them, and a
+        // bulk write has fewer rows.
         Ok(parts) if parts.failed.len() == parts.failed_total => {
             for Failed { index, outcome } in parts.failed {
                 let Some(row) = outcomes.get_mut(index) else { continue };
                 *row = match outcome.as_str() {
-                    // An earlier attempt may still store it.
+                    // An earlier attempt may still store the row.
                     "rejected" if sent.may_have_happened => Outcome::Unknown,
                     "rejected" => Outcome::Rejected,
                     "committed" => Outcome::Committed,

@@ -1,8 +1,8 @@
-//! Fixed rows: rows that are written before the run and never again, so that a walk over them (an
-//! iteration by cursor) must return each of them once, whatever happens meanwhile.
+//! Fixed rows: rows that are written before the run and never changed. Therefore a walk over them
+//! (an iteration by cursor) must return each of them exactly once, even if slots move meanwhile.
 //!
-//! **Invariant:** each walk is a session of its own, so a walk that is broken off is not mistaken
-//! for the beginning of the next one.
+//! **Invariant:** each walk is a session of its own, so that an interrupted walk is not mistaken
+//! for the beginning of the next walk.
 //! **Not here:** the walk after the run (`read_back`), the comparison of walks (`checker`).
 
 use std::sync::{Arc, OnceLock};
@@ -21,24 +21,25 @@ use crate::tables::USERS;
 
 /// Value of the column `email` in these rows. Other rows of the run have another value there.
 pub(super) const EMAIL: &str = "fixed";
-/// Table name of these rows in the history. It differs from the real table's name, because walks
-/// over these rows return no other rows of the table.
+/// Name of the table of these rows in the history. It differs from the name of the real table,
+/// because walks over these rows do not return the other rows of the table.
 pub(super) const NAME: &str = "loadtest_users-fixed";
 /// Number of fixed rows.
 const ROWS: u32 = 200;
-/// Number of rows of a page. It is small, so that slots change owners between the pages of a walk.
+/// Number of rows of a page. It is small, so that slots often change owners between the pages of a
+/// walk.
 const PAGE: u32 = 30;
 /// Session number in the keys of these rows. Real sessions are numbered from 1.
 const KEYS: u32 = 0;
 /// Maximum number of attempts to write the rows.
 const OPENINGS_MAX: u32 = 5;
 
-/// Fixed rows of a run; the value is the session token of their write, once they are written.
+/// Fixed rows of a run. The value is the session token of the write, once the rows are written.
 #[derive(Debug, Default)]
 pub(super) struct FixedRows(OnceLock<SessionToken>);
 
 impl FixedRows {
-    /// Returns true if walks over the rows are possible.
+    /// Returns true if the rows have been written.
     pub(super) fn are_there(&self) -> bool {
         self.0.get().is_some()
     }
@@ -55,10 +56,10 @@ struct Row {
     user_id: String,
 }
 
-/// Writes the rows on every node.
+/// Writes the rows, which every node must store.
 ///
 /// # Errors
-/// No router accepts the rows.
+/// Fails if no router accepts the rows.
 pub(super) async fn write(session: &mut Session) -> anyhow::Result<()> {
     let mut text = String::new();
     for _ in 0..OPENINGS_MAX {
@@ -105,8 +106,8 @@ async fn write_once(session: &mut Session) -> Attempted {
     sent
 }
 
-/// Walks over the rows by cursor, either with strong reads, or with reads from any node and the
-/// token of the rows' write. A request that fails ends the walk.
+/// Walks over the rows by cursor, either with strong reads, or with reads from any node that have
+/// the session token of the write. A request that fails ends the walk.
 pub(super) async fn walk(session: &mut Session) -> Vec<Done> {
     let Some(token) = session.of.fixed.0.get().cloned() else { return Vec::new() };
     let router = session.random.below(u32::MAX) as usize;
@@ -120,7 +121,7 @@ pub(super) async fn walk(session: &mut Session) -> Vec<Done> {
         format!("/api/read?table={USERS}&run=eq.{run}&email=eq.{EMAIL}&order=user_id&limit={PAGE}");
     let mut cursor = String::new();
     let mut all = Vec::new();
-    // The number of pages is limited in case a cursor does not advance.
+    // The number of pages is limited, so that the loop ends even if the cursor does not advance.
     for _ in 0..ROWS {
         let Ok(asked) = requests::get(&format!("{path}{cursor}")) else { break };
         let mut request = walker.operation(Kind::Read, &format!("{NAME}/{run}"));

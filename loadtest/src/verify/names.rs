@@ -22,8 +22,8 @@ impl RowNames {
         self.0.run()
     }
 
-    /// Returns the columns of a user, and adds its partition if a column determines the shard of
-    /// users.
+    /// Returns the columns of a user. The user's partition is added if a column determines the
+    /// shard of users.
     pub(super) fn placed(&self, id: &str, columns: serde_json::Value) -> serde_json::Value {
         requests::placed(&self.0, id, columns)
     }

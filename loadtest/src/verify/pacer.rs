@@ -1,9 +1,10 @@
-//! Pacer: limits the requests of all sessions of a run together to a rate (`--rate`).
+//! Pacer: limits the rate of the requests of all sessions of a run together (`--rate` with
+//! `--verify`).
 //!
-//! All sessions share one schedule of times, for all routers. Every request takes the next time of
-//! the schedule, at which it is due, and sessions take turns. A session still waits for each
-//! response, so the rate is a maximum. The time of a request is measured from the moment at which
-//! it is sent, not from the moment at which it was due.
+//! All sessions share one schedule of times, independently of the router. Every request takes the
+//! next time of the schedule and is due at that time. Sessions take turns. A session still waits
+//! for each response, so the rate is a maximum. The time of a request is measured from the moment
+//! at which it is sent, not from the moment at which it was due.
 //!
 //! **Invariant:** in any period of t seconds at most `rate * (t + CATCH_UP) + 1` requests are sent,
 //! even after a router was down.
@@ -15,9 +16,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Maximum delay after which a request is still sent at once to catch up with the schedule. It
-/// covers the inexact timers of a busy machine. Times of the schedule that were missed by more are
-/// skipped.
+/// Maximum delay that is caught up: a request that is late by at most this time is sent at once,
+/// which covers the inexact timers of a busy machine. Times of the schedule that were missed by
+/// more are skipped.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// Schedule that all sessions of a run share.
@@ -25,7 +26,7 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 pub(super) struct Pacer {
     /// Time between two requests.
     interval: Duration,
-    /// Longest wait of a session for its next step.
+    /// Longest wait of a session for the start of its next step.
     step_wait_max: Duration,
     /// Time at which the next request is due.
     next: Mutex<Instant>,
@@ -33,16 +34,16 @@ pub(super) struct Pacer {
 
 impl Pacer {
     /// Creates a schedule of `rate` requests per second; `rate` must be at least one. A session
-    /// waits up to `step_wait_max` for its next step.
+    /// waits at most `step_wait_max` for the start of its next step.
     pub(super) fn new(rate: f64, step_wait_max: Duration) -> Self {
         let interval = Duration::from_secs_f64(rate.recip());
         Self { interval, step_wait_max, next: Mutex::new(Instant::now()) }
     }
 
-    /// Waits for the next time of the schedule, and takes it. If the future is dropped, another
-    /// session can take this time.
+    /// Waits for the next time of the schedule, and takes it. If the future is dropped while it
+    /// waits, the time is not taken, and another session can take it.
     async fn wait(&self) {
-        // The lock is fair, so sessions take turns.
+        // This lock is fair, so sessions take turns.
         let mut next = self.next.lock().await;
         let now = Instant::now();
         *next = due(*next, now);
@@ -59,7 +60,7 @@ fn due(next: Instant, now: Instant) -> Instant {
     now.checked_sub(CATCH_UP).map_or(next, |earliest| next.max(earliest))
 }
 
-/// Turns of one session. Without a pacer every request is due at once.
+/// Turns of one session in the schedule. Without a pacer, every request is due at once.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     pacer: Option<Arc<Pacer>>,
@@ -73,8 +74,8 @@ impl Turns {
         Self { pacer, is_due: false }
     }
 
-    /// Waits until the first request of a step is due. Returns false if that takes too long, so
-    /// that the run can end meanwhile.
+    /// Waits until the first request of a step is due. Returns false if this takes longer than
+    /// `step_wait_max`, so that the run can end.
     pub(super) async fn begin_step(&mut self) -> bool {
         if self.is_due {
             return true;
@@ -94,7 +95,7 @@ impl Turns {
         }
     }
 
-    /// Returns the turns for another session, which sends the next requests in place of this one.
+    /// Returns turns for another session, which sends the next requests in place of this one.
     pub(super) fn hand_over(&mut self) -> Self {
         Self { pacer: self.pacer.clone(), is_due: std::mem::take(&mut self.is_due) }
     }
@@ -149,7 +150,7 @@ mod tests {
         let mut sessions = sessions(1.0, Duration::from_millis(1), 1);
         let turns = &mut sessions[0];
         turns.next_request().await;
-        // A busy machine may take a second for it.
+        // On a busy machine this may take a second.
         while turns.begin_step().await {
             turns.next_request().await;
         }

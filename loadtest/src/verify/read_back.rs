@@ -17,7 +17,8 @@ use crate::tables::{TRANSACTIONS, USERS};
 
 /// Maximum number of rows of a page.
 const PAGE: usize = 1_000;
-/// Maximum number of requests for one page; after that, the router counts as unreachable.
+/// Maximum number of requests for one page. If all of them fail, the router is treated as
+/// unreachable.
 const ATTEMPTS_MAX: u32 = 20;
 
 #[derive(Deserialize)]
@@ -30,7 +31,7 @@ struct Rows {
 #[derive(Clone, Copy)]
 struct Walked {
     table: &'static str,
-    /// Table name of the rows in the history.
+    /// Name of the table in the history.
     name: &'static str,
     id: &'static str,
     value: &'static str,
@@ -53,7 +54,7 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
         let missing = !met.contains(&key);
         let row = row.strip_prefix(USERS).and_then(|row| row.strip_prefix('/'));
         let Some(row) = row.filter(|_| missing) else { continue };
-        // The name of the whole run stands for bulk writes, and is not a row.
+        // In the history, the name of the run stands for whole bulk writes and is not a row.
         if *row == *session.client.names.run() {
             continue;
         }
@@ -109,7 +110,8 @@ async fn walk(session: &mut Session, walked: Walked) -> anyhow::Result<HashMap<K
             complete,
         });
         match rows.next_cursor {
-            // A cursor that does not advance would lead to an endless loop.
+            // This is an error, because a cursor that does not advance would lead to an endless
+            // loop.
             Some(_) if met.len() == before => bail!("a page of {table} has no further rows"),
             Some(next) => cursor = format!("&cursor={next}"),
             None => return Ok(met),

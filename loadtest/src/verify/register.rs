@@ -95,7 +95,7 @@ async fn change(
     done
 }
 
-/// Sends the last acknowledged write again: it must change nothing, and get the same response as
+/// Sends the last acknowledged write again. It must change nothing, and get the same response as
 /// before.
 pub(super) async fn replay(session: &mut Session) -> Option<Done> {
     let Acknowledged { row, asked, value, level } = session.last.clone()?;
@@ -116,7 +116,7 @@ pub(super) async fn read(session: &mut Session, row: &str, how: Read) -> Done {
     read_as(session, row, how, operation).await
 }
 
-/// Reads a row after the last write of the run.
+/// Reads a row after the last write of the run, which the history marks as a last read.
 pub(super) async fn read_last(session: &mut Session, row: &str, how: Read) -> Done {
     let operation = Operation { last: true, ..session.operation(Kind::Read, &name(row)) };
     read_as(session, row, how, operation).await
@@ -136,7 +136,8 @@ async fn read_as(session: &mut Session, row: &str, how: Read, mut operation: Ope
 }
 
 /// Returns the value and version of the row in a response. A response with another row, with
-/// several rows or without valid JSON is recorded as a foreign value, which the checker reports.
+/// several rows or without valid JSON is recorded as a value that was never written, which the
+/// checker reports.
 fn found(answer: Option<&Answer>, row: &str) -> (Value, u64) {
     let rows = answer.and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
     match rows.as_ref().map(|rows| &rows.data[..]) {

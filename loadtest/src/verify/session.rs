@@ -56,36 +56,36 @@ impl Session {
         Self { of, client, log, random, token: None, home: number, last: None, turns }
     }
 
-    /// Returns the session's router, or another one with `other` (if there is another), and the
-    /// number of that router among the hosts.
+    /// Returns the session's usual router, or another router if `other` is true and there is one.
+    /// The returned number is the position of the router among the hosts.
     pub(super) fn router(&self, other: bool) -> (u16, Arc<Pool>) {
         let client = &self.client.client;
         let index = (self.home.wrapping_add(usize::from(other))) % client.routers();
         (index as u16, Arc::clone(client.pool(index)))
     }
 
-    /// Returns the history's record of the next request, with the fields that are known before it
-    /// is sent.
+    /// Creates the history's record of the next request, with the fields that are known before the
+    /// request is sent.
     pub(super) fn operation(&mut self, kind: Kind, name: &str) -> Operation {
         let key = self.of.recorder.key(name);
         let request = self.log.draw();
         Operation::new(kind, key, self.log.number(), request)
     }
 
-    /// Returns the number of the node that answered.
+    /// Returns the number of the node that responded.
     pub(super) fn node(&mut self, answer: &Answer, host: u16) -> NodeId {
         let role = answer.served_by().map_or(Role::Unknown, Role::from_wire);
         self.log.node(answer.shard().unwrap_or_default(), role, host)
     }
 
-    /// Keeps the token of a response.
+    /// Keeps the session token of a response.
     pub(super) fn saw(&mut self, answer: &Answer) {
         if let Some(token) = answer.headers.get(SESSION_TOKEN) {
             self.token = Some(token.clone());
         }
     }
 
-    /// Returns true with this probability in percent.
+    /// Returns true with a probability of `share` percent.
     pub(super) fn percent(&mut self, share: u32) -> bool {
         self.random.below(100) < share
     }
@@ -103,8 +103,8 @@ impl Session {
         }
     }
 
-    /// Returns a random register: often a hot one, and while slots move often one in the moving
-    /// slots.
+    /// Returns a random register. It is often a hot one, and while slots move, it is often one in a
+    /// moving slot.
     pub(super) fn register(&mut self) -> String {
         if let Some(row) = self.of.moving.draw(&mut self.random, MOVING_PERCENT) {
             return row;

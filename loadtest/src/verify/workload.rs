@@ -13,7 +13,7 @@
 //! | 3 % | delete | deleted rows that reappear |
 //!
 //! Before these shares apply, half a percent of the steps (three percent in a run in which slots
-//! move) are walks by cursor over rows that never change. They reveal rows that are lost or
+//! move) are walks by cursor over rows that never change. These walks reveal rows that are lost or
 //! returned twice while slots change owners.
 //!
 //! With tenants, a tenth of all steps are requests for rows of another tenant instead. They are not

@@ -17,8 +17,7 @@ fn under_chaos(seed: u64, seconds: u32, more: &[&str]) -> Output {
     command.args(more).output().unwrap()
 }
 
-/// Returns the number of reads that the cache answered in a run of many operations; 0 if there were
-/// few.
+/// Returns the number of cache hits of a run; 0 if the run had too few operations to count.
 fn hits(report: &Value) -> u64 {
     if operations(report) <= 500 {
         return 0;
@@ -28,24 +27,26 @@ fn hits(report: &Value) -> u64 {
     hits.map_or(0, |share| share["answers"].as_u64().unwrap())
 }
 
-/// Maximum number of additional runs if the cache has answered no read.
+/// Maximum number of additional runs if there were no cache hits.
 const TRIES_MAX: u64 = 10;
 
-/// Returns the seeds and the seconds of each run: few and short by default.
+/// Returns the seeds of the runs and the length of each run in seconds. By default the runs are few
+/// and short.
 fn seeds() -> (std::ops::RangeInclusive<u64>, u32) {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     if long { (1..=20, 30) } else { (1..=2, 6) }
 }
 
-/// Asserts that a run has kept every promise, and returns its report.
+/// Asserts that the router has kept every promise in a run, and returns the run's report.
 fn assert_kept(output: &Output, seed: u64) -> Value {
     let report = report(output);
     assert_eq!(output.status.code(), Some(0), "seed {seed}: {report:#}");
     report
 }
 
-/// Runs all requested seeds, and on a machine so busy that the cache had no time to answer, more of
-/// them until it has answered. `run` returns the hits of a run, or 0 if too little has happened.
+/// Runs all requested seeds. On a machine that is so busy that there were no cache hits, runs more
+/// seeds until there is one. `run` returns the cache hits of a run, or 0 if the run had too few
+/// operations.
 fn until_the_cache_answers(mut run: impl FnMut(u64, u32) -> u64) {
     let (seeds, seconds) = seeds();
     let (mut seed, mut answered) = (*seeds.start(), 0);
@@ -75,8 +76,8 @@ fn no_promise_is_broken_while_the_cache_fails() {
 #[test]
 fn no_promise_is_broken_while_the_router_fails_and_its_local_cache_answers() {
     until_the_cache_answers(|seed, seconds| {
-        // Stale answers are permitted, so that many are cached: only session tokens keep sessions
-        // correct.
+        // The router may return stale data, so that it caches many responses. Only the session
+        // tokens then keep sessions correct.
         let options = "--replicas 2 --cache-bound-ms 30000 --cache-near-bytes 4000000";
         let output = under_chaos(seed + 100, seconds, &["--router-options", options]);
         hits(&assert_kept(&output, seed))

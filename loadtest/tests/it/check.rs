@@ -12,7 +12,7 @@ const WRITES: [&str; 2] = [
 ];
 const STALE: &str = r#"{"is":"read","key":"kv/a","session":3,"request":5,"start":1005000000,"end":1006000000,"value":"1:1","version":7,"level":"quorum","shard":"shard1","role":"replica","host":0}"#;
 
-/// Checks a history, and returns exit code, stdout and stderr.
+/// Runs the command on a history of these lines, and returns exit code, stdout and stderr.
 fn check(lines: &[&str], more: &[&str]) -> (Option<i32>, String, String) {
     let mut file = NamedTempFile::new().unwrap();
     for line in lines {

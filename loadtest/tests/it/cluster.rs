@@ -12,12 +12,12 @@ use crate::prerequisites::{Prerequisite, skip};
 use crate::router::{MANAGER, PROGRAM, bare_command, tester};
 use crate::{operations, report, text, until_enough};
 
-/// Faults of two routers with a cache on a cluster: all kinds apart from moves of slots, and from
-/// joins and drains of shards.
+/// Kinds of faults of two routers with a cache on a cluster: all except moves of slots and joins
+/// and drains of shards.
 pub(crate) const OTHERS_OF_CLUSTER: &str = "router-kill,router-freeze,router-restart,stop,freeze,\
     cut,half-open,delay,lost-answer,promote,fence,redis-flush,redis-freeze,redis-kill";
 
-/// A cluster. Removed when it is dropped.
+/// Cluster of PostgreSQL servers. Dropping this value removes the cluster.
 pub(crate) struct Cluster {
     folder: TempDir,
 }
@@ -29,7 +29,7 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Creates a cluster with this many shards, and this many replicas of each. Returns `None` if
+    /// Creates a cluster with `shards` shards, each with `replicas` replicas. Returns `None` if
     /// PostgreSQL is not installed.
     pub(crate) fn up(shards: &str, replicas: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
@@ -71,7 +71,7 @@ impl Cluster {
         for line in variables.lines() {
             let (name, value) = line.split_once('=').unwrap();
             let value = value.trim_matches(['\'', '"']);
-            // A cluster without replicas names none.
+            // A cluster without replicas has an empty list of them.
             if !value.is_empty() {
                 command.env(name, value);
             }
@@ -116,7 +116,8 @@ fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
         operations(report) > 500 && loses_answers
     });
     let faults = report["faults"].as_array().unwrap();
-    // The first faults of this seed. On a busy machine fewer than five answers are lost in time.
+    // These are the first faults of this seed. On a busy machine, fewer than five responses may be
+    // lost in time.
     for (reported, words) in faults.iter().zip([
         "the primary of shard1 loses 5 answers",
         " lost)",

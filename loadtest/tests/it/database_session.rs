@@ -9,10 +9,11 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Longest wait for a value.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two polls: a database does not report changes by itself.
+/// Pause between two polls. The value must be polled, because a database does not report changes by
+/// itself.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Session with a database, which finds the tables of clients and those of Tessera.
+/// Session with a database. Its search path includes the tables of clients and those of Tessera.
 pub(crate) struct DatabaseSession {
     runtime: Runtime,
     client: Client,
@@ -41,7 +42,7 @@ impl DatabaseSession {
         rows.collect()
     }
 
-    /// Waits until a query has this result.
+    /// Waits until the query `sql` has the result `expected`.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, sql: &str, expected: &str) {
         let began = Instant::now();

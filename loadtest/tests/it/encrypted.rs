@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use crate::router::{PROGRAM, bare_command, tester};
 use crate::text;
 
-/// A router with embedded shards and its own certificate. Killed when it is dropped.
+/// Router with embedded shards and its own certificate. Dropping this value kills the router.
 struct Router {
     child: Child,
     address: String,
@@ -48,7 +48,8 @@ fn start(folder: &Path) -> Router {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
     let address = line.split_whitespace().nth(1).unwrap().to_owned();
-    // Writing to a pipe without a reader would end the program.
+    // The output is read to its end, because writing to a pipe without a reader would end the
+    // program.
     std::thread::spawn(move || lines.count());
     Router { child, address }
 }

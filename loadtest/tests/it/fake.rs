@@ -1,7 +1,7 @@
-//! A fake router that misbehaves as a test demands.
+//! Fake: a fake router whose misbehaviour a test chooses.
 //!
-//! **Invariant:** written rows are stored correctly, even if the behaviour falsifies them in
-//! responses.
+//! **Invariant:** written rows are stored correctly, even if responses return wrong values on
+//! purpose.
 //!
 //! **Not here:** HTTP features that the load tester does not use: no chunked bodies, no pipelining.
 
@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Start of the stall after the first request, and its length.
+/// Time from the first request to the start of the stall, and the length of the stall.
 const STALL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1_000));
-/// Period, in writes, of behaviours with "some" in their names.
+/// Number of writes of which one is affected by a behaviour with "some" in its name.
 const SOME: u64 = 5;
 
 /// Behaviour of the fake.
@@ -26,17 +26,17 @@ pub(crate) enum Behaviour {
     DropsSomeWrites,
     ReturnsAnotherUsersRow,
     LosesRows,
-    /// Sends no response for a second, once, half a second after the first write or read.
+    /// Sends no response for one second, beginning half a second after the first write or read.
     StallsOnce,
     NotReady,
     Silent,
     /// The table that the tester writes to has rows of another client.
     HasForeignRows,
-    /// Accepts writes of rows, and removes none.
+    /// Accepts writes and deletes of rows, but does not remove any row.
     KeepsRows,
 }
 
-/// A running fake router. Its threads end with the test's process.
+/// Running fake router. Its threads end with the process of the test.
 pub(crate) struct Fake {
     address: SocketAddr,
     state: Arc<State>,
@@ -85,13 +85,13 @@ impl Fake {
     }
 }
 
-/// Returns a host without a listener: the port was free a moment ago.
+/// Returns the address of a port on which no program listens; the port was free a moment ago.
 pub(crate) fn closed_host() -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// Serves one connection, kept alive until either side closes it.
+/// Serves one connection, which is kept alive until either side closes it.
 fn serve(state: &State, stream: &TcpStream) {
     let mut reader = BufReader::new(stream);
     while let Some(request) = receive(&mut reader) {
@@ -154,7 +154,8 @@ impl State {
         Some(answer)
     }
 
-    /// Sleeps during a stall: there is no other way to simulate an unresponsive server.
+    /// Sleeps until the end of the stall if it has begun. Sleeping is the only way to simulate an
+    /// unresponsive server. The function always returns false.
     fn stalls(&self) -> bool {
         let began = self.began.get_or_init(Instant::now);
         let (from, lasts) = STALL;
@@ -243,7 +244,8 @@ fn ids(body: &str) -> impl Iterator<Item = &str> {
     body.split(r#""user_id":""#).skip(1).filter_map(|rest| rest.split('"').next())
 }
 
-/// Builds a response. Any rule that spreads keys over shards is sufficient for the tester.
+/// Builds a response. The shard is chosen by a simple rule, because for the tester any rule that
+/// spreads keys over shards is sufficient.
 fn response(status: &str, key: &str, body: &str) -> String {
     let shard = match key {
         "" => String::new(),

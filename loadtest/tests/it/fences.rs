@@ -1,4 +1,4 @@
-//! Tests of `--faults fence`: promises are kept while writes of random slots wait.
+//! Tests of `--faults fence`: promises are kept while writes to random slots wait.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ fn under_fences() -> Value {
     report(&command.arg("--shard-manager").arg(&*MANAGER).output().unwrap())
 }
 
-/// Returns the number of rows that have waited for the fences of a run.
+/// Returns the number of rows that have waited because of fences in a run.
 fn waited(report: &Value) -> u64 {
     let faults = report["faults"].as_array().unwrap();
     let ended = faults.iter().filter_map(|fault| fault["what"].as_str()?.strip_prefix("over: "));

@@ -1,5 +1,5 @@
-//! Tests of `--faults join,drain`: promises are kept while shards join, take their share, and are
-//! emptied again.
+//! Tests of `--faults join,drain`: promises are kept while shards join, take their share of the
+//! slots, and are drained again.
 
 use std::process::{Command, Output};
 
@@ -12,9 +12,9 @@ use crate::{report, text, until_enough};
 
 /// Faults that move slots.
 pub(crate) const GROWTH_AND_MOVES: &str = "join,drain,move,rollback";
-/// Two routers of one cluster, so that one of them is there while the other one is down.
+/// Options for two routers of one cluster, so that one of them serves while the other one is down.
 const TWO_ROUTERS: [&str; 2] = ["--routers", "2"];
-/// Joins and drains of a long run.
+/// Number of joins and of drains in a long run.
 const LONG: u64 = 20;
 /// Maximum number of seeds that a long run may use to reach [`LONG`].
 const SEEDS_MAX: u64 = 60;
@@ -35,17 +35,17 @@ fn under_all_faults(run: (u64, &str)) -> Command {
     command
 }
 
-/// Numbers of a run that has kept every promise.
+/// Numbers of a run in which every promise was kept.
 #[derive(Debug)]
 pub(crate) struct Grown {
     pub(crate) joined: u64,
     retired: u64,
-    /// Rebalances that failed: a rollback of another move may give slots to a shard that is being
-    /// drained.
+    /// Number of rebalances that failed, for example because the rollback of another move gave
+    /// slots back to a shard that was being drained.
     failed: u64,
 }
 
-/// Asserts that a run has kept every promise, and that every rebalance has ended.
+/// Asserts that every promise was kept in a run, and that every rebalance has ended.
 #[track_caller]
 pub(crate) fn assert_kept(output: &Output) -> Grown {
     let report = report(output);
@@ -100,7 +100,7 @@ fn a_drain_needs_shards_that_join() {
     assert!(stderr.contains("a shard is drained that has joined"), "{stderr}");
 }
 
-/// Repeats runs with one seed after the other until shards have joined and retired often enough.
+/// Runs one seed after the other until shards have joined and retired often enough.
 fn repeat(mut run: impl FnMut(u64) -> Output) {
     let mut retired = 0;
     for seed in 1..=SEEDS_MAX {

@@ -1,4 +1,4 @@
-//! HTTP: one request to a router, without a client library.
+//! HTTP: sends single requests to a router, without a client library.
 
 use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Longest wait for a response of a router that may end.
+/// Longest wait for the response of a router that may end meanwhile.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Response of a router that may end.
+/// Complete response of a router.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// JSON body; null if it is something else.
+    /// JSON body; null if the body is not JSON.
     pub(crate) body: Value,
 }
 
 /// Sends a request with a JSON body to a router that may end meanwhile.
 ///
 /// # Errors
-/// There is no complete response.
+/// Fails if there is no complete response.
 pub(crate) fn try_send(
     host: &str,
     asked: (&str, &str),
@@ -32,7 +32,7 @@ pub(crate) fn try_send(
 /// Sends a request like [`try_send`], and waits at most `patience` for each part of the response.
 ///
 /// # Errors
-/// There is no complete response.
+/// Fails if there is no complete response.
 pub(crate) fn try_send_within(
     patience: Duration,
     host: &str,

@@ -1,4 +1,5 @@
-//! Tests of the program as users run it: arguments in, text and exit code out.
+//! Tests of the program as users run it: they pass arguments, and check the output and the exit
+//! code.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -42,10 +43,10 @@ use std::sync::Mutex;
 
 use fake::{Behaviour, Fake};
 
-/// Runs the program against `host`, briefly and with few keys, so that reads meet written rows.
+/// Runs the program against `host` for a second with few keys, so that reads find written rows.
 fn loadtest(host: &str, more: &[&str]) -> Output {
     router::tester()
-        // A proxy in the environment must not interfere.
+        // The program must ignore a proxy in the environment.
         .env("HTTP_PROXY", "http://127.0.0.1:9")
         .args(["--host", host, "--run-time", "1", "--users", "4", "--keys", "50"])
         .args(more)
@@ -60,8 +61,8 @@ fn against(behaviour: Behaviour, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text(&output.stdout))
 }
 
-/// Returns exit code and output of the first of several runs whose output has these words. On a
-/// busy machine a run of a second may send too few requests.
+/// Repeats a run until its output contains `words`, and returns the exit code and output. On a busy
+/// machine, a run of one second may send too few requests.
 fn against_until(behaviour: Behaviour, more: &[&str], words: &str) -> (Option<i32>, String) {
     let mut last = String::new();
     for _ in 0..RUNS_MAX {
@@ -74,8 +75,9 @@ fn against_until(behaviour: Behaviour, more: &[&str], words: &str) -> (Option<i3
     panic!("no run says: {words}; the last one says: {last}")
 }
 
-/// Returns the result of the first of several runs in which enough has happened: on a busy machine
-/// a run may end before. `run` gets the number of earlier runs, and asserts what every run keeps.
+/// Repeats a run until `is_enough` accepts its result, and returns the result. On a busy machine,
+/// too little may happen in a single run. `run` gets the number of earlier runs, and asserts what
+/// must be true in every run.
 fn until_enough<T: Debug>(mut run: impl FnMut(u64) -> T, is_enough: impl Fn(&T) -> bool) -> T {
     let mut last = None;
     for number in 0..RUNS_MAX {
@@ -97,13 +99,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Maximum number of runs of a test until enough has happened in one of them.
+/// Maximum number of repetitions of a run.
 const RUNS_MAX: u64 = 5;
 
 /// Number of items that [`for_each`] checks at a time.
 const AT_ONCE: usize = 3;
 
-/// Checks all items, several at a time: runs have fixed lengths, so that several of them take no
+/// Checks all items, several at a time. Runs have fixed lengths, so several at a time take no
 /// longer than one.
 fn for_each<T: Send>(items: impl IntoIterator<Item = T, IntoIter: Send>, check: impl Fn(T) + Sync) {
     let items = Mutex::new(items.into_iter());
@@ -247,7 +249,7 @@ fn an_option_that_goose_refuses_is_named() {
 
 #[test]
 fn another_machine_is_refused_before_anything_is_sent() {
-    // 192.0.2.0/24 is reserved for documentation: no host has such an address.
+    // 192.0.2.0/24 is reserved for documentation, so the address belongs to no host.
     let output = loadtest("http://192.0.2.1:3000", &[]);
     assert_eq!(output.status.code(), Some(2));
     let stderr = text(&output.stderr);
@@ -255,7 +257,7 @@ fn another_machine_is_refused_before_anything_is_sent() {
     assert!(stderr.contains("--allow-remote"), "{stderr}");
 }
 
-/// Returns the report of one run against a server that stalls for one second of three.
+/// Returns the report of a run of three seconds against a server that stalls for one second.
 fn against_a_stall(more: &[&str]) -> serde_json::Value {
     let (code, stdout) = against(
         Behaviour::StallsOnce,
@@ -265,8 +267,9 @@ fn against_a_stall(more: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Returns the report of a run with a rate of 200 requests per second. On a busy machine a run
-/// lasts longer, so more are due, and fewer are sent if the tester itself does not run at the end.
+/// Returns the report of a run with a rate of 200 requests per second. On a busy machine a run may
+/// last longer, so that more requests are due, and fewer may be sent if the tester itself gets no
+/// CPU time at the end.
 fn at_a_rate_against_a_stall(more: &[&str]) -> serde_json::Value {
     let due = |report: &serde_json::Value| {
         ["requests", "dropped"].iter().map(|name| report[name].as_f64().unwrap()).sum::<f64>()
@@ -283,12 +286,12 @@ fn at_a_rate_against_a_stall(more: &[&str]) -> serde_json::Value {
 #[test]
 fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one() {
     let p95 = |report: &serde_json::Value, times: &str| report[times]["p95"].as_f64().unwrap();
-    // The single user sends thousands of requests per second, and waits once for a second: one slow
-    // request of thousands.
+    // The single user sends thousands of requests per second, and waits once for a second. So only
+    // one request of thousands is slow.
     let closed = against_a_stall(&[]);
     assert!(p95(&closed, "response_ms") < 500.0, "{closed}");
     assert!(closed["response_ms"]["max"].as_f64().unwrap() > 900.0, "{closed}");
-    // A third of the requests were due in that second: half of these waited for half a second or
+    // A third of the requests were due during the stall. Half of these waited for half a second or
     // more.
     let open = at_a_rate_against_a_stall(&[]);
     assert!(p95(&open, "response_ms") > 500.0, "{open}");

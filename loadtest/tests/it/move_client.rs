@@ -1,4 +1,4 @@
-//! Move client: moves some slots of a router that stops during the move, writes to keys in these
+//! Move client: lets a router that stops during the move move some slots, writes to keys in these
 //! slots and in others, and records which values may be read afterwards.
 //!
 //! **Invariant:** a write without a response counts as possibly stored.
@@ -10,18 +10,20 @@ use serde_json::{Value, json};
 
 use crate::http::{Answer, PATIENCE, try_send, try_send_within};
 
-/// Longest wait until a move goes on after a crash, and on files until it has ended.
+/// Longest wait until a move makes progress after a crash; for shards in files, until it has ended.
 pub(crate) const RESUMED_MAX: Duration = Duration::from_secs(30);
 /// Pause before a request is sent again.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
-/// Number of keys in slots that move, and in slots that do not.
+/// Number of keys in slots that move. The next constant is the number of keys in slots that do not
+/// move.
 const MOVED_KEYS: usize = 4;
 const OTHER_KEYS: usize = 2;
-/// Keys with large values, if rows are to be copied slowly, and their size.
+/// Number of keys with large values, which make copying slow. The next constant is the size of each
+/// value in bytes.
 const LARGE_KEYS: usize = 6;
 const LARGE: usize = 900_000;
 
-/// Shards of the move.
+/// Source of the move. The next constant is the target.
 pub(crate) const FROM: &str = "shard1";
 pub(crate) const TO: &str = "shard2";
 
@@ -40,7 +42,8 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// Returns true if something happens while rows are copied.
+    /// Returns true if the ending requires that copying rows takes long enough for something to
+    /// happen meanwhile.
     fn copies_slowly(self) -> bool {
         matches!(self, Cancelled | CopiedAgain)
     }
@@ -53,29 +56,30 @@ impl Ending {
 
 use Ending::{Cancelled, CopiedAgain, Done, RolledBack};
 
-/// A key, and the values written to it.
+/// Key of a row, and the numbers of the values that were written to it.
 pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) slot: u64,
     pub(crate) moves: bool,
-    /// True if its value is large, and written only once.
+    /// True if the key has a large value, which is written only once.
     is_large: bool,
-    /// Number of the last value that was acknowledged, and of the last one that was sent.
+    /// Number of the last value that was acknowledged. The next field is that of the last value
+    /// that was sent.
     acknowledged: u64,
     sent: u64,
-    /// Numbers of values without an answer. A router that was frozen may write such a value after
-    /// later ones that another router has written.
+    /// Numbers of the values whose writes got no response. A router that was frozen may store such
+    /// a value after another router has stored later ones.
     unanswered: Vec<u64>,
     /// Response to the last write that was refused.
     refusal: Value,
 }
 
-/// A client of a router that moves slots.
+/// Client of a router that moves slots.
 pub(crate) struct MoveClient {
     /// Address of the router, as `host:port`.
     pub(crate) host: String,
     pub(crate) keys: Vec<Key>,
-    /// Description of the crashes, for messages.
+    /// Description of the crashes for failure messages.
     pub(crate) label: String,
     ending: Ending,
     headers: &'static [(&'static str, &'static str)],
@@ -84,8 +88,8 @@ pub(crate) struct MoveClient {
 }
 
 impl MoveClient {
-    /// Chooses keys whose names begin with `prefix`, and writes their first values. Writes have
-    /// these headers.
+    /// Chooses keys whose names begin with `prefix`, and writes their first values. All writes have
+    /// the given headers.
     pub(crate) fn begin(
         (host, label): (String, String),
         ending: Ending,
@@ -110,7 +114,7 @@ impl MoveClient {
         try_send_within(self.patience, &self.host, (method, path), headers, &body).ok()
     }
 
-    /// Chooses keys of the first shard, each in a slot of its own.
+    /// Chooses keys on the shard [`FROM`], each in a slot of its own.
     fn choose_keys(&mut self, prefix: &str) {
         let large = if self.ending.copies_slowly() { LARGE_KEYS } else { 0 };
         let moved = MOVED_KEYS + large;
@@ -118,7 +122,7 @@ impl MoveClient {
         for number in 0.. {
             assert!(began.elapsed() < RESUMED_MAX, "{}: no keys are found", self.label);
             let name = format!("{prefix}{number}");
-            // A busy router may respond too late: then the key is not used.
+            // A busy router may respond too late; then the key is not used.
             let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({}));
             let Some(route) = route.filter(|route| route.status == 200) else { continue };
             let slot = route.body["slot"].as_u64().unwrap();
@@ -163,13 +167,14 @@ impl MoveClient {
         self.keys = keys;
     }
 
-    /// Returns the slots that move, as the API names them.
+    /// Returns the slots that move, in the form that the API uses.
     pub(crate) fn slots(&self) -> Vec<[u64; 2]> {
         let moved = self.keys.iter().filter(|key| key.moves);
         moved.map(|key| [key.slot, key.slot]).collect()
     }
 
-    /// Begins the move, once the replicas follow. The router may stop meanwhile.
+    /// Begins the move as soon as the replicas follow their primaries. The router may stop
+    /// meanwhile.
     pub(crate) fn begin_move(&mut self, is_frozen: impl Fn() -> bool) {
         let keep = if self.ending == RolledBack { 600 } else { 0 };
         let mut wished = json!({"slots": self.slots(), "from": FROM, "to": TO, "keep": keep});
@@ -191,12 +196,12 @@ impl MoveClient {
     /// Returns the move, if the router responds and lists it.
     pub(crate) fn shown(&self) -> Option<Value> {
         let moves = self.ask("GET", "/api/moves", &json!({}))?.body["moves"].clone();
-        // The newest is the first.
+        // The newest move is listed first.
         moves.as_array()?.first().cloned()
     }
 
-    /// Sends the order that leads to the ending, if the move accepts it. Returns true once the move
-    /// has ended.
+    /// Sends the request (such as a cancellation) that leads to the wanted ending, if the move
+    /// accepts it now. Returns true once the move has ended.
     pub(crate) fn direct(&self) -> bool {
         let Some(shown) = self.shown() else { return false };
         let order = match (self.ending, shown["phase"].as_str().unwrap()) {
@@ -212,8 +217,8 @@ impl MoveClient {
         false
     }
 
-    /// Writes until the move goes on after a crash: until its phase or its number of rows differs
-    /// from what the first response shows, or it has ended.
+    /// Writes until the move makes progress after a crash: until its phase or its number of rows
+    /// differs from that in the first response, or until the move has ended.
     pub(crate) fn await_progress(&mut self) {
         let began = Instant::now();
         let mut first = None;
@@ -229,8 +234,8 @@ impl MoveClient {
         }
     }
 
-    /// Writes until the move has ended as the operator wants. `log` is shown if it does not end in
-    /// time.
+    /// Writes until the move has ended as wanted. If it does not end in time, the failure message
+    /// contains `log`.
     pub(crate) fn await_end(&mut self, patience: Duration, log: impl Fn() -> String) {
         let began = Instant::now();
         while !self.direct() {
@@ -253,7 +258,7 @@ impl MoveClient {
         assert_eq!(shown["phase"], phase, "{}: {shown}", self.label);
     }
 
-    /// Sends a read until the router responds: if it is busy, it may respond too late.
+    /// Repeats a read until the router responds in time, which a busy router may not do at first.
     fn read(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let began = Instant::now();
         loop {
@@ -266,8 +271,8 @@ impl MoveClient {
         }
     }
 
-    /// Checks that each key has the last value that was acknowledged, or a later one, on the shard
-    /// that should have it, and that it can be written.
+    /// Checks that each key has its last acknowledged value or a later one, that it is on the right
+    /// shard, and that it can be written.
     pub(crate) fn check_rows(&mut self) {
         for Key { name, moves, acknowledged, sent, unanswered, .. } in &self.keys {
             let (path, headers) = (format!("/api/kv/{name}"), [("x-consistency", "all")]);
@@ -285,7 +290,8 @@ impl MoveClient {
             let owner = if *moves && self.ending.is_forward() { TO } else { FROM };
             assert_eq!(route.body["shard"], owner, "{}: {name}", self.label);
         }
-        // A busy router may respond too late, but no fence is left.
+        // A write is repeated, because a busy router may respond too late. It must succeed in the
+        // end, because no fence may be left.
         for key in &mut self.keys {
             key.refusal = Value::Null;
         }

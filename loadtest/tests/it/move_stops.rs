@@ -1,9 +1,11 @@
 //! Tests of crashes at every step of a move: a router kills or freezes itself at a named stop point
 //! (`shard-manager/model/src/sabotage/stop_points.rs`), and the next router resumes the move.
 //!
-//! On files, one process is mover, source, target and catalog, so that each crash ends all of them.
+//! With shards in files, one process carries out the move and contains its source, its target and
+//! the catalog, so that each crash ends all of them.
 //!
-//! **Not here:** crashes at random times (`moves`), loss of power (`power_loss` of the manager).
+//! **Not here:** crashes at random times (`moves`), loss of power (the tests `power_loss` of
+//! `shard-manager`).
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -17,9 +19,10 @@ use crate::{for_each, sabotage, text};
 
 /// Longest wait until a stop point is reached.
 const REACHED_MAX: Duration = Duration::from_secs(60);
-/// Time for which a router is frozen, longer than any fence lasts.
+/// Time for which a router is frozen. It is longer than any fence lasts.
 const FROZEN: Duration = Duration::from_millis(2_500);
-/// Crashes that every run of the tests covers: one for each line of the table of crashes.
+/// Crashes that every run of the tests covers: one for each line of the table of crashes in the
+/// design document.
 const SHORT: [(Ending, &[&str]); 14] = [
     (Done, &["kill:after_plan"]),
     (Done, &["kill:after_prepare", "kill:before_raise"]),
@@ -37,9 +40,9 @@ const SHORT: [(Ending, &[&str]); 14] = [
     (Cancelled, &["kill:inside_lift", "kill:inside_discard"]),
 ];
 
-/// Times within a step.
+/// Moments of a step at which the router can stop.
 const MOMENTS: [&str; 3] = ["before", "inside", "after"];
-/// Steps of a move in each direction that a shard carries out.
+/// Steps of a forward move that a shard carries out.
 const CHANGES: [&str; 10] = [
     "prepare",
     "trace",
@@ -52,7 +55,7 @@ const CHANGES: [&str; 10] = [
     "clean",
     "forget",
 ];
-/// Steps of a move that is rolled back, with the number of times that each is reached before the
+/// Steps of a move that is rolled back, each with the number of times that it is reached until the
 /// end.
 const BACK: [(&str, usize); 9] = [
     ("reverse", 2),
@@ -86,13 +89,15 @@ pub(crate) fn points() -> Vec<(Ending, String)> {
     all
 }
 
-/// Returns every crash alone, and every crash followed by a crash of the router that takes over.
+/// Returns all crashes: each stop point alone, and each followed by a crash of the router that
+/// takes over.
 fn all() -> Vec<(Ending, Vec<String>)> {
     let all = points();
     let killed = all.iter().map(|(ending, point)| (*ending, vec![format!("kill:{point}")]));
     let frozen = all.iter().map(|(ending, point)| (*ending, vec![format!("freeze:{point}")]));
     let twice = all.iter().enumerate().filter(|(_, (_, point))| {
-        // After these stop points no shard has a row of the move, so the next mover raises no term.
+        // After these stop points no shard has a row of the move, so the router that takes over
+        // need not raise the term.
         !["plan", "prepare#1", "end", "discard", "forget#2"].iter().any(|step| point.contains(step))
     });
     let twice = twice.map(|(number, (ending, point))| {
@@ -102,13 +107,13 @@ fn all() -> Vec<(Ending, Vec<String>)> {
     killed.chain(frozen).chain(twice).collect()
 }
 
-/// A router, a move of some of its slots, and a client that writes to them.
+/// One test case: a router, a move of some of its slots, and a client that writes to them.
 struct Story {
     router: ServedRouter,
     client: MoveClient,
 }
 
-/// Returns the command of a router that stops at a point, or nowhere.
+/// Returns the command of a router that stops at the stop point `stop`, if one is given.
 fn command(stop: Option<&str>) -> Command {
     let mut command = bare_command(&*sabotage::PROGRAM);
     if let Some(stop) = stop {
@@ -155,7 +160,7 @@ impl Story {
             }
             self.write_all();
             let has_ended = self.client.direct();
-            // The router may stop while it reports the end of the move.
+            // At these stop points, the client may see the end of the move before the router stops.
             let is_last = stop.contains("_end");
             let is_lost = has_ended && !is_last || began.elapsed() > REACHED_MAX;
             assert!(
@@ -167,8 +172,8 @@ impl Story {
         }
     }
 
-    /// Checks the files of the stopped router: every row is on its shard once, and nothing is left
-    /// of the move.
+    /// Checks the files of the router after it has ended: every row is on its shard exactly once,
+    /// and nothing of the move is left.
     fn check_files(&mut self) {
         self.router.end();
         let mut check = bare_command(&*MANAGER);
@@ -182,7 +187,7 @@ impl Story {
     }
 }
 
-/// Plays a story: the router stops at each of these points, one after the other.
+/// Runs a test case, in which the router stops at each of these points, one after the other.
 fn play((ending, stops): (Ending, Vec<String>)) {
     let mut story = Story::begin(ending, &stops);
     let Story { router, client } = &mut story;
@@ -196,7 +201,7 @@ fn play((ending, stops): (Ending, Vec<String>)) {
     let Story { router, client } = &mut story;
     client.await_end(RESUMED_MAX, || router.log());
     if stops[0] == "kill:after_commit" {
-        // The router that is killed began the fence; its successor ended it.
+        // The killed router began the fence, and its successor ended it.
         let shown = client.shown().unwrap();
         assert!(shown["longest_hold_ms"].as_f64() > Some(0.0), "{}: {shown}", client.label);
     }

@@ -8,12 +8,13 @@ use crate::router::{MANAGER, PROGRAM, tester};
 use crate::verify::assert_paced;
 use crate::{found, operations, report, sabotage, text, until_enough};
 
-/// Faults of a router over files, and of its cache: all kinds that need no servers, apart from
-/// moves of slots, and from joins and drains of shards.
+/// Kinds of faults of a router with shards in files, and of its cache: all that need no servers,
+/// except moves of slots and joins and drains of shards.
 pub(crate) const OTHERS_OF_FILES: &str =
     "router-kill,router-freeze,router-restart,fence,redis-flush,redis-freeze,redis-kill";
 
-/// Mutations of moves, and the checks of which one detects each.
+/// Mutations (deliberate faults of the router) that break moves, each with the checks of which at
+/// least one must detect it.
 const BROKEN: [(&str, &[&str]); 6] = [
     ("no_fence", &["C3", "C6", "C7", "C9"]),
     ("forget_last_changes", &["C3", "C6", "C7", "C9"]),
@@ -22,19 +23,20 @@ const BROKEN: [(&str, &[&str]); 6] = [
     ("idempotency_stays", &["C1"]),
     ("version_not_raised", &["C1", "C3"]),
 ];
-/// Maximum number of operations until a broken promise is found.
+/// Number of operations within which a broken promise must be found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Seconds of a run against a mutation.
+/// Length of a run against a mutation, in seconds.
 const BROKEN_TIME: &str = "6";
 
-/// Maximum number of requests per second of a run with all faults.
+/// Maximum rate of a run with all faults, in requests per second.
 pub(crate) const RATE: &str = "500";
-/// Seconds of the first long run; each further run takes as much longer.
+/// Length of the first long run, in seconds. Each further run is longer than the one before by this
+/// time.
 const LONG_S: u64 = 120;
-/// Number of slots that must have moved in a long run: a quarter of all.
+/// Number of slots that must move in a long run: a quarter of all slots.
 const QUARTER: u64 = 16_384 / 4;
 
-/// Returns the command of a run in which slots of the shards of a new router move.
+/// Returns the command of a run with the given faults against a new router with two shards.
 fn under_moves(router: &std::path::Path, (seed, seconds): (u64, &str), faults: &str) -> Command {
     let mut command = tester();
     command.args(["--verify", "--chaos", "--users", "8", "--json", "--faults", faults]);
@@ -50,13 +52,14 @@ pub(crate) fn moves(report: &Value) -> String {
     notes.find(|note| note.starts_with("moves: ")).unwrap().to_owned()
 }
 
-/// Returns the number before these words.
+/// Returns the number in the sentence that precedes `words`.
 pub(crate) fn number(sentence: &str, words: &str) -> u64 {
     let (before, _) = sentence.split_once(words).unwrap_or_else(|| panic!("{words}: {sentence}"));
     before.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Asserts that a run has kept every promise and that every move has ended, and returns its report.
+/// Asserts that every promise was kept in a run and that every move has ended, and returns the
+/// run's report.
 #[track_caller]
 pub(crate) fn assert_kept(output: &Output) -> Value {
     let report = report(output);
@@ -95,8 +98,9 @@ fn no_promise_is_broken_while_the_process_that_moves_slots_is_killed_and_frozen(
 /// Repeats runs, each with another seed and longer than the one before, until a quarter of all
 /// slots has moved in one of them. A slow machine moves fewer slots in the same time.
 ///
-/// `run` takes the seed and the seconds. No run exceeds the rate, and each reports the longest wait
-/// of rows; the last one has phases on slots that move only, and walks by cursor.
+/// `run` gets the seed and the length in seconds. Every run must respect the rate and report the
+/// longest wait of rows. The last run must also have phases of concentrated load on moving slots,
+/// and walks by cursor.
 pub(crate) fn until_a_quarter_has_moved(run: impl Fn(u64, &str) -> Output) {
     let kept = |turn: u64| {
         let seed = turn + 1;
@@ -139,13 +143,14 @@ fn slots_of_a_single_shard_cannot_move() {
 
 #[test]
 fn a_broken_promise_about_moves_is_found_within_100_000_operations() {
-    // One after the other: each run moves as many slots as the machine allows.
+    // The runs follow one another, because each moves as many slots as the machine allows.
     for (switch, checks) in BROKEN {
         let mut operations = 0;
         for seed in 1.. {
             let run = (seed, BROKEN_TIME);
             let mut command = under_moves(&sabotage::PROGRAM, run, "move,rollback");
-            // The tester keeps the directory of a router that has broken a promise.
+            // The tester keeps the directory of a router that has broken a promise, so the
+            // directory is made in a folder that is removed here.
             let kept = tempfile::tempdir().unwrap();
             command.env("TMPDIR", kept.path()).env("TESSERA_SABOTAGE", switch);
             let output = command.output().unwrap();

@@ -1,4 +1,4 @@
-//! Tests of row ownership: a run removes its own rows, and no others.
+//! Tests of removing rows: a run removes its own rows, and no others.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
@@ -60,7 +60,7 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// Starts a run and waits for its first line of progress.
+/// Starts a run, and returns when it has printed its first line of progress.
 fn under_way(host: &str) -> Child {
     let mut command = tester();
     command.args(["--host", host, "--run-time", "600"]);
@@ -72,7 +72,8 @@ fn under_way(host: &str) -> Child {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the run ends before it began");
     }
-    // Writing to a pipe without a reader would end the program.
+    // The output is read to its end, because writing to a pipe without a reader would end the
+    // program.
     std::thread::spawn(move || stderr.lines().count());
     tester
 }

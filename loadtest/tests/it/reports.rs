@@ -10,8 +10,8 @@ fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Repeats a run until its report has both operations: on a busy machine a run of a second may send
-/// nothing.
+/// Repeats a run until its report contains both operations, because on a busy machine a run of one
+/// second may send nothing.
 fn until_measured(report: &str, run: impl Fn() -> Output) -> Output {
     until_enough(
         |_| run(),
@@ -87,7 +87,7 @@ fn a_file_that_cannot_be_used_is_reported_before_anything_is_sent() {
         (&["--compare", &newer], "a report of format 99; this program reads and writes 2"),
         (&["--compare", &cut], "a report that was changed or cut: missing field"),
     ] {
-        // The address has no listener: a request would fail first.
+        // No program listens on this address, so a request would be the first to fail.
         let output = loadtest("http://127.0.0.1:9", args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");

@@ -7,15 +7,16 @@ use std::sync::LazyLock;
 
 use crate::other_program::program;
 
-/// Program of the router, which belongs to another package.
+/// Path of the router's program, which belongs to another package.
 pub(crate) static PROGRAM: LazyLock<PathBuf> =
     LazyLock::new(|| program(env!("CARGO_BIN_EXE_loadtest"), "api-router"));
 
-/// Program that creates local clusters.
+/// Path of the program that creates local clusters.
 pub(crate) static MANAGER: LazyLock<PathBuf> =
     LazyLock::new(|| program(env!("CARGO_BIN_EXE_loadtest"), "shard-manager"));
 
-/// Returns a command that inherits no settings, except for the folder of PostgreSQL's programs.
+/// Returns a command that inherits no settings from the environment except the folder of
+/// PostgreSQL's programs.
 pub(crate) fn bare_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {

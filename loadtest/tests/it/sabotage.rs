@@ -1,5 +1,5 @@
-//! Tests of the tester: it detects a router that breaks one promise, and never accuses a correct
-//! one.
+//! Tests of the load tester itself: it detects a router that breaks one promise, and never accuses
+//! a correct router.
 //!
 //! Every second correct router has a cache. The router is built once with its feature `sabotage`,
 //! into a separate folder beside the other programs, so that it is not mistaken for the real one.
@@ -16,25 +16,27 @@ use crate::router::{bare_command, tester};
 use crate::served_router::ServedRouter;
 use crate::{for_each, found};
 
-/// Maximum number of operations until a broken promise is found.
+/// Number of operations within which a broken promise must be found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Seconds of a run against a correct router, and of the longest ones against a mutation. These are
-/// repeated with other seeds until the broken promise is found, or the maximum is exceeded.
+/// Length of a run against a correct router, and maximum length of a run against a mutation (a
+/// deliberate fault of the router), in seconds. Runs against a mutation are repeated with other
+/// seeds until the broken promise is found or [`OPERATIONS_MAX`] is exceeded.
 const RUN_TIME: u64 = 3;
-/// Mutation that has an effect only while banks are opened, so that many short runs find it sooner
-/// than a few long ones: about half of the runs of one second do.
+/// Mutation that has an effect only while banks are opened. Many short runs find it sooner than a
+/// few long ones: about half of the runs of one second do.
 const OF_THE_OPENING: &str = "quorum_without_waiting";
 const OPENING_RUN_TIME: u64 = 1;
 /// Seeds of the runs against correct routers.
 const CLEAN_SEEDS: u64 = 10;
 
-/// Returns the seconds of the run with this seed against a mutation: most mutations are found
-/// within a second, and the others by the longer runs that follow.
+/// Returns the length, in seconds, of the run with this seed against a mutation. Most mutations are
+/// found within a second, and the others in the longer runs that follow.
 fn run_time(switch: &str, seed: u64) -> u64 {
     if switch == OF_THE_OPENING { OPENING_RUN_TIME } else { seed.min(RUN_TIME) }
 }
 
-/// A mutation, the lag of replicas meanwhile in milliseconds, and the check that detects it.
+/// Mutations, each with the lag of the replicas during the run, in milliseconds, and the check that
+/// detects the mutation.
 const BROKEN: [(&str, u64, &str); 17] = [
     ("ack_before_commit", 0, "C3"),
     ("lost_batch", 0, "C7"),
@@ -57,15 +59,18 @@ const BROKEN: [(&str, u64, &str); 17] = [
 
 /// The mutation that requires a cache.
 const OF_CACHE: &str = "cache_set_without_version";
-/// Caches every answer, and permits stale answers except for sessions that have seen newer rows.
+/// Options with which the router caches every response, and may return stale data except to
+/// sessions that have seen newer rows.
 const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
-/// Options of cargo that build the router. With all packages and with a test, cargo chooses the
-/// features of libraries that the tests of the workspace use, and does not compile them again.
+/// Options of cargo that build the router. Because all packages and a test are named, cargo chooses
+/// the same features of libraries as for the workspace's tests, and does not compile the libraries
+/// again.
 const BUILD: [&str; 7] =
     ["--workspace", "--features", "sabotage", "--bin", "api-router", "--test", "cache"];
 
-/// Beginnings of the names of variables that describe the package that cargo runs.
+/// Prefixes of the environment variables with which cargo describes the package whose tests it
+/// runs.
 const PACKAGE_VARIABLES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// Router with the feature `sabotage`; cargo builds it on first use.
@@ -76,8 +81,9 @@ pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     build.args(["build", "--quiet"]).args(BUILD).arg("--target-dir").arg(&folder);
     build.arg("--config").arg(format!("build.build-dir={:?}", target.display().to_string()));
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // Cargo sets these for the tests of this package. Build scripts that read them would run again,
-    // and so would most of the build, here and when the router is built the next time.
+    // Cargo sets these variables for the tests of this package. If they were passed on, build
+    // scripts that read them would run again, and most of the build with them, here and when the
+    // router is built the next time.
     for (name, _) in std::env::vars_os() {
         if PACKAGE_VARIABLES.iter().any(|of| name.to_string_lossy().starts_with(of)) {
             build.env_remove(name);
@@ -87,7 +93,7 @@ pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.join("debug/api-router")
 });
 
-/// A router with two replicas per shard.
+/// Router with two replicas per shard.
 struct Router {
     served: ServedRouter,
     _redis: Option<Redis>,
@@ -117,7 +123,7 @@ impl Router {
         answer
     }
 
-    /// Delays all replicas by this much.
+    /// Makes all replicas lag by this time.
     fn delay_replicas(&self, milliseconds: u64) {
         let nodes = self.ask("GET", "/api/lab/nodes", "");
         let names = nodes.split('"').filter(|text| text.contains("-replica"));
@@ -171,7 +177,7 @@ fn a_broken_promise_is_found_within_100_000_operations() {
 #[test]
 fn a_correct_router_has_no_violations() {
     for_each(1..=CLEAN_SEEDS, |seed| {
-        // The lags are those that are used with mutations.
+        // These are the lags that are used with mutations.
         let lag_ms = [0, 30, 200, 300, 1_000][seed as usize / 2 % 5];
         let redis = (seed % 2 == 0).then(Redis::start);
         let (code, report) = judge(("", lag_ms), (seed, RUN_TIME), redis);

@@ -1,6 +1,6 @@
 //! Served router: a router with embedded shards in a temporary folder, for one test.
 //!
-//! Its log is the file `log` in that folder, and its data directory the folder `data`.
+//! The router writes its log to the file `log` in that folder, and its data to the folder `data`.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A router that serves on a free port. Killed when it is dropped.
+/// Router that serves on a free port. Dropping this value kills the router.
 pub(crate) struct ServedRouter {
     child: Child,
     /// Address, as `host:port`.
@@ -32,7 +32,7 @@ impl ServedRouter {
         Self { child, host, folder }
     }
 
-    /// Starts a router in the place of this one, which has ended.
+    /// Starts a router in the same folder after this one has ended.
     pub(crate) fn start_again(&mut self, command: Command) {
         (self.child, self.host) = serve(self.folder.path(), command);
     }
@@ -92,7 +92,8 @@ fn serve(folder: &Path, mut command: Command) -> (Child, String) {
         let _ = child.wait();
         panic!("{}", fs::read_to_string(folder.join("log")).unwrap())
     };
-    // Writing to a pipe without a reader would end the program.
+    // The output is read to its end, because writing to a pipe without a reader would end the
+    // program.
     std::thread::spawn(move || lines.count());
     (child, host)
 }

@@ -1,4 +1,5 @@
-//! Tests of shards on PostgreSQL: two routers of the same shards keep the promises of one.
+//! Tests of shards on PostgreSQL: two routers with the same shards keep the same promises as one
+//! router.
 //!
 //! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has created `plain`
 //! and `lab`, like `./setup.sh test` does.
@@ -20,7 +21,7 @@ use crate::prerequisites::{Prerequisite, skip};
 use crate::router::{PROGRAM, bare_command, tester};
 use crate::{operations, report, until_enough};
 
-/// A router on the cluster's databases. Killed when it is dropped.
+/// Router on the cluster's databases. Dropping this value kills the router.
 pub(crate) struct Router {
     child: Child,
     pub(crate) address: String,
@@ -52,7 +53,7 @@ impl Router {
     }
 }
 
-/// Starts a router on the servers that a file of variables names.
+/// Starts a router on the servers that a file of environment variables names.
 pub(crate) fn start(environment: &Path, folder: &Path, more: &[&str]) -> Router {
     start_program(&PROGRAM, environment, (folder, more), &[])
 }
@@ -77,12 +78,13 @@ fn start_program(
     let mut lines = banner.lines().map(Result::unwrap);
     let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
     let address = line.split_whitespace().nth(1).unwrap().to_owned();
-    // Writing to a pipe without a reader would end the program.
+    // The output is read to its end, because writing to a pipe without a reader would end the
+    // program.
     std::thread::spawn(move || lines.count());
     Router { child, address }
 }
 
-/// Returns the folder of the clusters; `None` if the test is skipped without them.
+/// Returns the folder of the clusters; `None` if there are none and the test is skipped.
 fn cluster_folder() -> Option<PathBuf> {
     let cluster = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from);
     if cluster.is_none() {

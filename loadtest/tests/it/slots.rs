@@ -1,5 +1,5 @@
-//! Tests of the tester while slots change owners: it detects a router that breaks one promise about
-//! them, and never accuses a correct one.
+//! Tests of the load tester itself while slots change owners: it detects a router that breaks one
+//! promise about slots, and never accuses a correct router.
 
 use serde_json::Value;
 
@@ -10,16 +10,16 @@ use crate::{for_each, found, report, sabotage};
 /// Mutations that break a promise about slots, and the check that detects each.
 const BROKEN: [(&str, &str); 3] =
     [("read_unowned", "C7"), ("scatter_unchecked", "C7"), ("refusal_lost", "C7")];
-/// Maximum number of runs until a broken promise is found. One usually suffices: for a third of the
-/// time slots of a sixteenth of the rows have no owner, and every walk over all rows takes several
-/// reads.
+/// Number of runs within which a broken promise must be found. One run is usually enough: during a
+/// third of the time, the slots of a sixteenth of the rows have no owner, and every walk over all
+/// rows takes several reads.
 const RUNS_MAX: u64 = 100;
-/// Seconds of a run against a mutation, and against a correct router: in a second, about every slot
-/// changes its owner.
+/// Length of a run against a mutation, in seconds. In one second, almost every slot changes its
+/// owner. The next constant is the length of a run against a correct router.
 const BROKEN_TIME: &str = "1";
 const CLEAN_TIME: &str = "4";
 
-/// A router whose slots change owners all the time.
+/// Router whose slots change owners all the time.
 struct Router(ServedRouter);
 
 impl Router {
@@ -31,7 +31,7 @@ impl Router {
         Self(ServedRouter::start(tempfile::tempdir().unwrap(), command))
     }
 
-    /// Returns the exit code and the report of a run. The slots change owners until its end.
+    /// Returns the exit code and the report of a run. Slots change owners until the run ends.
     fn judge(&self, seed: u64, run_time: &str) -> (Option<i32>, Value) {
         let mut command = tester();
         command.args(["--verify", "--json", "--host", &self.0.url(), "--users", "8"]);

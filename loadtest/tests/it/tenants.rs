@@ -12,10 +12,10 @@ use crate::router::{MANAGER, PROGRAM, bare_command, tester};
 use crate::served_router::ServedRouter;
 use crate::{for_each, loadtest, report, sabotage, text, until_enough};
 
-/// A router with access control and keys in a file.
+/// Router with access control, whose API keys are in a file.
 struct Guarded(ServedRouter);
 
-/// Creates a key of a role, whose line is added to the router's file of keys.
+/// Creates an API key with a role, and adds its line to the router's file of keys.
 fn create_key(folder: &Path, role: &str) {
     let key = folder.join(format!("{role}.key"));
     let keys = File::options().create(true).append(true).open(folder.join("keys")).unwrap();
@@ -64,7 +64,7 @@ impl Guarded {
         list.as_array().unwrap().clone()
     }
 
-    /// Asserts that a run has left no key that can be used, no role and no row.
+    /// Asserts that a run has left no valid API key, no role and no row.
     fn assert_clean(&self) {
         let keys = self.list("key");
         assert!(!keys.is_empty() && keys.iter().all(|key| key["state"] == "revoked"), "{keys:?}");
@@ -78,7 +78,7 @@ impl Guarded {
     }
 }
 
-/// Returns a number of each tenant in a report.
+/// Returns the number with this name for each tenant in a report.
 fn numbers(report: &Value, name: &str) -> Vec<u64> {
     let tenants = report["tenants"].as_array().unwrap().iter();
     tenants.map(|tenant| tenant[name].as_u64().unwrap()).collect()
@@ -119,7 +119,7 @@ fn a_router_with_access_control_needs_a_key_with_enough_rights() {
 
 #[test]
 fn a_key_is_not_sent_to_another_machine_without_tls() {
-    // 192.0.2.0/24 is reserved for documentation: no host has such an address.
+    // 192.0.2.0/24 is reserved for documentation, so the address belongs to no host.
     let mut command = tester();
     command.args(["--host", "http://192.0.2.1:3000", "--allow-remote"]).env("TESSERA_KEY", "tsr_a");
     let output = command.output().unwrap();
@@ -181,7 +181,8 @@ fn a_run_that_is_ended_revokes_its_keys_first() {
             line.clear();
             assert!(stderr.read_line(&mut line).unwrap() > 0, "the run ends before it began");
         }
-        // Writing to a pipe without a reader would end the program.
+        // The output is read to its end, because writing to a pipe without a reader would end the
+        // program.
         std::thread::spawn(move || stderr.lines().count());
         let keys = router.list("key");
         let usable = keys.iter().filter(|key| key["state"] == "usable");

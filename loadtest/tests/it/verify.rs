@@ -38,14 +38,15 @@ fn nothing_acknowledged_is_lost_when_the_router_is_killed_and_frozen() {
     });
 }
 
-/// Asserts that a run with `--verify` has kept to its maximum rate, on a slow machine as well.
+/// Asserts that a run with `--verify` has not exceeded its maximum rate. This must be true on a
+/// slow machine, too.
 #[track_caller]
 pub(crate) fn assert_paced(report: &Value, rate: &str) {
     let rate: f64 = rate.parse().unwrap();
     assert_eq!(report["model"], "closed");
     assert_eq!(report["target_per_s"].as_f64(), Some(rate));
     let number = |name: &str| report[name].as_f64().unwrap();
-    // A tenth of a second is caught up at most, and the time is rounded.
+    // The tester catches up at most a tenth of a second, and the reported time is rounded.
     let most = rate * (number("elapsed_s") + 0.2) + 1.0;
     assert!(number("requests") <= most, "more than {most}: {report:#}");
 }
@@ -105,7 +106,7 @@ fn a_router_that_does_not_come_back_has_broken_a_promise() {
     assert!(text(&output.stderr).contains("a router's directory is kept: "));
 }
 
-/// Runs the verifying workload against a router that starts only once.
+/// Runs the verifying workload with a router program that can be started only once.
 fn run_of_one_start() -> Output {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("starts-once");
@@ -135,7 +136,7 @@ fn a_tester_that_is_ended_leaves_no_router_behind() {
     let pid = tester.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(tester.wait().unwrap().code(), Some(2));
-    // The folder is removed after the process that writes into it has ended.
+    // The folder is removed only after the process that writes to it has ended.
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 

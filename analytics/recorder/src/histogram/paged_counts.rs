@@ -3,7 +3,7 @@
 //! A histogram has 17,408 buckets. With pages of 64, a histogram with few requests takes a few
 //! pages of 520 bytes instead of 136 KiB.
 //!
-//! **Invariant:** the count of a bucket is above 0 only if the bit of the bucket is set.
+//! **Invariant:** the count of a bucket is above 0 only if the bucket's bit in `touched` is set.
 //! **Not here:** the meaning of the buckets (`histogram`).
 
 /// Number of buckets in a page, which takes 520 bytes.
@@ -13,14 +13,16 @@ const _: () = assert!(PAGE == u64::BITS as usize, "each bucket of a page has its
 /// Counts by bucket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PagedCounts {
-    /// Pages up to that of the highest bucket that was used; `None` for a page that was never used.
+    /// Pages up to the page of the highest bucket that was ever used; `None` for a page that was
+    /// never used.
     pages: Vec<Option<Box<Page>>>,
 }
 
-/// Page of adjacent buckets. Few buckets are used in one second, and packing reads only those.
+/// Counts of adjacent buckets. Few buckets are used in one second; the bits let packing skip all
+/// the others.
 #[derive(Clone, Debug)]
 struct Page {
-    /// Bits of the buckets of the page, set for each used bucket.
+    /// One bit for each bucket of the page, set if the bucket is used.
     touched: u64,
     counts: [u64; PAGE],
 }
@@ -98,7 +100,7 @@ impl PagedCounts {
         self.pages.iter_mut().flatten().for_each(|page| page.reset());
     }
 
-    /// Returns the memory of the counts, in bytes.
+    /// Returns the number of bytes that the counts take.
     pub(crate) fn bytes(&self) -> usize {
         let pages = self.pages.iter().flatten().count() * size_of::<Page>();
         pages + self.pages.capacity() * size_of::<Option<Box<Page>>>()

@@ -8,22 +8,24 @@ use super::{History, WindowFrames};
 use crate::frame::Step;
 use crate::measured_intervals::MeasuredIntervals;
 
-/// Times in which the recorders of one history counted.
+/// Times in which the recorders of one history ran.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
-    /// Start of the time whose requests are known, in s.
+    /// Start of the time from which on requests are known, in s since 1970 UTC.
     pub(super) since: u64,
-    /// End of the time whose frames were removed because of the memory limit, in s.
+    /// End of the time whose frames were removed because of the memory limit, in s since 1970 UTC;
+    /// 0 if there is none.
     pub(super) lost: u64,
     pub(super) counted: MeasuredIntervals,
     pub(super) counting_since: Option<u64>,
 }
 
 impl Measured {
-    /// Returns the times in which the recorders of a history counted.
+    /// Returns the times in which the recorders of a history ran.
     pub(crate) fn of(history: &History) -> Self {
         let rings = history.rings();
-        // No other ring has the intervals that the ring of the longest intervals has lost.
+        // Intervals that the ring of minutes has dropped are in no other ring, because the others
+        // cover less time.
         let longest = &rings.rings[Step::Minute.index()];
         Self {
             since: rings.since_ms / 1_000,
@@ -33,10 +35,12 @@ impl Measured {
         }
     }
 
-    /// Returns a function that is true for an interval that any of these histories measured, and
-    /// for one before the start of all of them, which is `history.oldest` in a response. It is
-    /// false for gaps between measured times and for the time after them. Histories without
-    /// reported times are ignored; if no history has any, the function is always true.
+    /// Returns a function that decides whether an interval (from, until) was measured. The function
+    /// returns true if a recorder of any of these histories ran in the interval, or if the interval
+    /// ends before the earliest start of all histories (`history.oldest` in a response). It returns
+    /// false for gaps between the times in which recorders ran, and after the last such time.
+    /// Histories without reported times are ignored; if none has any, the function always returns
+    /// true.
     pub(crate) fn any_measured(all: &[Self]) -> impl Fn(u64, u64) -> bool {
         let reporting = || all.iter().filter(|one| one.has_reports());
         let since = reporting().map(|one| one.since).min();
@@ -46,9 +50,9 @@ impl Measured {
         }
     }
 
-    /// Returns the times, in s, in which any of these recorders counted, up to `at_ms`; `None` if
-    /// no recorder has reported when it counted. Times of frames outside all reported times are
-    /// included.
+    /// Returns the times, in s since 1970 UTC, in which any of these recorders ran, up to `at_ms`;
+    /// `None` if no recorder has reported when it ran. Intervals of frames outside all reported
+    /// times are included.
     pub(crate) fn counted_times(
         all: &[Self],
         window_frames: &WindowFrames,
@@ -70,8 +74,8 @@ impl Measured {
         Some(CountedTimes { reported, counted })
     }
 
-    /// Returns the time in ms of a window in which requests were counted, or the whole window if
-    /// that is unknown.
+    /// Returns the part of a window in which recorders ran, in ms, or the length of the whole
+    /// window if that is unknown.
     pub(crate) fn counted_ms(
         times: Option<&CountedTimes>,
         window_frames: &WindowFrames,
@@ -96,18 +100,18 @@ impl Measured {
     }
 }
 
-/// Times in s in which recorders counted.
+/// Times in which recorders ran, in s since 1970 UTC.
 #[derive(Clone, Debug)]
 pub(crate) struct CountedTimes {
     /// Times that the recorders reported.
     reported: MeasuredIntervals,
-    /// The reported times, and those of frames outside them.
+    /// The reported times, and the intervals of frames outside them.
     counted: MeasuredIntervals,
 }
 
 impl CountedTimes {
-    /// Returns the number of seconds of an interval in which requests were counted; `None` if no
-    /// recorder reported any part of the interval.
+    /// Returns the number of seconds of an interval in which a recorder ran; `None` if no recorder
+    /// reported any part of the interval.
     pub(crate) fn seconds_within(&self, from: u64, until: u64) -> Option<u64> {
         let is_reported = self.reported.touch(from, until);
         is_reported.then(|| self.counted.seconds_within(from, until))

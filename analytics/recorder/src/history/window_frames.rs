@@ -1,7 +1,7 @@
-//! Window frames: the frames of a history that make up a window.
+//! Window frames: selects the frames of a history from which the metrics of a window are computed.
 //!
-//! **Invariant:** a window is cut at the edges of intervals: nothing is counted twice, and no frame
-//! that the rings still hold is left out.
+//! **Invariant:** a window begins and ends at the edges of intervals. Within it nothing is counted
+//! twice, and no frame that the rings still hold is left out.
 //! **Not here:** adding the frames up (`window_sums`).
 
 use std::sync::Arc;
@@ -20,35 +20,37 @@ const BY_TENS_MAX: u64 = 6 * 3_600_000;
 pub(crate) struct WindowFrames {
     /// Frames, oldest first; the interval of the last one may still be running.
     pub(crate) frames: Vec<Arc<Frame>>,
-    /// Start of the first interval, in ms since 1970 UTC.
+    /// Start of the time that the frames cover, in ms since 1970 UTC.
     pub(crate) from_ms: u64,
 }
 
 impl WindowFrames {
-    /// Returns the frames of the window that ends at `at_ms`, from intervals whose length fits it.
+    /// Returns the frames of the window that ends at `at_ms`. The window's length decides which of
+    /// the three lengths of intervals is preferred.
     pub(crate) fn of(history: &History, window: Window, at_ms: u64) -> Self {
         let length = window.length().as_millis() as u64;
         let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
         Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
     }
 
-    /// Returns the frames of the window from intervals of at least ten seconds, which hold keys.
-    /// Shorter frames and that of the running second cover the time after the last finished
-    /// interval.
+    /// Returns the frames of the window, preferring intervals of at least ten seconds, because only
+    /// their frames hold keys. Frames of seconds, with that of the current second, cover the time
+    /// after the last finished interval.
     pub(crate) fn with_keys(history: &History, window: Window, at_ms: u64) -> Self {
         let length = window.length().as_millis() as u64;
         let base = base_of_keys(length);
         Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
     }
 
-    /// Selects the frames of the window from the rings. Intervals of `base` are preferred. Time
-    /// before the oldest of them is covered by longer intervals, and time after the last finished
-    /// one by shorter intervals.
+    /// Selects the frames of the window from the rings. Intervals of length `base` are preferred.
+    /// The time before the oldest of them is covered by longer intervals, and the time after the
+    /// last finished one by shorter intervals.
     fn cut(rings: &Rings, from_ms: u64, at_ms: u64, base: Step) -> Self {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;
         for at in (0..2).rev() {
-            // Boundary between the ring `at` and the ring of longer intervals.
+            // `between` is the boundary: earlier times are read from `longer`, later ones from
+            // `shorter`.
             let (shorter, longer) = (&rings.rings[at], &rings.rings[at + 1]);
             let step = longer.step.seconds();
             let reached = shorter.since.div_ceil(step).saturating_mul(step);
@@ -86,7 +88,8 @@ impl WindowFrames {
     }
 }
 
-/// Returns the intervals from which a window of `length` ms is read if they must hold keys.
+/// Returns the preferred length of intervals for a window of `length` ms if their frames must hold
+/// keys.
 fn base_of_keys(length: u64) -> Step {
     if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
 }

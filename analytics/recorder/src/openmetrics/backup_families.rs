@@ -1,6 +1,6 @@
-//! Backup families: the metrics about the backups of the router.
+//! Backup families: the metrics about backups that the router makes.
 //!
-//! **Not here:** backups by the command line.
+//! **Not here:** backups made by the command line.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use prometheus_client::registry::Unit;
 
 use super::{Families, Scrape};
 
-/// Backups of a router since its start.
+/// State and counts of a router's backups since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BackupsNow {
     /// True if a backup is running.
@@ -19,13 +19,13 @@ pub struct BackupsNow {
     pub failed: u64,
     /// Number of cancelled backups.
     pub cancelled: u64,
-    /// Moment of the state that the latest complete backup contains, in seconds since 1970; `None`
-    /// if there is no complete backup.
+    /// Time of the state that the latest complete backup contains, in seconds since 1970; `None` if
+    /// there is no complete backup.
     pub last_success_s: Option<f64>,
 }
 
 impl Scrape {
-    /// Writes the families. A router without a folder for backups has none.
+    /// Writes the families of metrics. A router without a folder for backups writes none.
     pub(super) fn backups(&self, families: &mut Families<'_>) -> fmt::Result {
         let Some(backups) = &self.backups else { return Ok(()) };
         let running = f64::from(u8::from(backups.is_running));

@@ -1,16 +1,18 @@
-//! Memory families: the metrics about the memory that responses and rows of reads share.
+//! Memory families: the metrics about two shared memory limits, one for large responses and one for
+//! the rows of reads over several shards.
 //!
-//! **Not here:** the memory of the process (`process`), that of request bodies.
+//! **Not here:** the memory of the process (`process`), the memory of request bodies.
 
 use std::fmt;
 
 use super::Families;
 
-/// Effects of the limits of shared memory since the start of a router.
+/// Number of responses and reads that the shared memory limits ended or refused, since the start of
+/// the router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNow {
-    /// Number of large responses that ended before they were complete, because their clients
-    /// received them more slowly than others needed their memory.
+    /// Number of large responses that the router ended before they were complete, because their
+    /// clients read them slowly while other responses needed the memory.
     pub evicted_responses: u64,
     /// Number of reads that were refused because large responses had used up their memory.
     pub refused_responses: u64,

@@ -1,4 +1,5 @@
-//! Families about slots: the writes that wait for them, their moves, and rebalances.
+//! Slot families: the metrics about writes that wait for slots, about moves of slots, and about
+//! rebalances.
 //!
 //! **Not here:** the slots that each shard owns (`openmetrics`).
 
@@ -26,7 +27,8 @@ impl Scrape {
         let help = "Rows that a shard has refused for their slots.";
         families.counters("tessera_parked_refusals", help, ends)?;
         if parked.waits.is_empty() {
-            // Without any bucket, the histogram would lack the mandatory last bucket for all rows.
+            // A histogram without buckets would lack the mandatory last bucket, which counts all
+            // rows.
             return Ok(());
         }
         let help = "Time that rows waited because their slots were fenced or moving.";

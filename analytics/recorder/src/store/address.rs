@@ -69,8 +69,8 @@ impl StoreAddress {
             text if text.starts_with("postgres://") || text.starts_with("postgresql://") => {
                 Ok(Some(Self::Postgres(Box::new(text.parse()?))))
             }
-            // These are URLs of other kinds, not paths. As a path, `sqlite:/…` would name a folder
-            // `sqlite:`.
+            // These are other URLs, not paths. Taken as a path, `sqlite:/…` would create a file in
+            // a folder named `sqlite:`.
             text if text.contains("://") || text.contains('\0') || text.starts_with("sqlite:") => {
                 Err(StoreAddressError::Form)
             }

@@ -1,9 +1,10 @@
-//! Coverage: the measured intervals of a source. They are stored as a row of a second source, whose
-//! name is derived from the name of the first.
+//! Coverage: the intervals in which the recorder of a source ran. They are stored as one row under
+//! a second source name, which is derived from the name of the first.
 //!
-//! There is one such row. It starts where the last interval ends, and a new row replaces it.
-//! Several rows, or an outdated row, exist if a clock was wrong or if a version of the program
-//! without coverage has written frames: then all rows are combined.
+//! Usually there is one such row. Its `start` is the end of the last interval, and the next row
+//! replaces it. There may be several rows, or an outdated one, if a clock was wrong or if a version
+//! of the program without coverage has written frames. Then all rows are combined, and the time up
+//! to the end of the last frame is added.
 //!
 //! **Invariant:** a row with a start in the future was written while a clock was wrong. It is
 //! ignored and removed.
@@ -44,12 +45,13 @@ impl Coverage {
         Self { source: row_source(source), written: None, last: 0 }
     }
 
-    /// Treats the written intervals as unknown, because the store may have lost them.
+    /// Marks the written intervals as unknown, because the store may have lost them.
     pub(super) fn doubt(&mut self) {
         self.written = None;
     }
 
-    /// Returns true if the coverage must be written again.
+    /// Returns true if the coverage must be written again: the last write is unknown, or was
+    /// [`EVERY`] ago.
     pub(super) fn is_old(&self) -> bool {
         self.written.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
     }
@@ -89,7 +91,7 @@ impl Coverage {
         Ok(())
     }
 
-    /// Writes the intervals in place of those written before.
+    /// Writes the intervals, which replace those written before.
     pub(super) fn write(&mut self, store: &mut Store, history: &History) -> Result<(), String> {
         let (now, counted) = (unix_now(), history.counted_times());
         let past = counted.as_slice().iter().map(|(from, until)| (*from, now.min(*until)));

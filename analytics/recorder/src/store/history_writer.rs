@@ -2,7 +2,7 @@
 //! removes old frames.
 //!
 //! In each round the thread reads new frames from the rings. Nothing is queued, so an outage of the
-//! store takes no memory, and after an outage the store gets every frame that the rings still hold.
+//! store takes no memory; after it, the thread writes every frame that the rings still hold.
 //!
 //! **Invariant:** only [`HistoryWriter::close`] and [`HistoryWriter::flush`] wait for the thread,
 //! for at most [`CLOSE_MAX`].
@@ -30,14 +30,15 @@ pub const WRITE_EVERY: Duration = Duration::from_secs(5);
 pub const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// Longest pause between two attempts during an outage of the store.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Maximum number of frames of one transaction, which keeps it below a second and a few megabytes.
+/// Maximum number of frames in one transaction, chosen so that a transaction takes less than a
+/// second and a few megabytes.
 const BATCH_MAX: usize = 200;
 /// Maximum number of rows that are read at once when stored history is read.
 const PAGE: i64 = 100;
-/// Time between two searches for old frames of sources that no longer exist.
+/// Time between two removals of old frames of sources that no longer exist.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
-/// Keeps the history of sources until it is dropped.
+/// Writes the histories of its sources to the store until it is dropped.
 pub struct HistoryWriter {
     commands: Sender<Command>,
     state: Arc<State>,
@@ -68,8 +69,8 @@ struct State {
     unreadable: AtomicU64,
 }
 
-/// Callback that is called once, when the stored history of a source has been read or cannot be
-/// read for now.
+/// Callback that is called once: as soon as the stored history of a source has been read, or the
+/// first attempt to read it has failed.
 type OnLoaded = Box<dyn FnOnce() + Send>;
 
 enum Command {
@@ -86,8 +87,8 @@ impl HistoryWriter {
     /// the stored frames of shorter intervals.
     ///
     /// # Errors
-    /// Fails with [`StoreError`] if the thread cannot be created. A store that cannot be used is no
-    /// error: the thread logs that and tries again.
+    /// Fails with [`StoreError`] if the thread cannot be created. A store that cannot be used is
+    /// not an error: the thread logs the failure and tries again.
     pub fn start(
         address: StoreAddress,
         source: impl Into<String>,
@@ -99,9 +100,10 @@ impl HistoryWriter {
         Ok(history_writer)
     }
 
-    /// Starts like [`HistoryWriter::start`], and before that gives the stored history of `earlier`
-    /// to `source` if `source` has none yet. If several sources name the same earlier one, the
-    /// first gets all of it, so that nothing is counted twice.
+    /// Starts like [`HistoryWriter::start`]. Before the stored history is read, that of `earlier`
+    /// is renamed to `source`, unless `source` has a stored history already. If several sources
+    /// name the same `earlier`, the first one gets all of its history, so that nothing is counted
+    /// twice.
     ///
     /// # Errors
     /// Fails like [`HistoryWriter::start`].
@@ -140,9 +142,9 @@ impl HistoryWriter {
         Ok(Self { commands, state })
     }
 
-    /// Keeps another source, whose finished frames come from elsewhere. `then` is called on the
-    /// history writer's thread when the stored history of the source has been read or cannot be
-    /// read for now; it must not block.
+    /// Adds another source, whose finished frames come from another process. `then` is called on
+    /// the history writer's thread, as soon as the stored history of the source has been read or
+    /// the first attempt has failed; it must not block.
     pub fn keep(
         &self,
         source: impl Into<String>,
@@ -154,7 +156,7 @@ impl HistoryWriter {
     }
 
     fn command(&self, source: Source) {
-        // An error means that the thread has ended, which then needs no command.
+        // An error means that the thread has ended and needs no command any more.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
     }
 
@@ -169,12 +171,14 @@ impl HistoryWriter {
         }
     }
 
-    /// Writes all finished frames within [`CLOSE_MAX`], and continues.
+    /// Writes all finished frames, and waits for that for at most [`CLOSE_MAX`]. The writer
+    /// continues.
     pub fn flush(&self) {
         self.wait(Command::Flush);
     }
 
-    /// Writes all finished frames within [`CLOSE_MAX`], and ends. Dropping has the same effect.
+    /// Writes all finished frames, waits for that for at most [`CLOSE_MAX`], and ends the writer.
+    /// Dropping the writer has the same effect.
     pub fn close(self) {
         drop(self);
     }
@@ -209,20 +213,23 @@ struct WriterThread {
 
 struct Source {
     name: String,
-    /// Source whose stored history this source takes over if it has none itself; `None` once that
-    /// has been checked.
+    /// Source whose stored history this source takes over if it has none itself; `None` once this
+    /// has been done or was not necessary.
     earlier: Option<String>,
     history: Arc<History>,
-    /// True if this process finishes the frames of the source; false if they come from elsewhere.
+    /// True if the recorder of this process makes the frames of the source; false if they come from
+    /// another process.
     is_recorded: bool,
     then: Option<OnLoaded>,
     /// True if the stored history has been read.
     is_loaded: bool,
-    /// Frames in the store, by step; `None` after each opening of the store until they are listed.
+    /// List of the frames in the store, by step; `None` after each opening of the store until the
+    /// list has been read.
     kept: Option<[RingIndex; 3]>,
     /// Measured intervals in the store.
     coverage: Coverage,
-    /// True if other owners held the history before its frames were read for the last write.
+    /// True if another part of the program still held the history at the beginning of the last
+    /// round.
     is_held: bool,
 }
 
@@ -259,8 +266,8 @@ impl WriterThread {
         }
     }
 
-    /// Writes and reads what is due, or logs the failure. `may_end` is true if the process may end
-    /// after this round.
+    /// Carries out one round of reading and writing, and logs its failure. `may_end` is true if the
+    /// process may end after this round.
     fn round(&mut self, may_end: bool) {
         match self.attempt(may_end) {
             Ok(()) => {
@@ -271,8 +278,8 @@ impl WriterThread {
                 }
             }
             Err(cause) => {
-                // The next attempt opens the store again: a connection or file in an unknown state
-                // is not used.
+                // The next attempt opens the store again, because the state of the connection or
+                // file is unknown.
                 self.store = None;
                 for source in &mut self.sources {
                     source.kept = None;
@@ -321,7 +328,8 @@ impl WriterThread {
                 .write(store, &self.state, may_end)
                 .map_err(|cause| format!("{}: {cause}", self.address))?;
         }
-        // A history that only this thread holds gets no new frames, and all its frames are stored.
+        // A history that only this thread holds gets no new frames, and all its frames have just
+        // been written, so it is removed.
         self.sources.retain(|source| source.is_held);
         if self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             for step in Step::ALL {
@@ -335,7 +343,7 @@ impl WriterThread {
 }
 
 impl Source {
-    /// Creates a source whose frames come from elsewhere.
+    /// Creates a source whose frames come from another process.
     fn new(name: String, history: Arc<History>) -> Self {
         Self {
             coverage: Coverage::of(&name),
@@ -350,7 +358,8 @@ impl Source {
         }
     }
 
-    /// Gives this source the stored history of the earlier one, unless it has one itself.
+    /// Renames the stored history of the earlier source to this source, unless this source has one
+    /// itself.
     fn take_earlier(&mut self, store: &mut Store) -> diesel::QueryResult<()> {
         let Some(from) = self.earlier.clone() else { return Ok(()) };
         let to = self.name.clone();
@@ -360,8 +369,8 @@ impl Source {
         Ok(())
     }
 
-    /// Lists the frames in the store. Frames that start in the future are left out, because they
-    /// were written while a clock was wrong.
+    /// Reads the list of the frames in the store. Frames that start in the future are left out,
+    /// because they were written while a clock was wrong.
     fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
         let mut indexes = <[RingIndex; 3]>::default();
         for (seconds, start, bytes) in store.frame_sizes(&self.name)? {

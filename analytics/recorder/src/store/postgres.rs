@@ -28,9 +28,9 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 /// Longest time for connecting.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest time for one transaction, and for all migrations. It is longer than [`STATEMENT_MAX`],
-/// so that the server reports the cause first.
+/// so that usually the server's own limit is reached first and its error names the cause.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
-/// Limit of the server for one statement.
+/// Longest time for one statement, enforced by the server.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 
 /// Statement that takes the advisory lock under which only one program at a time migrates.
@@ -48,14 +48,14 @@ pub(super) struct PostgresStore {
 
 impl PostgresStore {
     pub(super) fn open(address: &PostgresAddress) -> Result<Self, StoreError> {
-        // Migrations block one thread while another drives the connection.
+        // A migration blocks its thread, so a second thread must drive the connection.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| StoreError::server(address, error))?;
         match runtime.block_on(open_connection(address)) {
             Ok(connection) => Ok(Self { connection, runtime }),
             Err(error) => {
-                // A thread that still waits for the server ends together with its connection, which
-                // is closed now.
+                // The runtime is not joined: a task that still waits for the server ends when its
+                // connection is closed, which happens now.
                 runtime.shutdown_background();
                 Err(error)
             }
@@ -103,9 +103,9 @@ impl PostgresStore {
         bounded(&self.runtime, written)
     }
 
-    /// Gives the rows of each source its new name, unless rows have one of the new names already.
-    /// Programs that do this at the same time wait for each other, so that the rows of a source are
-    /// not divided among them.
+    /// Renames the sources of stored rows, unless there are rows with one of the new names already.
+    /// An advisory lock makes programs that rename at the same time wait for each other, so that
+    /// the rows of a source are not divided among them.
     pub(super) fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
         let renamed = self.connection.transaction(async |connection| {
             connection.batch_execute(TRANSACTION_LOCK).await?;
@@ -143,7 +143,7 @@ impl PostgresStore {
     }
 }
 
-/// Runs a query for at most [`ANSWER_MAX`]; a server that does not respond in time counts as
+/// Runs a query for at most [`ANSWER_MAX`]. A server that does not respond in time is treated as
 /// unreachable.
 fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -> QueryResult<T> {
     let late = || {
@@ -154,15 +154,16 @@ fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -
     limited.map_err(|_| late()).and_then(|answer| answer)
 }
 
-/// Connects within [`CONNECT_MAX`], and migrates within [`ANSWER_MAX`]: a server may accept a
-/// connection and never answer.
+/// Connects within [`CONNECT_MAX`], and migrates within [`ANSWER_MAX`]. Migrating has a limit too,
+/// because a server may accept a connection and never respond.
 async fn open_connection(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreError> {
     let late = |lacks: &str, limit: Duration| {
         StoreError::server(address, format!("no {lacks} within {} s", limit.as_secs()))
     };
     let connected = tokio::time::timeout(CONNECT_MAX, connect(address)).await;
     let connection = connected.map_err(|_| late("connection", CONNECT_MAX))??;
-    // Migrations block their thread. On this thread they would block the timer of the limit, too.
+    // Migrations block their thread, so they run on another one: here they would also block the
+    // timer of the limit.
     let prepared = tokio::spawn(prepare(connection));
     let prepared = tokio::time::timeout(ANSWER_MAX, prepared).await;
     let prepared = prepared.map_err(|_| late("answer", ANSWER_MAX))?;

@@ -39,8 +39,8 @@ impl RingIndex {
         self.frames.is_empty()
     }
 
-    /// Returns the time from which frames are kept when these rows are added. Frames that start
-    /// earlier are too old or exceed the size limit.
+    /// Returns the start of the first frame to keep, in s since 1970 UTC, if these rows are added.
+    /// Frames that start earlier are too old or exceed the size limit.
     pub(super) fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
         let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
         let mut first = newest.saturating_sub(ring_s(step));
@@ -87,7 +87,7 @@ pub(super) const fn ring_s(step: Step) -> u64 {
     step.seconds() * step.intervals_kept()
 }
 
-/// Returns a step as it is written in a row.
+/// Returns the value of the column `step` of a row, in s.
 pub(super) fn seconds_of(step: Step) -> i32 {
     step.seconds() as i32
 }

@@ -1,8 +1,8 @@
 //! Roll-up: makes frames of ten seconds and of a minute from the shorter frames in the store, for
 //! the intervals that were unfinished when a process ended.
 //!
-//! Without this step, every window that is read from frames of a minute would miss up to a minute
-//! after a crash, although only the last seconds are really lost.
+//! A crash loses only the last few seconds. Without the roll-up, however, windows that are read
+//! from frames of a minute would miss the whole minute of the crash.
 //!
 //! **Not here:** reading stored frames (`store/history_writer`).
 
@@ -13,7 +13,8 @@ use crate::frame::{Frame, Step};
 use crate::history::History;
 use crate::merge::merged;
 
-/// Frames whose longer interval has no frame in the store.
+/// Stored frames that lie in a longer interval without a stored frame, by the start of the longer
+/// interval.
 #[derive(Default)]
 pub(super) struct RollUp {
     tens: BTreeMap<u64, Vec<Arc<Frame>>>,
@@ -21,7 +22,8 @@ pub(super) struct RollUp {
 }
 
 impl RollUp {
-    /// Adds a stored frame; `newest` is the start of the last stored frame of each step.
+    /// Adds a stored frame if its longer interval has no stored frame. `newest` holds the start of
+    /// the last stored frame of each step.
     pub(super) fn note(&mut self, frame: &Frame, newest: [u64; 3]) {
         let [_, ten, minute] = newest;
         match frame.step {
@@ -42,7 +44,8 @@ impl RollUp {
     }
 
     /// Adds the frames of the longer intervals to a history. A frame whose interval has ended by
-    /// `now` is complete; any other is completed when its interval ends.
+    /// `now` is complete. Any other frame is completed by the running recorder when its interval
+    /// ends.
     pub(super) fn give(mut self, history: &History, now: u64, newest_minute: u64) {
         let give = |frame: Frame| {
             if frame.end() <= now {

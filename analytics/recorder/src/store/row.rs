@@ -35,7 +35,7 @@ pub(super) struct Row {
 /// Returns a frame as it is stored.
 pub(super) fn packed(frame: &impl Serialize) -> std::io::Result<Vec<u8>> {
     let json = serde_json::to_vec(frame)?;
-    // Higher levels hardly compress histograms in base64 any further.
+    // Histograms in base64 would hardly get smaller with a higher compression level.
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(&json)?;
     encoder.finish()

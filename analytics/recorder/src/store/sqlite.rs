@@ -27,7 +27,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlit
 
 /// First bytes of every SQLite database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Application id in the head of the file: `TSRH` in ASCII.
+/// Application id in the file header: `TSRH` in ASCII.
 const APPLICATION_ID: i32 = 0x5453_5248;
 
 /// An open database file.
@@ -123,7 +123,7 @@ impl SqliteStore {
         })
     }
 
-    /// Gives the rows of each source its new name, unless rows have one of the new names already.
+    /// Renames the sources of stored rows, unless there are rows with one of the new names already.
     pub(super) fn rename(&mut self, sources: &[SourceRename; 2]) -> QueryResult<()> {
         self.0.immediate_transaction(|connection| {
             let [frames, counted] = sources;
@@ -156,8 +156,8 @@ impl SqliteStore {
     }
 }
 
-/// Creates a missing file for this user only, checks an existing one, and returns true for a new
-/// one.
+/// Creates a missing file that only this user can read, or checks an existing one. Returns true if
+/// the file is new.
 fn prepare(path: &Path) -> Result<bool, StoreError> {
     let failed = |error: std::io::Error| StoreError::file(path, error);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -181,7 +181,8 @@ fn prepare(path: &Path) -> Result<bool, StoreError> {
     })
 }
 
-/// Fails with the damage that SQLite finds; called before any row is read.
+/// Runs SQLite's check of the file, and fails with the damage that it finds. This must be called
+/// before any row is read.
 fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
@@ -201,8 +202,8 @@ fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreErro
     }
 }
 
-/// Returns [`StoreError::Damaged`] only for errors of a damaged file: a busy file or a full disk is
-/// not damage.
+/// Converts an error of SQLite. Only the error of a damaged file becomes [`StoreError::Damaged`]; a
+/// busy file or a full disk is not damage.
 fn broken(path: &Path, error: &diesel::result::Error) -> StoreError {
     let cause = error.to_string();
     let is_damage =
@@ -217,7 +218,8 @@ fn number(connection: &mut SqliteConnection, query: &str) -> QueryResult<i32> {
     diesel::dsl::sql::<Integer>(query).get_result(connection)
 }
 
-/// Returns a migration of the file that this program does not know; `None` if it knows all.
+/// Returns the name of a migration that was applied to the file and is unknown to this program;
+/// `None` if all are known.
 fn unknown_migrations(
     connection: &mut SqliteConnection,
 ) -> diesel::migration::Result<Option<String>> {

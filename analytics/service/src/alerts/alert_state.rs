@@ -7,8 +7,8 @@
 //!    └───────────────┘                          └─┘
 //! ```
 //!
-//! **Invariant:** no clock is read here. The time is an argument; a time earlier than the one
-//! before is treated as unchanged.
+//! **Invariant:** no clock is read here. The time is an argument; if it is earlier than in the call
+//! before, the earlier call's time is used.
 //! **Not here:** sending notices (`webhook`).
 
 use super::rule::Limits;
@@ -60,7 +60,8 @@ pub struct AlertState {
 }
 
 impl AlertState {
-    /// Updates the state with the value at a time, in s; `None` if it could not be measured.
+    /// Updates the state with the value that was measured at the time `at` (in s), or with `None`
+    /// if it could not be measured. Returns a change of which webhooks must be notified.
     pub fn step(&mut self, at: u64, value: Option<f64>, limits: &Limits) -> Option<Change> {
         self.now = self.now.max(at);
         self.value = value;
@@ -86,7 +87,8 @@ impl AlertState {
         }
     }
 
-    /// Returns the start of the bad values, in s, or the last time if the value is good.
+    /// Returns the time of the first bad value, in s. If the value is good, returns the time of the
+    /// last value.
     pub fn since(&self) -> u64 {
         match self.phase {
             Phase::Quiet => self.now,

@@ -1,4 +1,5 @@
-//! Rule: names a measured value, and the limits at which an alert about it fires and is resolved.
+//! Rule: names a measured value, and the limits at which an alert about the value fires and is
+//! resolved.
 //!
 //! **Invariant:** `clear` is not above `raise`. A value between the two limits changes nothing, so
 //! that a value that varies around one limit does not fire again and again.
@@ -86,7 +87,8 @@ impl Kind {
         }
     }
 
-    /// Returns true if the value is either 0 (good) or 1 (bad), so that a rule has no thresholds.
+    /// Returns true if the value is either 0 (good) or 1 (bad), so that rules of this kind need no
+    /// thresholds.
     pub fn is_binary(self) -> bool {
         match self {
             Self::ShardDown | Self::RouterDown | Self::MoveStalled | Self::RebalanceFailed => true,
@@ -94,7 +96,7 @@ impl Kind {
         }
     }
 
-    /// Returns the range of thresholds.
+    /// Returns the range of permitted thresholds.
     pub fn range(self) -> std::ops::RangeInclusive<f64> {
         match self {
             Self::P99 => 0.001..=60_000.0,
@@ -117,9 +119,9 @@ impl fmt::Display for Kind {
 /// Limits of values and times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Values from this one on are bad.
+    /// Threshold from which on values are bad.
     pub raise: f64,
-    /// Values up to this one are good.
+    /// Threshold up to which values are good.
     pub clear: f64,
     /// Seconds for which the value must be bad without a break before the alert fires.
     pub for_s: u64,

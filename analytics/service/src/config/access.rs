@@ -1,7 +1,7 @@
 //! Access: the settings of access control, and the key that is sent to routers.
 //!
-//! **Invariant:** no secret is read here, so none can be shown. The key for routers is accepted
-//! only if it is not sent unencrypted over a network to any router.
+//! **Invariant:** no secret is read here, so none can be shown. A key for routers is refused if it
+//! would be sent to a router unencrypted over a network.
 //! **Not here:** the files that these settings name (`key_files`, `router_key`), the section of an
 //! issuer (`issuers`).
 
@@ -66,7 +66,8 @@ pub(super) fn access(
     Ok(AccessConfig { is_on, keys_file, roles_file, issuers, router_key_file })
 }
 
-/// Returns the issuers of the configuration file, and shows each of their members.
+/// Returns the issuers of the configuration file, and adds each of their members to the settings
+/// that are shown.
 fn issuers(settings: &mut Settings<'_>, file: &File) -> Result<Vec<IssuerConfig>, ConfigError> {
     let mut issuers = Vec::new();
     for (number, section) in (1..).zip(file.sections("issuer")) {
@@ -90,7 +91,8 @@ fn check_router(router: &RouterSource) -> Result<(), ConfigError> {
     )))
 }
 
-/// Returns true if a key is not sent unencrypted over a network to this server.
+/// Returns true if a key may be sent to this server: the connection uses TLS or stays on this
+/// machine.
 pub fn may_carry_key(target: &Target) -> bool {
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     let is_here = match target.address {
@@ -100,7 +102,8 @@ pub fn may_carry_key(target: &Target) -> bool {
     target.is_secure || is_here
 }
 
-/// Refuses an address that other machines can reach if their keys would be sent unencrypted.
+/// Refuses to listen on an address that other machines can reach if clients would send their keys
+/// unencrypted.
 pub(super) fn check_transport(bind: SocketAddr, behind_tls: bool) -> Result<(), ConfigError> {
     if behind_tls || bind.ip().to_canonical().is_loopback() {
         return Ok(());

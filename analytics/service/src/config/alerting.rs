@@ -1,7 +1,7 @@
 //! Alerting: the rules and webhooks of the configuration file.
 //!
-//! **Invariant:** a rule that could never fire, or never be resolved, is refused when the service
-//! starts, and so is a webhook whose secret cannot be read.
+//! **Invariant:** when the service starts, it refuses a rule that could never fire or never be
+//! resolved, and a webhook whose secret cannot be read.
 //! **Not here:** evaluating rules (`alerts`), sending messages (`webhook`).
 
 use std::fmt;
@@ -20,14 +20,14 @@ use web_kit::settings::Settings;
 
 /// Maximum length of the name of a rule, a webhook or a shard.
 const NAME_MAX: usize = 64;
-/// Longest `for` or `clear_for` of a rule, in s, which is a day.
+/// Largest value of `for` and `clear_for` of a rule, in s: a day.
 const WAIT_S_MAX: u64 = 86_400;
 /// Default of `for` and `clear_for`, in s.
 const FOR_S: u64 = 30;
 /// Default of `for` and `clear_for` for kinds whose value is 0 or 1, in s.
 const DOWN_FOR_S: u64 = 10;
-/// Windows that a rule may have. Adding up the frames of longer windows once a second would take
-/// too long.
+/// Windows that a rule may have. Longer windows are not allowed, because adding up their frames
+/// once a second would take too long.
 const WINDOWS: [&str; 4] = ["1m", "5m", "15m", "1h"];
 /// Maximum number of bytes that are read from a file with a secret.
 const SECRET_BYTES_MAX: u64 = 8 << 10;

@@ -1,7 +1,7 @@
-//! File: the configuration file, its settings and its sections.
+//! File: reads the settings and the sections of the configuration file.
 //!
-//! **Invariant:** an unknown name is an error, and a member of the wrong type is named with its
-//! path; no error repeats a value, because it may be a secret.
+//! **Invariant:** an unknown name is an error. An error about a member of the wrong type names the
+//! member and its section. No error repeats a value, because the value may be a secret.
 //! **Not here:** the meaning of sections (`config/router_list`, `config/alerting`, `issuers`).
 
 use std::collections::BTreeMap;
@@ -13,7 +13,8 @@ use toml::{Table, Value};
 use super::{ConfigError, NAMES};
 use web_kit::settings::{ConfigFile, Layer, Origin, unknown};
 
-/// Lists of sections, and the members of each.
+/// Names of the lists of sections (such as `[[alert]]`), and of the members that each section may
+/// have.
 const SECTIONS: [(&str, &[&str]); 4] = [
     ("router", &["name", "url"]),
     ("issuer", &issuers::config::MEMBERS),
@@ -31,7 +32,7 @@ pub(super) struct File {
     sections: BTreeMap<&'static str, Vec<Table>>,
 }
 
-/// One section of a list: `[[alert]]`.
+/// One section of a list, such as `[[alert]]`.
 pub(super) struct Section<'f> {
     file: &'f File,
     kind: &'static str,
@@ -62,7 +63,8 @@ impl Section<'_> {
         IssuerConfig::read(&self.file.file, &self.called(), self.table)
     }
 
-    /// Returns the title of the section: its name, if it has one.
+    /// Returns the title of the section for messages, which contains the section's name if it has
+    /// one.
     pub(super) fn called(&self) -> String {
         match self.table.get("name").and_then(Value::as_str) {
             Some(name) => format!("{}[{name}]", self.kind),
@@ -70,7 +72,7 @@ impl Section<'_> {
         }
     }
 
-    /// Returns the error for a refused member.
+    /// Returns the error for a member whose value is refused.
     pub(super) fn refused(&self, member: &str, allowed: &str) -> ConfigError {
         let member = self.file.file.named(&format!("{}.{member}", self.called()));
         ConfigError(format!("{member} {allowed}"))

@@ -1,4 +1,5 @@
-//! Router list: the routers to collect from, by URL or by the addresses of a name.
+//! Router list: the routers to collect from, each given by a URL, or as all addresses of a DNS
+//! name.
 //!
 //! **Invariant:** no two routers have the same name or address, because requests would then be
 //! counted twice.
@@ -23,14 +24,15 @@ const DNS: &str = "dns+";
 pub enum RouterAddress {
     /// One router.
     One(Target),
-    /// A router at each address of the host.
+    /// One router at each address to which the host name resolves.
     EachAddress(Target),
 }
 
 /// One entry of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterSource {
-    /// Name of the router; routers at the addresses of a host are named after their addresses.
+    /// Name of the router. It is not used for routers at the addresses of a host name, which are
+    /// named after their addresses.
     pub name: String,
     /// Address of the router or routers.
     pub address: RouterAddress,
@@ -46,7 +48,7 @@ impl fmt::Display for RouterSource {
     }
 }
 
-/// Reads the routers of the setting, or of the sections of the file.
+/// Reads the routers from the setting `routers`, or from the sections of the file.
 pub(super) fn routers(
     settings: &mut Settings<'_>,
     file: &File,

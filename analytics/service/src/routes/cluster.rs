@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::forward::forward;
 use crate::problem::{BusyRefusals, Code, Problem};
 
-/// Characters of an id.
+/// Number of characters of a rebalance's id, which is a UUID.
 const UUID_LEN: usize = 36;
 
 /// Declares a forwarded path.
@@ -80,7 +80,7 @@ pub(super) async fn find_rebalance(
     id: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    // Only what an id consists of becomes a part of the forwarded path.
+    // The id becomes part of the forwarded path, so it may contain only the characters of a UUID.
     let is_id = id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     if !is_id || id.len() != UUID_LEN {
         return Err(Problem::new(Code::TSR111, "there is no such rebalance")

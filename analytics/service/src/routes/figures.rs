@@ -40,7 +40,7 @@ pub(super) async fn read_metrics(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let query = parse_query(&app, &request)?;
-    // Merging a week of histograms takes a while: it must not block a thread that serves requests.
+    // Merging a week of histograms takes long, so it must not run on a thread that serves requests.
     let answer = block(move || fleet_query::answer(&app.fleet, &query)).await;
     let answer = answer.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
     Ok(HttpResponse::Ok().json(answer))

@@ -1,8 +1,8 @@
 //! `/api/session`: gives a browser a cookie for an API key, and removes the cookie. Without access
 //! control there is no such path.
 //!
-//! **Invariant:** the key is sent in the body, which no log and no browser history keeps. A page of
-//! another origin begins no session, because its request is refused before it gets here.
+//! **Invariant:** the key is sent in the body, which neither logs nor browser histories keep. A
+//! page of another origin cannot begin a session, because the middleware refuses its request.
 //! **Not here:** the sessions of later requests (`gate`).
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, SET_COOKIE};
@@ -34,7 +34,7 @@ pub(super) async fn begin_session(
     Parameters::parse(request.query_string(), &[])?;
     check_content_type(request.headers())?;
     let login: LoginRequest = serde_json::from_slice(&body).map_err(|_| {
-        // The error of the parser might repeat a part of the key.
+        // The parser's error is not used, because it might repeat a part of the key.
         Problem::new(Code::TSR101, "the body must be {\"key\":\"tsr_…\"}")
     })?;
     let (session, cookie, caller) =

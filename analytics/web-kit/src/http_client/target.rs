@@ -1,6 +1,7 @@
 //! Target: the address of a router or webhook.
 //!
-//! **Invariant:** a target comes from the configuration, never from a request, and shows no secret.
+//! **Invariant:** a target comes from the configuration, never from a request. Its displayed form
+//! contains no secret.
 //! **Not here:** connecting (`http_client`).
 
 use std::fmt;
@@ -13,7 +14,7 @@ use hyper::header::HeaderValue;
 /// Scheme, host and port of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The name or address alone, without brackets.
+    /// Host name or IP address, without the brackets of an IPv6 address.
     pub host: String,
     /// Port of the server.
     pub port: u16,
@@ -21,12 +22,13 @@ pub struct Target {
     pub is_secure: bool,
     /// Value of the header `Host`.
     pub host_header: HeaderValue,
-    /// Address to connect to, if one of the addresses of the host was chosen.
+    /// IP address to connect to, if one of the addresses of the host was chosen; otherwise the host
+    /// is resolved.
     pub address: Option<IpAddr>,
 }
 
 impl Target {
-    /// Returns the target at one of the addresses of its host.
+    /// Returns the same target with `address` as the address to connect to.
     pub fn at(&self, address: IpAddr) -> Self {
         Self { address: Some(address), ..self.clone() }
     }
@@ -44,7 +46,7 @@ impl Target {
 
 /// Parses a URL into the server and the path.
 pub fn parse_url(text: &str) -> Result<(Target, String), String> {
-    // The URL may have a secret in its path: it is not repeated.
+    // Errors do not repeat the URL, because its path may contain a secret.
     let wanted = "must be a URL such as http://127.0.0.1:3000";
     let uri = Uri::from_str(text).map_err(|_| wanted.to_owned())?;
     let is_secure = match uri.scheme_str() {

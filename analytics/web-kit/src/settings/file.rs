@@ -1,7 +1,7 @@
 //! File: a configuration file in TOML, and the names of its members.
 //!
-//! **Invariant:** no error repeats a value, because it may be a secret.
-//! **Not here:** the known members.
+//! **Invariant:** no error repeats a value, because the value may be a secret.
+//! **Not here:** the names of the known members.
 
 use std::path::{Path, PathBuf};
 
@@ -74,16 +74,16 @@ impl ConfigFile {
         Ok(table)
     }
 
-    /// Returns the value of a setting as the text of a flag.
+    /// Returns the value of a setting as the string that a flag would have.
     ///
     /// # Errors
-    /// Fails with [`ConfigError`] if the value has no such text.
+    /// Fails with [`ConfigError`] if the value cannot be written as a flag.
     pub fn setting(&self, name: &str, value: &Value) -> Result<String, ConfigError> {
         plain(value).ok_or_else(|| self.wrong(name, "a plain value"))
     }
 }
 
-/// Converts a value to the text of a flag; a list becomes `a,b`.
+/// Converts a value to the string that a flag would have; a list becomes `a,b`.
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

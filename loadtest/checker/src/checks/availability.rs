@@ -1,7 +1,7 @@
 //! C10, availability: measures the longest times without a successful operation, and counts
 //! operations by outcome. This check only reports; it finds no violations.
 //!
-//! **Invariant:** an operation without an answer is attributed to the shard that answered other
+//! **Invariant:** an operation without a response is counted for the shard that responded to other
 //! operations on the same key.
 //! **Not here:** latency, which plain runs of the load tester measure.
 
@@ -27,7 +27,7 @@ pub struct OperationGroup {
     pub level: Level,
     /// Number of operations by their outcome.
     pub outcomes: Outcomes,
-    /// The longest time from one success to the next, or to the last failure.
+    /// Longest time from one success to the next one, or from the last success to the last failure.
     pub gap: Option<Gap>,
 }
 
@@ -50,11 +50,11 @@ impl Gap {
 /// Number of operations by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// Number of operations done at the requested level.
+    /// Number of operations that succeeded at the requested level.
     pub ok: u64,
     /// Number of writes stored at a lower level than requested.
     pub committed: u64,
-    /// Number of operations refused.
+    /// Number of operations that were refused.
     pub rejected: u64,
     /// Number of operations whose outcome is unknown.
     pub unknown: u64,
@@ -70,7 +70,7 @@ impl Outcomes {
         } += 1;
     }
 
-    /// Adds up two counts.
+    /// Returns the sum of two counts.
     fn and(self, other: Self) -> Self {
         Self {
             ok: self.ok + other.ok,
@@ -155,7 +155,8 @@ pub(crate) fn of(history: &OperationHistory) -> Availability {
     Availability { groups: groups.into_iter().map(group).collect() }
 }
 
-/// Returns the shard of a node; empty if several shards answered together, or none.
+/// Returns the shard of a node. The string is empty if there was no node or several shards
+/// responded together.
 fn shard_of(history: &OperationHistory, node: NodeId) -> &str {
     history.nodes.get(node).map_or("", |node| node.shard.as_str())
 }
@@ -164,8 +165,8 @@ fn changes(one: &Operation) -> bool {
     one.changes() || one.kind == crate::history::Kind::Replay
 }
 
-/// Returns, for each key, a node that answered requests for it. A key that moved has had two
-/// shards; a node of either is sufficient.
+/// Returns, for each key, a node that responded to requests for the key. A key whose slot moved has
+/// had two shards; a node of either is sufficient.
 fn answering(history: &OperationHistory) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
     let has_shard = |one: &&Operation| !shard_of(history, one.node).is_empty();
@@ -175,7 +176,7 @@ fn answering(history: &OperationHistory) -> Vec<NodeId> {
     nodes
 }
 
-/// Longest gap so far of operations that are visited in order of their end.
+/// Longest gap so far. Operations must be added in the order of their ends.
 #[derive(Default)]
 struct Longest {
     succeeded: Option<u64>,

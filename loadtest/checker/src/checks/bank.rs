@@ -1,13 +1,13 @@
 //! C8, bank: each read of all accounts of a bank returns the same sum and the same number of
-//! accounts, on primaries and on replicas, however many transfers are in progress.
+//! accounts, on primaries and on replicas, even while transfers are in progress.
 //!
 //! A bank is a group of account rows with one shard key; transfers move amounts between them. All
 //! accounts are read in one statement on one shard, so the total comes from one snapshot. A total
 //! that includes half of a transfer is a fractured read (Bailis et al. 2014), and a sum that is
 //! changed permanently is a lost update.
 //!
-//! **Invariant:** a history is checked only if its header has the constants of a bank.
-//! **Not here:** finding the torn transfer, which is later than the last correct total.
+//! **Invariant:** a history is checked only if its header contains the constants of a bank.
+//! **Not here:** finding the transfer that was torn; it happened after the last correct total.
 
 use crate::findings::Findings;
 use crate::history::{BankConstants, OperationHistory, Total};

@@ -1,12 +1,12 @@
 //! C5, bounded staleness: a read with `x-max-staleness-ms` returns every change that had been
 //! acknowledged at least that many milliseconds before the read began.
 //!
-//! All times are from the clock of the history. The server measures from the arrival of the
-//! request, which is later than the recorded start, so the check reports no violation of a correct
+//! All times are those of the history's clock. The server measures staleness from the arrival of
+//! the request, which is later than the recorded start. Therefore the check never accuses a correct
 //! server.
 //!
 //! **Invariant:** only answered reads with a bound are checked.
-//! **Not here:** reads without a bound; level `one` promises them nothing.
+//! **Not here:** reads without a bound, to which level `one` promises nothing.
 
 use crate::acknowledged_watermark::AcknowledgedWatermark;
 use crate::findings::Findings;

@@ -1,4 +1,5 @@
-//! C2, corruption: a read returns a value that a client sent to the row and that was not rejected.
+//! C2, corruption: a read returns only a value that a client sent to this row and that was not
+//! rejected.
 //!
 //! **Invariant:** apart from one sort, a check takes time linear in the number of operations of a
 //! row.
@@ -20,7 +21,8 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     one_value_at_a_version(row, found);
 }
 
-/// Checks that the value of a read was sent to this row, before the read ended, and not refused.
+/// Checks that the value of a read was sent to this row before the read ended, and that it was not
+/// refused.
 fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
     let read = row.at(place);
     let Some(owner) = row.owner(place) else {
@@ -33,7 +35,7 @@ fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
     } else if write.outcome == Outcome::Rejected {
         ("a change that was refused did not happen", "the value of a refused write was read")
     } else if read.end < write.start && !read.is_strong_read() {
-        // For strong reads this is a case of C3.
+        // For strong reads, C3 reports this.
         ("nothing is read before it was sent", "the value was read before it was sent")
     } else {
         return;
@@ -47,8 +49,8 @@ fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
 /// Returns the violation of a read of a value that no write sent to this row.
 fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     let value = row.at(place).value;
-    // This searches the whole history. It is done only for violations that are reported, but in a
-    // history with a promotion it is done for every violation.
+    // The whole history is searched. Usually this is done only for violations that are reported; in
+    // a history with a promotion, it is done for every violation.
     let elsewhere = |one: &Operation| one.value == value && one.changes();
     let mut evidence = row.evidence([place]);
     let what = match row.history.operations.iter().position(elsewhere) {
@@ -63,8 +65,8 @@ fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     Violation { promise, what, ..Violation::of_row(row, evidence) }
 }
 
-/// Finds versions at which two different values were seen. Two writes with one version are a case
-/// of C1.
+/// Finds versions at which two different values were read. C1 reports two writes with the same
+/// version.
 fn one_value_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let reported = |one: &Operation| {
         one.version != 0

@@ -1,4 +1,5 @@
-//! C1, identity: an acknowledged change happened once, at one version that no other change has.
+//! C1, identity: an acknowledged change happened exactly once, at a version that no other change
+//! has.
 //!
 //! **Invariant:** apart from one sort, a check takes time linear in the number of operations of a
 //! row.
@@ -17,7 +18,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     one_version_of_a_change(row, found);
 }
 
-/// Finds acknowledged changes that were answered with the same version.
+/// Finds acknowledged changes whose responses contain the same version.
 fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let reported = row.operations().filter(|(_, one)| one.is_acknowledged() && one.version != 0);
     let mut reported: Vec<(u64, OperationIndex)> =
@@ -36,7 +37,7 @@ fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
 /// Finds changes for which two versions are known: from their response, from reads, or from a
 /// replay.
 fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
-    // First known version of each change, and the operation that revealed it.
+    // `known` holds the first known version of each change, and the operation that revealed it.
     let mut known: Vec<Option<(u64, OperationIndex)>> = vec![None; row.indices.len()];
     for (place, change) in row.operations().filter(|(_, one)| one.changes()) {
         if change.is_acknowledged() && change.version != 0 {
@@ -50,8 +51,8 @@ fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
             continue;
         }
         let (version, from) = *known[owner as usize].get_or_insert((one.version, place));
-        // Every read of a change that was applied twice is a contradiction; only the first is
-        // reported.
+        // Every read of a change that was applied twice is a contradiction, but only the first one
+        // is reported.
         if version == one.version || accused[owner as usize] {
             continue;
         }

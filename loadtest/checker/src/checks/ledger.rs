@@ -1,13 +1,13 @@
-//! C9, ledgers and conditions: a counter that is changed in the same transaction as the rows that
-//! it counts has the right value, and a conditional write replaces exactly the version that it was
-//! based on.
+//! C9, ledgers and conditions: a counter that is incremented in the same transaction in which a row
+//! is inserted equals the number of these rows, and a conditional write replaces exactly the
+//! version that it was based on.
 //!
-//! Between the version that a conditional write was based on and its own version, the row has no
-//! other change. Otherwise the other change was overwritten by a client that had not read it, which
-//! is a lost update (Adya 1999 calls the cycle G-single).
+//! The row must have no other change between the version that a conditional write was based on and
+//! the version of the write itself. Otherwise a client has overwritten a change that it had not
+//! read, which is a lost update (Adya 1999 calls the cycle G-single).
 //!
 //! **Invariant:** of all conditional writes based on the same version, at most one is acknowledged.
-//! **Not here:** conditional writes that were refused. A refusal is always allowed.
+//! **Not here:** conditional writes that were refused, because a refusal is always allowed.
 //!
 //! Not detected: a change between the two versions whose own version stayed unknown, unless it was
 //! based on the same version.
@@ -93,7 +93,8 @@ fn nothing_in_between(row: &Row<'_>, found: &mut Findings) {
         if based_on == 0 {
             continue;
         }
-        // Equal versions are a case of C1; only changes at strictly lower versions count here.
+        // C1 reports equal versions, so only changes at strictly lower versions are considered
+        // here.
         let below = known[..index].iter().rev().find(|(below, _)| *below < version);
         let between = below.filter(|(between, _)| *between > based_on);
         // Two writes based on one version have been reported already.

@@ -19,16 +19,19 @@
 //! time is respected, and each read comes after its write with no other write between them. ∎ (The
 //! case that *a* is a read and *b* its write shows that no read ends before its write was sent.)
 //!
-//! So one sweep over time decides: it keeps the highest version of all operations that have ended,
-//! and compares it with each operation that begins. Four kinds of operations have no version of
-//! their own, and get a place as follows:
+//! So one sweep over time is enough: it keeps the highest version of all operations that have
+//! ended, and compares it with each operation that begins. Four kinds of operations have no version
+//! in their own response, and get a mark (a position in the order of the row's versions, see
+//! `version_bound`) as follows:
 //!
 //! * **Unknown writes.** A write whose value was read has the version at which it was read, and e =
-//!   ∞. A write whose value was never read is left out: it may have happened last of all, or never.
+//!   ∞. A write whose value was never read is left out, because it may have happened after all
+//!   other operations or not at all.
 //! * **Acknowledged changes without a version** (rows of a bulk write) whose value was never read.
-//!   Such a change happened after all operations that ended before it, at a mark just above their
-//!   highest. No read shares this mark, since the reads of a version directly follow its write. A
-//!   lower place is impossible, and a higher one only makes later operations harder to place.
+//!   Such a change happened after all operations that ended before it began, so it is placed at a
+//!   mark just above the highest mark of these. No read shares this mark, since the reads of a
+//!   version directly follow its write. A lower place is impossible, and a higher one only makes
+//!   later operations harder to place.
 //! * **Absent reads** of a row with deletes of known versions. Let L be the highest mark of all
 //!   operations that ended before the read began. The read gets the lowest version, L or above, of
 //!   a delete sent before the read ended (or the time before the first write, if that is L). *The
@@ -42,14 +45,16 @@
 //! * **Absent reads explained by a delete of unknown version.** They are placed just above L, which
 //!   by the same induction is no higher than in any linearization.
 //!
-//! **Invariant:** no violation is reported for a history that can be linearized; one is reported
-//! for a history that cannot, unless it has deletes of unknown version. C1 and C2 check that every
-//! write has one version, and that each read returns the version of its write.
-//! **Not here:** order over several rows (C8 checks banks), and reads at level `one`, which only
-//! reveal versions.
+//! **Invariant:** no violation is reported for a history that can be linearized. A violation is
+//! reported for every history that cannot be linearized, unless it has deletes of unknown version.
+//! C1 and C2 check that every write has one version, and that each read returns the version of its
+//! write.
+//! **Not here:** the order of operations on different rows (C8 checks banks), and reads at level
+//! `one`, which are only used to find versions of writes.
 //!
-//! Two kinds of violation are not detected: those that `deletes` lists, and a third write that must
-//! lie between versions 7 and 8, because versions are drawn from one counter for many rows.
+//! Two kinds of violation are not detected: those that the module `deletes` lists, and a write of
+//! unknown version that must lie between two successive versions such as 7 and 8, where no version
+//! is free (versions are drawn from one counter for many rows).
 
 use crate::findings::Findings;
 use crate::history::{NEVER, Operation};
@@ -87,7 +92,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     }
 }
 
-/// Returns whether an operation has a place in the one order of its row.
+/// Returns true if an operation must have a place in the order of its row.
 fn counts(row: &Row<'_>, place: OperationIndex) -> bool {
     let one = row.at(place);
     if one.changes() {
@@ -97,7 +102,8 @@ fn counts(row: &Row<'_>, place: OperationIndex) -> bool {
         || one.is_strong_read() && row.version(place).is_some()
 }
 
-/// Returns the time by which an operation certainly took effect.
+/// Returns the time by which an operation certainly took effect; [`NEVER`] for a change that was
+/// not acknowledged.
 fn settled(one: &Operation) -> u64 {
     if one.changes() && !one.is_acknowledged() { NEVER } else { one.end }
 }

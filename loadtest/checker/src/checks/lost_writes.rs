@@ -1,13 +1,13 @@
 //! C6, lost writes: at the end of a run, each row holds its last acknowledged change or a later
 //! one.
 //!
-//! Only reads marked `last` are checked: they are strong reads after the last write of the run. C2
+//! Only reads marked `last` are checked, which are strong reads after the last write of the run. C2
 //! checks that the values of these reads were sent to the row and not rejected.
 //!
 //! **Invariant:** a row without a read at the end is not checked. [`Report`](crate::Report) counts
 //! such rows, except rows that an iteration over the whole table did not return, which `sets`
 //! checks.
-//! **Not here:** the existence of rows that were never deleted (`sets`).
+//! **Not here:** rows that were never deleted and are missing at the end (`sets`).
 
 use crate::acknowledged_watermark::AcknowledgedWatermark;
 use crate::findings::Findings;

@@ -2,16 +2,16 @@
 //! one that it has seen before.
 //!
 //! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
-//! follow reads. Only operations that were sent with the session's token, and for which the session
-//! kept the token of the response, are checked. An operation does not constrain operations that
-//! were sent before its response came.
+//! follow reads. An operation is checked only if it was sent with the session's token and the
+//! session kept the token of the response. It does not constrain operations that were sent before
+//! its response arrived.
 //!
 //! **Invariant:** an operation is checked only against responses that its session received before
 //! the operation was sent.
 //! **Not here:** operations of other sessions, which C3 checks for strong reads.
 //!
-//! Not detected: violations listed in `deletes`; and violations over several rows, although a token
-//! guarantees those too.
+//! Not detected: violations that the module `deletes` lists, and violations across several rows,
+//! although a token's guarantees include these.
 
 use crate::findings::Findings;
 use crate::history::Operation;
@@ -65,8 +65,9 @@ fn judge(
         None if one.is_absent_read() => {
             row.deletes.explain(before.mark, one.end).map(|(mark, _)| mark)
         }
-        // A change of unknown version (a row of a bulk write) is placed above everything that its
-        // session knew; a read of unknown version may be anywhere.
+        // A change of unknown version (such as a row of a bulk write) is placed above everything
+        // that its session had seen. A read of unknown version may be anywhere, so it is not
+        // checked.
         None => return one.changes().then(|| before.mark.after()),
     };
     let fits = |mark: VersionBound| mark > before.mark || mark == before.mark && !one.changes();

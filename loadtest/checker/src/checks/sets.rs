@@ -1,13 +1,13 @@
 //! C7, sets: a table holds exactly the rows that were written to it, each once.
 //!
 //! At the end of a run, an iteration by cursor (a walk) returns the rows of a table. Walks over
-//! rows that never change also take place during the run. A row is lost if it was acknowledged and
-//! not deleted, and the walk did not return it. A row is unexpected if the walk returned it
-//! although it was never written, or its last change was a delete. A duplicate was returned twice,
-//! for example because two shards own it.
+//! rows that never change also take place during the run. A row is lost if its write was
+//! acknowledged, it was not deleted, and the walk did not return it. A row is unexpected if the
+//! walk returned it although it was never written or its last change was a delete. A row is a
+//! duplicate if the walk returned it twice, for example because two shards own it.
 //!
-//! **Invariant:** a row is called lost or deleted only if no change with an unknown outcome can
-//! explain the result.
+//! **Invariant:** a row is reported as lost, or as deleted but returned, only if no change with an
+//! unknown outcome can explain the result.
 //! **Not here:** the version that a row has at the end (`lost_writes`).
 //!
 //! Not detected: lost rows if the walk was not completed.
@@ -39,7 +39,7 @@ impl<'a> Walks<'a> {
         let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
         order.sort_by_key(|&page| history.pages[page as usize].start);
         let mut tables: HashMap<&str, Vec<Walk>> = HashMap::new();
-        // Several walks may be in progress at once; a walk ends with a page that is marked
+        // Several walks may be in progress at once. A walk ends with a page that is marked
         // complete.
         let mut open: HashMap<(&str, u32), usize> = HashMap::new();
         for index in order {
@@ -58,7 +58,7 @@ impl<'a> Walks<'a> {
         Self(tables)
     }
 
-    /// Returns true if some complete walk over the row's table did not return the row.
+    /// Returns true if a complete walk over the row's table did not return the row.
     pub(crate) fn has_missed(&self, row: &Row<'_>) -> bool {
         let missed = |walk: &Walk| walk.complete.is_some() && !walk.met.contains_key(&row.key);
         self.over(row).any(missed)
@@ -111,7 +111,8 @@ pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
     if walked || !row.deletes.is_empty() {
         return;
     }
-    // Without a walk, the reads at the end reveal lost rows; C6 checks rows with deletes.
+    // If there was no walk, the reads at the end of the run reveal lost rows. C6 checks rows that
+    // were deleted.
     let gone = row.operations().find(|(_, one)| one.last && one.is_absent_read());
     if let Some((place, read)) = gone
         && let Some(write) = surely_present(row, read.start)

@@ -1,8 +1,9 @@
-//! Lines: a history as JSON, one record a line, as `docs/history.md` describes it.
+//! Lines: the form of a history in a file, which is JSON with one record on each line.
+//! `docs/history.md` describes it.
 //!
-//! Writing and reading both stream: only one line at a time is in memory. Each line contains the
-//! full names of its key and node, so that it can be understood without the others. Members that
-//! have their default value are left out.
+//! While a history is written or read, only one line of the file at a time is in memory. Each line
+//! contains the full names of its key and node, so that it can be understood without the other
+//! lines. Members that have their default value are left out.
 //!
 //! **Invariant:** a history that is written and read again is unchanged; reading any other input
 //! returns an error with the number of the line.
@@ -20,8 +21,8 @@ use super::{FORMAT, Ledger, Operation, OperationHistory, Page, Total};
 
 pub use self::reading::{BadHistory, LINE_BYTES_MAX, read};
 
-/// Writes a history: its header, then every record. There are many small writes, so `out` should be
-/// buffered.
+/// Writes a history: its header, then every record. The function makes many small writes, so `out`
+/// should be buffered.
 pub fn write(history: &OperationHistory, out: &mut impl Write) -> io::Result<()> {
     one(out, &HeaderLine::of(&history.header, FORMAT))?;
     for operation in &history.operations {
@@ -57,7 +58,7 @@ pub(crate) fn ledger_json(history: &OperationHistory, ledger: &Ledger) -> Json {
     object(&Line::of_ledger(history, ledger))
 }
 
-/// Returns a page as the JSON object of its line, without its keys, because there may be a
+/// Returns a page as the JSON object of its line. The keys are left out, because there may be a
 /// thousand.
 pub(crate) fn page_json(history: &OperationHistory, page: &Page) -> Json {
     object(&Line { keys: None, ..Line::of_page(history, page) })

@@ -1,11 +1,12 @@
 //! Names: stores each distinct name of a key once, and assigns a small number to it.
 //!
-//! **Invariant:** a name has one number, which never changes; numbers are consecutive from 0.
+//! **Invariant:** a name has one number, which never changes. Numbers are consecutive and begin
+//! with 0.
 //! **Not here:** locks (the load tester's `recorder` has one).
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Number that stands for the name of a row's key.
+/// Number of a key's name in [`Names`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u32);
 
@@ -13,7 +14,7 @@ pub struct Key(pub u32);
 const FREE: u32 = u32::MAX;
 
 /// All names, stored one after another in one string. A hash table with open addressing finds the
-/// number of a name. Each name takes 16 to 24 bytes in addition to its own.
+/// number of a name. Each name takes 16 to 24 bytes in addition to its own bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     text: String,
@@ -33,7 +34,7 @@ impl Names {
         if let Some(key) = self.find(name) {
             return key;
         }
-        // 2^32 names would need more memory than any run has.
+        // The conversion cannot overflow: 2^32 names would need more memory than any run has.
         let number = self.ends.len() as u32;
         if let Some(slot) = self.slot(name) {
             self.table[slot] = number;
@@ -69,8 +70,8 @@ impl Names {
         self.ends.is_empty()
     }
 
-    /// Returns the hash table's entry for `name`, or the free entry where it belongs; `None` if the
-    /// table is still empty.
+    /// Returns the index of the hash table's entry for `name`, or of the free entry in which it can
+    /// be stored. Returns `None` if the table is still empty.
     fn slot(&self, name: &str) -> Option<usize> {
         let mask = self.table.len().checked_sub(1)?;
         let mut slot = self.hasher.hash_one(name) as usize & mask;

@@ -1,8 +1,8 @@
-//! Nodes: the nodes that answered requests, identified by the headers of their responses.
+//! Nodes: the nodes that responded to requests, identified by the headers of their responses.
 //!
-//! **Invariant:** number 0 stands for an unknown node; every other number stands for one shard,
-//! role and router.
-//! **Not here:** deciding whether a node was allowed to answer (the checks).
+//! **Invariant:** number 0 stands for an unknown node. Every other number stands for one
+//! combination of shard, role and router.
+//! **Not here:** deciding whether a node was allowed to respond (the checks).
 
 use std::fmt;
 
@@ -22,11 +22,11 @@ pub struct Node {
     pub shard: String,
     /// Role that the header `x-served-by` names.
     pub role: Role,
-    /// Index of the router that was asked, among `hosts` of the history's header.
+    /// Index of the router to which the request was sent, in `hosts` of the history's header.
     pub host: u16,
 }
 
-/// Role of the node that answered.
+/// Role of the node that responded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -51,7 +51,7 @@ impl Role {
         }
     }
 
-    /// Returns the name of the role, for people.
+    /// Returns the name of the role for reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -69,7 +69,7 @@ impl fmt::Display for Node {
     }
 }
 
-/// All nodes of a history: there are a few dozen, so a linear search is fast enough.
+/// All nodes of a history. There are at most a few dozen, so a linear search is fast enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes(Vec<Node>);
 

@@ -10,16 +10,16 @@ use std::str::FromStr;
 
 use super::{Key, NodeId};
 
-/// End time of an operation that was never answered.
+/// End time of an operation without a response whose session did not give up either.
 pub const NEVER: u64 = u64::MAX;
 
 /// Request about one row, and its response.
 ///
 /// A bulk write of twenty rows is recorded as twenty operations with the same `request`. A write
-/// that is sent several times with the same idempotency key is one operation, from the first
-/// attempt to the response that settled its outcome. If an attempt without a response is followed
-/// by a refusal, the outcome is [`Outcome::Unknown`], because the first attempt may still reach the
-/// server.
+/// that is sent several times with the same idempotency key is one operation, which lasts from the
+/// first attempt to the response that decided its outcome. If an attempt without a response is
+/// followed by a refusal, the outcome is [`Outcome::Unknown`], because the first attempt may still
+/// reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Key of the row.
@@ -30,19 +30,19 @@ pub struct Operation {
     pub start: u64,
     /// Time at which the response came or the session gave up; [`NEVER`] if neither happened.
     pub end: u64,
-    /// Value of the operation. Write: the value sent. Delete: a value that is never sent and
-    /// identifies the delete. Read: the value returned, or [`Value::NONE`] if the row was absent.
-    /// Replay: the value of the write or delete that is sent again.
+    /// Value of the operation. For a write, the value sent. For a delete, a unique value that is
+    /// not sent and identifies the delete. For a read, the value returned, or [`Value::NONE`] if
+    /// there was no row. For a replay, the value of the write or delete that is sent again.
     pub value: Value,
-    /// Version in the response; 0 without one.
+    /// Version in the response; 0 if there is none.
     pub version: u64,
-    /// The `if_version` of a conditional write; 0 without a condition.
+    /// Value of `if_version` of a conditional write; 0 if there is no condition.
     pub based_on: u64,
     /// The number of the request within its session.
     pub request: u32,
-    /// The `x-max-staleness-ms` of a read; 0 without one.
+    /// Value of the header `x-max-staleness-ms` of a read; 0 if there is none.
     pub bound_ms: u32,
-    /// Node that answered.
+    /// Node that responded.
     pub node: NodeId,
     /// Number of times that the request was sent; 255 stands for 255 or more.
     pub attempts: u8,
@@ -52,8 +52,8 @@ pub struct Operation {
     pub level: Level,
     /// Outcome of the operation.
     pub outcome: Outcome,
-    /// True if the guarantees of its session apply to the operation: it was sent with the session's
-    /// token (if the session had one by then), and the session kept the token of the response.
+    /// True if the guarantees of the session apply to the operation: it was sent with the session's
+    /// token (if the session already had one), and the session kept the token of the response.
     pub token: bool,
     /// True for a read after the last write of the run.
     pub last: bool,
@@ -97,12 +97,12 @@ impl Operation {
         self.changes() && matches!(self.outcome, Outcome::Ok | Outcome::Committed)
     }
 
-    /// Returns true if the operation is a read that was answered.
+    /// Returns true if the operation is a read that succeeded.
     pub fn is_answered_read(&self) -> bool {
         self.kind == Kind::Read && self.outcome == Outcome::Ok
     }
 
-    /// Returns true if the operation is a read that found no row.
+    /// Returns true if the operation is a successful read that found no row.
     pub fn is_absent_read(&self) -> bool {
         self.is_answered_read() && self.value == Value::NONE
     }
@@ -118,13 +118,13 @@ impl Operation {
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Kind {
-    /// The request was to give the row this value: insert, update or upsert.
+    /// An insert, update or upsert that gives the row this value.
     Write,
-    /// The request was to delete the row.
+    /// A delete of the row.
     Delete,
-    /// The row was read.
+    /// A read of the row.
     Read,
-    /// A write or delete that had been acknowledged was sent again with its idempotency key.
+    /// A repetition of an acknowledged write or delete with its idempotency key.
     Replay,
 }
 
@@ -144,23 +144,23 @@ pub enum Level {
     All,
 }
 
-/// Outcome of an operation as its session knows it.
+/// Outcome of an operation, as far as its session knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Outcome {
-    /// Done at the requested level.
+    /// The operation succeeded at the requested level.
     Ok,
     /// The write is stored, but at a lower level than requested (`"outcome":"committed"`, TSR205).
     Committed,
-    /// The change or read did not happen, as the response says.
+    /// The change or read did not happen, according to the response.
     Rejected,
     /// The change may have happened, or may still happen.
     Unknown,
 }
 
 impl Kind {
-    /// Returns the name of the kind, for people and in lines.
+    /// Returns the name of the kind, for reports and for the lines of a file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -187,7 +187,7 @@ impl Level {
 }
 
 impl Outcome {
-    /// Returns the name of the outcome, for people and in lines.
+    /// Returns the name of the outcome, for reports and for the lines of a file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -205,7 +205,7 @@ pub struct Value(u64);
 impl Value {
     /// No value: the row is absent.
     pub const NONE: Self = Self(0);
-    /// Value that stands for any content of a row that no run writes.
+    /// Value that stands for content that is not a value of the form `session:number`.
     pub const FOREIGN: Self = Self(u64::MAX);
 
     /// Returns the value with this number within its session. Sessions are numbered from 1.
@@ -215,8 +215,8 @@ impl Value {
         Self(u64::from(session) << 32 | u64::from(number))
     }
 
-    /// Parses the value of a row in a response. A string that is not a value becomes
-    /// [`Value::FOREIGN`], which no check mistakes for a value of this run.
+    /// Parses the value of a row in a response. Any other string becomes [`Value::FOREIGN`], which
+    /// differs from all values of the run.
     pub fn from_wire(text: &str) -> Self {
         text.parse().unwrap_or(Self::FOREIGN)
     }

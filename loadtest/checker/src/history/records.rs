@@ -1,12 +1,12 @@
 //! Records: observations about many rows at once, such as the sum of a bank or a page of rows.
 //!
-//! **Invariant:** a [`Total`] and a [`Page`] each contain the content of one response; only a
-//! [`Ledger`] is computed from several.
+//! **Invariant:** a [`Total`] or a [`Page`] contains the content of one response. A [`Ledger`] is
+//! computed from several responses.
 //! **Not here:** single rows (`operation`).
 
 use super::{Key, Level, NodeId};
 
-/// A read of all accounts of one bank (all rows of one shard key) at one moment. The rows it found
+/// A read of all accounts of one bank (all rows of one shard key) at one moment. The returned rows
 /// are also recorded as reads of their keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Total {
@@ -20,7 +20,7 @@ pub struct Total {
     pub start: u64,
     /// Time of the response.
     pub end: u64,
-    /// Node that answered.
+    /// Node that responded.
     pub node: NodeId,
     /// Requested level.
     pub level: Level,
@@ -44,7 +44,7 @@ pub struct Ledger {
     pub start: u64,
     /// Time of the response.
     pub end: u64,
-    /// Node that answered.
+    /// Node that responded.
     pub node: NodeId,
     /// Value of the counter.
     pub counter: u64,
@@ -52,13 +52,13 @@ pub struct Ledger {
     pub rows: u64,
     /// Number of acknowledged transactions.
     pub acknowledged: u64,
-    /// Number of transactions sent, without those that were rejected.
+    /// Number of transactions that were sent, except those that were rejected.
     pub attempted: u64,
 }
 
 /// One page of a walk: an iteration over a whole table by cursor, after the run or while no row of
-/// the table changes. Rows of other runs are left out; keys have the same names as in operations,
-/// `table/…`.
+/// the table changes. Rows of other runs are left out. Keys have the same names as in operations,
+/// such as `table/…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Name of the table. The table contains every key whose name begins with this name and a
@@ -72,7 +72,7 @@ pub struct Page {
     pub start: u64,
     /// Time of the response.
     pub end: u64,
-    /// Keys of the rows of the page, in their order.
+    /// Keys of the rows of the page, in the order of the page.
     pub keys: Vec<Key>,
     /// True on the last page of the walk, which has no further cursor.
     pub complete: bool,

@@ -1,16 +1,17 @@
-//! Deletes: finds the delete that may explain why a read found no row.
+//! Deletes: finds the delete that can explain why a read found no row.
 //!
-//! A read that finds no row has no version. The read saw the state before the first write, or after
-//! some delete. [`Deletes::explain`] chooses the lowest mark (point in the order of changes, see
-//! `version_bound`) that is possible; `linearizable` contains the proof that the lowest is the
-//! right choice.
+//! A read that finds no row has no version. It saw the state before the first write or directly
+//! after a delete. [`Deletes::explain`] chooses the lowest possible mark (a point in the order of
+//! the row's changes, see `version_bound`). The module `linearizable` contains the proof that the
+//! lowest one is the right choice.
 //!
 //! **Invariant:** the chosen mark is never higher than the state that a correct server has read.
 //! **Not here:** the lower bound of the mark, which each check determines for itself.
 //!
-//! Not detected: a delete of unknown version (without an answer, or answered without a version) may
-//! explain any number of absent reads at different points of the order, although in truth it
-//! happened at one point.
+//! Not detected: a violation that is hidden by a delete of unknown version (without a response, or
+//! without a version in the response). Such a delete is accepted as the explanation of any number
+//! of absent reads at different points of the order, although it can have happened at only one
+//! point.
 
 use super::Row;
 use crate::history::{Kind, Outcome};
@@ -19,13 +20,14 @@ use crate::version_bound::{OperationIndex, VersionBound};
 /// The deletes of one row that may have happened.
 #[derive(Default)]
 pub(crate) struct Deletes {
-    /// Version, start and place of each delete with a known version, in order of version.
+    /// Version, start and index of each delete with a known version, in order of version.
     known: Vec<(u64, u64, OperationIndex)>,
-    /// Binary tree over `known` with the earliest start of each subtree; the root has index 1, and
-    /// the leaves are the second half.
+    /// Binary tree over `known` that contains the earliest start of each subtree. The root has
+    /// index 1, and the leaves are the second half of the vector.
     earliest: Vec<u64>,
-    /// Start of each delete of unknown version, in order, with the highest ceiling of this delete
-    /// and those before it. The ceiling of a delete is the mark below which it happened.
+    /// Start of each delete of unknown version, in order, with the highest ceiling among this
+    /// delete and the deletes before it. The ceiling of a delete is a mark below which the delete
+    /// happened.
     free: Vec<(u64, VersionBound)>,
 }
 
@@ -45,8 +47,8 @@ impl Deletes {
             }
         }
         known.sort_unstable();
-        // The deletes are in order of start already. Each one stores the highest ceiling so far, so
-        // a lookup needs only the last delete that had begun.
+        // The deletes are ordered by start already. Each one stores the highest ceiling so far, so
+        // that a lookup needs only the last delete that had begun.
         let mut highest = VersionBound::default();
         for (_, ceiling) in &mut free {
             highest = highest.max(*ceiling);
@@ -55,12 +57,12 @@ impl Deletes {
         Self { earliest: tree(&known), known, free }
     }
 
-    /// Returns whether no delete can have happened.
+    /// Returns true if no delete can have happened.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty() && self.free.is_empty()
     }
 
-    /// Returns whether some delete happened, or may have happened, at an unknown version.
+    /// Returns true if a delete happened, or may have happened, at an unknown version.
     pub(crate) fn any_free(&self) -> bool {
         !self.free.is_empty()
     }
@@ -96,8 +98,8 @@ impl Deletes {
         if from >= leaves {
             return None;
         }
-        // The search climbs until a subtree to the right has an early enough start, then descends
-        // to its leftmost such leaf.
+        // The search climbs until the subtree to the right contains a start that is early enough,
+        // and then descends to the leftmost leaf with such a start.
         let mut node = leaves + from;
         while self.earliest[node] > end {
             while node & 1 == 1 {
@@ -119,8 +121,8 @@ impl Deletes {
     }
 }
 
-/// Returns, for each index, the lowest mark of the changes at this index or later, and the highest
-/// mark for the index after the last.
+/// Returns, for each index, the lowest mark of all changes at this index or later. The additional
+/// last element is the highest mark.
 fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
     let mut lowest = vec![VersionBound::HIGHEST; row.indices.len() + 1];
     for place in (0..row.indices.len()).rev() {
@@ -133,7 +135,7 @@ fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
     lowest
 }
 
-/// Returns the ceiling of a delete that was answered without a version: the lowest mark of the
+/// Returns the ceiling of a delete whose response contained no version: the lowest mark of the
 /// changes that began after its response.
 fn ceiling(row: &Row<'_>, lowest: &[VersionBound], end: u64) -> VersionBound {
     let starts = |&index: &u32| row.history.operations[index as usize].start <= end;

@@ -51,7 +51,7 @@ fn a_write_at_one_may_be_gone_after_a_promotion_and_is_reported() {
     assert!(text.contains("\nLOST: lost at level one after a promotion"), "{text}");
     assert_eq!(report.json(&reported)["lost"], report.lost);
 
-    // At higher levels a write must not be lost, and without a promotion none may be.
+    // A write at a higher level must not be lost, and without a promotion no write may be lost.
     assert!(check(&history(gone(Level::Quorum))).count(Check::FinalState) > 0);
     let calm = OperationHistory { faults: Vec::new(), ..history(gone(Level::One)) };
     assert!(check(&calm).count(Check::FinalState) > 0 && check(&calm).lost == 0);

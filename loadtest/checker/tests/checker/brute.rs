@@ -6,8 +6,8 @@
 
 use checker::history::{Kind, NEVER, Operation, Outcome, Value};
 
-/// State of a register: its place in the order of versions, and its value. Changes of unknown
-/// version have places between versions, and are counted there.
+/// State of a register: the current position in the order of versions, and the value. Changes of
+/// unknown version lie between two versions and are counted there.
 #[derive(Clone, Copy, Default)]
 struct Register {
     version: u64,
@@ -15,19 +15,19 @@ struct Register {
     value: Option<Value>,
 }
 
-/// Requirements of an operation, computed once.
+/// Requirements of an operation, which are computed once.
 struct Step {
     one: Operation,
-    /// Version from the response, or from a read of its value.
+    /// Version from the response of the operation, or from a read of its value.
     version: Option<u64>,
-    /// Time by which it must have happened; [`NEVER`] if it was not answered.
+    /// Time by which the operation must have happened; [`NEVER`] if there was no response.
     end: u64,
-    /// True if it may never have happened.
+    /// True if the operation may not have happened at all.
     optional: bool,
 }
 
-/// Returns true if acknowledged changes, changes of unknown outcome whose values were read, and
-/// strong reads have an order.
+/// Returns true if there is an order that a register allows for all acknowledged changes, all
+/// strong reads, and all changes of unknown outcome whose values were read.
 pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
     let steps: Vec<Step> = operations.iter().filter_map(|one| step(*one, operations)).collect();
     extend(&steps, 0, Register::default())
@@ -55,7 +55,7 @@ fn step(one: Operation, all: &[Operation]) -> Option<Step> {
     }
 }
 
-/// Tries each step that may come next; `done` has a bit for each step that has come.
+/// Tries each step that may come next. `done` has a bit for each step that is already in the order.
 fn extend(steps: &[Step], done: u32, register: Register) -> bool {
     let open: Vec<usize> = (0..steps.len()).filter(|step| done & 1 << step == 0).collect();
     if open.iter().all(|&step| steps[step].optional) {

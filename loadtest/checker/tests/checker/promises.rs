@@ -34,8 +34,8 @@ proptest! {
     }
 }
 
-/// Asserts that one of these checks finds a violation in each of some runs against a server that
-/// breaks this promise.
+/// Asserts that in every one of several runs against a server that breaks this promise, at least
+/// one of these checks finds a violation.
 fn is_found(broken: BrokenPromise, by: &[Check]) {
     for seed in 0..5 {
         let history = run(settings(seed, broken));

@@ -43,7 +43,7 @@ fn passes(operations: Vec<Operation>) {
     assert_eq!(said(operations), Vec::<String>::new());
 }
 
-/// Returns the value of the write with this number of session 1.
+/// Returns the value of the write of session 1 with this number.
 fn value(number: u32) -> Value {
     Value::new(1, number)
 }
@@ -183,7 +183,8 @@ fn c3_a_row_is_absent_before_its_first_write_and_after_a_delete() {
         vec![write(1, 0, 7), unknown(delete(2, 6, 0)), absent(12), strong(18, value(1), 7)],
         "C3 version 7 was read although a change after it was known before",
     );
-    // The delete was answered without a version, and must come before the write that followed it.
+    // The response to the delete contained no version. The delete must come before the write that
+    // followed it.
     let vanished = "C3 no row was found although version 8 was known before, and no delete at or \
                     after that version had been sent";
     accuses(vec![write(1, 0, 7), delete(2, 6, 0), write(3, 12, 8), absent(18)], vanished);
@@ -370,7 +371,7 @@ fn c9_a_write_under_a_condition_replaces_its_base_version() {
         vec![write(1, 0, 7), write(2, 10, 8), based(write(3, 20, 9), 7)],
         "C9 a write based on version 7 got version 9, over version 8",
     );
-    // Neither write has a version, like rows of a bulk write.
+    // Neither write has a version in its response, as with rows of a bulk write.
     accuses(
         vec![write(1, 0, 7), based(write(2, 10, 0), 7), based(write(3, 10, 0), 7)],
         "C9 two writes were both stored on top of version 7",

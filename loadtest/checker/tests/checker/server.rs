@@ -1,12 +1,12 @@
-//! A simulated server with versions, lagging replicas, sessions, lost responses and a bank, which
+//! Simulated server: has versions, lagging replicas, sessions, lost responses and banks, and
 //! produces the history that a run against it would record. The property tests and the benchmark
 //! use it.
 //!
-//! Every operation takes effect at one moment between its start and its end (an unanswered
-//! operation later, or never). Effects are simulated in order, so the recorded history is correct
-//! by construction. [`BrokenPromise`] breaks one promise at a time.
+//! Every operation takes effect at one moment between its start and its end; an operation without a
+//! response may take effect later or not at all. Effects are simulated in order, so the recorded
+//! history is correct by construction. [`BrokenPromise`] breaks one promise at a time.
 //!
-//! **Invariant:** the same settings give the same history.
+//! **Invariant:** the same settings result in the same history.
 //! **Not here:** HTTP, because only the checker is tested.
 
 #[path = "server/effects.rs"]
@@ -26,27 +26,27 @@ const HOSTS: u64 = 2;
 const BANKS: u64 = 4;
 const ACCOUNTS: u64 = 4;
 const BALANCE: i64 = 100;
-/// Longest lag of replicas.
+/// Maximum lag of the replicas, in nanoseconds.
 const LAG: u64 = 40 * MS;
-/// The bound of bounded reads.
+/// Staleness bound of bounded reads, in milliseconds.
 pub(crate) const BOUND_MS: u32 = 10;
 
-/// A promise that the server does not keep.
+/// Promise that the server does not keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BrokenPromise {
-    /// The server keeps all of them.
+    /// The server keeps all promises.
     Nothing,
-    /// A write is acknowledged and not stored, once in a hundred.
+    /// One write in a hundred is acknowledged but not stored.
     LosesWrites,
-    /// A part of the refused writes is stored.
+    /// Some of the refused writes are stored.
     StoresRefused,
     /// A write sent twice is applied twice.
     AppliesTwice,
-    /// A replay is answered with a new version.
+    /// The response to a replay contains a new version.
     ForgetsAnswers,
     /// Two successive writes of a row get the same version.
     VersionsTwice,
-    /// A value goes to another row.
+    /// A value is stored in another row.
     MixesRows,
     /// Strong reads come from any replica.
     StrongFromReplica,
@@ -58,9 +58,9 @@ pub(crate) enum BrokenPromise {
     IgnoresConditions,
     /// A bank is read account by account.
     TearsTotals,
-    /// The ledger is not written in the transaction of the counter.
+    /// The row of the ledger is not written in the same transaction as the counter.
     LosesLedgerRows,
-    /// A deleted row comes back.
+    /// A deleted row reappears.
     Resurrects,
     /// A walk returns a row twice.
     WalksTwice,
@@ -77,7 +77,7 @@ pub(crate) struct Settings {
     pub(crate) broken: BrokenPromise,
 }
 
-/// Kind of a request, chosen before anything takes effect.
+/// Kind of a request. It is chosen before any operation takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
     Write,
@@ -97,7 +97,7 @@ enum Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Answered,
-    /// Stored on the primary only: TSR205, without a version.
+    /// The write is stored on the primary only; the response is TSR205 and contains no version.
     LowerLevel,
     Refused,
     /// No response; `true` if the operation took effect.
@@ -117,7 +117,7 @@ struct Plan {
     end: u64,
 }
 
-/// State of a row from a moment on.
+/// State of a row from the time `from` on.
 #[derive(Clone, Copy, Debug)]
 struct State {
     from: u64,
@@ -141,7 +141,7 @@ pub(crate) struct Server {
     /// All states of each key, in order of time.
     states: Vec<Vec<State>>,
     counters: [u64; SHARDS as usize],
-    /// Version of a key that the token of a session guarantees.
+    /// Minimum version of a key that the token of a session guarantees, by session and key.
     tokens: HashMap<(u32, Key), u64>,
     kept: Vec<Kept>,
     drawn: Vec<u32>,
@@ -191,8 +191,8 @@ impl Server {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    /// Returns a random rank below `bound`, about by Zipf's law: each doubling of the ranks is
-    /// drawn equally often.
+    /// Returns a random rank below `bound`, approximately by Zipf's law: each doubling of the rank
+    /// is equally likely.
     fn rank(&mut self, bound: u64) -> u64 {
         let even = self.below(1 << 32) as f64 / f64::from(u32::MAX);
         ((bound as f64).powf(even) as u64 - 1).min(bound - 1)
@@ -217,7 +217,8 @@ impl Server {
         self.drawn[session as usize]
     }
 
-    /// Returns the next version of the key's shard; other rows take some versions in between.
+    /// Returns the next version of the key's shard. Some versions are skipped, as if other rows had
+    /// taken them.
     fn next_version(&mut self, key: Key) -> u64 {
         let step = 1 + self.below(3);
         let counter = &mut self.counters[(u64::from(key.0) % SHARDS) as usize];
@@ -229,7 +230,7 @@ impl Server {
         self.key(&format!("accounts/bank-{bank}/{account}"))
     }
 
-    /// Creates all accounts with their balances, by acknowledged writes before all other
+    /// Creates all accounts with their balances, by acknowledged writes that precede all other
     /// operations.
     fn open_banks(&mut self) {
         for bank in 0..BANKS {

@@ -32,14 +32,14 @@ fn pieces() -> impl Strategy<Value = (Vec<Piece>, Vec<u64>)> {
     (prop::collection::vec(piece, 1..=7), prop_oneof![versions.clone(), versions.prop_shuffle()])
 }
 
-/// Builds a history: first changes, each with a version of its own; then reads, each of which
-/// returns one of the changes or nothing.
+/// Builds a history from changes, each with a version of its own, and reads, each of which returns
+/// the value of one of the changes or no row.
 fn history(pieces: &[Piece], versions: &[u64], open_deletes: bool) -> OperationHistory {
     let mut operations: Vec<Operation> = Vec::new();
     let mut hidden = Vec::new();
     let (changes, reads): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.kind < 5);
     let mut changes = changes;
-    // Versions grow with time, unless they are shuffled.
+    // Versions increase with time, unless `versions` is shuffled.
     changes.sort_by_key(|piece| piece.start);
     for (number, piece) in changes.iter().enumerate() {
         let delete = piece.kind >= 3;
@@ -98,7 +98,8 @@ proptest! {
     }
 }
 
-/// The two properties above would prove little if nearly all random histories were linearizable.
+/// The two properties above would prove little if almost all random histories were linearizable, or
+/// almost none.
 #[test]
 fn the_small_histories_are_of_both_kinds() {
     use proptest::strategy::ValueTree;

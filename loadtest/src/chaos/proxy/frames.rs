@@ -2,7 +2,8 @@
 //! write is stored.
 //!
 //! A message consists of a letter, a length of four bytes (which counts itself), and a body. Before
-//! its first message a server may answer the client's request for encryption with a single letter.
+//! its first message, a server may respond to the client's request for encryption with a single
+//! letter.
 //!
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", message formats.
 //!
@@ -18,7 +19,7 @@ const HEAD: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     state: State,
-    /// True while a transaction is open, which a later COMMIT or ROLLBACK ends.
+    /// True while a transaction block is open, which a later COMMIT or ROLLBACK ends.
     is_open: bool,
 }
 
@@ -41,8 +42,8 @@ enum State {
 /// Events found in the bytes of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameEvents {
-    /// True if the bytes end the response to a write that is stored, or that will be stored when
-    /// its statement ends.
+    /// True if the bytes complete the response to a write that is committed, or that will be
+    /// committed when its statement ends.
     pub(super) stored: bool,
     /// True if the server waits for the next query after these bytes.
     pub(super) ready: bool,
@@ -63,7 +64,8 @@ impl Frames {
     fn step<'b>(&mut self, bytes: &'b [u8], reported: &mut FrameEvents) -> &'b [u8] {
         match &mut self.state {
             State::Start => match bytes[0] {
-                // No encryption: the stream continues as if the client had not requested it.
+                // The server refuses encryption, and the stream continues as if the client had not
+                // requested it.
                 b'N' => return &bytes[1..],
                 b'R' | b'E' | b'v' => self.state = State::Head { bytes: [0; HEAD], has: 0 },
                 _ => self.state = State::Unreadable,
@@ -150,7 +152,7 @@ mod tests {
             let all = messages.concat();
             let reported = greeted().read(&all);
             assert_eq!(reported.stored, stored, "{messages:?}");
-            // The same holds if the stream arrives byte by byte.
+            // The result is the same if the stream arrives byte by byte.
             let mut frames = greeted();
             let bytes: Vec<_> = all.iter().map(|byte| frames.read(&[*byte])).collect();
             assert_eq!(bytes.iter().any(|reported| reported.stored), stored, "{messages:?}");

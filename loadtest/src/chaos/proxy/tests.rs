@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Long enough for anything that happens at all.
+/// Longest wait for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough to see that nothing happens.
+/// Time after which something that must not happen is assumed not to happen.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// Starts a server that responds to every line with the given bytes, and counts the lines.
@@ -37,7 +37,7 @@ async fn client(proxy: &Proxy) -> TcpStream {
     TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap()
 }
 
-/// Sends a line and returns the response: nothing once the connection is closed.
+/// Sends a line and returns the response, which is empty if the connection is closed.
 async fn asked(client: &mut TcpStream) -> Vec<u8> {
     let mut answer = vec![0; 64];
     if client.write_all(b"hello").await.is_err() {
@@ -107,7 +107,7 @@ async fn a_slow_way_takes_its_time_each_way() {
 
 #[tokio::test]
 async fn the_answer_to_a_write_is_lost_and_the_write_is_not() {
-    // A greeting, then a write that is stored, in one go.
+    // The server sends a greeting and the response to a stored write at once.
     let (address, heard) = server(b"R\0\0\0\x08\0\0\0\0C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I").await;
     let proxy = Proxy::open(address).await.unwrap();
     assert_eq!(asked(&mut client(&proxy).await).await.len(), 31);

@@ -57,7 +57,8 @@ fn a_rate_that_varies_between_seconds_is_weaker_evidence() {
         (0..16).map(|second| if second % 2 == 0 { 500 } else { 1_500 }).collect();
     let mut now = of_rates(&swinging);
     let noise = Comparison::new("x", &before, &now).noise_percent;
-    // Expected are three standard errors; one is 518 / sqrt(15), of a mean of 967.
+    // The result must be three standard errors. One standard error is 518 / sqrt(15), and the mean
+    // is 967.
     assert!((41.0..43.0).contains(&noise), "{noise}");
     now.requests_per_s = before.requests_per_s * 0.8;
     assert_eq!(outcome(&Comparison::new("x", &before, &now), Measure::RatePerS), Outcome::Same);

@@ -1,7 +1,7 @@
 //! Columns: merges the seconds of a run into as many columns as a graph has room for.
 //!
-//! **Invariant:** there are at most [`COLUMNS_MAX`] columns; together they contain every request of
-//! the series, and cover the whole run.
+//! **Invariant:** there are at most [`COLUMNS_MAX`] columns. Together they contain every request of
+//! the series and cover the whole run.
 //! **Not here:** drawing the columns (`graphs`, `heatmap`).
 
 use crate::counters::class_end_ms;
@@ -10,8 +10,8 @@ use crate::report::{Report, Second};
 /// Maximum number of columns, each of which is then about five pixels wide. In a run of an hour a
 /// column is 20 s.
 pub(super) const COLUMNS_MAX: usize = 180;
-/// If the last second is shorter than this, it is merged with the one before, because its rate
-/// would be a matter of chance.
+/// Minimum length of the last second, in seconds. If it is shorter, it is merged with the second
+/// before, because its rate would be a matter of chance.
 const PART_LEAST_S: f64 = 0.5;
 /// Minimum length of the time axis, in seconds.
 const RUN_LEAST_S: f64 = 0.1;
@@ -93,8 +93,8 @@ impl Column {
         self.failed as f64 / self.width_s
     }
 
-    /// Returns the time within which this share of the requests ended, in milliseconds and at most
-    /// `max_ms`; `None` without requests.
+    /// Returns the quantile `share` of the response times, in milliseconds and at most `max_ms`;
+    /// `None` if there were no requests.
     ///
     /// Within a class, times are assumed to be evenly distributed on a logarithmic scale.
     pub(super) fn quantile_ms(&self, share: f64, max_ms: f64) -> Option<f64> {
@@ -113,8 +113,9 @@ impl Column {
     }
 }
 
-/// Returns the start of a class of times. The first class begins at zero, but half its end stands
-/// for that, because a ratio needs a positive number.
+/// Returns the lower bound of a class of times, in milliseconds. The first class begins at zero,
+/// but half of its upper bound is returned instead, because a logarithmic scale needs a positive
+/// number.
 fn class_begin_ms(class: usize) -> f64 {
     match class.checked_sub(1) {
         Some(before) => class_end_ms(before),

@@ -14,7 +14,8 @@ use super::columns::Column;
 use crate::report::Fault;
 use crate::report::text::milliseconds;
 
-/// Left margin. All sizes are in units of the drawing; a page shows one unit as about one pixel.
+/// Width of the left margin. All sizes are in units of the drawing; one unit is shown as about one
+/// pixel.
 pub(super) const LEFT: f64 = 74.0;
 pub(super) const WIDTH: f64 = 856.0;
 pub(super) const TOP: f64 = 24.0;
@@ -27,10 +28,10 @@ const GAP: f64 = 8.0;
 /// Maximum number of characters of a fault's label in a graph; the list below the graphs has the
 /// complete text.
 const LABEL_CHARS: usize = 28;
-/// Maximum number of faults drawn; the list of faults also counts the others.
+/// Maximum number of faults that are drawn and listed. The list states the number of the others.
 pub(super) const FAULTS_MAX: usize = 200;
 
-/// Parts that the graphs of a page share.
+/// Data of a run that all graphs of a page use.
 pub(super) struct Run<'a> {
     pub(super) seconds: f64,
     pub(super) columns: &'a [Column],
@@ -52,7 +53,7 @@ impl Run<'_> {
         LEFT + (at_s / self.seconds).clamp(0.0, 1.0) * WIDTH
     }
 
-    /// Returns the numbers of a column in one line of text.
+    /// Describes the numbers of a column in one line of text.
     fn describe(&self, column: &Column) -> String {
         let at = moment(column.from_s, self.seconds);
         let mut text = format!("{at}: {}/s", grouped(column.rate()));
@@ -126,8 +127,8 @@ impl Frame {
         }
     }
 
-    /// Returns a vertical line for each fault, with its number and its label if there is enough
-    /// room.
+    /// Returns a vertical line for each fault, with the fault's number, and with its label if there
+    /// is enough room.
     fn faults(&self, run: &Run<'_>) -> Markup {
         let (top, end) = (TOP - 6.0, LEFT + WIDTH);
         let mut free_from = f64::NEG_INFINITY;
@@ -157,7 +158,8 @@ impl Frame {
         }
     }
 
-    /// Returns invisible areas that show the numbers of their column under the pointer.
+    /// Returns one invisible area for each column. While the pointer is over the area, the numbers
+    /// of the column are shown.
     fn pointer(&self, run: &Run<'_>) -> Markup {
         html! {
             g class="pointer" {
@@ -172,7 +174,7 @@ impl Frame {
     }
 }
 
-/// Shortens a text to this number of characters and an ellipsis.
+/// Shortens a string to `chars` characters, followed by an ellipsis.
 fn cut(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,6 +1,6 @@
 //! Graphs: throughput and response times over the run.
 //!
-//! **Invariant:** a time without requests is a gap in the graph.
+//! **Invariant:** a period without requests is shown as a gap in the graph.
 
 use std::fmt::Write;
 
@@ -14,10 +14,10 @@ use super::frame::{Frame, Run};
 use crate::report::Report;
 use crate::report::text::milliseconds;
 
-/// Minimum height of a bar, so that even a few failures are visible.
+/// Minimum height of a bar of failed requests, so that even a single failure is visible.
 const FAILED_LEAST: f64 = 3.0;
 
-/// Returns the graph of requests per second, and those that failed.
+/// Returns the graph of requests per second, and of failed requests per second.
 pub(super) fn throughput(report: &Report, run: &Run<'_>) -> Markup {
     let columns = run.columns;
     let most = columns.iter().map(|column| column.most_per_s.max(column.rate()));
@@ -81,7 +81,7 @@ pub(super) fn latency(report: &Report, run: &Run<'_>) -> Markup {
         @if scale.is_logarithmic() { span { "logarithmic: equal steps are equal ratios" } }
     };
     let paths = quantiles.map(|(class, share)| match class {
-        // The longest times vary so much that a joined line would hide the others.
+        // The longest times vary so much that a continuous line would hide the other curves.
         "max" => (class, levels(&frame, run, scale, |column| time(column, share))),
         _ => (class, steps(&frame, run, scale, |column| time(column, share))),
     });

@@ -12,8 +12,8 @@ use super::frame::{Frame, LEFT, Run, TOP, WIDTH};
 use super::graphs::tick;
 use crate::counters::class_end_ms;
 
-/// Shades of the cells, each with the highest percentage of a column's requests for which it is
-/// used.
+/// Shades of the cells, each with the highest percentage of a column's requests for which the shade
+/// is used.
 const SHADES: [(f64, &str); 6] = [
     (0.1, "up to 0.1 %"),
     (1.0, "1 %"),
@@ -22,7 +22,7 @@ const SHADES: [(f64, &str); 6] = [
     (30.0, "30 %"),
     (100.0, "100 % of the requests of that time"),
 ];
-/// Maximum height of the row of a class.
+/// Maximum height of the row of cells of one class.
 const ROW: f64 = 14.0;
 const HEIGHT: f64 = 240.0;
 /// Minimum distance between the labels on the left.
@@ -69,7 +69,7 @@ pub(super) fn figure(run: &Run<'_>) -> Markup {
     frame.figure(run, &legend, &drawing)
 }
 
-/// Returns the bounds of the classes, as many as there is room for.
+/// Returns labels with the bounds of the classes, as many as there is room for.
 fn labels(frame: &Frame, row: f64, lowest: usize, highest: usize) -> Markup {
     let every = (LABEL_LEAST / row).ceil().max(1.0) as usize;
     html! {
@@ -103,7 +103,7 @@ fn shades(columns: &[Column], lowest: usize, highest: usize) -> [String; SHADES.
     paths
 }
 
-/// Returns the shade of a class in a column; `None` for an empty one.
+/// Returns the shade of the cell of a class in a column; `None` if the cell has no requests.
 fn shade(column: &Column, class: usize) -> Option<usize> {
     let count = count(column, class);
     let percent = count as f64 * 100.0 / column.requests.max(1) as f64;

@@ -13,8 +13,8 @@ use crate::report::{FailureLine, Finding, Report, Verified};
 
 /// Maximum number of entries of each kind.
 const REPORTED_MAX: usize = 100;
-/// Maximum number of bytes of all findings. The first findings of each kind are
-/// the most informative.
+/// Maximum number of bytes of all findings together. Later findings are left out first, because the
+/// first ones are the most informative.
 const FINDINGS_BYTES_MAX: usize = 48 << 10;
 
 pub(super) fn sections(report: &Report) -> Markup {
@@ -113,7 +113,7 @@ fn lines(heading: &str, lines: &[String]) -> Markup {
     }
 }
 
-/// Returns a line for the entries that are left out.
+/// Returns a line that states the number of entries that are left out.
 pub(super) fn more(count: usize) -> Markup {
     html! { @if count > 0 { p class="more" { "and " (count) " more" } } }
 }

@@ -8,15 +8,16 @@ use crate::report::{Checked, FailureLine, Fault, Finding, Share, Verified, compa
 /// Hostile text from a server, a file or a command line.
 const HOSTILE: &str =
     "</title></style><script>alert(1)</script><img src=x onerror='alert(\"1\")'>&amp;\u{0}\u{202e}";
-/// Maximum number of bytes of the report of an hour or a day; twice that if everything in it is
-/// hostile.
+/// Maximum number of bytes of the report of an hour or of a day. A report full of hostile text may
+/// have twice as many.
 const BYTES_MAX: usize = 300_000;
 
 /// Elements that HTML never closes.
 const VOID: [&str; 1] = ["meta"];
 
-/// Reads a page as strictly as XML: every tag closed in order, every attribute in double quotes,
-/// every `&` a reference. Returns the names of all elements, and all texts.
+/// Parses a page with the strict rules of XML: every tag is closed in order, every attribute is in
+/// double quotes, and every `&` begins a reference. Returns the names of all elements, and all
+/// texts.
 fn parse(page: &str) -> (Vec<String>, String) {
     let mut rest = page.strip_prefix("<!DOCTYPE html>\n").unwrap();
     let (mut open, mut names, mut texts): (Vec<&str>, Vec<String>, String) = Default::default();
@@ -54,9 +55,9 @@ fn check_attributes(mut attributes: &str) {
     }
 }
 
-/// Returns a text with its character references replaced.
+/// Replaces the character references in a string.
 fn text(escaped: &str) -> String {
-    // A single quote ends nothing: attributes are in double quotes.
+    // A single quote is allowed, because it cannot end an attribute in double quotes.
     assert!(!escaped.contains(['<', '>', '"', '\u{0}', '\u{202e}']), "{escaped}");
     let mut plain = escaped.to_owned();
     for (name, letter) in [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'")] {

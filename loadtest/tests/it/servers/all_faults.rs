@@ -12,16 +12,16 @@ use crate::moves::{RATE, assert_kept, moves, number, until_a_quarter_has_moved};
 use crate::until_enough;
 use crate::verify::assert_paced;
 
-/// Seconds of a short run.
+/// Length of a short run, in seconds.
 const SHORT: &str = "10";
 
-/// Returns a cluster with a majority in each shard while one of its nodes is broken.
+/// Returns a cluster in which each shard has a majority even while one of its nodes is down.
 fn cluster() -> Option<Cluster> {
     Cluster::up("2", "2")
 }
 
-/// Runs the workload while these faults and all others are injected. A promotion must lose nothing,
-/// so writes are at level `quorum`.
+/// Runs the workload while the given faults and all other kinds are injected. Writes are at level
+/// `quorum`, because a promotion must not lose any of them.
 fn run(cluster: &Cluster, (seed, seconds): (u64, &str), faults: &str) -> Output {
     let faults = format!("{faults},{OTHERS_OF_CLUSTER}");
     let seed = seed.to_string();

@@ -1,10 +1,10 @@
-//! Crash servers: a cluster of two shards with a replica each, whose nodes a test kills, and whose
-//! responses it loses.
+//! Crash servers: a cluster of two shards with a replica each. A test can kill its nodes and lose
+//! their responses.
 //!
 //! Routers reach each node through a proxy. The test itself connects to the servers directly.
 //!
-//! **Invariant:** only processes of this cluster are killed, by their ids.
-//! **Not here:** the stories (`crashed_moves`).
+//! **Invariant:** only processes of this cluster are killed, and only by their process ids.
+//! **Not here:** the test cases (`crashed_moves`).
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -18,34 +18,34 @@ use crate::move_client::{FROM, MoveClient, TO};
 use crate::tcp_proxy::{ProxyMode, TcpProxy};
 use crate::text;
 
-/// Longest wait for a command that needs another process to end or to begin.
+/// Longest time for repeating a command that fails until another process has started or ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two attempts.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(50);
 
-/// Everything that a move keeps in a shard's database: rows of moves, recorded changes, followed
-/// slots, enabled triggers.
+/// Query for the numbers of everything that a move keeps in a shard's database: rows of moves,
+/// recorded changes, followed slots (whose changes are recorded), and enabled triggers.
 const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
     (SELECT count(*) FROM tessera.tessera_slot_moves),
     (SELECT count(*) FROM tessera.tessera_changes),
     (SELECT coalesce(sum(bit_count(bits)), 0) FROM tessera.tessera_followed),
     (SELECT count(*) FROM pg_trigger
         WHERE tgname::text LIKE 'tessera_record%' AND tgenabled <> 'D'))";
-/// Locks and transactions of sessions with a database, other than this one.
+/// Query for the number of advisory locks and of open or prepared transactions in the database.
 const HELD: &str = "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
     + (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())
     + (SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND state LIKE 'idle in transaction%')";
 
-/// Number of changes of one transaction that a move cannot follow.
+/// Number of changes in one transaction that is too large for a move to follow.
 const TOO_MANY: usize = 100_001;
 
-/// Texts of the two messages of a change of a move: the first one begins a transaction that may not
-/// be silent for long, the second one commits it.
+/// Strings in the two messages that enclose a change of a move. The first message begins a
+/// transaction with a limit on its idle time; the second one commits it.
 const COMMIT_OF_MOVE: [&str; 2] = ["SET LOCAL idle_in_transaction_session_timeout", "COMMIT"];
 
-/// Jump of a server's clock.
+/// Direction in which a server's clock jumps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockJump {
     /// The clock jumps back by an hour.
@@ -65,7 +65,7 @@ struct CrashNode {
 pub(super) struct CrashServers {
     cluster: Cluster,
     nodes: Vec<CrashNode>,
-    /// The file of variables for a router, without proxies.
+    /// Contents of the file with the environment variables for a router, without proxies.
     variables: String,
 }
 
@@ -77,7 +77,7 @@ impl CrashServers {
         Some(Self { cluster, nodes: Vec::new(), variables })
     }
 
-    /// Opens new proxies. Connections through the old proxies end with them.
+    /// Opens new proxies, and closes the old ones together with their connections.
     pub(super) fn open_proxies(&mut self) {
         let shown = self.shown();
         let nodes = shown.iter().map(|node| {
@@ -87,7 +87,8 @@ impl CrashServers {
         self.nodes = nodes.collect();
     }
 
-    /// Returns the file of variables for a router that reaches the nodes through the proxies.
+    /// Returns the contents of the file with the environment variables for a router that reaches
+    /// the nodes through the proxies.
     pub(super) fn environment(&self) -> String {
         self.nodes.iter().fold(self.variables.clone(), |text, node| {
             text.replace(&format!(":{}/", node.port), &format!(":{}/", node.proxy.port))
@@ -139,7 +140,8 @@ impl CrashServers {
         }
     }
 
-    /// Repeats a command until it succeeds: processes of a killed server end a moment later.
+    /// Repeats a command until it succeeds, because processes of a killed server may still be
+    /// ending.
     fn insist(&self, words: &[&str]) {
         let began = Instant::now();
         loop {
@@ -157,8 +159,8 @@ impl CrashServers {
         own.for_each(|node| node.proxy.set(mode));
     }
 
-    /// Withholds the responses of a shard's servers to the next commit of a mover, which they carry
-    /// out.
+    /// Withholds the responses of a shard's servers to the next commit of a move. The servers carry
+    /// out the commit.
     pub(super) fn hold_commit(&self, shard: &str) {
         self.set(shard, ProxyMode::AnswersHeldAfter(COMMIT_OF_MOVE));
     }
@@ -169,7 +171,7 @@ impl CrashServers {
         self.set(shard, ProxyMode::Open);
     }
 
-    /// Waits until a shard has committed this state of slots.
+    /// Waits until a shard has committed the state `state` for these slots.
     pub(super) fn await_state(&self, shard: &str, slots: &[[u64; 2]], state: &str) {
         let numbers: Vec<String> = slots.iter().map(|slot| slot[0].to_string()).collect();
         let sql = format!(
@@ -181,7 +183,8 @@ impl CrashServers {
 
     /// Changes the times of a fence as if the server's clock had jumped.
     pub(super) fn jump(&self, shard: &str, jump: ClockJump) {
-        // Seen from a clock that is an hour earlier, all times are an hour later.
+        // Instead of the clock, the stored times are changed: if a clock jumps back by an hour, all
+        // stored times seem an hour later.
         let sign = if jump == ClockJump::Back { '+' } else { '-' };
         let sql = format!(
             "UPDATE tessera_slots SET since = since {sign} interval '1h', until = until {sign} interval '1h'
@@ -190,7 +193,7 @@ impl CrashServers {
         assert!(!self.direct_session(shard).rows(&sql).is_empty(), "a fence lasts");
     }
 
-    /// Records more changes of a slot in one transaction than a move can follow.
+    /// Makes a transaction record more changes of a slot than a move can follow.
     pub(super) fn record_too_much(&self, shard: &str, slot: u64) {
         let sql = format!(
             "WITH recorded AS (INSERT INTO tessera.tessera_changes
@@ -208,7 +211,7 @@ impl CrashServers {
         }
     }
 
-    /// Checks that each row of a client is on one shard.
+    /// Checks that each row of a client is on exactly one shard.
     pub(super) fn check_placed_once(&self, client: &MoveClient) {
         let names: Vec<String> = client.keys.iter().map(|key| format!("'{}'", key.name)).collect();
         let sql = format!("SELECT key FROM kv WHERE key IN ({})", names.join(","));
@@ -220,7 +223,7 @@ impl CrashServers {
         assert_eq!(placed, expected, "{}", client.label);
     }
 
-    /// Checks that no session holds a lock or a transaction once the routers have ended.
+    /// Checks that no session holds a lock or a transaction after the routers have ended.
     pub(super) fn check_unlocked(&self, label: &str) {
         for shard in [FROM, TO] {
             self.direct_session(shard).until(label, HELD, "0");
@@ -232,7 +235,7 @@ fn name(node: &Value) -> String {
     node["node"].as_str().unwrap().to_owned()
 }
 
-/// Returns the processes that a process has started.
+/// Returns the ids of the child processes of a process.
 fn children(parent: i32) -> Vec<i32> {
     let listed = fs::read_dir("/proc").unwrap().flatten();
     let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

@@ -1,13 +1,13 @@
-//! Tests of crashes at every step of a move between servers: the router that moves freezes itself
-//! at a named stop point, then something is lost, and the move resumes.
+//! Tests of crashes at every step of a move between servers: the router that carries out the move
+//! freezes itself at a named stop point, then something is lost, and the move resumes.
 //!
-//! Each story loses one of these: the router, the primary of one shard or of both (`kill -9`), the
-//! answer to a step, or the hour by which the clock of a server jumps. The clients write at level
-//! `quorum`.
+//! In each test case one of these is lost: the router, the primary of one shard or of both (`kill
+//! -9`), or the response to a step; or a server's clock jumps by an hour; or nothing is lost, and
+//! the frozen router resumes after another one has taken over. The clients write at level `quorum`.
 //!
-//! **Invariant:** no two stories use a cluster at the same time, and servers of a failed story are
-//! not used again.
-//! **Not here:** the stop points and the same on files (`move_stops`).
+//! **Invariant:** two test cases never use a cluster at the same time, and the servers of a failed
+//! test case are not used again.
+//! **Not here:** the stop points, and the same tests with shards in files (`move_stops`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,40 +23,43 @@ use crate::move_client::{FROM, MoveClient, TO};
 use crate::move_stops::points;
 use crate::{for_each, sabotage};
 
-/// Longest wait for the end of a move that goes on after a crash.
+/// Longest wait for the end of a move that has resumed after a crash.
 const ENDED_MAX: Duration = Duration::from_secs(60);
 /// Longest wait until a stop point is reached.
 const REACHED_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for a response. The client does not wait longer for a frozen router, so that the
-/// router's own requests are not too late when it resumes.
+/// Longest wait of the client for a response. It is short, so that a frozen router is resumed
+/// before the requests that it has in progress are too late.
 const ANSWERED_MAX: Duration = Duration::from_secs(2);
 /// Headers of writes. The deadline is short, so that the client does not wait long for a router
 /// whose server is down.
 const HEADERS: [(&str, &str); 2] = [("x-consistency", "quorum"), ("x-deadline-ms", "1000")];
-/// Seconds after which the long test begins no other story.
+/// Environment variable with the time, in seconds, after which the long test begins no further test
+/// case.
 const SECONDS: &str = "TESSERA_CRASH_SECONDS";
-/// Number of stories that the long test leaves out.
+/// Environment variable with the number of test cases that the long test skips at the beginning.
 const FIRST: &str = "TESSERA_CRASH_FIRST";
-/// Text in the descriptions of the stories that the long test plays.
+/// Environment variable with a string. The long test runs only the test cases whose descriptions
+/// contain it.
 const ONLY: &str = "TESSERA_CRASH_ONLY";
 
-/// Loss while the router is frozen.
+/// Loss that happens while the router is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
-    /// The router.
+    /// The router is lost.
     Mover,
-    /// Nothing: another router takes over, and then the first one resumes.
+    /// Nothing is lost: another router takes over, and then the first one resumes.
     Nothing,
-    /// Primaries of these shards, and the router.
+    /// The primaries of these shards are lost, and the router too if `and_mover` is true.
     Servers { shards: &'static [&'static str], and_mover: bool },
-    /// The answer to the step, which this shard has committed when the slots have this state.
+    /// The response to the step is lost. The shard has committed the step when its slots have this
+    /// state.
     Answer { shard: &'static str, state: &'static str },
     /// The clock of the source jumps.
     Clock(ClockJump),
 }
 
-/// A crash: the ending of the move, the stop point, and the loss. Servers fail over, or start
-/// again.
+/// Crash: the ending of the move, the stop point, and the loss. Lost servers either fail over or
+/// start again.
 #[derive(Clone, Debug)]
 struct Crash {
     ending: Ending,
@@ -87,10 +90,12 @@ const SHORT: [(Ending, &str, Lost, bool); 12] = [
     (Cancelled, "inside_lift", Lost::Mover, false),
 ];
 
-/// Returns every stop point with every loss, in an order in which the first ones differ most.
+/// Returns every stop point with every loss. They are ordered so that successive ones differ as
+/// much as possible.
 fn all() -> Vec<Crash> {
     let mut all = Vec::new();
-    // On files only a log of many rows loses changes.
+    // This ending is not among the stop points of `move_stops`, because with shards in files
+    // changes are lost only if very many rows are recorded.
     let again = ["before", "inside", "after"];
     let again = again.map(|moment| (CopiedAgain, format!("{moment}_copy_again")));
     for (ending, point) in points().into_iter().chain(again) {
@@ -125,7 +130,7 @@ fn all() -> Vec<Crash> {
     for (number, crash) in all.iter_mut().enumerate() {
         crash.fails_over = number % 2 == 0;
     }
-    // A step size that has no divisor in common with the length visits each crash once.
+    // A step that has no common divisor with the number of crashes visits each crash once.
     let step = (all.len() / 3..).find(|step| gcd(*step, all.len()) == 1).unwrap_or(1);
     (0..all.len()).map(|number| all[number * step % all.len()].clone()).collect()
 }
@@ -134,16 +139,16 @@ fn gcd(one: usize, other: usize) -> usize {
     if other == 0 { one } else { gcd(other, one % other) }
 }
 
-/// A move between servers, a router that carries it out, and a client.
+/// One test case: a move between servers, a router that carries it out, and a client.
 struct Story<'s> {
     servers: &'s CrashServers,
     folder: TempDir,
     environment: PathBuf,
     crash: &'s Crash,
     client: MoveClient,
-    /// The router that moves, as long as it has not ended.
+    /// Router that carries out the move, as long as it has not ended.
     mover: Option<Router>,
-    /// Routers that took over.
+    /// Routers that have taken over.
     others: Vec<Router>,
 }
 
@@ -164,7 +169,7 @@ impl<'s> Story<'s> {
         Self { servers, folder, environment, crash, client, mover, others }
     }
 
-    /// Lets another router serve the client.
+    /// Starts another router, which serves the client from now on.
     fn take_over(&mut self) {
         let options = (self.folder.path(), &["--operate"][..]);
         let router = start_program(&sabotage::PROGRAM, &self.environment, options, &[]);
@@ -172,8 +177,8 @@ impl<'s> Story<'s> {
         self.others.push(router);
     }
 
-    /// Writes until the router has stopped. If a response is to be lost, the client writes nothing,
-    /// because a change would cause another step first.
+    /// Writes until the router has stopped. If a response is to be lost, the client does not write,
+    /// because its changes would cause another step first.
     fn await_stop(&mut self) {
         let began = Instant::now();
         let mover = self.mover.as_ref().unwrap();
@@ -190,7 +195,7 @@ impl<'s> Story<'s> {
                 self.servers.record_too_much(FROM, self.client.slots()[0][0]);
                 loses_changes = false;
             }
-            // The router may stop while it reports the end of the move.
+            // At these stop points, the client may see the end of the move before the router stops.
             let is_lost = has_ended && !self.crash.point.contains("_end");
             let is_lost = is_lost || began.elapsed() > REACHED_MAX;
             let label = &self.client.label;
@@ -202,7 +207,7 @@ impl<'s> Story<'s> {
         self.mover.as_ref().unwrap().thaw();
     }
 
-    /// Causes the loss, and makes everything run again.
+    /// Causes the loss, and then starts everything again.
     fn lose(&mut self) {
         match self.crash.lost {
             Lost::Mover => {
@@ -243,8 +248,8 @@ impl<'s> Story<'s> {
         }
     }
 
-    /// Checks that the move goes on and ends, that all rows are right, and that nothing is left of
-    /// the move.
+    /// Checks that the move resumes and ends, that all rows are correct, and that nothing of the
+    /// move is left.
     fn check(mut self) {
         self.client.await_progress();
         let hosts = self.mover.iter().chain(&self.others).map(Router::host);
@@ -268,8 +273,8 @@ fn play(servers: &CrashServers, number: usize, crash: &Crash) {
     story.check();
 }
 
-/// Plays stories, each on a cluster that no other one uses meanwhile, and returns their number and
-/// those that failed.
+/// Runs test cases, each on a cluster that no other one uses at the same time. Returns their
+/// number, and descriptions of those that failed.
 fn play_all(crashes: Vec<Crash>, limit: Option<Duration>) -> (usize, Vec<String>) {
     let began = Instant::now();
     let (idle, failed, played) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()), Mutex::new(0));

@@ -1,5 +1,6 @@
 //! Tests of a router that is frozen in the middle of a move, while another router resumes the move.
-//! After it is thawed, it continues with its old request and with writes that were under way.
+//! When the first router is resumed, it continues with its step of the move and with the writes
+//! that were in progress.
 //!
 //! **Not here:** routers that are killed (`moves`), embedded shards (`move_stops`).
 
@@ -14,22 +15,23 @@ use crate::cluster::Cluster;
 use crate::http::{send, try_send};
 use crate::sabotage;
 
-/// Stop points at which the first router is frozen: while rows are copied, while it holds the fence
-/// lock, and while no shard owns the slots.
+/// Stop points at which the first router freezes itself: while rows are copied, while it holds the
+/// fence lock, and while no shard owns the slots.
 const STOPS: [&str; 3] = ["freeze:before_store", "freeze:inside_commit", "freeze:before_activate"];
-/// Keys whose slots move, each with a client of its own.
+/// Number of keys whose slots move. Each has a client of its own.
 const KEYS: usize = 20;
-/// Longest wait. Generous: a test that reaches it has found a defect.
+/// Longest wait for something that must happen. It is so long that a test that reaches it has found
+/// a defect.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Numbers of the last write to a key that was acknowledged, and of the last one that was sent.
+/// Number of the last acknowledged write to a key, and number of the last write that was sent.
 struct LastWrites {
     acknowledged: u64,
     sent: u64,
 }
 
-/// Writes one number after the other until the test is over. While the router is frozen, the last
-/// write waits.
+/// Writes one number after the other to a key until the test is over. A write that was sent to the
+/// frozen router waits until the router is resumed.
 fn write_on(host: &str, key: &str, is_over: &AtomicBool) -> LastWrites {
     let mut written = LastWrites { acknowledged: 0, sent: 0 };
     while !is_over.load(Ordering::Acquire) {
@@ -49,7 +51,7 @@ fn ask(router: &Router, method: &str, path: &str, body: &Value) -> Option<(u16, 
     Some((answer.status, answer.body))
 }
 
-/// Returns a shard, another one, and keys of the first one, each with its slot.
+/// Returns the source and the target of a move, and keys on the source, each with its slot.
 fn choose_keys(router: &Router, turn: usize) -> (String, String, Vec<(String, u64)>) {
     let route = |key: &str| {
         let route = read(router, &format!("/api/route?key={key}"));
@@ -71,7 +73,7 @@ fn choose_keys(router: &Router, turn: usize) -> (String, String, Vec<(String, u6
     (from, to.to_owned(), keys)
 }
 
-/// Repeats a step until it returns something.
+/// Repeats a step until it returns a value.
 #[track_caller]
 fn eventually<T>(what: &str, mut step: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -84,7 +86,8 @@ fn eventually<T>(what: &str, mut step: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Returns the body of a response to a read. A busy router may respond late, or not in time.
+/// Returns the body of the response to a read, which is repeated if a busy router does not respond
+/// in time.
 #[track_caller]
 fn read(router: &Router, path: &str) -> Value {
     eventually("the router responds", || {
@@ -93,8 +96,8 @@ fn read(router: &Router, path: &str) -> Value {
     })
 }
 
-/// Begins a move on a router that then freezes itself, and returns a second router once that has
-/// carried out the move.
+/// Begins a move on a router, which then freezes itself. Starts a second router, and returns it
+/// when it has carried out the move.
 fn move_beside_writes(
     environment: &Path,
     (first, stop): (&Router, &str),
@@ -152,7 +155,8 @@ fn play(environment: &Path, turn: usize, stop: &str) {
     }
 }
 
-/// Ends the writers of a test and thaws the router that they wait for, also if the test fails.
+/// Guard that ends the writing clients of a test and resumes the router for which they wait, even
+/// if the test fails.
 struct End<'a>(&'a AtomicBool, &'a Router);
 
 impl Drop for End<'_> {
@@ -165,8 +169,8 @@ impl Drop for End<'_> {
 #[test]
 fn a_frozen_mover_is_replaced_and_its_late_requests_and_writes_do_no_harm() {
     let Some(_) = cluster_folder() else { return };
-    // The test has its own cluster, because replicas must follow, and tests of the router delay the
-    // replicas of the shared servers.
+    // The test has its own cluster, because its replicas must follow their primaries, and other
+    // tests delay the replicas of the shared servers.
     let Some(cluster) = Cluster::up("2", "1") else { return };
     for (turn, stop) in STOPS.into_iter().enumerate() {
         play(&cluster.dir().join("tessera.env"), turn, stop);

@@ -1,8 +1,8 @@
-//! Test of moves while the clocks of both primaries and of the router jump by an hour, back and
-//! forth, each at other times than the others.
+//! Test of moves while the clocks of both primaries and of the router jump back and forth by an
+//! hour, each clock at its own times.
 //!
-//! `libfaketime` lets a process see another wall clock. The monotonic clock, which measures waits,
-//! is not changed, as on a machine whose wall clock is set.
+//! `libfaketime` makes a process see another wall clock. The monotonic clock, which measures waits,
+//! is not changed, as on a real machine whose wall clock is set.
 //!
 //! **Not here:** a fence after one jump (`crashed_moves`), the simulated clocks (crate `moves`).
 
@@ -22,19 +22,19 @@ use crate::moves::{moves, number};
 use crate::router::{MANAGER, PROGRAM, bare_command, tester};
 use crate::{report, text};
 
-/// Places of the library in Debian and Ubuntu.
+/// Paths of the library in Debian and Ubuntu.
 const LIBRARIES: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
 ];
-/// Differences from the true time, one after the other.
+/// Successive differences of a clock from the true time.
 const JUMPS: [&str; 4] = ["+3600s", "+0s", "-3600s", "+0s"];
-/// Time between two jumps, so short that most moves see one.
+/// Time between two jumps. It is so short that a jump happens during most moves.
 const JUMP_EVERY: Duration = Duration::from_millis(700);
-/// Seconds of the run.
+/// Length of the run, in seconds.
 const RUN_TIME: &str = "60";
 
-/// Wall clocks of processes, each a file with the difference.
+/// Wall clocks of processes. Each clock is a file with its difference from the true time.
 struct JumpingClocks {
     folder: TempDir,
     library: &'static str,
@@ -52,13 +52,13 @@ impl JumpingClocks {
     }
 
     fn set(&self, clock: &str, difference: &str) {
-        // Replaced as a whole, so that a process never reads half of it.
+        // The file is replaced by a rename, so that a process never reads a part of it.
         let (file, new) = (self.file(clock), self.file("new"));
         fs::write(&new, difference).unwrap();
         fs::rename(new, file).unwrap();
     }
 
-    /// Returns the variables of a process that sees a clock.
+    /// Returns the environment variables with which a process sees this clock.
     fn variables(&self, clock: &str) -> [(&'static str, String); 4] {
         [
             ("LD_PRELOAD", self.library.to_owned()),
@@ -68,7 +68,7 @@ impl JumpingClocks {
         ]
     }
 
-    /// Writes a program that starts the router with a clock.
+    /// Writes a script that starts the router with this clock.
     fn router(&self, clock: &str) -> PathBuf {
         let path = self.file("router");
         let variables = self.variables(clock).map(|(name, value)| format!("{name}='{value}'"));
@@ -91,7 +91,7 @@ impl JumpingClocks {
     }
 }
 
-/// Starts a node again, with a clock of its own.
+/// Restarts a node so that it has a clock of its own.
 fn restart(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
     let command = |verb: &str| {
         let mut command = bare_command(&*MANAGER);
@@ -116,7 +116,7 @@ fn open_session(cluster: &Cluster, node: &str) -> DatabaseSession {
     DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{shard}"))).unwrap())
 }
 
-/// Checks that a node sees its clock jump.
+/// Checks that a jump of its clock is visible in a node.
 fn check_clock(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
     let direct = open_session(cluster, node);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -127,7 +127,8 @@ fn check_clock(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
     direct.until("the clock jumps back", &differs, "f");
 }
 
-/// Waits until a router writes to a shard. Before, it refuses to start beside a wrong clock.
+/// Waits until a router can write to a shard. This must happen before the clocks jump, because a
+/// router refuses to start if clocks differ.
 fn wait_for_router(cluster: &Cluster, node: &str) {
     let lanes = "SELECT count(*) > 0 FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE '%lane'";

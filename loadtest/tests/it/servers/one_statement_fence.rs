@@ -1,10 +1,10 @@
-//! Tests of the mutation `one_statement_fence`: a commit that takes the fence lock and looks for
-//! changes in one statement misses the write for which it has waited.
+//! Tests of the mutation `one_statement_fence`: the commit of a move takes the fence lock and looks
+//! for changes in the same statement, so that it does not see the write for which it has waited.
 //!
-//! In the suite, a write is stopped at the very moment; moves at random moments need thousands of
-//! operations until one meets a write there, so they are a command of their own.
+//! In the regular tests, a write is stopped at exactly this moment. A move at a random moment meets
+//! such a write only once in thousands of operations, so that test is run by a separate command.
 //!
-//! **Not here:** random moves of a router with another mutation (`moves`).
+//! **Not here:** random moves of routers with other mutations (`moves`).
 
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,12 @@ const MUTATION: &str = "one_statement_fence";
 const CHECKS: [&str; 4] = ["C3", "C6", "C7", "C9"];
 /// Maximum number of operations until the mutation is found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Number in the write for which the commit has to wait.
+/// Number that is written by the write for which the commit must wait.
 const LAST: u64 = 1_000_000;
 
-/// Ends the transaction once a session waits for the fence lock: a wait of the client would be
-/// longer than that of the mover.
+/// Statement that ends when another session waits for the fence lock, so that the transaction can
+/// commit then. The database itself waits, because a client that polls might be slower than the
+/// lock timeout of the move.
 const COMMIT_ONCE_AWAITED: &str = "DO $$ BEGIN
     WHILE NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
         AND classid = 1950 AND objid = 1
@@ -40,8 +41,8 @@ const COMMIT_ONCE_AWAITED: &str = "DO $$ BEGIN
     LOOP PERFORM pg_sleep(0.001); END LOOP;
 END $$; COMMIT";
 
-/// Moves the slots of a client until the router has frozen itself. The client does not write during
-/// this time.
+/// Begins the move of a client's slots, and waits until the router has frozen itself. The client
+/// does not write meanwhile.
 fn stop(router: &Router, client: &mut MoveClient) {
     client.begin_move(|| router.is_frozen());
     let began = Instant::now();
@@ -51,8 +52,8 @@ fn stop(router: &Router, client: &mut MoveClient) {
     }
 }
 
-/// Moves slots while a write holds the fence lock at the commit, and returns the number that is
-/// read afterwards.
+/// Moves slots while a write holds the fence lock at the time of the commit, and returns the number
+/// that is read afterwards.
 fn number_after(cluster: &Cluster, switch: &str) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let environment = cluster.dir().join("tessera.env");
@@ -70,7 +71,7 @@ fn number_after(cluster: &Cluster, switch: &str) -> Value {
     let direct =
         DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{FROM}"))).unwrap());
     stop(&router, &mut client);
-    // If the slots are fenced, the fence ends by itself after a while.
+    // If the slots are fenced, the statement is repeated, because the fence ends by itself.
     let enter = format!("SELECT coalesce(tessera_enter_one({slot})::text, 'fenced')");
     let mut version = "fenced".to_owned();
     while version == "fenced" {
@@ -121,7 +122,8 @@ fn a_fence_in_one_statement_is_found_within_100_000_operations() {
         command.args(["--run-time", "6", "--seed", &seed.to_string(), "--cluster"]);
         command.arg(cluster.dir()).arg("--router").arg(&*sabotage::PROGRAM);
         command.arg("--shard-manager").arg(&*crate::router::MANAGER);
-        // The tester keeps the directory of a router that has broken a promise.
+        // The tester keeps the directory of a router that has broken a promise, so the directory is
+        // made in a folder that is removed here.
         let kept = tempfile::tempdir().unwrap();
         command.env("TMPDIR", kept.path()).env("TESSERA_SABOTAGE", MUTATION);
         let output = command.output().unwrap();

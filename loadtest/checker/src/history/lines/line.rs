@@ -1,7 +1,7 @@
 //! Line: the members of one line, and the conversion of a record to a line.
 //!
-//! All kinds of records share one flat struct, because serde parses it in one pass; a tagged enum
-//! would need two.
+//! All kinds of records share one flat struct, which serde parses in one pass. A tagged enum would
+//! need two passes.
 //!
 //! **Invariant:** a member is left out exactly if it has its default value.
 //! **Not here:** the conversion of a line to a record (`reading`), which trusts no input.

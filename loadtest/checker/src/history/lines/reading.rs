@@ -1,7 +1,7 @@
 //! Reading: parses the lines of a history one at a time.
 //!
 //! **Invariant:** no input causes a panic, or needs more memory than its records and one line.
-//! **Not here:** opening and buffering a file, which is the caller's task.
+//! **Not here:** opening and buffering a file, which the calling function must do.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};

@@ -1,4 +1,5 @@
-//! Effect and response of an operation, at the moment it takes effect.
+//! Effects: computes the effect and the response of an operation at the moment at which it takes
+//! effect.
 //!
 //! **Invariant:** effects are simulated in order of time.
 //! **Not here:** the requests (`server`), and the end of a run (`ending`).
@@ -21,7 +22,7 @@ impl Server {
         }
     }
 
-    /// Returns the record of an operation of the plan, with its times and outcome.
+    /// Returns the history's record of a planned operation, with its times and outcome.
     fn operation(&mut self, plan: &Plan, kind: Kind, key: Key, role: Role) -> Operation {
         let lost = matches!(plan.fate, Fate::Lost(_));
         let mut one = Operation::new(kind, key, plan.session, plan.request);
@@ -105,7 +106,8 @@ impl Server {
         self.history.operations.push(one);
     }
 
-    /// Plays a bulk write of three rows, each refused or stored without a version in the response.
+    /// Simulates a bulk write of three rows. Each of them is refused, or is stored without a
+    /// version in the response.
     fn bulk(&mut self, plan: &Plan) {
         for row in 0..3 {
             let number = self.draw(plan.session);
@@ -129,7 +131,7 @@ impl Server {
         }
     }
 
-    /// Repeats the session's last acknowledged change; if there is none, plays a read instead.
+    /// Repeats the session's last acknowledged change. If there is none, simulates a read instead.
     fn replay(&mut self, plan: &Plan) {
         let Some(first) = self.kept[plan.session as usize].acknowledged else {
             return self.read(&Plan { ask: Ask::EventualRead, ..*plan });
@@ -151,7 +153,7 @@ impl Server {
         let from = self.below(ACCOUNTS);
         let to = (from + 1 + self.below(ACCOUNTS - 1)) % ACCOUNTS;
         let amount = self.below(10) as i64;
-        // In one transfer of five, another change came first after the versions were read.
+        // In one of five transfers, another change happens after the versions were read.
         let stale = self.below(5) == 0 && !self.is(BrokenPromise::IgnoresConditions);
         let happens = !stale && plan.fate != Fate::Refused && plan.fate != Fate::Lost(false);
         for (account, sign) in [(from, -1), (to, 1)] {
@@ -236,7 +238,7 @@ impl Server {
         self.history.operations.push(one);
     }
 
-    /// Returns the state that a read finds: the primary's, or that of a replica which is new
+    /// Returns the state that a read finds: that of the primary, or that of a replica that is new
     /// enough.
     fn seen(&mut self, plan: &Plan, token: bool) -> State {
         let now = self.state_at(plan.key, plan.effect);

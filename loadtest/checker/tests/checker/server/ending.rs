@@ -1,5 +1,5 @@
-//! The end of a simulated run: reads every row back, iterates over the tables, and counts the
-//! ledgers.
+//! Ending: the end of a simulated run, which reads every row back, iterates over the tables, and
+//! counts the rows of the ledgers.
 //!
 //! **Invariant:** no further operation takes effect after the end of the run.
 //! **Not here:** the operations of the run (`effects`).
@@ -8,7 +8,7 @@ use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Page, Role, 
 
 use super::{BrokenPromise, MS, Server};
 
-/// Rows of a page.
+/// Number of rows of a page.
 const PAGE: usize = 1_000;
 
 impl Server {
