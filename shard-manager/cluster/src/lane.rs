@@ -348,18 +348,23 @@ impl Lane {
     }
 
     /// Lets the loop apply the queued operations, close the writer and end. Blocks until then; if
-    /// the loop is a task, at most for `END_MAX` after the queue has accepted the stop message.
+    /// the loop is a task, at most for `END_MAX`.
     pub fn stop(&self) {
         let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
         self.controls.fault_injector.set(NodeFault::default());
         self.state.stops.store(true, Ordering::SeqCst);
+        let began = Instant::now();
         while let Err(Refused::Full(_)) = self.queue.try_send(Message::Stop, 0) {
+            // A thread is joined below in any case, so there is no limit on the wait for it.
+            if matches!(end, End::Task(_)) && began.elapsed() >= END_MAX {
+                return;
+            }
             std::thread::sleep(ROOM_LOOK);
         }
         match end {
             // Errors are ignored: they mean that the loop has ended, or that `END_MAX` has passed.
             End::Thread(thread) => drop(thread.join()),
-            End::Task(ended) => drop(ended.recv_timeout(END_MAX)),
+            End::Task(ended) => drop(ended.recv_timeout(END_MAX.saturating_sub(began.elapsed()))),
         }
     }
 }

@@ -103,7 +103,7 @@ impl ShardUpkeep<'_> {
             }
         }
         if opened {
-            self.publish(&newest);
+            self.publish_newest();
         }
         is_complete
     }
@@ -125,7 +125,7 @@ impl ShardUpkeep<'_> {
                 Error::ShardUnavailable { shard }
             })?;
         }
-        self.publish(&newest);
+        self.publish_newest();
         Ok(())
     }
 
@@ -138,9 +138,13 @@ impl ShardUpkeep<'_> {
         made.map(|(number, _)| number).filter(|number| shards.get(*number).is_none()).collect()
     }
 
-    fn publish(self, map: &ShardMap) {
-        match self.0.map.publish_open(map.clone()) {
-            Ok(true) => tracing::info!(epoch = map.epoch(), "the shard map has changed"),
+    /// Puts the newest map in force after shards were opened. This may be a later map than the one
+    /// that named these shards, because opening a shard takes up to `OPEN_MAX`.
+    fn publish_newest(self) {
+        let Some(newest) = self.0.map.backlog().newest() else { return };
+        let epoch = newest.epoch();
+        match self.0.map.publish_open(ShardMap::clone(&newest)) {
+            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the shard map in force stays"),
         }
