@@ -8,8 +8,10 @@
 
 mod groups;
 pub mod partitions;
+mod slot_owners;
 
 use partitions::{location, slot_of_row};
+use slot_owners::{Ownership, SlotOwners};
 
 use crate::keyspace::{GROUPS_MAX, KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
@@ -65,9 +67,7 @@ pub struct ShardMap {
     further: Box<[TableGroup]>,
     topology: Topology,
     /// Owner of each slot, in slot order, so that the slots of a group are consecutive.
-    owners: Box<[ShardNumber]>,
-    /// Epoch in which each slot got its owner.
-    since: Box<[u64]>,
+    owners: SlotOwners,
 }
 
 impl ShardMap {
@@ -80,10 +80,9 @@ impl ShardMap {
         placement: Placement,
         topology: Topology,
     ) -> Result<Self, PlacementError> {
-        let owners = placement.assign(&topology)?.into_boxed_slice();
-        let since = vec![1; owners.len()].into_boxed_slice();
+        let owners = since_epoch(1, placement.assign(&topology)?).collect();
         let main = TableGroup::main(keyspace, placement);
-        Ok(Self { epoch: 1, main, further: Box::default(), topology, owners, since })
+        Ok(Self { epoch: 1, main, further: Box::default(), topology, owners })
     }
 
     /// Restores a map from the catalog.
@@ -111,10 +110,9 @@ impl ShardMap {
         if owners.len() != usize::from(SLOT_COUNT) {
             return Err(MapError::Gap { expected: owners.len(), found: usize::from(SLOT_COUNT) });
         }
-        let since = vec![1; owners.len()].into_boxed_slice();
-        let owners = owners.into_boxed_slice();
+        let owners = since_epoch(1, owners).collect();
         let main = TableGroup::main(keyspace, placement);
-        Ok(Self { epoch, main, further: Box::default(), topology, owners, since })
+        Ok(Self { epoch, main, further: Box::default(), topology, owners })
     }
 
     /// Restores a map from the owner of every slot, in slot order. `further` contains the groups
@@ -133,21 +131,20 @@ impl ShardMap {
             return Err(MapError::Groups { count: further.len() + 1 });
         }
         let count = usize::from(SLOT_COUNT) * (1 + further.len());
-        let (mut shards, mut since) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut all: Vec<Ownership> = Vec::with_capacity(count);
         for owner in owners {
-            let expected = shards.len();
+            let expected = all.len();
             if usize::from(owner.slot) != expected {
                 return Err(MapError::Gap { expected, found: usize::from(owner.slot) });
             }
             check_owner(&owner, epoch, &topology)?;
-            shards.push(owner.shard);
-            since.push(owner.since);
+            all.push((owner.shard, owner.since));
         }
-        if shards.len() != count {
-            return Err(MapError::Gap { expected: shards.len(), found: count });
+        if all.len() != count {
+            return Err(MapError::Gap { expected: all.len(), found: count });
         }
-        let (owners, since) = (shards.into_boxed_slice(), since.into_boxed_slice());
-        Ok(Self { epoch, main, further: further.into_boxed_slice(), topology, owners, since })
+        let owners = all.into_iter().collect();
+        Ok(Self { epoch, main, further: further.into_boxed_slice(), topology, owners })
     }
 
     /// Returns the slot and shard of a row of a table. They depend on its key and, if the table has
@@ -176,13 +173,13 @@ impl ShardMap {
     /// Returns the owner of a slot.
     #[inline]
     pub fn owner(&self, slot: Slot) -> ShardNumber {
-        self.owners[slot.index()]
+        self.owners.get(slot.index()).0
     }
 
     /// Returns the epoch in which a slot got its present owner.
     #[inline]
     pub fn since(&self, slot: Slot) -> u64 {
-        self.since[slot.index()]
+        self.owners.get(slot.index()).1
     }
 
     /// Returns the epoch, which is the version of the map and only grows.
@@ -217,8 +214,8 @@ impl ShardMap {
 
     /// Returns the owner of every slot, in slot order.
     pub fn owners(&self) -> impl Iterator<Item = SlotOwner> + '_ {
-        let owners = (0..=u16::MAX).zip(self.owners.iter().zip(&self.since));
-        owners.map(|(slot, (&shard, &since))| SlotOwner { slot, shard, since })
+        let owners = (0..=u16::MAX).zip(self.owners.iter());
+        owners.map(|(slot, (shard, since))| SlotOwner { slot, shard, since })
     }
 
     /// Returns the owners of all slots as consecutive ranges, in slot order. A range never extends
@@ -230,8 +227,22 @@ impl ShardMap {
 
     /// Returns the slots of one shard, ascending.
     pub fn slots_of(&self, shard: ShardNumber) -> impl Iterator<Item = u16> + '_ {
-        (0..=u16::MAX).zip(&self.owners).filter(move |(_, owner)| **owner == shard).map(|(s, _)| s)
+        let owned = (0..=u16::MAX).zip(self.owners.iter());
+        owned.filter(move |(_, (owner, _))| *owner == shard).map(|(slot, _)| slot)
     }
+}
+
+/// Returns the latest epoch in which a slot of the map got its present owner.
+pub fn latest_since(map: &ShardMap) -> u64 {
+    map.owners.distinct().iter().map(|(_, since)| *since).max().unwrap_or(1)
+}
+
+/// Returns these owners in slot order, with the epoch in which they got their slots.
+fn since_epoch(
+    epoch: u64,
+    owners: impl IntoIterator<Item = ShardNumber>,
+) -> impl Iterator<Item = Ownership> {
+    owners.into_iter().map(move |owner| (owner, epoch))
 }
 
 /// Returns the map of a later epoch, which has this topology and differs in these owners.
@@ -244,22 +255,21 @@ pub fn followed_by(
     topology: Topology,
     changed: impl IntoIterator<Item = SlotOwner>,
 ) -> Result<ShardMap, MapError> {
-    let mut next = ShardMap { epoch, topology, ..map.clone() };
+    let mut all: Vec<Ownership> = map.owners.iter().collect();
     for owner in changed {
-        let slot = usize::from(owner.slot);
-        if slot >= next.owners.len() {
-            return Err(MapError::Gap { expected: next.owners.len(), found: slot });
-        }
-        check_owner(&owner, epoch, &next.topology)?;
-        (next.owners[slot], next.since[slot]) = (owner.shard, owner.since);
+        let (slot, expected) = (usize::from(owner.slot), all.len());
+        let known = all.get_mut(slot).ok_or(MapError::Gap { expected, found: slot })?;
+        check_owner(&owner, epoch, &topology)?;
+        *known = (owner.shard, owner.since);
     }
-    Ok(next)
+    let owners = all.into_iter().collect();
+    Ok(ShardMap { epoch, topology, owners, ..map.clone() })
 }
 
 /// Returns the map with only the first `shards` shards of its topology; `None` if one of the others
 /// owns slots.
 pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
-    if map.owners.iter().any(|owner| owner.index() >= shards) {
+    if map.owners.distinct().iter().any(|(owner, _)| owner.index() >= shards) {
         return None;
     }
     Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
@@ -274,7 +284,7 @@ pub fn without_joining(map: &ShardMap) -> ShardMap {
 /// Returns the map with these shards in the state joining, at the same epoch; `None` if one of them
 /// owns slots.
 pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> {
-    if map.owners.iter().any(|owner| shards.contains(owner)) {
+    if map.owners.distinct().iter().any(|(owner, _)| shards.contains(owner)) {
         return None;
     }
     let mut all = map.topology.shards().to_vec();
@@ -293,15 +303,16 @@ pub fn with_owner(
     slots: &SlotSet,
     shard: ShardNumber,
 ) -> Result<ShardMap, MapError> {
-    let mut next = ShardMap { epoch: map.epoch + 1, ..map.clone() };
+    let epoch = map.epoch + 1;
+    let mut all: Vec<Ownership> = map.owners.iter().collect();
     for slot in slots.iter() {
         if shard.index() >= map.topology.len() {
             return Err(MapError::NoSuchShard { first: slot.number() });
         }
-        next.owners[slot.index()] = shard;
-        next.since[slot.index()] = next.epoch;
+        all[slot.index()] = (shard, epoch);
     }
-    Ok(next)
+    let owners = all.into_iter().collect();
+    Ok(ShardMap { epoch, owners, ..map.clone() })
 }
 
 fn check_owner(owner: &SlotOwner, epoch: u64, topology: &Topology) -> Result<(), MapError> {

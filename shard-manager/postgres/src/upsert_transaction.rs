@@ -8,23 +8,24 @@
 //! **Invariant:** responses and rows equal those of `batch_transaction`, but rows may be larger.
 //! **Not here:** the SQL text (`sql`, on Citus `citus::sql`), other changes (`batch_transaction`).
 
+mod groups;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use chrono::Utc;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
-use engine::{WriteGroup, row_image};
+use engine::WriteGroup;
+use groups::{Group, groups, row_key, slot_bytes};
 use model::error::{Error, Outcome};
-use model::row_change::{Change, Operation, RowDone, RowWrite};
+use model::row_change::{Change, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
 use model::slot_refusal::SlotRefusal;
 use model::table::Table;
 use model::value::{ColumnType, Value, format_timestamp};
 
 use super::binary_value;
-use super::citus::Parts;
 use super::citus_statements::{self, Versions};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
@@ -32,123 +33,6 @@ use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::refusals;
 use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, Work, load, pipeline, plain, step};
-
-/// Maximum number of statements of one transaction. Batches with more use `batch_transaction`.
-const GROUPS_MAX: usize = 16;
-
-/// Changes of one table that set the same columns, at most one for each row.
-struct Group<'u> {
-    table: &'u Arc<Table>,
-    /// Rows with their indexes in the batch.
-    rows: Vec<(usize, &'u RowWrite)>,
-    /// True if a client wants to see one of the rows.
-    shown: bool,
-    /// Rows to lock first: all rows of the table in the batch, if it has several statements.
-    locked: Vec<(usize, &'u RowWrite)>,
-}
-
-/// Returns true for a plain upsert: a new row would have exactly the values of the change.
-fn is_plain(change: &RowWrite) -> bool {
-    change.operation == Operation::Upsert
-        && change.precondition.is_none()
-        && change.idempotency_key.is_none()
-        && change.missing().is_none()
-        && !change.needs_defaults()
-        && row_image::needs_no_size_check(change)
-}
-
-/// Groups these writes into statements; `None` if they must be applied by `batch_transaction`.
-fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
-    let mut groups: Vec<Group<'u>> = Vec::new();
-    // Index of the last group that contains each row.
-    let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
-    let changes = writes.iter().flat_map(|write| write.rows).enumerate();
-    let mut keys: Vec<Vec<u8>> = Vec::new();
-    for change in writes.iter().flat_map(|write| write.rows) {
-        if !is_plain(change) {
-            return None;
-        }
-        keys.push(row_key(change));
-    }
-    for ((place, change), key) in changes.zip(&keys) {
-        let after = last.get(&(change.table.name(), key.as_slice())).map_or(0, |group| group + 1);
-        // On Citus, a group becomes several statements, and versions are drawn between them.
-        let has_room =
-            |group: &Group<'_>| parts.is_some() || group.rows.len() < sql::VERSIONS_OF_BLOCK;
-        let fits = |group: &Group<'_>| {
-            Arc::ptr_eq(group.table, &change.table)
-                && has_room(group)
-                && same_columns(group.rows[0].1, change)
-        };
-        let found = groups.iter().skip(after).position(fits).map(|found| found + after);
-        let at = match found {
-            Some(at) => at,
-            None if groups.len() == GROUPS_MAX => return None,
-            None => {
-                let (rows, locked) = (Vec::new(), Vec::new());
-                groups.push(Group { table: &change.table, rows, shown: false, locked });
-                groups.len() - 1
-            }
-        };
-        groups[at].rows.push((place, change));
-        last.insert((change.table.name(), key), at);
-    }
-    for group in &mut groups {
-        sort(&mut group.rows, &keys, parts);
-        group.shown = group.rows.iter().any(|(_, row)| row.wants_row);
-    }
-    groups.sort_by(|a, b| a.table.name().cmp(b.table.name()));
-    groups
-        .chunk_by_mut(|a, b| Arc::ptr_eq(a.table, b.table))
-        .for_each(|of_table| lock_first(of_table, &keys, parts));
-    Some(groups)
-}
-
-/// Sorts rows of a table by slot and identity, on Citus by Citus shard first. All routers lock rows
-/// in this order, as `batch_transaction` does, so that there are no deadlocks.
-fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
-    let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
-    let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);
-    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
-}
-
-/// If a table has several statements, locks all of its rows before the first, because each
-/// statement by itself starts at the beginning of the lock order. Rows that do not exist yet cannot
-/// be locked: routers that create the same rows with different columns may still conflict, and
-/// retry.
-fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
-    if of_table.len() < 2 {
-        return;
-    }
-    let mut all: Vec<_> = of_table.iter().flat_map(|group| &group.rows).copied().collect();
-    sort(&mut all, keys, parts);
-    all.dedup_by(|a, b| keys[a.0] == keys[b.0]);
-    if all.len() > of_table[0].rows.len() {
-        of_table[0].locked = all;
-    }
-}
-
-fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
-    a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
-}
-
-/// Returns the identity of a row in its table. The slot is part of the identity, because rows of
-/// two slots may have the same key and id.
-fn row_key(change: &RowWrite) -> Vec<u8> {
-    let mut key = Vec::with_capacity(change.key.len() + 28);
-    key.extend_from_slice(&slot_bytes(change));
-    key.extend_from_slice(change.key.as_bytes());
-    for (column, value) in change.table.id().iter().zip(&change.id) {
-        key.push(0);
-        binary_value::encode(&mut key, change.table.column(*column).kind, value);
-    }
-    key
-}
-
-/// Returns the slot of a row in PostgreSQL's binary format of an integer.
-fn slot_bytes(change: &RowWrite) -> [u8; 4] {
-    i32::from(change.slot.number()).to_be_bytes()
-}
 
 /// Applies plain upserts as one transaction; `None` if `batch_transaction` must apply the writes.
 pub(super) async fn apply(

@@ -3,8 +3,10 @@
 //! **Invariant:** a map contains owners for exactly the slots of its groups.
 //! **Not here:** the description of a group (`table_group`).
 
+use std::ops::RangeInclusive;
+
 use super::partitions::divided_partition;
-use super::{ShardMap, SlotRange};
+use super::{ShardMap, SlotRange, since_epoch};
 use crate::keyspace::Slot;
 use crate::slot_set::SlotSet;
 use crate::table_group::{GroupFault, GroupNumber, TableGroup};
@@ -81,16 +83,15 @@ impl<'m> MapGroups<'m> {
     }
 
     /// Returns the owners of the slots of a group, in slot order.
-    pub fn owners(self, group: GroupNumber) -> &'m [ShardNumber] {
-        let slots = group.slots();
-        let slots = usize::from(*slots.start())..=usize::from(*slots.end());
-        self.0.owners.get(slots).unwrap_or_default()
+    pub fn owners(self, group: GroupNumber) -> Vec<ShardNumber> {
+        let owners = self.0.owners.within(slot_indexes(group));
+        owners.into_iter().flatten().map(|(owner, _)| owner).collect()
     }
 
     /// Returns the owners of the slots of a group as consecutive ranges, in slot order.
     pub fn ranges(self, group: GroupNumber) -> Vec<SlotRange> {
         let mut ranges: Vec<SlotRange> = Vec::new();
-        for (slot, &shard) in group.slots().zip(self.owners(group)) {
+        for (slot, shard) in group.slots().zip(self.owners(group)) {
             match ranges.last_mut() {
                 Some(range) if range.shard == shard => range.last = slot,
                 Some(_) | None => ranges.push(SlotRange { first: slot, last: slot, shard }),
@@ -114,10 +115,14 @@ impl<'m> MapGroups<'m> {
 pub fn of_group(map: &ShardMap, group: GroupNumber) -> Option<ShardMap> {
     let main = map.groups().get(group)?.clone();
     let topology = main.topology(&map.topology)?;
-    let slots = usize::from(*group.slots().start())..=usize::from(*group.slots().end());
-    let owners = map.owners.get(slots.clone())?.into();
-    let since = map.since.get(slots)?.into();
-    Some(ShardMap { epoch: map.epoch, main, further: Box::default(), topology, owners, since })
+    let owners = map.owners.within(slot_indexes(group))?.collect();
+    Some(ShardMap { epoch: map.epoch, main, further: Box::default(), topology, owners })
+}
+
+/// Returns the slots of a group as indexes into the owners of all slots.
+fn slot_indexes(group: GroupNumber) -> RangeInclusive<usize> {
+    let slots = group.slots();
+    usize::from(*slots.start())..=usize::from(*slots.end())
 }
 
 /// Returns the map of this epoch with one more group, whose slots get the owners that its placement
@@ -131,16 +136,9 @@ pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<Shard
     let added = group.assign(&map.topology)?;
     let mut further = map.further.to_vec();
     further.push(group);
-    let mut since = map.since.to_vec();
-    since.resize(map.owners.len() + added.len(), epoch);
-    let owners = [&map.owners, &added[..]].concat();
-    let next = ShardMap {
-        epoch,
-        further: further.into_boxed_slice(),
-        owners: owners.into_boxed_slice(),
-        since: since.into_boxed_slice(),
-        ..map.clone()
-    };
+    let owners = map.owners.iter().chain(since_epoch(epoch, added)).collect();
+    let further = further.into_boxed_slice();
+    let next = ShardMap { epoch, further, owners, ..map.clone() };
     check_partitions(&next, number)?;
     Ok(next)
 }
@@ -152,8 +150,10 @@ pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<Shard
 /// [`GroupFault`] if the group cannot have its placement on these shards.
 pub fn with_main(map: &ShardMap, main: TableGroup) -> Result<ShardMap, GroupFault> {
     let assigned = main.assign(&map.topology)?;
-    let mut next = ShardMap { main, ..map.clone() };
-    next.owners[..assigned.len()].copy_from_slice(&assigned);
+    let since = map.owners.iter().map(|(_, since)| since);
+    let of_main = assigned.iter().copied().zip(since);
+    let owners = of_main.chain(map.owners.iter().skip(assigned.len())).collect();
+    let next = ShardMap { main, owners, ..map.clone() };
     check_partitions(&next, GroupNumber::MAIN)?;
     Ok(next)
 }

@@ -126,7 +126,7 @@ pub fn explain<'k>(
 /// Returns the location that this map gives a slot.
 #[inline]
 pub fn location(map: &ShardMap, slot: Slot) -> KeyLocation {
-    let (shard, since) = (map.owner(slot), map.since(slot));
+    let (shard, since) = map.owners.get(slot.index());
     KeyLocation { slot, shard, epoch: map.epoch(), since }
 }
 

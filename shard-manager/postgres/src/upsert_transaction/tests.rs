@@ -1,6 +1,9 @@
 //! Tests of the statements into which plain upserts are grouped.
 
+use std::sync::Arc;
+
 use model::keyspace::Slot;
+use model::row_change::Operation;
 use model::table::Column;
 
 use super::*;
@@ -50,4 +53,16 @@ fn rows_of_one_key_and_id_in_two_slots_are_both_locked_before_the_first_of_two_s
     let found: Vec<Vec<u16>> = groups.iter().map(|group| slots(&group.rows)).collect();
     assert_eq!(found, [[2], [1]]);
     assert_eq!(slots(&groups[0].locked), [1, 2]);
+}
+
+#[test]
+fn each_repetition_of_a_row_is_stored_by_a_later_statement_in_the_order_of_the_batch() {
+    let table = table();
+    let changes = [2, 1, 2, 2, 3, 1].map(|slot| change(&table, slot, 3));
+    let writes = [WriteGroup { rows: &changes, atomic_rows: None }];
+    let groups = groups(&writes, None).expect("plain upserts");
+    let found: Vec<Vec<usize>> =
+        groups.iter().map(|group| group.rows.iter().map(|(place, _)| *place).collect()).collect();
+    assert_eq!(found, [vec![1, 0, 4], vec![5, 2], vec![3]]);
+    assert!(groups.iter().all(|group| group.locked.is_empty()), "the first locks every row");
 }

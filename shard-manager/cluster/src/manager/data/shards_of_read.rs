@@ -13,7 +13,7 @@ use model::query::{Comparison, Condition, ReadQuery, Test};
 use model::shard_map::partitions::{
     keyspace_of, location, partition_column, partition_slots, slots_of_key,
 };
-use model::shard_map::{KeyLocation, ShardMap};
+use model::shard_map::{KeyLocation, ShardMap, latest_since};
 use model::slot_set::SlotSet;
 use model::table::Table;
 use model::topology::ShardNumber;
@@ -84,7 +84,7 @@ impl Route {
                 keys.values().flatten().map(|(slot, _)| map.since(*slot)).max().unwrap_or(0)
             }
             Self::Slots(slots) => slots.iter().map(|slot| map.since(slot)).max().unwrap_or(0),
-            Self::Shards => map.owners().map(|owner| owner.since).max().unwrap_or(1),
+            Self::Shards => latest_since(map),
         }
     }
 }
