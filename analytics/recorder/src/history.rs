@@ -169,7 +169,7 @@ impl History {
     /// wrong, and would block the correct frames of the same intervals.
     pub fn forget_from(&self, second: u64) {
         let mut rings = self.rings();
-        rings.forgotten = Some(rings.forgotten.map_or(second, |earlier| earlier.min(second)));
+        rings.mark_forgotten(second);
         rings.counted.forget_from(second);
         rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
     }
@@ -253,7 +253,17 @@ pub(crate) fn take_forgotten(history: &History) -> Option<u64> {
     history.rings().forgotten.take()
 }
 
+/// Restores a result of [`take_forgotten`], because the store has not removed these frames.
+#[cfg(feature = "store")]
+pub(crate) fn restore_forgotten(history: &History, second: u64) {
+    history.rings().mark_forgotten(second);
+}
+
 impl Rings {
+    fn mark_forgotten(&mut self, second: u64) {
+        self.forgotten = Some(self.forgotten.map_or(second, |earlier| earlier.min(second)));
+    }
+
     fn know_since(&mut self, ms: u64) {
         self.since_ms = self.since_ms.min(ms);
         // A ring that has removed frames does not know the requests of their intervals, however

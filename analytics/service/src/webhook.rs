@@ -114,10 +114,20 @@ impl<'m> Message<'m> {
 #[derive(Clone, Default)]
 pub(crate) struct WebhookQueues(Arc<Vec<Arc<WebhookQueue>>>);
 
+/// Message in the queue of one webhook.
+#[derive(Clone)]
+struct QueuedMessage {
+    /// Number of the message in its queue. Different messages may have equal bodies.
+    number: u64,
+    body: Bytes,
+}
+
 /// Queue of one webhook.
 struct WebhookQueue {
     webhook: Webhook,
-    waiting: Mutex<VecDeque<Bytes>>,
+    waiting: Mutex<VecDeque<QueuedMessage>>,
+    /// Number of messages that were ever queued.
+    queued: AtomicU64,
     more: Notify,
     delivered: AtomicU64,
     dropped: AtomicU64,
@@ -152,14 +162,7 @@ impl WebhookQueues {
     /// Starts a queue for each webhook; must be called within the runtime that sends.
     pub(crate) fn start(webhooks: &[Webhook], tls: Option<&Arc<ClientConfig>>) -> Self {
         let webhook_queues = webhooks.iter().map(|webhook| {
-            let queue = Arc::new(WebhookQueue {
-                webhook: webhook.clone(),
-                waiting: Mutex::default(),
-                more: Notify::new(),
-                delivered: AtomicU64::new(0),
-                dropped: AtomicU64::new(0),
-                last_error: Mutex::default(),
-            });
+            let queue = Arc::new(WebhookQueue::new(webhook.clone()));
             tokio::spawn(queue.clone().run(HttpClient::new(webhook.target.clone(), tls)));
             queue
         });
@@ -183,13 +186,26 @@ impl WebhookQueues {
 }
 
 impl WebhookQueue {
+    fn new(webhook: Webhook) -> Self {
+        Self {
+            webhook,
+            waiting: Mutex::default(),
+            queued: AtomicU64::new(0),
+            more: Notify::new(),
+            delivered: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            last_error: Mutex::default(),
+        }
+    }
+
     fn add(&self, body: Bytes) {
         let mut waiting = self.waiting();
         if waiting.len() == WAITING_MAX {
             waiting.pop_front();
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        waiting.push_back(body);
+        let number = self.queued.fetch_add(1, Ordering::Relaxed);
+        waiting.push_back(QueuedMessage { number, body });
         drop(waiting);
         self.more.notify_one();
     }
@@ -207,19 +223,24 @@ impl WebhookQueue {
     async fn run(self: Arc<Self>, mut client: HttpClient) {
         loop {
             let next = self.waiting().front().cloned();
-            let Some(body) = next else {
+            let Some(QueuedMessage { number, body }) = next else {
                 self.more.notified().await;
                 continue;
             };
             let taken = self.deliver(&mut client, &body).await;
-            let counter = if taken { &self.delivered } else { &self.dropped };
-            let mut waiting = self.waiting();
-            // If the queue was full meanwhile, the message may have been dropped and counted
-            // already, and another one is at the front.
-            if waiting.front().is_some_and(|front| front == &body) {
-                waiting.pop_front();
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
+            self.remove(number, taken);
+        }
+    }
+
+    /// Removes the message that was just delivered or given up, and counts it.
+    fn remove(&self, number: u64, is_delivered: bool) {
+        let counter = if is_delivered { &self.delivered } else { &self.dropped };
+        let mut waiting = self.waiting();
+        // If the queue was full meanwhile, the message may have been dropped and counted already,
+        // and another one is at the front.
+        if waiting.front().is_some_and(|front| front.number == number) {
+            waiting.pop_front();
+            counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -271,11 +292,34 @@ impl WebhookQueue {
         answer.map(|answer| answer.status).map_err(|error| error.to_string())
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<QueuedMessage>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last_error(&self) -> MutexGuard<'_, Option<String>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_not_removed_for_an_equal_one_that_a_full_queue_has_dropped_meanwhile() {
+        let target = "http://127.0.0.1:1".parse().expect("an address");
+        let (name, path) = ("pager".to_owned(), "/".to_owned());
+        let queue = WebhookQueue::new(Webhook { name, target, path, authorization: None });
+        let body = Bytes::from_static(b"the same");
+        for _ in 0..WAITING_MAX {
+            queue.add(body.clone());
+        }
+        let in_delivery = queue.waiting()[0].number;
+        queue.add(body);
+        queue.remove(in_delivery, true);
+        assert_eq!(queue.view().counts(), [0, 1, WAITING_MAX as u64]);
+        let next = queue.waiting()[0].number;
+        queue.remove(next, true);
+        assert_eq!(queue.view().counts(), [1, 1, WAITING_MAX as u64 - 1]);
     }
 }

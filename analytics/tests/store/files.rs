@@ -104,6 +104,31 @@ fn frames_after_a_clock_was_set_back_are_stored_in_place_of_those_it_has_forgott
 }
 
 #[test]
+fn forgotten_frames_that_the_store_could_not_remove_are_removed_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let history_writer = HistoryWriter::open(address(&path)).unwrap();
+    let held = history(seconds(5));
+    held.absorb(frame(Step::Second, now() + 600, 6));
+    history_writer.keep("north", held.clone(), || ());
+    await_state(&history_writer, |state| state.written == 6);
+    let change = |sql: &str| meddle(&path, &format!("PRAGMA busy_timeout=5000; {sql}"));
+    change(
+        "CREATE TRIGGER no BEFORE DELETE ON tessera_history BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    held.forget_from(now() + 60);
+    history_writer.flush();
+    await_state(&history_writer, |state| state.store_errors > 0);
+    change("DROP TRIGGER no");
+    history_writer.flush();
+    await_state(&history_writer, |state| !state.is_unavailable);
+    history_writer.close();
+    let (again, state) = stored_history(&address(&path), "north");
+    assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5]);
+    assert_eq!((state.loaded, state.unreadable), (5, 0), "no frame of the future is left");
+}
+
+#[test]
 fn expired_intervals_are_neither_loaded_nor_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");

@@ -21,7 +21,7 @@ use super::rollup::RollUp;
 use super::row::{Row, SHAPE, packed, unpacked};
 use super::{NextRows, SourceRename, Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
-use crate::history::{History, take_forgotten};
+use crate::history::{History, restore_forgotten, take_forgotten};
 
 /// Time between two writes. A crash loses the frames that finished since the last write, and the
 /// running second.
@@ -419,20 +419,30 @@ impl Source {
         Ok(())
     }
 
+    /// Removes the stored frames that begin at this second or later.
+    fn forget_from(&mut self, store: &mut Store, second: u64) -> Result<(), String> {
+        let last = second.saturating_sub(1) as i64;
+        for (step, index) in Step::ALL.into_iter().zip(self.kept.get_or_insert_default()) {
+            index.forget_from(second);
+            // The list lacks frames of the future if it was read after they were written, so the
+            // store removes frames even if the list has none.
+            let removed = store.forget_new(&self.name, seconds_of(step), last);
+            removed.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Writes the frames that finished since the last write, and removes the oldest. Frames that
     /// the history has forgotten are removed first, because new frames may start before them.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
-        let forgotten = take_forgotten(&self.history);
+        if let Some(second) = take_forgotten(&self.history) {
+            // After an error, the next attempt removes them.
+            let removed = self.forget_from(store, second);
+            removed.inspect_err(|_| restore_forgotten(&self.history, second))?;
+        }
         let indexes = self.kept.get_or_insert_default();
         for (step, index) in Step::ALL.into_iter().zip(indexes) {
-            if let Some(second) = forgotten
-                && index.forget_from(second)
-            {
-                let last = second.saturating_sub(1) as i64;
-                let removed = store.forget_new(&self.name, seconds_of(step), last);
-                removed.map_err(|error| error.to_string())?;
-            }
             loop {
                 let frames = self.history.frames_after(step, index.newest(), BATCH_MAX);
                 let mut rows = Vec::with_capacity(frames.len());

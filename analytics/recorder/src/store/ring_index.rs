@@ -56,11 +56,10 @@ impl RingIndex {
         first
     }
 
-    /// Removes the frames that start at this second or later; returns true if there were any.
-    pub(super) fn forget_from(&mut self, second: u64) -> bool {
+    /// Removes the frames that start at this second or later.
+    pub(super) fn forget_from(&mut self, second: u64) {
         let removed = self.frames.split_off(&second);
         self.bytes -= removed.values().sum::<u64>();
-        !removed.is_empty()
     }
 
     /// Adds written rows, and removes the frames before `first`.
