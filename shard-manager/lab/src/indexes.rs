@@ -268,17 +268,23 @@ fn explanation(tried: &[Tried]) -> String {
     let p50 = |one: Option<&Tried>| one.map_or(0.0, |one| one.queries.quantile_ms(0.5));
     let write = |is_built| of(is_built).next_back().map_or(0.0, |one| one.writes.quantile_ms(0.5));
     let users = |one: Option<&Tried>| one.map_or(0, |one| one.users);
+    let (fewest, most) = (users(of(false).next()), users(of(false).next_back()));
+    // One time, or the first and the last one if several numbers of users were tried.
+    let time = |is_built| match (p50(of(is_built).next()), p50(of(is_built).next_back())) {
+        (first, last) if fewest != most => format!("{first:.2} and then {last:.2} ms"),
+        (_, last) => format!("{last:.2} ms"),
+    };
+    let range = if fewest == most {
+        format!("With {most} users")
+    } else {
+        format!("From {fewest} to {most} users")
+    };
     format!(
-        "From {} to {} users half of the queries take {:.2} and then {:.2} ms without an index, because every shard reads \
-         all of its rows, and {:.2} and then {:.2} ms with one, which leads to the row. Each write of a row also \
-         writes its entry in the index: half of the last writes take {:.2} ms with it and {:.2} ms without, and the disk is \
-         synced once in both cases.",
-        users(of(false).next()),
-        users(of(false).next_back()),
-        p50(of(false).next()),
-        p50(of(false).next_back()),
-        p50(of(true).next()),
-        p50(of(true).next_back()),
+        "{range} half of the queries take {} without an index, because every shard reads all of its rows, and {} with \
+         one, which leads to the row. Each write of a row also writes its entry in the index: half of the last writes \
+         take {:.2} ms with it and {:.2} ms without, and the disk is synced once in both cases.",
+        time(false),
+        time(true),
         write(true),
         write(false)
     )

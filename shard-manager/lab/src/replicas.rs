@@ -243,11 +243,17 @@ fn explanation(tried: &[Tried]) -> String {
     let percent = |one: &Tried| 100.0 * one.stale as f64 / one.reads.count().max(1) as f64;
     let stale = of(Reading::One).map_or(0.0, percent);
     let p99 = |reading| of(reading).map_or(0.0, |one| one.reads.quantile_ms(0.99));
+    let by_replica = |reading| {
+        let share = |one: &Tried| one.by_replica as f64 / one.reads.count().max(1) as f64;
+        of(reading).map_or(0.0, |one| 100.0 * share(one))
+    };
     format!(
         "With replicas {slowest} ms behind, {stale:.0} % of the reads at `one` return an older row than the one just \
-         written, and no read with a session token, at `quorum` or at `all` does. Such a read waits up to 50 ms for a \
-         replica and then goes to the primary, so its p99 is {:.1} ms with a token, {:.1} ms at `quorum` \
-         and {:.1} ms at `all`, which goes to the primary at once.",
+         written, and no read with a session token, at `quorum` or at `all` does. A replica that has the row already \
+         answers {:.0} % of the reads with a token and {:.0} % of those at `quorum`, and the primary the others; their \
+         p99 is {:.1} ms with a token, {:.1} ms at `quorum`, and {:.1} ms at `all`, which always goes to the primary.",
+        by_replica(Reading::Token),
+        by_replica(Reading::Quorum),
         p99(Reading::Token),
         p99(Reading::Quorum),
         p99(Reading::All)

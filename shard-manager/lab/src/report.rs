@@ -37,6 +37,11 @@ pub struct Report {
     pub explanation: String,
 }
 
+/// Returns a number of shards in words.
+pub(crate) fn shards_in_words(count: usize) -> String {
+    if count == 1 { "1 shard".to_owned() } else { format!("{count} shards") }
+}
+
 /// Setting of an experiment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {

@@ -15,7 +15,7 @@ use crate::dataset;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::LabCluster;
 use crate::lab_error::LabError;
-use crate::report::{Cell, Report, ReportTable};
+use crate::report::{Cell, Report, ReportTable, shards_in_words};
 use crate::run::queries::{QUERIES, Query, measure};
 use crate::run::{self, RunOptions};
 
@@ -47,7 +47,7 @@ pub fn run(
     let databases = Databases::new(servers, options.work_folder.as_deref())?;
     let mut all = Vec::new();
     for (number, shards) in counts.iter().enumerate() {
-        observer.report(&format!("{shards} shards"));
+        observer.report(&shards_in_words(*shards));
         // Each cluster is closed before the next one is opened, so that they do not compete for
         // memory.
         let cluster = databases.open((number, *shards), None)?;
@@ -75,6 +75,11 @@ pub fn run(
 pub fn check(options: &RunOptions, counts: &[usize]) -> Result<(), LabError> {
     if !(1..=COUNTS_MAX).contains(&counts.len()) {
         let line = format!("there may be 1 to {COUNTS_MAX} counts, not {}", counts.len());
+        return Err(LabError::Impossible(line));
+    }
+    let repeated = counts.iter().enumerate().find(|(at, count)| counts[..*at].contains(count));
+    if let Some((_, count)) = repeated {
+        let line = format!("--counts has {count} twice: give each number of shards once");
         return Err(LabError::Impossible(line));
     }
     let of = |shards| RunOptions { shards, ..options.clone() };
@@ -126,7 +131,7 @@ fn chart(all: &[Counted]) -> Chart {
     Chart::Bars(BarChart {
         title: "Rate, as a multiple of that with the first number of shards".to_owned(),
         unit: "times",
-        series: all.iter().map(|one| format!("{} shards", one.shards)).collect(),
+        series: all.iter().map(|one| shards_in_words(one.shards)).collect(),
         groups: groups.map(|(index, query)| (query.name().to_owned(), ratios(index))).collect(),
     })
 }
@@ -139,14 +144,26 @@ fn explanation(all: &[Counted], cores: usize) -> String {
     let named = || QUERIES.into_iter().enumerate();
     let text = |found: Option<(usize, Query)>| {
         let (index, query) = found.unwrap_or((0, Query::Point));
-        format!("`{}` {:.2} times", query.name(), ratio(all, last, index))
+        (query.name(), ratio(all, last, index))
+    };
+    let change = match all.first() {
+        Some(first) if all.len() > 1 => {
+            let (most, best) = text(named().max_by(by_ratio));
+            let (least, worst) = text(named().min_by(by_ratio));
+            format!(
+                "From {} to {} the rate of `{most}` is {best:.2} times the original rate, and that of `{least}` is \
+                 {worst:.2} times",
+                first.shards,
+                shards_in_words(last.shards)
+            )
+        }
+        Some(_) | None => format!(
+            "These are the rates with {}, and another number in --counts would be compared with it",
+            shards_in_words(last.shards)
+        ),
     };
     format!(
-        "From {} to {} shards the rate of {} and of {} the original rate. All shards share the disk and {cores} cores of this \
-         machine, so more shards than cores only divide the work; shards on separate machines add disks and cores.",
-        all.first().map_or(0, |one| one.shards),
-        last.shards,
-        text(named().max_by(by_ratio)),
-        text(named().min_by(by_ratio))
+        "{change}. All shards share the disk and {cores} cores of this machine, so more shards than cores only divide \
+         the work; shards on separate machines add disks and cores."
     )
 }

@@ -22,7 +22,7 @@ use crate::chart::{BarChart, Chart};
 use crate::experiment_observer::ExperimentObserver;
 use crate::key_set::{KEYS_MAX, KeyKind, LabKeys};
 use crate::lab_error::LabError;
-use crate::report::{Cell, Report, ReportTable};
+use crate::report::{Cell, Report, ReportTable, shards_in_words};
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
@@ -84,13 +84,13 @@ pub fn run(
         let keyspaces = options.keyspaces_of(&set);
         report = report.set("keys", format!("{} {}", set.keys.len(), set.name));
         let mut tried = TriedSet { name: set.name.clone(), tried: Vec::new() };
-        for keyspace in &keyspaces {
+        for (label, keyspace) in &keyspaces {
             observer.check_cancelled()?;
             let load = load_of(&set, keyspace);
             for placement in placements(keyspace, &topology) {
-                tried.tried.push(try_one((keyspace, &placement), &topology, &changes, &load)?);
+                tried.tried.push(try_one((label, &placement), &topology, &changes, &load)?);
             }
-            cost::measure(&mut costs, &set, keyspace, &topology);
+            cost::measure(&mut costs, &set, (label, keyspace), &topology);
         }
         report.tables.push(table(&tried, &topology, &changes));
         report.charts.push(skew_chart(&tried));
@@ -116,10 +116,21 @@ impl StrategiesOptions {
         self.own_keys.iter().cloned().chain(generated)
     }
 
-    fn keyspaces_of(&self, set: &LabKeys) -> Vec<Keyspace> {
-        let mut all = set.keyspaces();
-        all.extend(self.keyspaces.iter().filter(|_| self.own_keys.is_some()).cloned());
-        all
+    /// Returns the keyspaces to try on a key set, each with its label in tables and charts. A
+    /// keyspace of the user may have the same name as one that was fitted to the keys.
+    fn keyspaces_of(&self, set: &LabKeys) -> Vec<(String, Keyspace)> {
+        let fitted = set.keyspaces().into_iter();
+        let fitted = fitted.map(|keyspace| (keyspace_label(&keyspace), keyspace));
+        let own = self.keyspaces.iter().filter(|_| self.own_keys.is_some()).enumerate();
+        let own = own.map(|(at, keyspace)| {
+            let name = keyspace_label(keyspace);
+            let label = match self.keyspaces.len() {
+                1 => format!("{name} (--keyspace)"),
+                _ => format!("{name} (--keyspace {})", at + 1),
+            };
+            (label, keyspace.clone())
+        });
+        fitted.chain(own).collect()
     }
 }
 
@@ -209,7 +220,7 @@ fn load_of(set: &LabKeys, keyspace: &Keyspace) -> Load {
 }
 
 fn try_one(
-    (keyspace, (name, algorithm)): (&Keyspace, &(String, Algorithm)),
+    (label, (name, algorithm)): (&str, &(String, Algorithm)),
     topology: &Topology,
     changes: &[TopologyChange],
     load: &Load,
@@ -221,7 +232,7 @@ fn try_one(
         one.ok()?.changes.pop()
     });
     Ok(Tried {
-        keyspace: keyspace_label(keyspace),
+        keyspace: label.to_owned(),
         placement: name.clone(),
         skew: before.skew,
         fullest: fullest as f64 / load.total().max(1) as f64,
@@ -247,7 +258,7 @@ fn table(set: &TriedSet, topology: &Topology, changes: &[TopologyChange]) -> Rep
     let mut columns = vec!["keyspace", "placement", "skew", "fullest shard"];
     let moved: Vec<String> = changes.iter().map(|change| format!("moved: {change}")).collect();
     columns.extend(moved.iter().map(String::as_str));
-    let title = format!("Keys `{}` on {} shards", set.name, topology.len());
+    let title = format!("Keys `{}` on {}", set.name, shards_in_words(topology.len()));
     let mut table = ReportTable::new(title, &columns);
     for one in &set.tried {
         let moved = one.moved.iter().map(|moved| match moved {

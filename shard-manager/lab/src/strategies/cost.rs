@@ -15,7 +15,7 @@ use model::shard_map::ShardMap;
 use model::simulation::Algorithm;
 use model::topology::{ShardNumber, Topology};
 
-use super::{SLOTS, keyspace_label, placements};
+use super::{SLOTS, placements};
 use crate::key_set::LabKeys;
 use crate::report::{Cell, ReportTable};
 
@@ -39,11 +39,11 @@ pub(super) fn table() -> ReportTable {
     ReportTable::new("Cost of a lookup, and of the map", &columns)
 }
 
-/// Adds a row to the table for each placement that is tried with a keyspace.
+/// Adds a row to the table for each placement that is tried with a keyspace, which has this label.
 pub(super) fn measure(
     costs: &mut ReportTable,
     set: &LabKeys,
-    keyspace: &Keyspace,
+    (label, keyspace): (&str, &Keyspace),
     topology: &Topology,
 ) {
     for (name, algorithm) in placements(keyspace, topology) {
@@ -58,7 +58,7 @@ pub(super) fn measure(
             + map.keyspace().parameters().len();
         costs.push([
             Cell::from(set.name.as_str()),
-            Cell::from(keyspace_label(keyspace)),
+            Cell::from(label),
             Cell::from(name),
             Cell::Nanos(lookup_ns(&map, set)),
             Cell::Count(bytes as u64),

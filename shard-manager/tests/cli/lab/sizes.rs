@@ -12,6 +12,9 @@ fn the_same_queries_are_answered_with_each_number_of_shards() {
         ["lab", "shards", "--json", "--users", "500", "--operations", "50", "--clients", "2"];
     let more = ["--counts", "1,3", "--work-dir", work];
     let report = run(&[&args[..], &more].concat()).expect(0).json();
+    let explanation = report["explanation"].as_str().expect("an explanation");
+    assert!(explanation.starts_with("From 1 to 3 shards the rate of `"), "{explanation}");
+    assert!(explanation.contains("times the original rate, and that of `"), "{explanation}");
     let rows = rows(&report, "Queries by number of shards");
     assert_eq!(rows.len(), 12, "six queries, two numbers");
     for pair in rows.chunks(2) {
@@ -23,6 +26,7 @@ fn the_same_queries_are_answered_with_each_number_of_shards() {
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
     run(&["lab", "shards", "--counts", "2,300", "--work-dir", work]).refused("256 shards, not 300");
     run(&["lab", "shards", "--counts", "2,x", "--work-dir", work]).refused("it is not a number");
+    run(&["lab", "shards", "--counts", "1,2,1", "--work-dir", work]).refused("has 1 twice");
     let many = ["1"; 13].join(",");
     run(&["lab", "shards", "--counts", &many, "--work-dir", work])
         .refused("1 to 12 counts, not 13");

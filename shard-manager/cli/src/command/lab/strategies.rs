@@ -9,6 +9,7 @@ use ::lab::strategies::{StrategiesOptions, run as carry_out};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use model::keyspace::{Keyspace, ShardKey};
+use model::topology::Topology;
 
 use super::Common;
 use crate::command::CommandError;
@@ -78,19 +79,21 @@ impl ValueEnum for Kind {
 }
 
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
+    if options.shards > Topology::SHARDS_MAX {
+        // This number is refused before a weight is stored for each shard.
+        let (most, count) = (Topology::SHARDS_MAX, options.shards);
+        return Err(CommandError::Refused(format!("there may be 1 to {most} shards, not {count}")));
+    }
     let own_keys = options.keys_file.as_deref().map(read).transpose()?;
     let mut kinds: Vec<KeyKind> = options.set.iter().map(|kind| kind.0).collect();
     if kinds.is_empty() && own_keys.is_none() {
         kinds = KeyKind::ALL.to_vec();
     }
-    let most = model::topology::Topology::SHARDS_MAX + 1;
     let wanted = StrategiesOptions {
         kinds,
         own_keys,
         keys: options.keys,
-        // A number above the maximum is reduced to the maximum plus one, which is refused as well,
-        // so that no huge vector is allocated.
-        weights: options.weights.unwrap_or_else(|| vec![1; options.shards.min(most)]),
+        weights: options.weights.unwrap_or_else(|| vec![1; options.shards]),
         keyspaces: options.keyspace,
         seed: options.common.seed,
     };
