@@ -19,11 +19,15 @@ use model::topology::Role;
 /// more programs.
 const PARALLEL_MAX: usize = 8;
 
+/// Function that returns true once the start of a cluster is cancelled; `None` if it cannot be.
+pub(super) type IsCancelled<'w> = Option<&'w (dyn Fn() -> bool + Sync)>;
+
 /// Manifest of a locked cluster, shared by the threads that change its nodes.
 pub(super) struct ClusterUpdate<'w> {
     pub(super) cluster_dir: &'w ClusterDir,
     pub(super) lock: &'w Lock,
     pub(super) manifest: Mutex<Manifest>,
+    pub(super) is_cancelled: IsCancelled<'w>,
 }
 
 impl ClusterUpdate<'_> {
@@ -35,6 +39,7 @@ impl ClusterUpdate<'_> {
     /// Creates the missing nodes of a shard and starts the existing ones, except a former primary,
     /// because the shard would then have two primaries.
     pub(super) fn start_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
+        self.check_cancelled()?;
         let nodes = &self.with_recorded_primary(nodes)?;
         let (complete, missing): (Vec<_>, Vec<_>) =
             nodes.iter().partition(|node| node.dir.is_complete());
@@ -69,7 +74,18 @@ impl ClusterUpdate<'_> {
         };
         let replicas: Vec<_> =
             missing.into_iter().filter(|node| node.name != source.name).collect();
-        for_each_parallel(&replicas, |node| self.make_replica(node, source))
+        for_each_parallel(&replicas, |node| {
+            self.check_cancelled()?;
+            self.make_replica(node, source)
+        })
+    }
+
+    /// Returns an error once the start is cancelled.
+    fn check_cancelled(&self) -> Result<(), LocalError> {
+        match self.is_cancelled {
+            Some(is_cancelled) if is_cancelled() => Err(LocalError::Cancelled),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Turns a node, whatever its role was, into a replica of another node.

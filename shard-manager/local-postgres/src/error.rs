@@ -50,6 +50,9 @@ pub enum LocalError {
     /// Another command holds the lock of the directory.
     #[error("{}: another command works on this cluster; wait until it has ended", .0.display())]
     Busy(PathBuf),
+    /// The start of a temporary cluster was cancelled.
+    #[error("cancelled; the servers that were started are stopped and removed")]
+    Cancelled,
     /// A `destroy` of the cluster was begun.
     #[error("{}: this cluster is being destroyed; finish that with `shard-manager cluster destroy`", .0.display())]
     BeingDestroyed(PathBuf),

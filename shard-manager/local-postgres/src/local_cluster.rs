@@ -19,7 +19,7 @@ use crate::cluster_dir::{
     ClusterDir, ENVIRONMENT, LOCK, MANIFEST, PASSFILE, PASSWORD, part_of, remove_folder,
     remove_if_there,
 };
-use crate::cluster_update::{ClusterUpdate, for_each_parallel};
+use crate::cluster_update::{ClusterUpdate, IsCancelled, for_each_parallel};
 use crate::error::LocalError;
 use crate::local_spec::LocalSpec;
 use crate::manifest::Manifest;
@@ -47,10 +47,37 @@ impl LocalCluster {
         settings::check(&spec.settings)?;
         let (cluster_dir, is_made) =
             ClusterDir::prepare(&spec.dir, spec.user.as_deref(), MANIFEST)?;
-        let started = make_and_start(spec, &cluster_dir);
+        let started = make_and_start(spec, &cluster_dir, None);
         if started.is_err() && is_made && !cluster_dir.path.join(MANIFEST).exists() {
             // The directory is new and holds no manifest yet, so nothing of value is removed.
             let _ = remove_folder(&cluster_dir.path);
+        }
+        started
+    }
+
+    /// Creates a cluster that its owner destroys in the end, and starts its servers. Ctrl-C in the
+    /// terminal does not reach the programs that create them: the owner decides with `is_cancelled`
+    /// that the creation ends.
+    ///
+    /// # Errors
+    /// [`LocalError::Cancelled`] once `is_cancelled` returns true, and the errors of
+    /// [`LocalCluster::up`]. If the directory is new, all servers that were started are stopped
+    /// and removed.
+    pub fn up_temporary(
+        spec: &LocalSpec,
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Self, LocalError> {
+        settings::check(&spec.settings)?;
+        let (cluster_dir, is_made) =
+            ClusterDir::prepare(&spec.dir, spec.user.as_deref(), MANIFEST)?;
+        let started = make_and_start(spec, &cluster_dir, Some(is_cancelled));
+        if started.is_err() && is_made {
+            // Further errors are ignored, because the first one is reported. Without a manifest,
+            // no server was started.
+            let _ = match Self::open(&cluster_dir.path) {
+                Ok(begun) => begun.destroy(),
+                Err(_) => remove_folder(&cluster_dir.path),
+            };
         }
         started
     }
@@ -64,12 +91,8 @@ impl LocalCluster {
         let manifest = Manifest::load(&cluster_dir.path)?;
         let programs = programs_for(&manifest, &cluster_dir.path, None)?;
         let password = read_password(&cluster_dir)?;
-        let env = Arc::new(SharedEnv {
-            cluster_dir,
-            programs,
-            password,
-            settings: manifest.chosen_settings(),
-        });
+        let settings = manifest.chosen_settings();
+        let env = Arc::new(SharedEnv::new(cluster_dir, programs, password, settings));
         Ok(Self { nodes: nodes_of(&env, &manifest), env })
     }
 
@@ -177,7 +200,11 @@ impl LocalCluster {
 
 /// Creates the missing parts of a cluster in a locked directory, and starts those servers that are
 /// not running.
-fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalCluster, LocalError> {
+fn make_and_start(
+    spec: &LocalSpec,
+    cluster_dir: &ClusterDir,
+    is_cancelled: IsCancelled<'_>,
+) -> Result<LocalCluster, LocalError> {
     let lock = cluster_dir.lock()?;
     let known = if cluster_dir.path.join(MANIFEST).exists() {
         Some(Manifest::load(&cluster_dir.path)?)
@@ -197,8 +224,10 @@ fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalClu
     manifest.bin.clone_from(&programs.bin);
     let password = if is_new { make_password(cluster_dir)? } else { read_password(cluster_dir)? };
     let settings = manifest.chosen_settings();
-    let env =
-        Arc::new(SharedEnv { cluster_dir: cluster_dir.clone(), programs, password, settings });
+    let env = Arc::new(SharedEnv {
+        has_own_groups: is_cancelled.is_some(),
+        ..SharedEnv::new(cluster_dir.clone(), programs, password, settings)
+    });
     env.check_reach()?;
     check_accepted(&env, &spec.settings, manifest.replicas)?;
     manifest.reassign_ports(|entry| {
@@ -206,7 +235,8 @@ fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalClu
         node.is_running() || ports::check_free(entry.port).is_ok()
     })?;
     manifest.save(cluster_dir)?;
-    let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
+    let manifest = Mutex::new(manifest);
+    let update = ClusterUpdate { cluster_dir, lock: &lock, manifest, is_cancelled };
     let nodes = nodes_of(&env, &update.manifest());
     let shards: Vec<_> = nodes.chunk_by(|a, b| a.shard == b.shard).collect();
     for_each_parallel(&shards, |nodes| update.start_shard(nodes))?;

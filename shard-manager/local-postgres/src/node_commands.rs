@@ -190,7 +190,8 @@ impl NodeCommands<'_> {
             return Err(LocalError::BeingDestroyed(cluster_dir.path.clone()));
         }
         let nodes = nodes_of(&env, &manifest);
-        let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
+        let manifest = Mutex::new(manifest);
+        let update = ClusterUpdate { cluster_dir, lock: &lock, manifest, is_cancelled: None };
         let done = act(&update, &nodes);
         self.cluster.nodes = nodes_of(&env, &update.manifest());
         let written = cluster_dir

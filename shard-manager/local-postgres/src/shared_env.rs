@@ -8,6 +8,7 @@
 use std::env;
 use std::fmt;
 use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -73,9 +74,22 @@ pub(super) struct SharedEnv {
     pub(super) programs: Programs,
     pub(super) password: Secret,
     pub(super) settings: Vec<(String, String)>,
+    /// True if each program runs in a process group of its own, so that Ctrl-C in the terminal
+    /// reaches this process only.
+    pub(super) has_own_groups: bool,
 }
 
 impl SharedEnv {
+    /// Creates an environment whose programs receive Ctrl-C in the terminal like this process.
+    pub(super) fn new(
+        cluster_dir: ClusterDir,
+        programs: Programs,
+        password: Secret,
+        settings: Vec<(String, String)>,
+    ) -> Self {
+        Self { cluster_dir, programs, password, settings, has_own_groups: false }
+    }
+
     /// Returns a command that runs a program as the servers' user in the directory of the cluster.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.bin.join(program));
@@ -107,6 +121,9 @@ impl SharedEnv {
 
     /// Runs a program and returns its output, whether it succeeds or not.
     pub(super) fn output(&self, command: &mut Command) -> Result<Output, LocalError> {
+        if self.has_own_groups {
+            command.process_group(0);
+        }
         command.output().map_err(|source| {
             let blocked = self.cluster_dir.os_user.first_closed_folder(&self.cluster_dir.path);
             if source.kind() == ErrorKind::PermissionDenied

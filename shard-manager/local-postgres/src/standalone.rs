@@ -151,7 +151,7 @@ impl StandaloneNode {
         let mut manifest = known.unwrap_or_else(|| NodeManifest::new(spec, &programs));
         (manifest.port, manifest.bin) = (spec.port, programs.bin.clone());
         let (password, settings) = (spec.password.clone(), spec.settings.clone());
-        let env = Arc::new(SharedEnv { cluster_dir, programs, password, settings });
+        let env = Arc::new(SharedEnv::new(cluster_dir, programs, password, settings));
         env.check_reach()?;
         manifest.save(&env.cluster_dir)?;
         let node = node_of(env, &manifest, &spec.database, spec.source.clone());
@@ -202,7 +202,7 @@ impl StandaloneNode {
         let programs = Programs { bin: manifest.bin.clone(), major: manifest.major };
         // The password is not needed here, because client programs read the passfile.
         let password = Secret(String::new());
-        let env = Arc::new(SharedEnv { cluster_dir, programs, password, settings: Vec::new() });
+        let env = Arc::new(SharedEnv::new(cluster_dir, programs, password, Vec::new()));
         let node = node_of(env, &manifest, "", None);
         if !manifest.is_made || !node.dir.is_complete() {
             let cause = "it is being made; wait".to_owned();

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -239,6 +241,27 @@ fn an_interrupted_up_is_resumed() {
     let cluster = carry_on(&place.wanted(1, 1));
     fill(node(&cluster, "shard1-primary"));
     until(node(&cluster, "shard1-replica1"), ROWS, "42");
+}
+
+#[test]
+fn a_temporary_cluster_whose_start_is_cancelled_leaves_no_server_and_no_folder() {
+    let place = ClusterFolder::new();
+    let dir = place.dir();
+    let started = Mutex::new(None);
+    // True once the primary runs, before its replica is created.
+    let is_cancelled = || {
+        let Ok(cluster) = LocalCluster::open(&dir) else { return false };
+        let primary = node(&cluster, "shard1-primary");
+        if primary.is_running() {
+            *started.lock().unwrap() = Some(primary.port);
+        }
+        primary.is_running()
+    };
+    let error = LocalCluster::up_temporary(&place.wanted(1, 1), &is_cancelled).unwrap_err();
+    assert!(matches!(error, LocalError::Cancelled), "{error}");
+    let port = started.lock().unwrap().expect("the primary was started");
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "its server is stopped");
+    assert!(!dir.exists(), "its folder is removed");
 }
 
 /// Runs `up` again; processes that the killed command had started may still have to end.

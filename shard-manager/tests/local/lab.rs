@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -302,6 +303,24 @@ fn an_interrupted_experiment_stops_its_servers_and_leaves_nothing() {
     }
 }
 
+#[test]
+fn ctrl_c_while_servers_are_created_ends_the_experiment_and_leaves_no_server() {
+    let place = ClusterFolder::new();
+    let work = place.parent.path();
+    let mut command = program(work, &["levels", "--operations", "1000"]);
+    // The signal reaches the whole process group, as from a terminal.
+    let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program starts");
+    let nodes = wait_for(&mut child, work, |nodes| !nodes.is_empty());
+    signal(&format!("-{}", child.id()));
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let messages = String::from_utf8(ended.stderr).expect("UTF-8");
+    assert!(messages.contains(CANCELLED) && !messages.contains("initdb"), "{messages}");
+    assert_eq!(left_in(work), Vec::<PathBuf>::new());
+    assert_stopped(&nodes);
+}
+
 /// Interrupts an experiment once it has started a server.
 #[track_caller]
 fn stop_early(args: &[&str]) {
@@ -310,14 +329,23 @@ fn stop_early(args: &[&str]) {
     let mut command = program(work, args);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("the program starts");
-    let server = wait_for_server(&mut child, work);
+    let nodes = wait_for(&mut child, work, |nodes| nodes.iter().any(LocalNode::is_running));
     interrupt(&child);
     let ended = child.wait_with_output().expect("it ends");
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     let messages = String::from_utf8(ended.stderr).expect("UTF-8");
     assert!(messages.contains(CANCELLED), "{messages}");
     assert_eq!(left_in(work), Vec::<PathBuf>::new());
-    assert!(TcpStream::connect(("127.0.0.1", server.port)).is_err(), "its server is stopped");
+    assert_stopped(&nodes);
+}
+
+/// Requires that the server of none of these nodes accepts connections.
+#[track_caller]
+fn assert_stopped(nodes: &[LocalNode]) {
+    for node in nodes {
+        let connected = TcpStream::connect(("127.0.0.1", node.port));
+        assert!(connected.is_err(), "the server of {} is stopped", node.name);
+    }
 }
 
 #[test]
@@ -356,19 +384,30 @@ fn an_interrupted_run_drops_its_database_on_the_server_of_maindb_url() {
 /// Interrupts an experiment, as Ctrl-C does.
 #[track_caller]
 fn interrupt(experiment: &Child) {
-    let signalled = Command::new("kill").args(["-INT", &experiment.id().to_string()]).status();
+    signal(&experiment.id().to_string());
+}
+
+/// Sends SIGINT to a process, or to a process group, whose id is negative.
+#[track_caller]
+fn signal(id: &str) {
+    let signalled = Command::new("kill").args(["-INT", "--", id]).status();
     assert!(signalled.expect("kill runs").success());
 }
 
-/// Waits until an experiment has started a server.
+/// Waits until the nodes of an experiment fulfil a condition, and returns them. An experiment whose
+/// servers are not listed yet has no nodes.
 #[track_caller]
-fn wait_for_server(experiment: &mut Child, work: &Path) -> LocalNode {
+fn wait_for(
+    experiment: &mut Child,
+    work: &Path,
+    is_reached: impl Fn(&[LocalNode]) -> bool,
+) -> Vec<LocalNode> {
     loop {
         let clusters = left_in(work).into_iter();
         let mut clusters = clusters.filter_map(|dir| LocalCluster::open(&dir.join("servers")).ok());
-        let node = clusters.next().and_then(|cluster| cluster.nodes().first().cloned());
-        if let Some(node) = node.filter(LocalNode::is_running) {
-            return node;
+        let nodes = clusters.next().map(|cluster| cluster.nodes().to_vec()).unwrap_or_default();
+        if is_reached(&nodes) {
+            return nodes;
         }
         let ended = experiment.try_wait().expect("a child");
         assert!(ended.is_none(), "the experiment has ended: {ended:?}");

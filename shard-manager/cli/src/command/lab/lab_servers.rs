@@ -306,7 +306,8 @@ fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
 
 impl LocalServers {
     /// Starts a server for each node of `shards` shards with `replicas` replicas each, in the
-    /// folder of an experiment. If these are more than [`SERVERS_MAX`] servers, none is started.
+    /// folder of an experiment. If these are more than [`SERVERS_MAX`] servers, none is started. If
+    /// one does not start, or the experiment is cancelled, those that were started are stopped.
     pub(super) fn up(
         folder: &WorkFolder,
         (shards, replicas): (usize, usize),
@@ -321,7 +322,12 @@ impl LocalServers {
         }
         observer.report(&format!("starting {count} PostgreSQL servers"));
         let dir = folder.join(DIR);
-        Ok(Self(Some(LocalCluster::up(&LocalSpec { shards, replicas, ..LocalSpec::new(dir) })?)))
+        let spec = LocalSpec { shards, replicas, ..LocalSpec::new(dir) };
+        let started = LocalCluster::up_temporary(&spec, &|| observer.is_cancelled());
+        let local = started.map(|cluster| Self(Some(cluster)));
+        // The cancellation is reported even if a server failed at the same time.
+        observer.check_cancelled()?;
+        Ok(local?)
     }
 
     /// Creates the folder of an experiment in `work_dir`, and starts in it a server for each node
