@@ -38,6 +38,6 @@ pub use web_kit::dashboard;
 pub use web_kit::event_stream;
 #[cfg(feature = "program")]
 pub use web_kit::{
-    bearer, cross_origin, end_signals, exit_status, head_response, health_probe, log_format, login,
-    problem_codes, readiness, settings, static_assets,
+    bearer, cross_origin, end_signals, exit_status, hangup_signals, head_response, health_probe,
+    log_format, login, problem_codes, readiness, settings, static_assets,
 };

@@ -283,7 +283,7 @@ impl Config {
                 "access.certificate[1] (from {at}) needs tls_client_ca: the authority of the certificates"
             )));
         }
-        let cache = cache::cache(&mut settings)?;
+        let cache = cache::cache(&mut settings, &sources)?;
         let shown = settings.shown();
         Ok(Self {
             bind,
@@ -350,9 +350,10 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
     if let Some(servers) = postgres::chosen_server_engine(settings, sources)? {
         return Ok(Engine::Postgres(Box::new(postgres::cluster(servers, settings, sources)?)));
     }
-    let data_dir = settings.parse("data_dir", "./data", |text| {
-        let folder = (!text.contains("://")).then(|| PathBuf::from(text));
-        folder.ok_or_else(|| "a folder".to_owned())
+    let data_dir = settings.parse("data_dir", "./data", |text| match text {
+        "" => Err("a folder, and not be empty".to_owned()),
+        _ if text.contains("://") => Err("a folder".to_owned()),
+        _ => Ok(PathBuf::from(text)),
     })?;
     for name in ["shard_urls", "replica_urls", "maindb_url", "shard_disk_bytes"] {
         settings.show(name, "none".to_owned(), Origin::Default);

@@ -9,11 +9,12 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::Data;
 use analytics::cross_origin::Transport;
 use analytics::end_signals::EndSignals;
 use analytics::exit_status::{check_result, usage_error};
+use analytics::hangup_signals::HangupSignals;
 use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
@@ -104,47 +105,97 @@ fn probe(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
     }
 }
 
-/// Runs the router. It binds the port before it opens the cluster, so that a port in use is
-/// reported before any data is touched.
+/// Parts of a router that are opened before its cluster, so that their faults are reported before
+/// any data is touched.
+struct EarlyParts {
+    watcher: Option<AccessWatcher>,
+    identity: Option<Arc<Identity>>,
+    listener: TcpListener,
+    /// Address of the listener.
+    bound: SocketAddr,
+    backup_folder: Option<BackupFolder>,
+}
+
+/// A router that is ready to serve.
+struct ReadyRouter {
+    app: Data<App>,
+    usage: Option<UsageWriter>,
+    history_writer: Option<HistoryWriter>,
+    signals: EndSignals,
+    server: Server,
+}
+
+/// Runs the router, and closes its cluster in any case.
 async fn run(config: &Config) -> anyhow::Result<()> {
-    let watcher = AccessWatcher::open(&config.access)?;
-    let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
-    if let Some(identity) = &identity {
-        actix_web::rt::spawn(CertificateWatcher::new(identity.clone())?.run());
-    }
-    let listener = TcpListener::bind(config.bind)
-        .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
-    let bound = listener.local_addr()?;
-    let backup_folder = backup_folder(config)?;
-    let manager = open(config)?;
-    mode_check::check_mode(&manager, config.access.mode).await?;
-    let manager = cached(manager, config);
+    let parts = open_early_parts(config)?;
     let settings = AppSettings {
-        address: bound,
-        transport: Transport::of(identity.is_some(), config.behind_tls),
+        address: parts.bound,
+        transport: Transport::of(parts.identity.is_some(), config.behind_tls),
         lab: config.lab,
         operate: config.operate,
         analytics: config.analytics,
         backend: backend(&config.engine),
     };
+    let manager = cached(open(config)?, config);
     // Background work uses the runtime of this thread, which serves no requests.
-    let mut app = App::new(manager, settings, &Handle::current());
-    if let Some(folder) = backup_folder {
+    let app = App::new(manager, settings, &Handle::current());
+    let manager = Arc::clone(&app.manager);
+    let served = serve(app, parts, config).await;
+    if served.is_err() {
+        // A start that was refused is not an unclean stop.
+        manager.runtimes().iter().for_each(|runtimes| runtimes.remove_runtimes());
+        manager.close();
+    }
+    served
+}
+
+/// Opens the parts of a router that need no cluster. From now on SIGHUP does not end the process.
+fn open_early_parts(config: &Config) -> anyhow::Result<EarlyParts> {
+    let hangup_signals = HangupSignals::listen()?;
+    let watcher = AccessWatcher::open(&config.access)?;
+    let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
+    if let Some(identity) = &identity {
+        actix_web::rt::spawn(CertificateWatcher::new(identity.clone())?.run());
+    } else if watcher.is_none() {
+        actix_web::rt::spawn(hangup_signals.report_nothing_to_read());
+    }
+    let listener = TcpListener::bind(config.bind)
+        .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
+    let bound = listener.local_addr()?;
+    let backup_folder = backup_folder(config)?;
+    Ok(EarlyParts { watcher, identity, listener, bound, backup_folder })
+}
+
+/// Starts everything that a router needs, and stores its access mode when nothing else can refuse
+/// the start.
+async fn prepare(mut app: App, parts: EarlyParts, config: &Config) -> anyhow::Result<ReadyRouter> {
+    mode_check::check_mode(&app.manager, config.access.mode).await?;
+    if let Some(folder) = parts.backup_folder {
         app.backups = Some(Arc::new(Backups::open(&app.manager, folder)?));
     }
-    let usage = match watcher {
+    let usage = match parts.watcher {
         Some(watcher) => Some(start_access(watcher, config, &mut app).await?),
         None => None,
     };
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {
-        app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), settings.backend)?);
+        let tracer = Tracer::start(endpoint, parts.bound, config.tls.is_some(), app.backend)?;
+        app.tracer = Some(tracer);
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
+    let signals = EndSignals::listen()?;
+    let server = server::serve(app.clone(), parts.listener, parts.identity, config.workers)?;
+    mode_check::settle_mode(&app.manager, config.access.mode).await?;
     serve_commands(&app);
-    let mut signals = EndSignals::listen()?;
-    let server = server::serve(app.clone(), listener, identity, config.workers)?;
+    Ok(ReadyRouter { app, usage, history_writer, signals, server })
+}
+
+/// Serves until a signal ends the router.
+async fn serve(app: App, parts: EarlyParts, config: &Config) -> anyhow::Result<()> {
+    let bound = parts.bound;
+    let ReadyRouter { app, usage, history_writer, mut signals, server } =
+        prepare(app, parts, config).await?;
     let handle = server.handle();
     let mut serving = actix_web::rt::spawn(server);
     print_banner(&app, config, bound);
@@ -154,7 +205,6 @@ async fn run(config: &Config) -> anyhow::Result<()> {
             signals.drained(signal).await;
         }
         ended = &mut serving => {
-            app.manager.close();
             ended??;
             anyhow::bail!("the server ended by itself");
         }
@@ -244,7 +294,7 @@ async fn start_access(
 ) -> anyhow::Result<UsageWriter> {
     let gate = watcher.gate();
     app.gate = Some(Arc::clone(&gate));
-    app.access_sources = Some(watcher.start(&app.manager).await?);
+    app.access_sources = Some(watcher.start(&app.manager, config.data_dir()).await?);
     app.audit = open_audit_log(config, &app.manager).await?;
     Ok(UsageWriter::start(gate, &app.manager).await)
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::collector::Collecting;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Member};
 use crate::fleet_query::FleetQuery;
 use crate::gate::AccessGate;
 use crate::problem::Problem;
 use crate::rule_readings::RuleEvaluator;
+use recorder::ErrorFilter;
 use recorder::store::HistoryWriter;
 use web_kit::cross_origin::Exposure;
 use web_kit::event_stream::Hub;
@@ -63,5 +64,23 @@ impl App {
             Some(_) => Err(Problem::parameter("router: there is no router of this name")
                 .hint("/api/analytics/metrics lists them under routers")),
         }
+    }
+
+    /// Returns an error if no router reports a shard of this name, and no error has occurred on
+    /// one. Every name is accepted before the first report of a router.
+    pub(crate) fn knows_shard(&self, shard: Option<&str>) -> Result<(), Problem> {
+        let Some(name) = shard else { return Ok(()) };
+        let filter = ErrorFilter { limit: 1, shard: Some(name), ..ErrorFilter::default() };
+        let has_shard = |member: &Arc<Member>| {
+            member.seen().now.shards.iter().any(|shard| shard.shard == name)
+                || !member.errors.query(&filter).is_empty()
+        };
+        let members = self.fleet.members();
+        let is_reported = members.iter().any(|member| !member.seen().now.shards.is_empty());
+        if !is_reported || members.iter().any(has_shard) {
+            return Ok(());
+        }
+        Err(Problem::parameter("shard: there is no shard of this name")
+            .hint("/api/shards lists them"))
     }
 }

@@ -102,7 +102,7 @@ pub struct Flags {
     #[arg(long, value_name = "off|on")]
     access: Option<String>,
     /// The file with the API keys, a key on each line: id, SHA-256, role, and if needed tenant and
-    /// expiry; read again every ten seconds
+    /// expiry; read again every ten seconds and on SIGHUP
     #[arg(long, value_name = "FILE")]
     access_keys_file: Option<String>,
     /// The file with the roles, as JSON: one role or a list of them; read again like the keys

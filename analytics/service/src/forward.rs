@@ -40,16 +40,22 @@ pub(crate) async fn forward(
         return Err(Problem::parameter("the query string is too long"));
     }
     let path_and_query = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    ask_router(app, &path_and_query).await.map(forwarded)
+}
+
+/// Returns the response of the first router that answers a request for this path and query.
+pub(crate) async fn ask_router(app: &App, path_and_query: &str) -> Result<ClientResponse, Problem> {
+    let path = path_and_query.split_once('?').map_or(path_and_query, |(path, _)| path);
     let members = app.fleet.members();
     let up = members.iter().filter(|member| member.seen().is_up).take(TRIES_MAX);
     for member in up.cloned().collect::<Vec<_>>() {
-        match send_request(app, &member, &path_and_query).await {
+        match send_request(app, &member, path_and_query).await {
             // The router has refused the credentials of the service, not those of the client, so
             // the client does not get this response.
             Ok(answer) if answer.status == 401 => {
                 tracing::debug!(router = %member.name, path, "not forwarded: the key is refused");
             }
-            Ok(answer) => return Ok(forwarded(answer)),
+            Ok(answer) => return Ok(answer),
             Err(cause) => tracing::debug!(router = %member.name, path, "not forwarded: {cause}"),
         }
     }

@@ -2,7 +2,7 @@
 //! and applies them again when the files change.
 //!
 //! **Invariant:** new content is used only if all files are valid. Otherwise the last valid content
-//! stays in force, and the reason is logged once.
+//! stays in force, and the reason is logged once, and on each SIGHUP.
 //! **Not here:** the formats (`access`), the decision about requests (`gate`), keys of issuers that
 //! are fetched (`issuers`).
 
@@ -20,6 +20,7 @@ use issuers::key_fetcher;
 use issuers::key_sets::{self, IssuerKeySets};
 use issuers::remote_keys::RemoteKeys;
 use rustls::crypto::ring;
+use web_kit::hangup_signals::HangupSignals;
 
 use crate::config::AccessConfig;
 use crate::gate::{AccessGate, RANDOM_LEN, unix_now};
@@ -87,11 +88,14 @@ impl KeyFiles {
         Arc::clone(&self.gate)
     }
 
-    /// Checks the files every [`CHECK_EVERY`] until the service ends.
-    pub(crate) async fn follow(mut self) {
+    /// Checks the files every [`CHECK_EVERY`], and at once on SIGHUP, until the service ends.
+    pub(crate) async fn follow(mut self, mut hangup_signals: HangupSignals) {
         let mut reported = String::new();
         loop {
-            tokio::time::sleep(CHECK_EVERY).await;
+            let was_requested = tokio::select! {
+                () = tokio::time::sleep(CHECK_EVERY) => false,
+                () = hangup_signals.next() => true,
+            };
             let checked = tokio::task::spawn_blocking(move || {
                 let refreshed = self.refresh();
                 (self, refreshed)
@@ -106,10 +110,12 @@ impl KeyFiles {
                     reported.clear();
                     if is_new {
                         tracing::info!("keys and roles were read again and are in force");
+                    } else if was_requested {
+                        tracing::info!("keys and roles were checked: they are the same");
                     }
                 }
                 Err(cause) => {
-                    if cause != reported {
+                    if was_requested || cause != reported {
                         tracing::warn!(
                             "keys and roles were not read again, the old ones stay: {cause}"
                         );

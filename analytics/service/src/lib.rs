@@ -54,6 +54,7 @@ use recorder::tls_roots;
 use web_kit::cross_origin::{Exposure, Transport};
 use web_kit::end_signals::EndSignals;
 use web_kit::event_stream::Hub;
+use web_kit::hangup_signals::HangupSignals;
 
 /// Number of threads that collect frames; they mostly wait for responses.
 const COLLECTORS: usize = 2;
@@ -139,6 +140,7 @@ async fn serve(
 /// Starts the tasks that run in addition to the server.
 fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, ServiceError> {
     let _within = runtime.enter();
+    let hangup_signals = HangupSignals::listen()?;
     let routers = config.routers.iter().map(|router| match &router.address {
         RouterAddress::One(target) | RouterAddress::EachAddress(target) => target,
     });
@@ -169,9 +171,14 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
         by: Transport::of(false, config.behind_tls),
     };
     let gate = key_files.as_ref().map(KeyFiles::gate);
-    if let Some(key_files) = key_files {
-        key_files.start_fetching()?;
-        runtime.spawn(key_files.follow());
+    match key_files {
+        Some(key_files) => {
+            key_files.start_fetching()?;
+            runtime.spawn(key_files.follow(hangup_signals));
+        }
+        None => {
+            runtime.spawn(hangup_signals.report_nothing_to_read());
+        }
     }
     Ok(App::new(fleet, rule_evaluator, hub, collecting, (exposure, gate)))
 }

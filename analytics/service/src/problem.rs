@@ -31,6 +31,12 @@ web_kit::problem_codes! {
     TSR500 500 true  "Internal error" "A defect of the service. It is logged under the request id.";
 }
 
+/// Returns true if a text has the form of a code: routers have more codes than this service.
+pub(crate) fn is_code(text: &str) -> bool {
+    let digits = text.strip_prefix("TSR").map(str::as_bytes);
+    digits.is_some_and(|digits| digits.len() == 3 && digits.iter().all(u8::is_ascii_digit))
+}
+
 /// An error response.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {

@@ -328,7 +328,25 @@ fn a_key_that_leaves_the_file_ends_its_sessions_and_streams() {
 }
 
 #[test]
-fn settings_that_would_expose_keys_are_refused() {
+fn a_service_serves_on_after_a_hangup_signal() {
+    let folder = folder();
+    let nowhere = ["--routers", "north=http://127.0.0.1:9", "--store", "none"];
+    let open = Service::start(folder.path(), &nowhere);
+    let guarded = start(folder.path(), "http://127.0.0.1:9", &[]);
+    for (service, words) in [
+        (&open, "there is nothing to read again"),
+        (&guarded, "keys and roles were checked: they are the same"),
+    ] {
+        service.signal("HUP");
+        eventually(words, || service.said().contains(words).then_some(()));
+        assert_eq!(service.get("/live").status, 200);
+    }
+    assert_eq!(open.end("TERM"), Some(0));
+    assert_eq!(guarded.end("TERM"), Some(0));
+}
+
+#[test]
+fn settings_that_would_expose_keys_or_have_no_effect_are_refused() {
     let folder = folder();
     let loose = folder.path().join("loose.key");
     std::fs::write(&loose, key(WATCHER).reveal()).unwrap();
@@ -346,6 +364,11 @@ fn settings_that_would_expose_keys_are_refused() {
         (&["--access", "on"], "access_keys_file"),
         (&["--access", "on", "--access-keys-file", "none"], "access_keys_file (none)"),
         (&["--access", "on", "--access-keys-file", "keys", "--bind", "0.0.0.0:0"], "in the clear"),
+        (&["--access-keys-file", "keys"], "access_keys_file (from flag) is ignored while access"),
+        (
+            &["--access", "off", "--access-roles-file", "roles.json"],
+            "access_roles_file (from flag) is ignored while access",
+        ),
         (&["--router-key-file", "router.key", "--routers", "http://10.0.0.1:3000"], "in the clear"),
         (
             &["--router-key-file", "router.key", "--routers", "dns+http://routers:3000"],

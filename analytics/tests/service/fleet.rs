@@ -62,6 +62,11 @@ fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
     let grouped = service.get("/api/analytics/errors?grouped=true&router=south").json();
     assert_eq!(grouped["errors"][0]["count"], 3, "{grouped}");
     assert_eq!(service.get("/api/analytics/errors?router=north").json()["errors"], json!([]));
+    // A router explains the codes that the service itself does not have.
+    let page = service.get("/errors/TSR310");
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert!(page.text().starts_with("TSR310 No such table (status 404)\n"), "{}", page.text());
+    assert_eq!(service.get("/errors/TSR999").status, 404);
 }
 
 #[test]

@@ -150,6 +150,8 @@ fn bad_parameters_are_refused_with_their_name() {
         ("/api/analytics/errors?limit=0", "limit must be a whole number from 1 to 1000"),
         ("/api/analytics/errors?limit=1&count=1", "limit and count are the same"),
         ("/api/analytics/errors?grouped=yes", "grouped must be true or false"),
+        ("/api/analytics/errors?code=TSR1000", "code: there is no such error code"),
+        ("/api/analytics/errors?shard=nope", "shard: there is no shard of this name"),
         ("/api/analytics/alerts?x=1", "unknown parameter `x`"),
     ] {
         let answer = service.get(path);

@@ -10,6 +10,7 @@
 //! | `readiness`, `health_probe` | `/live` and `/ready`, and the command that probes them |
 //! `program` |
 //! | `end_signals`, `exit_status` | signals that end a program, and its exit code | `program` |
+//! | `hangup_signals` | signals at which a program reads its files again | `program` |
 //! | `problem_codes` | declaration of the codes of problems | `program` |
 //! | `bearer`, `login` | credentials in requests, and the bodies of a login | `program` |
 //! | `cross_origin` | refusal of requests that pages of other origins send | `program` |
@@ -33,6 +34,8 @@ pub mod end_signals;
 pub mod event_stream;
 #[cfg(feature = "program")]
 pub mod exit_status;
+#[cfg(feature = "program")]
+pub mod hangup_signals;
 #[cfg(feature = "program")]
 pub mod head_response;
 #[cfg(feature = "program")]

@@ -30,23 +30,41 @@ pub enum ModeError {
     Change(#[from] AccessError),
 }
 
-/// Checks that a router of this access mode may serve the cluster. The first router that enforces
-/// access control stores in the catalog that it is on.
+/// Checks that a router of this access mode may serve the cluster. Changes nothing.
 ///
 /// # Errors
 /// [`ModeError`] if the router may not serve the cluster, or the catalog does not respond.
 pub async fn check_mode(manager: &Manager, mode: AccessMode) -> Result<(), ModeError> {
-    let access = manager.access();
-    match (mode, access.mode().await?) {
-        (AccessMode::On, access_store::AccessMode::On)
+    match (mode, manager.access().mode().await?) {
+        (AccessMode::On, access_store::AccessMode::On | access_store::AccessMode::Off)
         | (AccessMode::Off | AccessMode::Observe, access_store::AccessMode::Off) => Ok(()),
-        (AccessMode::On, access_store::AccessMode::Off) => {
-            let change = AccessChange::SetMode(access_store::AccessMode::On);
-            access.change(&change, &ChangeAuthor::Router, unix_now()).await?;
-            Ok(())
-        }
         (AccessMode::Off | AccessMode::Observe, access_store::AccessMode::On) => {
             Err(ModeError::Remembered(mode))
+        }
+    }
+}
+
+/// Settles the access mode directly before the router serves. The first router that enforces access
+/// control stores in the catalog that it is on. A router without it is checked again, because
+/// another router may have stored that since the first check.
+///
+/// The mode is stored last, because a start that fails must not change the mode of the cluster.
+///
+/// # Errors
+/// [`ModeError`] if the router may not serve the cluster, or the catalog does not respond.
+pub async fn settle_mode(manager: &Manager, mode: AccessMode) -> Result<(), ModeError> {
+    match mode {
+        AccessMode::Off | AccessMode::Observe => check_mode(manager, mode).await,
+        AccessMode::On => {
+            let access = manager.access();
+            match access.mode().await? {
+                access_store::AccessMode::On => Ok(()),
+                access_store::AccessMode::Off => {
+                    let change = AccessChange::SetMode(access_store::AccessMode::On);
+                    access.change(&change, &ChangeAuthor::Router, unix_now()).await?;
+                    Ok(())
+                }
+            }
         }
     }
 }

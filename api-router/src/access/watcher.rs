@@ -10,6 +10,7 @@
 //! **Not here:** the content of the files (`files`), its merging with the catalog (`sources`), the
 //! decision about requests (`gate`).
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,9 +38,6 @@ use crate::config::{AccessConfig, AccessMode};
 pub const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Interval at which the time of the last contact with the catalog is updated.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
-
-/// Command that creates the first API key.
-const FIRST_KEY: &str = "make one with `shard-manager key create --role admin`";
 
 /// Reason why access control cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +139,7 @@ impl AccessWatcher {
 
     /// Applies the keys of the catalog, and then follows the catalog and checks the files in the
     /// background. From now on SIGHUP triggers a check and no longer ends the process. Returns the
-    /// sources.
+    /// sources. `data_dir` is the data directory of the cluster, if it consists of files.
     ///
     /// # Errors
     /// [`AccessStartError`] if signals cannot be received, the catalog does not respond, or its
@@ -149,6 +147,7 @@ impl AccessWatcher {
     pub async fn start(
         self,
         manager: &Arc<Manager>,
+        data_dir: Option<&Path>,
     ) -> Result<Arc<AccessSources>, AccessStartError> {
         let hangup_signal = signal(SignalKind::hangup());
         let hangup_signal =
@@ -168,11 +167,27 @@ impl AccessWatcher {
         if self.gate().authenticator.get().snapshot().keys().count() == 0
             && self.config.issuers.is_empty()
         {
-            tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
+            let command = first_key_command(data_dir);
+            tracing::warn!(
+                "access control has no key and no issuer of tokens: make one with `{command}`"
+            );
         }
         actix_web::rt::spawn(follow(Arc::clone(&sources), Arc::clone(manager), states));
         actix_web::rt::spawn(run(self, hangup_signal));
         Ok(sources)
+    }
+}
+
+/// Returns the command that creates the first API key.
+fn first_key_command(data_dir: Option<&Path>) -> String {
+    let command = "shard-manager key create --role admin";
+    match data_dir {
+        // The operator may run the command in another folder than the router.
+        Some(data_dir) => {
+            let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+            format!("{command} --data-dir {}", whole.display())
+        }
+        None => command.to_owned(),
     }
 }
 

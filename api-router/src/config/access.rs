@@ -14,7 +14,7 @@ use issuers::config::IssuerConfig;
 use shard_manager::access::authenticator::AuthSettings;
 
 use super::ConfigError;
-use super::audit::{AuditConfig, AuditFlags, audit};
+use super::audit::{AuditConfig, AuditFlags, KEYS as AUDIT_KEYS, LEVEL as AUDIT_LEVEL, audit};
 use super::certificate::CertificateConfig;
 use super::sources::{Sources, name_with_origin};
 use super::trusted_proxies::TrustedProxies;
@@ -32,6 +32,7 @@ const PROXIES: &str = "trusted_proxies";
 const STALE_MAX_S: std::ops::RangeInclusive<usize> = 15..=31_536_000;
 /// Maximum number of routers among which the rate limits of roles are divided.
 const ROUTERS_MAX: usize = 1_000;
+const ROUTERS_DEFAULT: usize = 1;
 /// Maximum number of origins: the origin of each request from a web page is compared with all of
 /// them.
 const ORIGINS_MAX: usize = 64;
@@ -158,7 +159,8 @@ pub(super) fn access(
         let known = within(text, *STALE_MAX_S.start(), *STALE_MAX_S.end());
         if text == "0" { Ok(0) } else { known.map_err(|allowed| format!("0 or {allowed}")) }
     })?;
-    let routers = settings.parse(ROUTERS, "1", |text| within(text, 1, ROUTERS_MAX))?;
+    let routers = settings
+        .parse(ROUTERS, &ROUTERS_DEFAULT.to_string(), |text| within(text, 1, ROUTERS_MAX))?;
     let cors_origins = settings.secret(CORS, "none", parse_origins)?;
     if mode != AccessMode::On && !cors_origins.is_empty() {
         let given = name_with_origin(settings, CORS).unwrap_or_default();
@@ -171,7 +173,7 @@ pub(super) fn access(
     let issuers = issuers(settings, sources);
     let certificates = certificates(settings, sources);
     let limits = AuthSettings { stale_max: stale_max as u64, limit_routers: routers as u64 };
-    Ok(AccessConfig {
+    let config = AccessConfig {
         mode,
         keys_file,
         roles_file,
@@ -182,7 +184,40 @@ pub(super) fn access(
         issuers,
         is_tls: false,
         certificates,
-    })
+    };
+    if mode == AccessMode::Off {
+        refuse_ignored(&config, settings, sources)?;
+    }
+    Ok(config)
+}
+
+/// Refuses a setting that has no effect because access control is off: it would seem to be in
+/// force. A setting that has its default value is not refused.
+fn refuse_ignored(
+    config: &AccessConfig,
+    settings: &Settings<'_>,
+    sources: &Sources,
+) -> Result<(), ConfigError> {
+    let audit = AuditConfig::default();
+    let used = [
+        (KEYS_FILE, config.keys_file.is_some()),
+        (ROLES_FILE, config.roles_file.is_some()),
+        (STALE_MAX, config.limits.stale_max != AuthSettings::STALE_MAX_DEFAULT),
+        (ROUTERS, config.limits.limit_routers != ROUTERS_DEFAULT as u64),
+        (AUDIT_LEVEL, config.audit.level != audit.level),
+        (AUDIT_KEYS, config.audit.keys != audit.keys),
+        (PROXIES, config.trusted_proxies != TrustedProxies::default()),
+    ];
+    let at = sources.sections.path.display();
+    let given = match used.into_iter().find(|(_, is_used)| *is_used) {
+        Some((name, _)) => name_with_origin(settings, name).unwrap_or_default(),
+        None if !config.issuers.is_empty() => format!("access.issuer[1] (from {at})"),
+        None if !config.certificates.is_empty() => format!("access.certificate[1] (from {at})"),
+        None => return Ok(()),
+    };
+    Err(ConfigError(format!(
+        "{given} is ignored while access is off: set access = on, or remove the setting"
+    )))
 }
 
 /// Parses origins, which must be spelled exactly as browsers send them, because they are compared

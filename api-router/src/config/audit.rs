@@ -13,8 +13,8 @@ use super::access::AccessMode;
 use super::sources::name_with_origin;
 
 const LOG: &str = "audit_log";
-const LEVEL: &str = "audit";
-const KEYS: &str = "audit_keys";
+pub(super) const LEVEL: &str = "audit";
+pub(super) const KEYS: &str = "audit_keys";
 
 /// Destination of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use shard_manager::cache::{AddressError, CacheAddress, CacheSettings};
 use shard_manager::node_address::Password;
 
 use super::ConfigError;
-use super::sources::name_with_origin;
+use super::sources::{Sources, name_with_origin};
 
 const URL: &str = "redis_url";
 const PASSWORD_FILE: &str = "cache_password_file";
@@ -71,8 +71,11 @@ impl CacheFlags {
 }
 
 /// Returns the settings of the cache, if one is named.
-pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>, ConfigError> {
-    let address = address(settings)?;
+pub(super) fn cache(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+) -> Result<Option<CacheSettings>, ConfigError> {
+    let address = address(settings, sources)?;
     let bound = milliseconds(
         settings,
         "cache_bound_ms",
@@ -131,9 +134,14 @@ fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
 }
 
 /// Returns the address of the cache; the password may be in a file of its own.
-fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigError> {
+fn address(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+) -> Result<Option<CacheAddress>, ConfigError> {
     let named = settings.find(URL).filter(|(_, text)| !matches!(&**text, "" | NONE));
-    let given = name_with_origin(settings, URL).unwrap_or_default();
+    let given = named.as_ref().map_or_else(String::new, |(origin, _)| {
+        format!("{} (from {origin})", sources.redis_url_name(origin))
+    });
     let parse = |url: &str| -> Result<CacheAddress, ConfigError> {
         url.parse().map_err(|error: AddressError| ConfigError(format!("{given}: {error}")))
     };

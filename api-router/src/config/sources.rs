@@ -68,6 +68,7 @@ const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
 /// Environment variable and setting with the address of Redis. Other programs use the variable too,
 /// so it is accepted like `TESSERA_REDIS_URL`, but a similar name does not count as a typo of it.
 const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis_url");
+const OWN_REDIS_URL: &str = "TESSERA_REDIS_URL";
 
 /// Prefixes of the environment variables that are settings of the load tester, the command-line
 /// tool and the analytics service. A router ignores them.
@@ -125,15 +126,23 @@ impl Sources {
         let found = std::env::var(name).ok().or_else(|| self.dot_env.get(name).cloned());
         found.filter(|value| !value.is_empty())
     }
+
+    /// Returns the name under which a source sets the address of Redis, for messages.
+    pub(super) fn redis_url_name(&self, origin: &Origin) -> &'static str {
+        let has_own = match origin {
+            Origin::Environment => std::env::var_os(OWN_REDIS_URL).is_some(),
+            Origin::DotEnv => self.dot_env.contains_key(OWN_REDIS_URL),
+            Origin::Flag | Origin::File(_) | Origin::Default => return REDIS_URL.1,
+        };
+        if has_own { OWN_REDIS_URL } else { REDIS_URL.0 }
+    }
 }
 
 /// Returns the name of a setting for messages. If its value came from a variable without prefix,
 /// this is the name of the variable.
 pub(super) fn spelled(name: &str, origin: &Origin) -> String {
     match origin {
-        Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) || name == REDIS_URL.1 => {
-            name.to_ascii_uppercase()
-        }
+        Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) => name.to_ascii_uppercase(),
         Origin::Environment | Origin::DotEnv | Origin::Flag | Origin::File(_) | Origin::Default => {
             name.to_owned()
         }
@@ -183,6 +192,7 @@ fn near_plain(name: &str) -> Option<String> {
 /// Returns the settings among these variables: `TESSERA_BIND` is `bind`, and `SHARD_URLS` is
 /// `shard_urls`.
 fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Layer, ConfigError> {
+    check_redis_urls(&origin, &variables)?;
     let mut values = BTreeMap::new();
     for (name, value) in variables {
         if FOREIGN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || !concerns_us(&name) {
@@ -190,7 +200,7 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
         }
         if name == REDIS_URL.0 {
             // The map is sorted: `TESSERA_REDIS_URL` comes later, and its value then replaces this
-            // one.
+            // one. It is the same address, or means no cache.
             values.insert(REDIS_URL.1.to_owned(), value);
             continue;
         }
@@ -208,6 +218,27 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
         values.insert(of_variable(&what, setting, &NAMES, variable_of)?, value);
     }
     Ok((origin, values))
+}
+
+/// Refuses two different addresses of Redis in one source, because one of them would be ignored. If
+/// `TESSERA_REDIS_URL` is `none`, the router has no cache, and the other address is for other
+/// programs.
+fn check_redis_urls(
+    origin: &Origin,
+    variables: &BTreeMap<String, String>,
+) -> Result<(), ConfigError> {
+    let (Some(shared), Some(own)) = (variables.get(REDIS_URL.0), variables.get(OWN_REDIS_URL))
+    else {
+        return Ok(());
+    };
+    if shared == own || shared.is_empty() || matches!(&**own, "" | "none") {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "{} and {OWN_REDIS_URL} (from {origin}) name different addresses: set only one of them, or \
+         {OWN_REDIS_URL}=none for no cache",
+        REDIS_URL.0
+    )))
 }
 
 /// Returns the name of the environment variable of a setting.

@@ -81,11 +81,22 @@ fn without_an_address_there_is_none_and_the_defaults_are_shown() {
 }
 
 #[test]
-fn our_own_variable_wins_over_the_one_that_others_know_too() {
+fn two_variables_with_different_addresses_are_refused() {
     let folder = folder();
     let variables = [("REDIS_URL", "redis://theirs:1"), ("TESSERA_REDIS_URL", "redis://ours:2")];
-    let both = shown(with(folder.path(), &variables, &[]));
-    assert!(both["redis_url"].0.contains("ours"), "{both:?}");
+    let refused = refusal(with(folder.path(), &variables, &[]));
+    assert!(
+        refused.contains("REDIS_URL and TESSERA_REDIS_URL (from environment) name"),
+        "{refused}"
+    );
+    let same = [("REDIS_URL", URL), ("TESSERA_REDIS_URL", URL)];
+    assert!(shown(with(folder.path(), &same, &[]))["redis_url"].0.starts_with(URL));
+    // The environment wins over .env, whatever the names of the variables are.
+    write(folder.path(), ".env", "REDIS_URL=redis://theirs:1\n");
+    let own = [("TESSERA_REDIS_URL", "redis://ours:2")];
+    let own = shown(with(folder.path(), &own, &[]));
+    assert!(own["redis_url"].0.contains("ours"), "{own:?}");
+    write(folder.path(), ".env", "");
     let off = [("REDIS_URL", URL), ("TESSERA_REDIS_URL", "none")];
     let off = shown(with(folder.path(), &off, &["--cache-bound-ms", "9"]));
     assert_eq!(off["redis_url"], said("none", "environment"));
@@ -127,6 +138,8 @@ fn a_value_that_does_not_fit_is_refused_with_its_name_and_the_allowed_ones() {
         let reported = refusal(with(dir.path(), &[("REDIS_URL", url)], &[]));
         assert!(reported.contains("REDIS_URL (from environment): "), "{reported}");
         assert!(reported.contains(allowed), "{url}: {reported}");
+        let reported = refusal(with(dir.path(), &[("TESSERA_REDIS_URL", url)], &[]));
+        assert!(reported.contains("TESSERA_REDIS_URL (from environment): "), "{reported}");
     }
     let reported = refusal(with(dir.path(), &[("TESSERA_CACHE_BOUND_MS", "9")], &[]));
     assert!(reported.contains("is about a cache, but none is named: set REDIS_URL"), "{reported}");

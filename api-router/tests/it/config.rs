@@ -35,6 +35,10 @@ const SETTINGS: [(&str, &str, &str); 22] = [
     ("trusted_proxies", "10.0.0.0/8,::1", "192.168.1.1"),
 ];
 
+/// Settings that are refused while access control is off.
+const OF_ACCESS: [&str; 5] =
+    ["access_stale_max_s", "limit_routers", "audit", "audit_keys", "trusted_proxies"];
+
 /// Settings that are true when their flag is given, and take no value there.
 const SWITCHES: [&str; 4] = ["behind_tls", "insecure", "lab", "operate"];
 
@@ -167,6 +171,9 @@ fn every_setting_can_come_from_every_source() {
     let from = |source: &str, (name, value): (&str, &str)| {
         let folder = folder();
         let mut command = bare_command(folder.path());
+        if OF_ACCESS.contains(&name) {
+            command.env("TESSERA_ACCESS", "observe");
+        }
         match source {
             "flag" => drop(command.args(flag(name, value))),
             "environment" => drop(command.env(variable(name), value)),
@@ -184,7 +191,8 @@ fn every_setting_can_come_from_every_source() {
         for (name, value, _) in SETTINGS {
             let shown = from(source, (name, value));
             assert_eq!(shown[name], said(value, source), "{name} from {source}");
-            let others = shown.iter().filter(|(other, _)| *other != name);
+            let is_needed = |other: &str| other == "access" && OF_ACCESS.contains(&name);
+            let others = shown.iter().filter(|(other, _)| *other != name && !is_needed(other));
             for (other, (_, origin)) in others {
                 assert_eq!(origin, "default", "{other} beside {name} from {source}");
             }
@@ -199,6 +207,9 @@ fn a_flag_wins_over_the_environment_that_over_dot_env_and_that_over_the_file() {
         write(folder.path(), "settings.toml", &toml(name, other));
         let file = || {
             let mut command = bare_command(folder.path());
+            if OF_ACCESS.contains(&name) {
+                command.env("TESSERA_ACCESS", "observe");
+            }
             command.args(["--config", "settings.toml"]);
             command
         };
@@ -305,6 +316,7 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
         ("bind", "localhost", "an address and a port, such as 127.0.0.1:3000"),
         ("bind", "127.0.0.1:70000", "an address and a port"),
         ("bind", "", "an address and a port"),
+        ("data_dir", "", "a folder, and not be empty"),
         ("shards", "0", "a number from 1 to 256"),
         ("shards", "257", "a number from 1 to 256"),
         ("shards", "-1", "a number from 1 to 256"),

@@ -9,6 +9,7 @@ use std::process::Command;
 use chrono::Datelike;
 
 use crate::backend::{self, files_only, servers_only};
+use crate::faults::meddle;
 use crate::harness::{Router, bare_command, command};
 
 /// Returns the exit code and the lines of the output.
@@ -86,6 +87,45 @@ fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
     assert!(reports(&lines, "fault", "shard2-primary"), "{lines:#?}");
     fs::write(&file, kept).unwrap();
     assert_eq!(examined(command(&data)).0, Some(0), "all is as before");
+}
+
+/// Returns the first shard's primary to the schema of the version before.
+const OLDER_SCHEMA: &str = concat!(
+    include_str!("../../../migrations/sqlite/shard/2026-11-25-000006_groups/down.sql"),
+    "DELETE FROM __diesel_schema_migrations WHERE version='20261125000006'"
+);
+
+#[test]
+fn an_older_schema_is_a_warning_because_the_next_start_upgrades_it() {
+    files_only!("it is about a folder of files");
+    let folder = crate::folders::temporary();
+    let data = folder.path().join("data");
+    Router::start_in(&data, &[]).end();
+    meddle(&data, OLDER_SCHEMA);
+    let older = "shard1-primary.db has an older schema: the next start upgrades it";
+    let (code, lines) = examined(command(&data));
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(reports(&lines, "warning", older), "{lines:#?}");
+    Router::start_in(&data, &[]).end();
+    let (code, lines) = examined(command(&data));
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(!reports(&lines, "warning", older), "{lines:#?}");
+}
+
+#[test]
+fn a_file_in_the_place_of_the_folder_is_reported_as_a_file() {
+    files_only!("it is about a folder of files");
+    let folder = crate::folders::temporary();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for data in [file.clone(), file.join("data")] {
+        let mut command = bare_command(folder.path());
+        command.args(["--bind", "127.0.0.1:0"]).arg("--data-dir").arg(&data);
+        let (code, lines) = examined(command);
+        assert_eq!(code, Some(1), "{lines:#?}");
+        let words = format!("{} is a file, where a folder is expected", file.display());
+        assert!(reports(&lines, "fault", &words), "{lines:#?}");
+    }
 }
 
 #[test]

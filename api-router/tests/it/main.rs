@@ -117,6 +117,7 @@ mod shards_join;
 mod shards_join_servers;
 mod shared_routers;
 mod sockets;
+mod starts_and_ends;
 mod strategies;
 mod streams;
 mod streams_budget;

@@ -29,7 +29,7 @@ use model::error::Error;
 use super::catalog_failure::not_opened;
 use super::connection::open;
 use super::file_watch::FileChecks;
-use super::intents::unavailable;
+use super::intents::{ending, unavailable};
 use super::threads::run_to_end;
 
 pub use stopped::{change_stopped, read_audit_heads, read_state};
@@ -95,7 +95,7 @@ impl FileAccess {
 
     fn connect(&self) -> Result<SqliteConnection, Error> {
         if self.0.closed.load(Ordering::Acquire) {
-            return Err(unavailable(&"the router ends"));
+            return Err(ending());
         }
         open(&self.0.catalog, "").map_err(|error| not_opened(&self.0.catalog, error))
     }

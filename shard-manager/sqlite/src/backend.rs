@@ -71,7 +71,8 @@ impl Files {
         let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
         let moves = FileMoves::new(data_dir.catalog(), file_checks, closed);
         let (map_turn, operator_queue) = (Arc::default(), Arc::default());
-        let control_socket = ControlSocket::open(backup_source, &access, &operator_queue);
+        let map = shard_files.map();
+        let control_socket = ControlSocket::open(backup_source, &access, &operator_queue, map);
         let shard_files = Arc::new(shard_files);
         Self {
             control_socket,
@@ -124,7 +125,7 @@ impl ClusterBackend for Files {
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             if closed.load(Ordering::Acquire) {
                 // Another process may own the catalog by now.
-                return Err(MapChangeError::Failed(intents::unavailable(&"the router ends")));
+                return Err(MapChangeError::Failed(intents::ending()));
             }
             let opened = open(&catalog, "").map_err(|error| not_opened(&catalog, error));
             let mut connection = opened.map_err(MapChangeError::Failed)?;
@@ -273,7 +274,7 @@ impl FileLock {
                 let _local = local;
                 if closed.load(Ordering::Acquire) {
                     // Another process may own the catalog by now.
-                    return Err(intents::unavailable(&"the router ends"));
+                    return Err(intents::ending());
                 }
                 let opened = IntentTable::open(&catalog);
                 work(&mut opened.map_err(|error| not_opened(&catalog, error))?)

@@ -44,6 +44,7 @@ use std::time::{Duration, Instant};
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
 use engine::move_view::MoveView;
 use engine::operator_queue::{OperatorQueue, OperatorRequest, OperatorResponse, SlotAction};
+use engine::published_map::PublishedMap;
 use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
@@ -175,6 +176,7 @@ struct Shared {
     source: Arc<BackupSource>,
     access: FileAccess,
     operator_queue: Arc<OperatorQueue>,
+    map: Arc<PublishedMap>,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
@@ -187,12 +189,14 @@ impl ControlSocket {
         source: &Arc<BackupSource>,
         access: &FileAccess,
         operator_queue: &Arc<OperatorQueue>,
+        map: &Arc<PublishedMap>,
     ) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
             access: access.clone(),
             operator_queue: Arc::clone(operator_queue),
+            map: Arc::clone(map),
             stopping: AtomicBool::new(false),
             clients: Mutex::new(0),
             left: Condvar::new(),
@@ -370,7 +374,8 @@ impl Shared {
 
     fn moves(&self, command: MoveCommand) -> Reply {
         let carry_out = |action| self.operator_queue.command(OperatorRequest::Moves(action));
-        match command.action().and_then(carry_out) {
+        let slot_count = self.map.load().groups().slot_count();
+        match command.action(slot_count).and_then(carry_out) {
             Ok(OperatorResponse::Moves(moves)) => Reply::Moves { moves },
             Ok(
                 OperatorResponse::Changed

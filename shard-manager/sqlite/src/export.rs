@@ -19,13 +19,15 @@ use diesel::result::Error as DieselError;
 use engine::export::{
     BUFFER, ExportError, ExportFormat, ExportLines, ExportedRow, exported_table, unsettled,
 };
+use engine::open_error::OpenError;
 use model::slot_set::SlotSet;
 use model::table::Registry;
 use model::value::ColumnType;
 
 use super::connection::RowView;
 use super::node_view::NodeView;
-use super::offline_view::DirView;
+use super::offline_lists::open_move_of;
+use super::offline_view::{DirView, Holder};
 use super::{owned_slots, sql};
 
 /// The snapshots of all shards that an export reads.
@@ -54,7 +56,8 @@ impl Export {
     ///
     /// # Errors
     /// [`ExportError::Open`] if one cannot be read; [`ExportError::TablesDiffer`];
-    /// [`ExportError::SlotsUnsettled`].
+    /// [`ExportError::SlotsUnsettled`], or [`ExportError::MoveRests`] if no process holds the
+    /// directory and an open move has the slots.
     pub fn begin(view: &DirView) -> Result<Self, ExportError> {
         for _ in 1..TRIES {
             let export = Self::take(view)?;
@@ -65,7 +68,7 @@ impl Export {
         }
         let export = Self::take(view)?;
         let slots = export.unsettled();
-        if slots.is_empty() { Ok(export) } else { Err(ExportError::SlotsUnsettled { slots }) }
+        if slots.is_empty() { Ok(export) } else { Err(not_settled(view, slots)?) }
     }
 
     /// Returns the slots that no shard owns, or more than one.
@@ -157,6 +160,22 @@ impl Export {
         progress(total);
         Ok(total)
     }
+}
+
+/// Returns the error for slots without exactly one owner. If no process holds the directory,
+/// another attempt fails as well.
+fn not_settled(view: &DirView, slots: SlotSet) -> Result<ExportError, OpenError> {
+    let open_move = match view.holder()? {
+        Holder::Process { .. } => None,
+        Holder::Free | Holder::Crashed => open_move_of(view, &slots)?,
+    };
+    Ok(match open_move {
+        Some(move_name) => {
+            let data_dir = view.path().display().to_string();
+            ExportError::MoveRests { slots, move_name, data_dir }
+        }
+        None => ExportError::SlotsUnsettled { slots },
+    })
 }
 
 impl ExportedRow for RowView<'_, '_> {

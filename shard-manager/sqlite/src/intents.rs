@@ -120,6 +120,13 @@ fn to_error(error: &DieselError, kind: &DbErrorKind) -> Error {
     kind.error(CATALOG)
 }
 
+/// Returns the error of work that begins after the files were closed. The catalog may belong to
+/// another process by then. Nothing is logged as an error, because the end of a router is normal.
+pub fn ending() -> Error {
+    tracing::debug!("the catalog is not opened, because the router ends");
+    Error::ShardUnavailable { shard: CATALOG.to_owned() }
+}
+
 /// Logs that the catalog cannot be opened, and returns the error for clients.
 pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
     tracing::error!(%cause, "the catalog cannot be opened");

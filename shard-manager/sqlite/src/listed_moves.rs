@@ -30,7 +30,7 @@ use moves::identity::MoveId;
 use super::catalog_failure::not_opened;
 use super::connection::open;
 use super::file_watch::FileChecks;
-use super::intents::unavailable;
+use super::intents::ending;
 use super::threads::run_to_end;
 
 pub(super) use rebalances::{find as find_rebalance, read as read_rebalances};
@@ -60,7 +60,7 @@ impl FileMoves {
 
     fn connect(&self) -> Result<SqliteConnection, Error> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(unavailable(&"the router ends"));
+            return Err(ending());
         }
         open(&self.catalog, "").map_err(|error| not_opened(&self.catalog, error))
     }

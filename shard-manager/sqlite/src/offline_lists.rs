@@ -11,6 +11,7 @@ use engine::move_record::MoveRecord;
 use engine::move_view::MoveView;
 use engine::rebalance_record::{RebalanceId, RebalanceRecord};
 use engine::rebalance_view::RebalanceView;
+use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 use moves::identity::MoveId;
 
@@ -28,6 +29,19 @@ use super::read_only::open_read_only;
 pub fn listed_moves(view: &DirView) -> Result<Vec<MoveView>, OpenError> {
     let records = read(view, read_moves)?;
     Ok(records.iter().map(|record| shown_move(view, record)).collect())
+}
+
+/// Returns the identity of the first move that has not ended and has some of these slots; `None` if
+/// there is none.
+///
+/// # Errors
+/// [`OpenError`] if the catalog cannot be read.
+pub(super) fn open_move_of(view: &DirView, slots: &SlotSet) -> Result<Option<String>, OpenError> {
+    let records = read(view, read_moves)?;
+    let is_open = |record: &&MoveRecord| record.ended_at.is_none();
+    let mut open = records.iter().filter(is_open);
+    let found = open.find(|record| !record.new.slots.is_disjoint(slots));
+    Ok(found.map(MoveRecord::name))
 }
 
 /// Returns a move; `None` if the catalog has none with this identity.

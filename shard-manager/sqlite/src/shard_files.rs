@@ -85,6 +85,11 @@ impl ShardFiles {
         if shard.url.is_some() {
             return Err(NewShardRefusal::UrlUnexpected);
         }
+        let listed = self.listed_state(&shard.name);
+        if listed == Some(ShardState::Serving) {
+            // The request is repeated, and the files that need the room exist.
+            return Ok(());
+        }
         let needed = FILE_BYTES * (1 + self.opener.replicas as u64);
         let free = free_bytes(&self.opener.folder).unwrap_or(u64::MAX);
         if free < needed {
@@ -94,13 +99,20 @@ impl ShardFiles {
             let place = self.opener.folder.display().to_string();
             return Err(NewShardRefusal::Unsuitable { place, cause });
         }
-        if self.newest_map().topology().find(&shard.name).is_some() {
+        if listed.is_some() {
             // The shard is already listed as joining, so its files were created by the join.
             return Ok(());
         }
         let replicas = (0..Topology::REPLICAS_MAX).map(|i| self.opener.replica(&shard.name, i));
         let mut files = std::iter::once(self.opener.primary(&shard.name)).chain(replicas);
         files.try_for_each(|file| self.check_unused(&file))
+    }
+
+    /// Returns the state of the member with this name; `None` if there is none.
+    fn listed_state(&self, name: &str) -> Option<ShardState> {
+        let map = self.newest_map();
+        let topology = map.topology();
+        topology.find(name).map(|number| topology.shards()[number.index()].state)
     }
 
     fn newest_map(&self) -> Arc<ShardMap> {

@@ -60,10 +60,32 @@ pub(super) fn access(
                      `shard-manager key create --offline` prints a key and its line for such a file";
         return Err(ConfigError(cause.to_owned()));
     }
+    if !is_on {
+        refuse_ignored(settings, file)?;
+    }
     if router_key_file.is_some() {
         routers.iter().try_for_each(check_router)?;
     }
     Ok(AccessConfig { is_on, keys_file, roles_file, issuers, router_key_file })
+}
+
+/// Refuses a setting that has no effect because access control is off: it would seem to be in
+/// force.
+fn refuse_ignored(settings: &Settings<'_>, file: &File) -> Result<(), ConfigError> {
+    let set = [KEYS_FILE, ROLES_FILE].into_iter().find_map(|name| {
+        let (origin, _) = settings.find(name)?;
+        Some(format!("{name} (from {origin})"))
+    });
+    let section = || {
+        let has_issuer = !file.sections("issuer").is_empty();
+        has_issuer.then(|| format!("issuer[1] (from {})", file.origin()))
+    };
+    match set.or_else(section) {
+        Some(given) => Err(ConfigError(format!(
+            "{given} is ignored while access is off: set access = on, or remove the setting"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Returns the issuers of the configuration file, and adds each of their members to the settings

@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::fleet_query::{self, ErrorsAnswer, FleetQuery, MetricsAnswer};
 use crate::gate::{AccessGate, Credentials};
 use crate::parameters::{Parameters, fleet_query};
-use crate::problem::{BusyRefusals, Code, GateRefusals, Problem};
+use crate::problem::{BusyRefusals, Code, GateRefusals, Problem, is_code};
 use futures_util::StreamExt;
 use recorder::MetricsParameters;
 use recorder::{ErrorsParameters, ErrorsQuery};
@@ -95,5 +95,10 @@ pub(super) async fn list_errors(
     let router = parameters.get("router");
     app.known(router)?;
     let query = ErrorsQuery::read(|name| Ok::<_, Problem>(parameters.get(name)))?;
+    app.knows_shard(query.filter.shard)?;
+    if query.filter.code.is_some_and(|code| !is_code(code)) {
+        return Err(Problem::parameter("code: there is no such error code")
+            .hint("a code is TSR and three digits, such as TSR201"));
+    }
     Ok(HttpResponse::Ok().json(fleet_query::errors(&app.fleet, router, &query)))
 }

@@ -3,11 +3,13 @@
 use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::{Data, Path, block};
 use actix_web::{HttpRequest, HttpResponse, get};
+use serde::Deserialize;
 use utoipa::openapi::OpenApi;
 
 use crate::app::App;
+use crate::forward::ask_router;
 use crate::parameters::Parameters;
-use crate::problem::{Code, GateRefusals, Problem};
+use crate::problem::{Code, GateRefusals, Problem, is_code};
 use crate::scrape::scrape;
 use recorder::CONTENT_TYPE;
 use web_kit::readiness::{self, StateAnswer};
@@ -127,6 +129,22 @@ fn answer(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
     })
 }
 
+/// Codes of problems, as a router lists them.
+#[derive(Deserialize)]
+struct RouterCodes {
+    errors: Vec<CodeMeaning>,
+}
+
+/// Code of a problem and its meaning.
+#[derive(Deserialize)]
+struct CodeMeaning {
+    code: String,
+    status: u16,
+    title: String,
+    about: String,
+    retryable: bool,
+}
+
 /// Explains an error code.
 #[utoipa::path(
     tag = "operations",
@@ -134,21 +152,39 @@ fn answer(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
     responses((status = 200, description = "What it means and what to do", body = String, content_type = "text/plain"), GateRefusals)
 )]
 #[get("/errors/{code}")]
-pub(super) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Problem> {
-    let code = Code::ALL.iter().find(|code| code.name() == *name).ok_or_else(|| {
+pub(super) async fn explain_code(
+    app: Data<App>,
+    name: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let own = Code::ALL.iter().find(|code| code.name() == *name).map(|code| CodeMeaning {
+        code: code.name().to_owned(),
+        status: code.status().as_u16(),
+        title: code.title().to_owned(),
+        about: code.about().to_owned(),
+        retryable: code.is_retryable(),
+    });
+    // A problem that was forwarded from a router may have a code that only routers have.
+    let code = match own {
+        Some(own) => Some(own),
+        None if is_code(&name) => meaning_at_router(&app, &name).await,
+        None => None,
+    };
+    let code = code.ok_or_else(|| {
         let names: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
         Problem::new(Code::TSR111, "there is no such error code here")
             .hint(format!("there are {}; a router explains its others", names.join(", ")))
     })?;
-    let again = if code.is_retryable() { "may succeed later" } else { "will fail again" };
-    let text = format!(
-        "{} {} (status {})\n\n{}\nThe same request {again}.\n",
-        code.name(),
-        code.title(),
-        code.status().as_u16(),
-        code.about()
-    );
+    let again = if code.retryable { "may succeed later" } else { "will fail again" };
+    let CodeMeaning { code, status, title, about, .. } = code;
+    let text = format!("{code} {title} (status {status})\n\n{about}\nThe same request {again}.\n");
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
+}
+
+/// Returns the meaning of a code according to a router; `None` if no router knows it.
+async fn meaning_at_router(app: &App, name: &str) -> Option<CodeMeaning> {
+    let answer = ask_router(app, "/errors").await.ok()?;
+    let codes: RouterCodes = serde_json::from_slice(&answer.body).ok()?;
+    codes.errors.into_iter().find(|code| code.code == name)
 }
 
 /// Returns the OpenAPI document.

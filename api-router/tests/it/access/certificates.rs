@@ -248,7 +248,10 @@ fn wrong_settings_are_refused_by_name() {
             with(&["--tls-client-ca", &ca, "--tls-client-crl", &empty]),
             "empty.pem: there is no list",
         ),
-        (refused(&tls, CLIENTS), "access.certificate[1] (from tessera.toml) needs tls_client_ca"),
+        (
+            refused(&[&tls[..], &["--access", "on"]].concat(), CLIENTS),
+            "access.certificate[1] (from tessera.toml) needs tls_client_ca",
+        ),
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }

@@ -4,7 +4,8 @@
 use serde_json::json;
 
 use super::guarded::{Guarded, powerless};
-use crate::harness::{Router, bare_command, refused_start};
+use crate::backend::files_only;
+use crate::harness::{Router, bare_command, command, refused_start};
 
 #[test]
 fn without_access_control_credentials_mean_nothing() {
@@ -50,6 +51,19 @@ fn without_keys_all_that_needs_a_right_is_refused() {
     assert!(router.banner().contains("need a key"), "{}", router.banner());
     assert_eq!(router.get("/api/read?table=users").status, 401);
     assert_eq!(router.get("/live").status, 200);
+}
+
+#[test]
+fn the_log_names_the_command_for_a_first_key_with_the_data_directory() {
+    files_only!("it is about a folder of files");
+    let folder = crate::folders::temporary();
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    let mut on = command(&data);
+    on.args(["--access", "on"]);
+    let _router = Router::start_logging(on, std::fs::File::create(&log).unwrap().into());
+    let said = std::fs::read_to_string(&log).unwrap();
+    let words = format!("`shard-manager key create --role admin --data-dir {}`", data.display());
+    assert!(said.contains(&words), "{said}");
 }
 
 #[test]

@@ -63,6 +63,37 @@ fn a_wrong_setting_is_refused_by_name() {
 }
 
 #[test]
+fn a_setting_that_has_no_effect_while_access_control_is_off_is_refused() {
+    let folder = folder();
+    let without_access = |flags: &[&str]| {
+        let mut command = bare_command(folder.path());
+        command.args(["--bind", "127.0.0.1:0"]).args(flags);
+        command
+    };
+    for (flag, value) in [
+        ("--access-keys-file", "keys"),
+        ("--access-roles-file", "roles.json"),
+        ("--access-stale-max-s", "600"),
+        ("--limit-routers", "2"),
+        ("--audit", "writes"),
+        ("--audit-keys", "plain"),
+        ("--trusted-proxies", "10.0.0.0/8"),
+    ] {
+        let name = flag.trim_start_matches('-').replace('-', "_");
+        for mode in [&[][..], &["--access", "off"]] {
+            let said = refusal(without_access(&[mode, &[flag, value]].concat()));
+            assert!(said.contains(&format!("{name} (from flag) is ignored while")), "{said}");
+            assert!(said.contains("set access = on, or remove the setting"), "{said}");
+        }
+    }
+    // A setting with its default value changes nothing.
+    shown(without_access(&["--limit-routers", "1", "--trusted-proxies", "none"]));
+    write_private(&folder.path().join("tessera.toml"), ISSUER);
+    let said = refusal(without_access(&[]));
+    assert!(said.contains("access.issuer[1] (from tessera.toml) is ignored while"), "{said}");
+}
+
+#[test]
 fn a_wrong_key_or_role_is_refused_with_its_line_or_member() {
     let folder = folder();
     let path = folder.path().join("roles.json");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use model::topology::{Role, ShardNumber, ShardSpec};
 use rustix::fs::{Access, access, statfs};
 use sqlite::catalog::{ClusterSpec, check_start};
+use sqlite::migrate;
 use sqlite::offline_view::{DirView, Holder, NodeFile, holder};
 
 use super::Finding;
@@ -25,6 +26,13 @@ const FOREIGN: [(u32, &str); 4] =
 pub fn files(data_dir: &Path) -> Vec<Finding> {
     let about = data_dir.display().to_string();
     let standing = standing(data_dir);
+    if standing.is_file() {
+        let text = format!(
+            "{} is a file, where a folder is expected: name another with --data-dir",
+            standing.display()
+        );
+        return vec![Finding::fault(&about, text)];
+    }
     let mut found = Vec::new();
     if access(&standing, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         let text = format!(
@@ -101,6 +109,9 @@ fn open_to_others(about: &str, data_dir: &Path) -> Option<Finding> {
 }
 
 fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
+    if let Some(older) = older_schema(about, data_dir) {
+        return [older].into_iter().chain(last_holder(about, data_dir)).collect();
+    }
     let view = match DirView::open(data_dir) {
         Ok(view) => view,
         Err(error) => return vec![Finding::fault(about, error)],
@@ -117,18 +128,7 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         about,
         format!("{shards} shards, {replicas} replicas each, epoch {epoch}: {}", listed.join(", ")),
     )];
-    found.extend(match holder(data_dir) {
-        Ok(Holder::Process { pid }) => Some(Finding::warning(
-            about,
-            format!("process {pid} serves it: a second router is refused"),
-        )),
-        Ok(Holder::Crashed) => Some(Finding::warning(
-            about,
-            "the last router ended without closing its files: the next start checks them",
-        )),
-        Ok(Holder::Free) => None,
-        Err(error) => Some(Finding::fault(about, error)),
-    });
+    found.extend(last_holder(about, data_dir));
     for shard in view.map.topology().numbers() {
         for file in view.nodes(shard) {
             if file.bytes().is_none() {
@@ -139,6 +139,38 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// Returns a warning if files have an older schema than this program, which a start upgrades. Other
+/// checks cannot read such files. If a file is missing, foreign or newer, there is no warning,
+/// because those checks report the fault.
+fn older_schema(about: &str, data_dir: &Path) -> Option<Finding> {
+    let files = migrate::plan(data_dir).ok()?;
+    let mut older = files.iter().filter(|file| !file.applied.is_empty());
+    let first = &older.next()?.file;
+    let text = match older.count() {
+        0 => format!("{first} has an older schema: the next start upgrades it"),
+        others => format!(
+            "{first} and {others} more of its files have an older schema: the next start upgrades them"
+        ),
+    };
+    Some(Finding::warning(about, text))
+}
+
+/// Returns a finding if a process holds the directory, or did not close its files.
+fn last_holder(about: &str, data_dir: &Path) -> Option<Finding> {
+    match holder(data_dir) {
+        Ok(Holder::Process { pid }) => Some(Finding::warning(
+            about,
+            format!("process {pid} serves it: a second router is refused"),
+        )),
+        Ok(Holder::Crashed) => Some(Finding::warning(
+            about,
+            "the last router ended without closing its files: the next start checks them",
+        )),
+        Ok(Holder::Free) => None,
+        Err(error) => Some(Finding::fault(about, error)),
+    }
 }
 
 fn missing(file: &NodeFile, is_made: bool) -> Finding {

@@ -5,7 +5,6 @@
 use engine::move_draft::{DraftSlots, MoveDraft, parse_slots};
 use engine::move_record::{MoveOrder, parse_move_name};
 use engine::operator_queue::MoveAction;
-use model::keyspace::SLOTS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Request about moves.
@@ -60,11 +59,11 @@ pub enum MoveCommand {
 }
 
 impl MoveCommand {
-    /// Returns the request for the operator queue.
+    /// Returns the request for the operator queue of a cluster with this number of slots.
     ///
     /// # Errors
     /// A sentence for the operator about slots, a key or an order that cannot be used.
-    pub fn action(self) -> Result<MoveAction, String> {
+    pub fn action(self, slot_count: usize) -> Result<MoveAction, String> {
         let identity = |id: &str| {
             parse_move_name(id).ok_or_else(|| "there is no such move (TSR331)".to_owned())
         };
@@ -78,8 +77,7 @@ impl MoveCommand {
                         return Err("partition: it is given with a key only".to_owned());
                     }
                     (Some(slots), None) => {
-                        // The router knows the number of slots.
-                        let slots = parse_slots(&slots, SLOTS_MAX);
+                        let slots = parse_slots(&slots, slot_count);
                         DraftSlots::Set(slots.map_err(|error| format!("slots: {error}"))?)
                     }
                     (None, Some(key)) => DraftSlots::OfKey { key, table, partition },
