@@ -74,7 +74,8 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Checks that a shard can join, and returns the address of its servers for the catalog,
     /// without user and password; `None` for files. Changes nothing. If a shard of this name is
-    /// already joining, the check succeeds, so that a join can be repeated.
+    /// already joining or serving and the URL is its own, the check succeeds, so that a join can be
+    /// repeated.
     ///
     /// # Errors
     /// [`NewShardRefusal`].

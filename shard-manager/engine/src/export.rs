@@ -66,6 +66,20 @@ pub enum ExportError {
         /// Slots without exactly one owner.
         slots: SlotSet,
     },
+    /// Some slots were changing hands when the cluster was stopped.
+    #[error(
+        "the slots {slots} are changing hands in the move {move_name}, which nobody carries on \
+         while the cluster is stopped: start a router, or run `shard-manager move wait \
+         {move_name} --data-dir {data_dir}`, and export again"
+    )]
+    MoveRests {
+        /// Slots without exactly one owner.
+        slots: SlotSet,
+        /// Identity of the move.
+        move_name: String,
+        /// Data directory of the cluster.
+        data_dir: String,
+    },
     /// The number of rows that were read differs from the number that the shard has counted.
     #[error(
         "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \

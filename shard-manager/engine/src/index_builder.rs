@@ -26,7 +26,8 @@ pub trait IndexSession: Send + Sync {
     /// earlier attempt are removed first.
     ///
     /// # Errors
-    /// The error of the shard: [`Error::NotUnique`](model::error::Error::NotUnique) and
+    /// The error of the shard: [`Error::NotUnique`](model::error::Error::NotUnique),
+    /// [`Error::IndexEntryTooLong`](model::error::Error::IndexEntryTooLong) and
     /// [`Error::Constraint`](model::error::Error::Constraint) mean that the existing rows do not
     /// permit the index.
     fn change<'a>(

@@ -45,8 +45,13 @@ pub enum MoveSlotsFault {
     #[error(transparent)]
     Form(#[from] SlotSetError),
     /// The list contains some slots twice.
-    #[error("the slots {0} are given twice")]
+    #[error("{} given twice", named(.0))]
     Twice(SlotSet),
+}
+
+/// Returns some slots as the subject of a sentence, with its verb.
+fn named(slots: &SlotSet) -> String {
+    if slots.len() == 1 { format!("the slot {slots} is") } else { format!("the slots {slots} are") }
 }
 
 /// Parses the slots of a move in a cluster with this number of slots: ranges that do not overlap,
@@ -79,6 +84,8 @@ mod tests {
         );
         let twice = |slots: &str| MoveSlotsFault::Twice(slots.parse().expect("slots"));
         assert_eq!(parse_slots("0-9,4-5,9", 16_384), Err(twice("4-5,9")));
+        assert_eq!(twice("9").to_string(), "the slot 9 is given twice");
+        assert_eq!(twice("4-5").to_string(), "the slots 4-5 are given twice");
         for text in ["", "a", "5-4", "16384", "-1", "0-"] {
             assert!(matches!(parse_slots(text, 16_384), Err(MoveSlotsFault::Form(_))), "{text}");
         }

@@ -128,7 +128,7 @@ pub struct NewMove {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NewMoveFault {
     /// The move has no slots, or too many.
-    #[error("a move has 1 to {SLOTS_MAX} slots, not {0}: begin one move after the other")]
+    #[error("a move has 1 to {SLOTS_MAX} slots, not {}", with_advice(.0))]
     SlotCount(usize),
     /// Source and target are the same shard.
     #[error("the target already owns the slots: name another shard in to")]
@@ -139,6 +139,14 @@ pub enum NewMoveFault {
     /// The time for which the source is kept is out of bounds.
     #[error("keep is at most {} s", KEEP_MAX.as_secs())]
     Keep,
+}
+
+/// Returns a wrong number of slots, and what to do if there are too many.
+fn with_advice(slots: &usize) -> String {
+    match slots {
+        0 => "0: name some".to_owned(),
+        many => format!("{many}: begin one move after the other"),
+    }
 }
 
 impl NewMove {

@@ -78,6 +78,14 @@ pub enum NewShardRefusal {
         /// Address.
         place: String,
     },
+    /// The catalog has another address for the shard of this name.
+    #[error("{shard} is in the catalog with the address {address}: use that, or another name")]
+    OtherAddress {
+        /// Name of the shard.
+        shard: String,
+        /// Address in the catalog.
+        address: String,
+    },
     /// The database is that of another shard of this cluster.
     #[error("{place} is the database of {shard}: give each shard its own")]
     OtherShard {

@@ -131,6 +131,7 @@ impl RefusalCode {
             | NewShardRefusal::OtherCluster { .. }
             | NewShardRefusal::OtherShard { .. }
             | NewShardRefusal::Lost { .. } => Self::DatabaseInUse,
+            NewShardRefusal::OtherAddress { .. } => Self::ShardState,
             NewShardRefusal::Unsupported => Self::PlacedByEngine,
             NewShardRefusal::Failed(_) => return None,
         })

@@ -57,7 +57,7 @@ pub enum Error {
     #[error("there is no such row")]
     NoSuchRow,
     /// The version of the stored row does not match `If-Match`, or `if_version` of a bulk write.
-    #[error("the row is not of the version that If-Match names")]
+    #[error("the row is not of the version that the request names")]
     VersionDiffers,
     /// The idempotency key was used before with another request.
     #[error("the idempotency key was used for another request under this shard key")]
@@ -92,6 +92,15 @@ pub enum Error {
     NotUnique {
         /// The index.
         index: String,
+    },
+    /// The values of the row in the columns of an index are longer than PostgreSQL indexes.
+    #[error(
+        "the values of the row for {} are longer than about 2 700 bytes, the most that PostgreSQL indexes",
+        index_named(index.as_deref())
+    )]
+    IndexEntryTooLong {
+        /// The index; `None` if it is unknown, or the client may not know it.
+        index: Option<String>,
     },
     /// The build of an index was stopped, because it had made writes wait for the longest permitted
     /// time.
@@ -276,6 +285,11 @@ const RULES: [&str; 6] = ["unique", "foreign key", "check", "not null", "exclusi
 /// `database` for an unknown kind.
 pub(crate) fn rule(name: &str) -> &'static str {
     RULES.into_iter().find(|rule| *rule == name).unwrap_or("database")
+}
+
+/// Returns an index as the message of an error names it.
+fn index_named(index: Option<&str>) -> String {
+    index.map_or_else(|| "an index".to_owned(), |index| format!("the index `{index}`"))
 }
 
 /// Outcome of a write that failed.

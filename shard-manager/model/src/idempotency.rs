@@ -75,6 +75,9 @@ enum Answer<'a> {
     NotUnique {
         index: String,
     },
+    IndexEntryTooLong {
+        index: Option<String>,
+    },
     MissingColumn {
         column: String,
     },
@@ -136,6 +139,9 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::VersionDiffers => Some(Answer::VersionDiffers),
         Error::Constraint { rule } => Some(Answer::Constraint { rule: (*rule).to_owned() }),
         Error::NotUnique { index } => Some(Answer::NotUnique { index: index.clone() }),
+        Error::IndexEntryTooLong { index } => {
+            Some(Answer::IndexEntryTooLong { index: index.clone() })
+        }
         Error::RowTooLarge => Some(Answer::RowTooLarge),
         Error::Row(RowError::MissingColumn { column, .. }) => {
             Some(Answer::MissingColumn { column: column.clone() })
@@ -202,6 +208,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
         | Answer::VersionDiffers
         | Answer::Constraint { .. }
         | Answer::NotUnique { .. }
+        | Answer::IndexEntryTooLong { .. }
         | Answer::MissingColumn { .. }
         | Answer::RowTooLarge
         | Answer::Undone { .. }) => {
@@ -218,6 +225,7 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
         Answer::VersionDiffers => Error::VersionDiffers,
         Answer::Constraint { rule } => Error::Constraint { rule: crate::error::rule(rule) },
         Answer::NotUnique { index } => Error::NotUnique { index: index.clone() },
+        Answer::IndexEntryTooLong { index } => Error::IndexEntryTooLong { index: index.clone() },
         Answer::RowTooLarge => Error::RowTooLarge,
         Answer::MissingColumn { column } => {
             let (table, column) = (change.table.name().to_owned(), column.clone());
@@ -281,6 +289,7 @@ mod tests {
             Error::VersionDiffers,
             Error::Constraint { rule: "check" },
             Error::NotUnique { index: "one_note".to_owned() },
+            Error::IndexEntryTooLong { index: Some("one_note".to_owned()) },
             Error::RowTooLarge,
             Error::Row(RowError::MissingColumn { table, column }),
             Error::Undone { row: 3, cause: Box::new(Error::RowTooLarge) },

@@ -1,7 +1,8 @@
 //! Map change: one change of the shard map, which creates the map of the next epoch.
 //!
 //! **Invariant:** a change that [`MapChange::apply`] refuses is stored nowhere; a slot never gets
-//! an owner that is joining or retired, and a shard that owns slots never becomes retired.
+//! an owner that is joining or retired, and a shard that owns slots never becomes retired. No
+//! change leaves the slots of a draining shard without a shard that could take them.
 //! **Not here:** storing a map (the catalogs), the states of slots that each shard stores.
 
 use crate::keyspace::Slot;
@@ -150,11 +151,19 @@ impl MapChange {
             }
             Self::State { shard, state } => {
                 check_state(map, *shard, *state)?;
-                shards[shard.index()].state = *state;
+                let changed = &mut shards[shard.index()];
+                let has_served = changed.state == ShardState::Serving;
+                changed.state = *state;
+                if has_served {
+                    check_takers(&shards)?;
+                }
             }
             Self::Weight { shard, weight } => {
                 member(map, *shard)?;
                 shards[shard.index()].weight = *weight;
+                if *weight == 0 {
+                    check_takers(&shards)?;
+                }
             }
         }
         Ok(followed_by(map, epoch, Topology::restore(shards)?, [])?)
@@ -164,6 +173,20 @@ impl MapChange {
 fn member(map: &ShardMap, shard: ShardNumber) -> Result<&ShardSpec, MapChangeRefusal> {
     let found = map.topology().members().find(|(number, _)| *number == shard);
     found.map(|(_, member)| member).ok_or(MapChangeRefusal::NoShard(shard.0))
+}
+
+/// Refuses shards of which some are draining and none could take their slots. The map of an older
+/// catalog may have such shards, so topologies do not require this.
+fn check_takers(shards: &[ShardSpec]) -> Result<(), TopologyError> {
+    let takes = |shard: &ShardSpec| match shard.state {
+        ShardState::Joining | ShardState::Serving => shard.weight > 0,
+        ShardState::Draining | ShardState::Retired => false,
+    };
+    let is_draining = |shard: &ShardSpec| shard.state == ShardState::Draining;
+    if shards.iter().any(is_draining) && !shards.iter().any(takes) {
+        return Err(TopologyError::NoWeight);
+    }
+    Ok(())
 }
 
 fn check_owners(

@@ -133,12 +133,10 @@ pub struct PlanShard {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanFault {
     /// No shard may receive the slots.
-    #[error("no other serving shard has a weight above 0, so none could own the slots")]
+    #[error("no serving shard that could own the slots has a weight above 0: give one a weight")]
     NoTaker,
     /// No shard of a table group may receive the slots of the group.
-    #[error(
-        "group {group} has no other serving shard with a weight above 0 that could own its slots"
-    )]
+    #[error("group {group} has no serving shard with a weight above 0 that could own its slots")]
     NoTakerOfGroup {
         /// Name of the group.
         group: String,

@@ -279,8 +279,9 @@ pub enum TopologyError {
         /// The given weight.
         weight: u32,
     },
-    /// The weights of all members are 0.
-    #[error("at least one shard that is not retired must have a weight above 0")]
+    /// The weights of all members are 0, or a change of the shard map would leave only draining
+    /// shards with a weight above 0.
+    #[error("at least one shard that is neither retired nor draining must have a weight above 0")]
     NoWeight,
     /// Two shards have the same name.
     #[error("two shards are called {shard}")]

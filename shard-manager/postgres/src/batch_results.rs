@@ -34,6 +34,30 @@ pub(super) use rows::{Row, Store};
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
+/// Reason for which an operation was refused as a whole.
+pub(super) struct Refusal {
+    pub(super) error: Error,
+    /// Index, within an atomic operation, of the change that was refused; the others were undone
+    /// with it. `None` if each change is reported with the same error.
+    pub(super) culprit: Option<usize>,
+}
+
+impl Refusal {
+    /// Returns the error to report for the change of this index.
+    fn of_change(&self, operation: &WriteGroup<'_>, at: usize) -> Error {
+        let Some(culprit) = self.culprit else { return self.error.clone() };
+        let places = operation.atomic_rows;
+        let place = places.and_then(|places| places.get(culprit)).copied().unwrap_or(culprit);
+        undone_error(&self.error, at == culprit, place)
+    }
+
+    /// Returns the result of each change of an operation that was refused.
+    pub(super) fn results(&self, operation: &WriteGroup<'_>) -> Vec<Result<RowDone, Error>> {
+        let changes = 0..operation.rows.len();
+        changes.map(|at| Err(self.of_change(operation, at))).collect()
+    }
+}
+
 /// Slots and tables that take no writes now.
 #[derive(Default)]
 pub(super) struct Barred {
@@ -148,21 +172,17 @@ impl Batch {
         &mut self,
         operation: &WriteGroup<'_>,
         (barred, versions): (Barred, Vec<i64>),
-        reason: &Error,
+        reason: &Refusal,
     ) -> Vec<Result<RowDone, Error>> {
         (self.barred, self.versions) = (barred, versions.into_iter());
         let changes = operation.rows;
         let barred = self.barred.first_refusal(changes);
-        let verdict = |at: usize| match &barred {
-            None => reason.clone(),
-            Some((culprit, error)) => {
-                let places = operation.atomic_rows;
-                let place = places.and_then(|places| places.get(*culprit)).unwrap_or(culprit);
-                undone_error(error, at == *culprit, *place)
-            }
-        };
+        let barred = barred.map(|(culprit, error)| Refusal { error, culprit: Some(culprit) });
+        let reason = barred.as_ref().unwrap_or(reason);
         let numbered = changes.iter().enumerate();
-        numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+        let results =
+            numbered.map(|(at, change)| self.undone(change, reason.of_change(operation, at)));
+        results.collect()
     }
 
     /// Returns true if several changes of the batch have written a row that triggers or rules may

@@ -12,10 +12,10 @@
 
 use diesel::QueryResult;
 use engine::WriteGroup;
-use model::error::{Error, Outcome};
+use model::error::Outcome;
 use model::value::{ColumnType, Value};
 
-use super::batch_results::{self, Barred, Batch, TooLarge};
+use super::batch_results::{self, Barred, Batch, Refusal, TooLarge};
 use super::batch_statements::{Group, group_work, groups, image, locking};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
@@ -23,9 +23,34 @@ use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::statement::{Bind, Locking, PipelineStep, Statement, Work, pipeline, plain, run, step};
 use super::{refusals, sql, triggered_tables};
 
+/// End of a transaction in which no statement has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Commit,
+    /// The constraints are checked as before a commit, and everything is undone.
+    RollBack,
+}
+
 /// Applies writes as one transaction. If `alone` is true, no other transaction may write to the
 /// shard meanwhile.
 pub(super) async fn apply(
+    session: &mut LaneSession,
+    writes: &[WriteGroup<'_>],
+    alone: bool,
+) -> Result<Stored, TransactionError> {
+    apply_until(End::Commit, session, writes, alone).await
+}
+
+/// Returns the error with which the database refuses writes, if it does; nothing of them is stored.
+pub(super) async fn try_out(
+    session: &mut LaneSession,
+    writes: &[WriteGroup<'_>],
+) -> Result<(), TransactionError> {
+    apply_until(End::RollBack, session, writes, false).await.map(drop)
+}
+
+async fn apply_until(
+    end: End,
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
     alone: bool,
@@ -49,9 +74,9 @@ pub(super) async fn apply(
         batch.stored(writes, &mut rows, &found);
         let records = groups.iter().filter(|group| group.is_idempotency_records());
         let records: Vec<&Group> = records.collect();
-        store(session, &batch, &records).await?
+        store(session, &batch, &records, end).await?
     } else {
-        store(session, &batch, &groups.iter().collect::<Vec<_>>()).await?
+        store(session, &batch, &groups.iter().collect::<Vec<_>>(), end).await?
     };
     Ok(Stored { rows, position })
 }
@@ -62,7 +87,7 @@ pub(super) async fn apply(
 pub(super) async fn remember_refusal(
     session: &mut LaneSession,
     operation: &WriteGroup<'_>,
-    reason: &Error,
+    reason: &Refusal,
     alone: bool,
 ) -> Result<Stored, TransactionError> {
     let writes = std::slice::from_ref(operation);
@@ -72,7 +97,8 @@ pub(super) async fn remember_refusal(
     let (barred, versions) = enter(session, &mut batch, &groups, writes, alone).await?;
     let rows = batch.refuse(operation, (barred, versions), reason);
     let records = groups.iter().filter(|group| group.is_idempotency_records());
-    let position = store(session, &batch, &records.collect::<Vec<_>>()).await?;
+    let records: Vec<&Group> = records.collect();
+    let position = store(session, &batch, &records, End::Commit).await?;
     Ok(Stored { rows, position })
 }
 
@@ -141,16 +167,23 @@ async fn store(
     session: &mut LaneSession,
     batch: &Batch,
     groups: &[&Group],
+    end: End,
 ) -> Result<u64, TransactionError> {
     let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
     let work: Vec<Work<'_>> =
         groups.iter().flat_map(|group| group_work(citus.as_deref(), batch, group)).collect();
-    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 2);
+    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 3);
     for (sql, binds) in &work {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
-    steps.push(plain(connection, "COMMIT"));
+    match end {
+        End::Commit => steps.push(plain(connection, "COMMIT")),
+        End::RollBack => {
+            steps.push(plain(connection, "SET CONSTRAINTS ALL IMMEDIATE"));
+            steps.push(plain(connection, "ROLLBACK"));
+        }
+    }
     steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
     ended(pipeline(prepared, steps).await, citus.is_some())
 }

@@ -172,6 +172,7 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     match DbErrorKind::of(error) {
         DbErrorKind::Constraint(_)
         | DbErrorKind::NotUnique(_)
+        | DbErrorKind::IndexEntryTooLong(_)
         | DbErrorKind::Discarded(_)
         | DbErrorKind::Conflict
         | DbErrorKind::ReadOnly

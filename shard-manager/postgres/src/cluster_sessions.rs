@@ -21,8 +21,8 @@ use super::known_slots::KnownSlots;
 use super::node::Node;
 use super::node_address::ClusterAddress;
 use super::session::Session;
-use super::shard_addresses::{self, JoiningShards};
-use super::shard_database::signature;
+use super::shard_addresses::{self, JoiningShards, ShardAddresses};
+use super::shard_database::{is_being_restored, signature};
 use super::statement::{Statement, load, run};
 
 /// Settings of a session that reads whole tables: there is no time limit, and rows come in the
@@ -35,6 +35,10 @@ const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// Selects two flags: the database has the tables of the latest version, and it belongs to Citus.
 const KIND: &str = "SELECT to_regclass('tessera.tessera_slot_moves') IS NOT NULL,\
     to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
+
+/// Cause of the refusal of a database that has the mark of a restore.
+const RESTORED: &str = "a restore into its database is running or was interrupted: wait for it, or \
+    run the restore again";
 
 /// Sessions with a cluster.
 pub(super) struct ClusterSessions {
@@ -62,17 +66,13 @@ impl ClusterSessions {
     /// Connects to the catalog and to the primary of each shard that it lists.
     ///
     /// # Errors
-    /// [`OpenError`] if no server answers, there is no cluster, a shard has no primary, or a schema
-    /// is older.
+    /// [`OpenError`] if no server answers, there is no cluster, a restore was interrupted, a shard
+    /// has no primary, or a schema is older.
     pub(super) async fn open(settings: &ClusterAddress) -> Result<Self, OpenError> {
         let mut joining = JoiningShards { are_left_out: true, ..JoiningShards::default() };
         let found = shard_addresses::find(settings, &mut joining).await?;
         if !found.is_made {
-            let cause = "there is no cluster in these databases: name those of a cluster in SHARD_URLS, and its \
-                catalog in MAINDB_URL if that has a database of its own";
-            // A server that does not answer may have the catalog.
-            let no_cluster = || OpenError::node(CATALOG, cause);
-            return Err(found.unanswered.unwrap_or_else(no_cluster));
+            return Err(no_cluster(found).await);
         }
         let name = |(index, name): (usize, Option<String>)| {
             name.unwrap_or_else(|| format!("shard{}", index + 1))
@@ -87,6 +87,9 @@ impl ClusterSessions {
         let catalog = catalog_session::open(catalog, "tessera_shards").await?;
         let catalog = Catalog::on(catalog.connection);
         let failed = |error| OpenError::node(CATALOG, error);
+        if is_being_restored(&catalog.connection).await.map_err(failed)? {
+            return Err(OpenError::node(CATALOG, RESTORED));
+        }
         let map = catalog.map_tables().map().await.map_err(failed)?;
         let cluster_id = cluster_id(&catalog.connection).await.map_err(failed)?;
         let mut shards = Vec::with_capacity(names.len());
@@ -110,6 +113,20 @@ impl ClusterSessions {
         let map = self.catalog.map_tables().map().await;
         map.map_err(|error| OpenError::node(CATALOG, error))
     }
+}
+
+/// Returns the error of databases without the catalog of a cluster.
+async fn no_cluster(found: ShardAddresses) -> OpenError {
+    for session in found.opened.take_all() {
+        // A session that fails now is not the reason why there is no cluster.
+        if is_being_restored(&session.connection).await.unwrap_or(false) {
+            return OpenError::node(&session.address.to_string(), RESTORED);
+        }
+    }
+    let cause = "there is no cluster in these databases: name those of a cluster in SHARD_URLS, and its catalog in \
+        MAINDB_URL if that has a database of its own";
+    // A server that does not answer may have the catalog.
+    found.unanswered.unwrap_or_else(|| OpenError::node(CATALOG, cause))
 }
 
 /// Returns the id of the cluster of a catalog.
@@ -147,6 +164,10 @@ impl ShardSession {
 
     /// Checks that the database is that of the shard, and one that this program can read.
     async fn check(&self, cluster_id: &str) -> Result<(), OpenError> {
+        let is_marked = is_being_restored(self.connection()).await;
+        if is_marked.map_err(|error| self.failed(error))? {
+            return Err(self.failed(RESTORED));
+        }
         let (signed, is_current, is_citus) =
             self.facts().await.map_err(|error| self.failed(error))?;
         if signed.is_none_or(|(cluster, shard)| cluster != cluster_id || shard != self.name) {

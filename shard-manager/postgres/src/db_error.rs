@@ -63,6 +63,8 @@ pub(super) enum DbErrorKind {
     Constraint(&'static str),
     /// Another row has the same values in the unique index of this name.
     NotUnique(String),
+    /// The values of a row are too long for an index, of this name if that is known.
+    IndexEntryTooLong(Option<String>),
     /// The database has stored other rows than it was sent: a trigger, a rule or a policy
     /// interfered, on this table if that is known.
     Discarded(Option<String>),
@@ -129,7 +131,9 @@ impl DbErrorKind {
             Self::Discarded(rest.split_once(';').map(|(table, _)| table.to_owned()))
         } else if says(&REWRITTEN) || begins(&["new row violates row-level security policy"]) {
             Self::Discarded(None)
-        } else if says(&["index row size", "index row requires", "row is too big"]) {
+        } else if says(&["index row size", "index row requires"]) {
+            Self::IndexEntryTooLong(index_in(message).map(ToOwned::to_owned))
+        } else if says(&["row is too big"]) {
             Self::Constraint("size")
         } else if begins(&["cached plan must not change"]) {
             Self::Outdated
@@ -156,7 +160,18 @@ impl DbErrorKind {
 
     /// Returns true if single rows of a batch may have caused the error.
     pub(super) fn is_of_rows(&self) -> bool {
-        matches!(self, Self::Constraint(_) | Self::NotUnique(_) | Self::Discarded(_) | Self::Other)
+        self.is_of_rule() || matches!(self, Self::Other)
+    }
+
+    /// Returns true if a rule, a limit or a trigger of the database has refused a row.
+    pub(super) fn is_of_rule(&self) -> bool {
+        matches!(
+            self,
+            Self::Constraint(_)
+                | Self::NotUnique(_)
+                | Self::IndexEntryTooLong(_)
+                | Self::Discarded(_)
+        )
     }
 
     /// Converts the kind to the error that clients receive.
@@ -165,6 +180,7 @@ impl DbErrorKind {
         match self {
             Self::Constraint(rule) => Error::Constraint { rule },
             Self::NotUnique(index) => Error::NotUnique { index: index.clone() },
+            Self::IndexEntryTooLong(index) => Error::IndexEntryTooLong { index: index.clone() },
             Self::Discarded(Some(table)) => Error::Discarded { table: table.clone() },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,
@@ -174,6 +190,14 @@ impl DbErrorKind {
             Self::Discarded(None) | Self::Other => Error::Internal,
         }
     }
+}
+
+/// Returns the name with which the index in a message of the server was declared; `None` if the
+/// message names no index that Tessera has created.
+fn index_in(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once(" for index \"")?;
+    let (name, _) = rest.split_once('"')?;
+    TableIndex::name_in(name)
 }
 
 /// Returns true if an error of kind [`DbErrorKind::Other`] may be an exception that a trigger or a
@@ -257,6 +281,19 @@ mod tests {
             assert!(!is_raised(message), "{message}");
         }
         assert!(is_raised("invalid name x"));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_for_an_index_is_reported_with_the_declared_name_of_the_index() {
+        let kind = |message: &str| of(DatabaseErrorKind::Unknown, message);
+        let size = "index row size 6024 exceeds btree version 4 maximum 2704 for index";
+        let named = Some("one_note".to_owned());
+        let own = kind(&format!("{size} \"tessera_ix_one_note_0123456789\""));
+        assert_eq!(own, DbErrorKind::IndexEntryTooLong(named));
+        let other = kind(&format!("{size} \"orders_pkey\""));
+        assert_eq!(other, DbErrorKind::IndexEntryTooLong(None));
+        let longer = kind("index row requires 10016 bytes, maximum size is 8191");
+        assert_eq!(longer, DbErrorKind::IndexEntryTooLong(None));
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl OpenedSessions {
         Some(found)
     }
 
+    /// Takes all open sessions.
+    pub(super) fn take_all(&self) -> Vec<Session> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Closes the sessions that were not used.
     fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();

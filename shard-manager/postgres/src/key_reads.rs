@@ -308,6 +308,7 @@ fn error_of_read(kind: &DbErrorKind, lost: impl FnOnce() -> Error) -> Error {
         DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
         DbErrorKind::Constraint(_)
         | DbErrorKind::NotUnique(_)
+        | DbErrorKind::IndexEntryTooLong(_)
         | DbErrorKind::Conflict
         | DbErrorKind::ReadOnly
         | DbErrorKind::Full

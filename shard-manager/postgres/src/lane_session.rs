@@ -61,11 +61,7 @@ impl TransactionError {
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
-        if matches!(
-            kind,
-            DbErrorKind::Constraint(_) | DbErrorKind::NotUnique(_) | DbErrorKind::Discarded(_)
-        ) && answers
-        {
+        if kind.is_of_rule() && answers {
             tracing::debug!(%error, "a rule of the database refused a batch");
         } else {
             let outcome = outcome.name();
@@ -101,6 +97,7 @@ impl TransactionError {
         match self.kind {
             DbErrorKind::Constraint(_)
             | DbErrorKind::NotUnique(_)
+            | DbErrorKind::IndexEntryTooLong(_)
             | DbErrorKind::Discarded(_)
             | DbErrorKind::Conflict
             | DbErrorKind::Full

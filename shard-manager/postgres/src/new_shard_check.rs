@@ -85,6 +85,11 @@ pub(super) async fn check(
     cluster: &JoinedCluster<'_>,
 ) -> Result<String, NewShardRefusal> {
     let known = cluster.known_member(name, location)?;
+    if known == Some(ShardState::Serving) {
+        // The request is repeated. A check of the free connections could fail, because the routers
+        // have taken theirs.
+        return Ok(location.location());
+    }
     let nodes = shard_addresses::nodes(location, cluster.settings);
     let nodes = nodes.map_err(|host| NewShardRefusal::NoCredentials { host: host.to_string() })?;
     let mut sessions = reach(&nodes, cluster.settings).await?;
@@ -106,30 +111,31 @@ impl JoinedCluster<'_> {
         name: &str,
         location: &NodeAddress,
     ) -> Result<Option<ShardState>, NewShardRefusal> {
-        let place = location.to_string();
-        let mut known = None;
-        for (number, member) in self.stored.map.topology().members() {
-            let is_there = self.address_of(number).is_some_and(|at| at.overlaps(location));
-            if member.name == name {
-                known = Some(member.state);
-                if let Some(address) = self.address_of(number).filter(|_| !is_there) {
-                    let cause = format!(
-                        "{name} is in the catalog with the address {}: use that, or another name",
-                        address.location()
-                    );
-                    return Err(NewShardRefusal::Unsuitable { place, cause });
-                }
-            } else if is_there {
-                return Err(NewShardRefusal::OtherShard { place, shard: member.name.clone() });
+        let topology = self.stored.map.topology();
+        let known = topology.find(name);
+        let address = known.and_then(|number| self.address_of(number));
+        if let Some(address) = address.filter(|address| !address.overlaps(location)) {
+            let (shard, address) = (name.to_owned(), address.location());
+            return Err(NewShardRefusal::OtherAddress { shard, address });
+        }
+        for (number, member) in topology.members().filter(|(_, member)| member.name != name) {
+            if self.address_of(number).is_some_and(|at| at.overlaps(location)) {
+                let (place, shard) = (location.to_string(), member.name.clone());
+                return Err(NewShardRefusal::OtherShard { place, shard });
             }
         }
-        Ok(known)
+        Ok(known.map(|number| topology.shards()[number.index()].state))
     }
 
     /// Returns true if a shard of this name has retired.
     fn has_retired(&self, name: &str) -> bool {
         let mut shards = self.stored.map.topology().shards().iter();
         shards.any(|shard| shard.name == name && shard.state == ShardState::Retired)
+    }
+
+    /// Returns true if a shard of this name has retired, and no later shard has the name.
+    fn is_retired(&self, name: &str) -> bool {
+        self.has_retired(name) && self.stored.map.topology().find(name).is_none()
     }
 
     fn address_of(&self, number: ShardNumber) -> Option<NodeAddress> {
@@ -247,6 +253,9 @@ async fn check_contents(
     match signature(connection).await.map_err(failed)? {
         Some((signed, _)) if signed != cluster.cluster_id => {
             return Err(NewShardRefusal::OtherCluster { place });
+        }
+        Some((_, shard)) if shard != name && cluster.is_retired(&shard) => {
+            return check_unlisted(session, shard, cluster).await;
         }
         Some((_, shard)) if shard != name => {
             return Err(NewShardRefusal::OtherShard { place, shard });

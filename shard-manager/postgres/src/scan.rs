@@ -367,6 +367,7 @@ impl Scans {
             DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
             DbErrorKind::Constraint(_)
             | DbErrorKind::NotUnique(_)
+            | DbErrorKind::IndexEntryTooLong(_)
             | DbErrorKind::Conflict
             | DbErrorKind::ReadOnly
             | DbErrorKind::Full

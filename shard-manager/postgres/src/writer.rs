@@ -22,9 +22,11 @@ use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use model::error::{Error, Outcome};
 use model::idempotency;
 use model::position::Position;
+use model::row_change::RowDone;
 use model::value::{ColumnType, Value};
 use moves::request_context::MoveEffect;
 
+use super::batch_results::Refusal;
 use super::db_error::DbErrorKind;
 use super::insert_predictor::InsertPredictor;
 use super::lane_session::{LaneSession, Stored, TransactionError};
@@ -121,12 +123,55 @@ impl PgWriter {
         tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
 
+    /// Returns the index of the change for which the database refuses an atomic operation, and the
+    /// kind of its error: the last change of the shortest beginning of the operation that is
+    /// refused. Beginnings are tried in transactions that are rolled back. Returns `None` if the
+    /// operation is one change, or no rule of the database has refused it.
+    async fn find_culprit(
+        &mut self,
+        groups: &[WriteGroup<'_>],
+        failed: &TransactionError,
+    ) -> Option<(usize, DbErrorKind)> {
+        let [WriteGroup { rows, atomic_rows: Some(places) }] = groups else { return None };
+        let is_of_rule = |failed: &TransactionError| {
+            failed.outcome == Outcome::Rejected && failed.kind.is_of_rule()
+        };
+        if rows.len() < 2 || !is_of_rule(failed) {
+            return None;
+        }
+        // The first `accepted` changes are accepted, and the first `refused` changes are not.
+        let (mut accepted, mut refused) = (0, rows.len());
+        let mut kind = failed.kind.clone();
+        while refused - accepted > 1 {
+            let count = accepted + (refused - accepted) / 2;
+            let beginning =
+                WriteGroup { rows: rows.get(..count)?, atomic_rows: Some(places.get(..count)?) };
+            match self.try_out(beginning).await {
+                Ok(()) => accepted = count,
+                Err(again) if is_of_rule(&again) => (refused, kind) = (count, again.kind),
+                Err(_) => return None,
+            }
+        }
+        Some((accepted, kind))
+    }
+
+    /// Returns the error with which the database refuses an operation, if it does; nothing of the
+    /// operation is stored.
+    async fn try_out(&mut self, operation: WriteGroup<'_>) -> Result<(), TransactionError> {
+        let (mut session, term) = self.session().await?;
+        let operation = [operation];
+        let tried = batch_transaction::try_out(&mut session, &operation);
+        let tried = self.in_time(term, tried).await;
+        self.keep((session, term), &tried);
+        tried
+    }
+
     /// Applies a batch. If `refusal` is given, the batch is one operation that the database has
     /// refused for this reason, and only the refusal is stored, under its idempotency keys.
     async fn apply_once(
         &mut self,
         groups: &[WriteGroup<'_>],
-        refusal: Option<&Error>,
+        refusal: Option<&Refusal>,
         alone: bool,
     ) -> Result<(Stored, u32), TransactionError> {
         let (mut session, term) = self.session().await?;
@@ -202,15 +247,19 @@ impl PgWriter {
         Position { timeline: timeline_id, sequence }
     }
 
+    /// Returns the results of changes of which nothing was stored.
+    fn unchanged(&self, rows: Vec<Result<RowDone, Error>>) -> BatchDone {
+        let committed = self.replication.primary().committed();
+        BatchDone { rows, position: self.replication.timeline().position(committed) }
+    }
+
     async fn apply_groups(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
         if groups.iter().all(|group| group.rows.is_empty()) {
-            let position =
-                self.replication.timeline().position(self.replication.primary().committed());
-            return Ok(BatchDone { rows: Vec::new(), position });
+            return Ok(self.unchanged(Vec::new()));
         }
         self.forget_old().await;
         let mut tries = 0;
-        let mut refusal: Option<Error> = None;
+        let mut refusal: Option<Refusal> = None;
         loop {
             tries += 1;
             let failed = match self.apply_once(groups, refusal.as_ref(), tries > 1).await {
@@ -225,7 +274,8 @@ impl PgWriter {
                 DbErrorKind::Conflict => true,
                 DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
                 DbErrorKind::NotUnique(_) => tries == 1,
-                DbErrorKind::Discarded(_)
+                DbErrorKind::IndexEntryTooLong(_)
+                | DbErrorKind::Discarded(_)
                 | DbErrorKind::ReadOnly
                 | DbErrorKind::Full
                 | DbErrorKind::Late
@@ -237,13 +287,24 @@ impl PgWriter {
             if is_conflict && failed.outcome == Outcome::Rejected && tries < TRIES_MAX {
                 continue;
             }
-            let failure = self.failure(&failed.about(groups));
-            if refusal.is_some() || !is_remembered(groups, &failure) {
-                return Err(failure);
+            if refusal.is_some() {
+                return Err(self.failure(&failed.about(groups)));
+            }
+            let found = self.find_culprit(groups, &failed).await;
+            let (culprit, kind) = found.map_or((None, failed.kind), |(at, kind)| (Some(at), kind));
+            let failure = self.failure(&TransactionError { kind, ..failed }.about(groups));
+            let refused = Refusal { error: failure.error.clone(), culprit };
+            if !is_remembered(groups, &failure) {
+                return match groups {
+                    [operation] if culprit.is_some() => {
+                        Ok(self.unchanged(refused.results(operation)))
+                    }
+                    _ => Err(failure),
+                };
             }
             // The refused transaction was rolled back, and with it the records of its idempotency
             // keys. The refusal is reported only after a second transaction has stored them.
-            (refusal, tries) = (Some(failure.error), 0);
+            (refusal, tries) = (Some(refused), 0);
         }
     }
 

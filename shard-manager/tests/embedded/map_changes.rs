@@ -11,7 +11,7 @@ use shard_manager::position::Position;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::slot_set::SlotSet;
 use shard_manager::store::sqlite::offline_view::DirView;
-use shard_manager::topology::{ShardNumber, ShardState};
+use shard_manager::topology::{ShardNumber, ShardState, TopologyError};
 
 use crate::cluster::{Cluster, ints, open};
 
@@ -91,6 +91,25 @@ async fn the_map_follows_a_rollback_to_a_shard_that_is_being_drained() {
     let retired = MapChange::State { shard: ShardNumber(1), state: ShardState::Retired };
     let refused = changed(manager, retired, 3).await;
     assert!(matches!(refusal(refused), MapChangeRefusal::HasSlots { .. }));
+}
+
+#[tokio::test]
+async fn while_a_shard_is_drained_another_one_keeps_a_weight_above_0() {
+    let cluster = Cluster::with_shards(3);
+    let manager = &cluster.manager;
+    let weight = |shard, weight| MapChange::Weight { shard: ShardNumber(shard), weight };
+    let drain = |shard| {
+        let state = ShardState::Draining;
+        MapChange::State { shard: ShardNumber(shard), state }
+    };
+    changed(manager, weight(2, 0), 1).await.expect("the others have weights");
+    changed(manager, drain(1), 2).await.expect("the first shard has a weight");
+    for change in [weight(0, 0), drain(0)] {
+        let refused = refusal(changed(manager, change, 3).await);
+        assert_eq!(refused, MapChangeRefusal::Topology(TopologyError::NoWeight));
+    }
+    changed(manager, weight(2, 1), 3).await.expect("a weight");
+    changed(manager, weight(0, 0), 4).await.expect("the third shard has a weight");
 }
 
 #[tokio::test]

@@ -187,8 +187,9 @@ async fn a_name_that_is_joining_keeps_its_address_and_its_database() {
     let another = url(&another.nodes[0], &another.names[0]);
     list(&router, "shard2", &good).await;
     assert_eq!(check(&router, "shard2", &good).await.unwrap(), Some(good.clone()));
-    let said = unsuitable(&router, &another).await;
-    assert!(said.contains(&good), "{said}");
+    let refused = refusal(&router, "shard2", &another).await;
+    assert!(matches!(&refused, Refusal::OtherAddress { .. }), "{refused:?}");
+    assert!(refused.to_string().contains(&good), "{refused}");
     let refused = refusal(&router, "shard3", &good).await;
     assert!(
         matches!(&refused, Refusal::OtherShard { shard, .. } if shard == "shard2"),

@@ -249,6 +249,8 @@ async fn a_retired_shard_is_let_go_and_its_name_but_not_its_database_may_come_ba
     direct.until(&sessions, "0").await;
     let refused = refusal(&one, "new", &url).await;
     assert!(matches!(refused, NewShardRefusal::NotEmpty { .. }), "{refused:?}");
+    let refused = refusal(&one, "later", &url).await.to_string();
+    assert!(refused.contains("it was the database of new, which has retired"), "{refused}");
     direct.run(&format!("DROP DATABASE {name}")).await;
     let manager = connect(&databases.address());
     assert_eq!(rows(&manager, "users", None).await.len(), 1);

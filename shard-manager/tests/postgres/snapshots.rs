@@ -51,6 +51,13 @@ impl Saved {
         rows
     }
 
+    /// Addresses of the shards in the catalog.
+    async fn addresses(&self) -> Vec<String> {
+        let sql =
+            "SELECT coalesce(address, '') AS value FROM tessera.tessera_shards ORDER BY number";
+        self.databases.direct_session(0).await.texts(sql).await
+    }
+
     fn run(&self, args: &[&str]) -> Ended {
         let folder = self.snapshots().display().to_string();
         let args = [&["lab", "snapshot"], args, &["--snapshots", &folder]].concat();
@@ -73,9 +80,11 @@ async fn a_cluster_of_servers_returns_to_a_snapshot_with_the_digests_of_all_tabl
     assert_eq!((&made["snapshot"], &made["rows"]), (&json!("before"), &json!(30)));
     saved.write(10..50).await;
     assert_ne!(saved.rows().await, before);
+    let addresses = saved.addresses().await;
     let restored = saved.run(&["restore", "before", "--yes", "--json"]).expect(0).json();
     assert_eq!(restored["digests"], made["digests"]);
     assert_eq!(saved.rows().await, before);
+    assert_eq!(saved.addresses().await, addresses, "settings may still leave shards out");
     let manager = connect(&saved.databases.address());
     let row = r#"{"name":"n","email":"e"}"#;
     let first = write(&manager, "users", Upsert, "user_1", row).await.unwrap().row.version;
@@ -206,6 +215,10 @@ async fn a_cluster_in_use_another_one_and_foreign_tables_are_refused_and_stay() 
     let other = Saved::with_users(0..3).await;
     let (folder, all) = (saved.snapshots().display().to_string(), urls(&other.databases));
     let args = ["lab", "snapshot", "restore", "one", "--yes", "--snapshots", &folder];
+    let first = all.split(',').next().unwrap();
+    let lacking = "SHARD_URLS names 1 databases: name the database of each shard, in this order: \
+        shard1, shard2";
+    run_with(&[("SHARD_URLS", first)], &args).refused(lacking);
     let rows = other.rows().await;
     run_with(&[("SHARD_URLS", &all)], &args).refused("does not belong to the copied cluster");
     assert_eq!(other.rows().await, rows);

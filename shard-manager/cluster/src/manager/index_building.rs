@@ -287,7 +287,7 @@ fn permanent_reason(error: &Error, record: &IndexRecord) -> Option<String> {
     if matches!(error, Error::NotUnique { .. }) {
         return Some(format!("two rows of one shard key have the same values in {columns}"));
     }
-    if matches!(error, Error::Constraint { rule: "size" }) {
+    if matches!(error, Error::IndexEntryTooLong { .. }) {
         return Some(format!("the text of a row in {columns} is too long for an index"));
     }
     let is_permanent = matches!(error, Error::Constraint { .. } | Error::StorageFull { .. });

@@ -82,4 +82,6 @@ fn a_move_out_of_bounds_is_refused() {
     assert_eq!(same.check(), Err(NewMoveFault::SameShard));
     let all = NewMove { slots: SlotSet::full(), ..new(None, KEEP_MAX) };
     assert_eq!(all.check(), Err(NewMoveFault::SlotCount(16_384)));
+    let none = NewMoveFault::SlotCount(0).to_string();
+    assert_eq!(none, "a move has 1 to 64 slots, not 0: name some");
 }

@@ -107,6 +107,9 @@ pub enum DefaultFault {
     /// The constant does not have the type of the column.
     #[error("does not fit: {0}")]
     Value(TypeMismatch),
+    /// Null is not permitted in a column that is not nullable.
+    #[error("cannot be null, because the column is not nullable: leave it out, or add null: true")]
+    Null,
     /// The function is unknown.
     #[error("names an unknown function: use {}", ColumnDefault::FUNCTIONS.join(" or "))]
     NoSuchFunction,

@@ -53,6 +53,7 @@ pub(super) fn failed(error: DieselError) -> DistributorError {
         }
         DbErrorKind::Constraint(_)
         | DbErrorKind::NotUnique(_)
+        | DbErrorKind::IndexEntryTooLong(_)
         | DbErrorKind::Discarded(_)
         | DbErrorKind::Conflict
         | DbErrorKind::ReadOnly

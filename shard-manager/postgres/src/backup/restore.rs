@@ -47,9 +47,13 @@ const VERSIONS_LEFT_OUT: i64 = 1 << 40;
 const EXISTING: &str = "SELECT relname::text FROM pg_class \
     WHERE relnamespace='public'::regnamespace AND relkind='r'";
 /// Removes the addresses, which are those of the copied cluster, and retires the shards that were
-/// joining, which have no rows and no database here.
+/// joining, which have no rows and no database here. The databases that were filled get their
+/// addresses afterwards.
 const NEW_ADDRESSES: &str = "UPDATE tessera.tessera_shards SET address=NULL, \
     state=CASE state WHEN 'joining' THEN 'retired' ELSE state END";
+/// Records the address of a database that was filled.
+const SET_ADDRESS: &str =
+    "UPDATE tessera.tessera_shards SET address=$1 WHERE name=$2 AND state<>'retired'";
 const NEXT_LOG_NUMBER: &str = "SELECT setval(pg_get_serial_sequence('tessera.tessera_access_log',\
     'number'),coalesce((SELECT max(number) FROM tessera.tessera_access_log),0)+1,false)";
 const NEW_SECRET: &str =
@@ -144,6 +148,8 @@ pub(super) fn cause_of(error: &SaveError) -> String {
 struct Restoring<'r> {
     from: &'r Path,
     manifest: &'r ServerManifest,
+    /// Name of each shard, and the address of its database without user and password.
+    addresses: Vec<(String, String)>,
     shards: Vec<RestoreTarget>,
     /// Database of the catalog; `None` if the first shard has it.
     catalog: Option<RestoreTarget>,
@@ -158,29 +164,24 @@ impl<'r> Restoring<'r> {
     ) -> Result<Self, SaveError> {
         let (saved, named) = (manifest.shards.len(), address.shards.len());
         if saved != named {
-            return Err(SaveError::Databases(format!(
-                "the copy has {saved} shards, and SHARD_URLS names {named} databases: name an empty one for each"
-            )));
+            return Err(wrong_number(manifest, named, occupancy));
         }
+        let copy = (manifest, occupancy);
         let mut shards: Vec<RestoreTarget> = Vec::with_capacity(saved);
+        let mut addresses = Vec::with_capacity(saved);
         for (shard, at) in manifest.shards.iter().zip(&address.shards) {
-            let target =
-                RestoreTarget::open(&at.primary, shard.shard.clone(), (manifest, occupancy))
-                    .await?;
-            check_other(&shards, &target)?;
+            let label = shard.shard.clone();
+            addresses.push((label.clone(), at.primary.location()));
+            let target = RestoreTarget::open(&at.primary, label, copy, &shards).await?;
             shards.push(target);
         }
         let catalog = match &address.catalog {
             Some(at) if *at != address.shards[0].primary => {
-                let target =
-                    RestoreTarget::open(at, "the catalog".to_owned(), (manifest, occupancy))
-                        .await?;
-                check_other(&shards, &target)?;
-                Some(target)
+                Some(RestoreTarget::open(at, "the catalog".to_owned(), copy, &shards).await?)
             }
             Some(_) | None => None,
         };
-        let restoring = Self { from, manifest, shards, catalog };
+        let restoring = Self { from, manifest, addresses, shards, catalog };
         // The marks of the shards are removed before that of the catalog. If an earlier restore was
         // cut off in between, some shards have the cluster without a mark.
         if !restoring.is_filled().await? {
@@ -286,7 +287,7 @@ impl<'r> Restoring<'r> {
             None => self.shards.remove(0),
         };
         let catalog = Catalog::on(target.connection).migrate().await?;
-        let stored = store_catalog(&catalog, &documents).await;
+        let stored = store_catalog(&catalog, &documents, &self.addresses).await;
         let timeline = target.identity.timeline;
         let suspended = match stored {
             Ok(()) => suspend_keys(&catalog, timeline).await,
@@ -306,19 +307,19 @@ impl<'r> Restoring<'r> {
     }
 }
 
-/// Refuses two targets that are the same database.
-fn check_other(targets: &[RestoreTarget], new: &RestoreTarget) -> Result<(), SaveError> {
-    let is_same = |target: &&RestoreTarget| {
-        target.identity.system == new.identity.system
-            && target.identity.database == new.identity.database
+/// Returns the error for settings that do not name one database for each shard of the copy.
+fn wrong_number(manifest: &ServerManifest, named: usize, occupancy: Occupancy) -> SaveError {
+    let remedy = match occupancy {
+        Occupancy::Empty => "name an empty one for each".to_owned(),
+        Occupancy::Cluster => {
+            let names: Vec<&str> = manifest.shards.iter().map(|shard| &*shard.shard).collect();
+            format!("name the database of each shard, in this order: {}", names.join(", "))
+        }
     };
-    match targets.iter().find(is_same) {
-        Some(other) => Err(SaveError::Databases(format!(
-            "{} and {} are the same database: give each its own",
-            other.label, new.label
-        ))),
-        None => Ok(()),
-    }
+    SaveError::Databases(format!(
+        "the copy has {} shards, and SHARD_URLS names {named} databases: {remedy}",
+        manifest.shards.len()
+    ))
 }
 
 fn read_documents(from: &Path, name: &str) -> Result<Documents, SaveError> {
@@ -420,8 +421,13 @@ impl ShardFilling<'_> {
     }
 }
 
-/// Stores all tables of a catalog except the row that marks it as that of a cluster.
-async fn store_catalog(catalog: &Catalog, documents: &Documents) -> QueryResult<()> {
+/// Stores all tables of a catalog except the row that marks it as that of a cluster, with these
+/// addresses of the shards, so that a router finds a shard that its settings do not name.
+async fn store_catalog(
+    catalog: &Catalog,
+    documents: &Documents,
+    addresses: &[(String, String)],
+) -> QueryResult<()> {
     let connection = &catalog.connection;
     run(connection, "BEGIN").await?;
     for table in CATALOG_TABLES.into_iter().filter(|table| *table != CLUSTER) {
@@ -429,6 +435,10 @@ async fn store_catalog(catalog: &Catalog, documents: &Documents) -> QueryResult<
     }
     for sql in [NEW_ADDRESSES, NEXT_LOG_NUMBER] {
         load(connection, Statement { sql, binds: &[], cached: false }).await?;
+    }
+    for (shard, address) in addresses {
+        let binds = [Bind::text(address), Bind::text(shard)];
+        load(connection, Statement { sql: SET_ADDRESS, binds: &binds, cached: false }).await?;
     }
     run(connection, "COMMIT").await
 }

@@ -124,11 +124,13 @@ pub(super) enum Occupancy {
 }
 
 impl RestoreTarget {
-    /// Connects to a database, and checks that its contents may be replaced by this copy.
+    /// Connects to a database, and checks that it is none of the others and that its contents may
+    /// be replaced by this copy.
     pub(super) async fn open(
         at: &NodeAddress,
         label: String,
         (manifest, occupancy): (&ServerManifest, Occupancy),
+        others: &[Self],
     ) -> Result<Self, SaveError> {
         let cluster = ClusterAddress::of_node(at);
         let (session, _) = discovery::connect_primary(at, &label, &cluster).await?;
@@ -142,6 +144,8 @@ impl RestoreTarget {
             finished_with: None,
             version_floor: 0,
         };
+        // Checked first, because the session with the other target holds the locks.
+        check_other(others, &target)?;
         let found = target.look().await.map_err(|error| target.failed(error))?;
         match found {
             Found::Busy => {
@@ -323,6 +327,21 @@ impl RestoreTarget {
     /// Removes the mark.
     pub(super) async fn finish(&self) -> QueryResult<()> {
         run(&self.connection, "DROP TABLE IF EXISTS tessera.tessera_restore; ANALYZE").await
+    }
+}
+
+/// Refuses two targets that are the same database.
+fn check_other(targets: &[RestoreTarget], new: &RestoreTarget) -> Result<(), SaveError> {
+    let is_same = |target: &&RestoreTarget| {
+        target.identity.system == new.identity.system
+            && target.identity.database == new.identity.database
+    };
+    match targets.iter().find(is_same) {
+        Some(other) => Err(SaveError::Databases(format!(
+            "{} and {} are the same database: give each its own",
+            other.label, new.label
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -177,6 +177,12 @@ fn conceal(error: &mut Error, data: Data<'_>, operations: RowOperations, whole: 
         }
         return;
     }
+    if let Error::IndexEntryTooLong { index } = error {
+        if index.as_ref().is_some_and(|index| !knows_index(data, whole, index)) {
+            *index = None;
+        }
+        return;
+    }
     let Error::Row(RowError::MissingColumn { table, column }) = error else { return };
     if !data.rights.reach().has_column(table, column, operations) {
         *error = Error::Forbidden {
