@@ -310,12 +310,13 @@ pub fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
 }
 
 fn bad_list(name: &str) -> Problem {
-    bad(format!("{name}: in needs a list in parentheses")).hint(format!("{name}=in.(a,b,\"c,d\")"))
+    bad(format!("{name}: in needs a list in parentheses"))
+        .hint(format!("{name}=in.(a,b,\"c,d\"); in an address, a double quote is written %22"))
 }
 
 fn malformed(name: &str) -> Problem {
     bad(format!("{name} needs conditions in parentheses, with commas between them"))
-        .hint("or=(amount.gte.100,and(status.eq.paid,note.is.null)); a literal with commas or parentheses stands in double quotes")
+        .hint("or=(amount.gte.100,and(status.eq.paid,note.is.null)); a literal with commas or parentheses stands in double quotes, written %22 in an address")
 }
 
 /// Truncates a string from a client to 80 characters, for an error message.

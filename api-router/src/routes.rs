@@ -24,6 +24,7 @@ pub mod rebalances;
 pub mod row_write;
 pub mod scrape;
 pub mod shard_changes;
+pub mod shard_list;
 pub mod shortcuts;
 pub mod slot_fences;
 pub mod tables;
@@ -58,8 +59,8 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(health::health)
         .service(health::live)
         .service(health::ready)
-        .service(placement::list_shards)
-        .service(placement::find_shard)
+        .service(shard_list::list_shards)
+        .service(shard_list::find_shard)
         .service(placement::shard_map)
         .service(groups::list_groups)
         .service(moves::list_moves)

@@ -242,6 +242,7 @@ mod tests {
         for (refusal, code, status) in [
             (NewShardRefusal::OtherCluster { place: place() }, "TSR322", 409),
             (NewShardRefusal::Lost { place: place(), shard: "east".to_owned() }, "TSR322", 409),
+            (NewShardRefusal::OtherAddress { shard: cause(), address: place() }, "TSR326", 409),
             (NewShardRefusal::Unreachable { place: place(), cause: cause() }, "TSR323", 409),
             (NewShardRefusal::Unsuitable { place: place(), cause: cause() }, "TSR324", 409),
             (NewShardRefusal::NoCredentials { host: place() }, "TSR325", 409),

@@ -34,7 +34,7 @@ analytics::problem_codes! {
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
     TSR301 409 false "Exists already" "A row with this id exists, or a table of this name with a different definition. Nothing was changed.";
     TSR302 404 false "No such row" "No row has this id under this shard key, or there is no value under the key.";
-    TSR303 412 false "Version differs" "The row is not of the version that If-Match names: another client changed it. Read it again.";
+    TSR303 412 false "Version differs" "The row is not of the version that the request names (If-Match, or if_version in a bulk write): another client changed it. Read it again.";
     TSR304 409 false "Constraint violation" "The row violates a constraint of the database: unique, foreign key or check.";
     TSR305 409 false "What was seen may be lost" "The session has seen changes that the shard no longer has: a failover lost them, or an older copy was restored. Start a new session without the token, and check your data.";
     TSR306 409 false "Write discarded by the database" "A trigger, rule or row security policy discarded the row, or the table is UNLOGGED and a crash would empty it. Nothing was stored. The operator of the database has to change the table first.";

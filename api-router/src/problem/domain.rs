@@ -14,8 +14,10 @@ use super::{Code, Problem};
 
 const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
-const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
+const VERSION_DIFFERS: &str =
+    "read the row again, and send its version: the ETag in If-Match, or version in if_version";
 const NOT_UNIQUE: &str = "send other values, or first change the row that has these";
+const SHORTER_VALUES: &str = "shorten the values of the indexed columns, or the id of the row";
 /// Hint for an index whose creation would make writes wait too long, or has done so.
 pub(super) const LONGER_PAUSE: &str =
     "send a higher pause_max_ms when few clients write, or move slots to more shards first";
@@ -142,6 +144,7 @@ impl From<Error> for Problem {
             Error::RowTooLarge => Self::new(Code::TSR108, detail).hint(SMALLER_ROW),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
             Error::NotUnique { .. } => Self::new(Code::TSR304, detail).hint(NOT_UNIQUE),
+            Error::IndexEntryTooLong { .. } => Self::new(Code::TSR304, detail).hint(SHORTER_VALUES),
             Error::IndexPauseExceeded { .. } => Self::new(Code::TSR346, detail).hint(LONGER_PAUSE),
             Error::Discarded { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
             Error::Unlogged { table } => Self::new(Code::TSR306, detail).hint(set_logged(&table)),

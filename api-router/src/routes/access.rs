@@ -98,6 +98,16 @@ pub(crate) async fn describe_caller(
     }))
 }
 
+/// A string, or a list of strings.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum TextOrList {
+    /// A single string.
+    Text(String),
+    /// Several strings.
+    List(Vec<String>),
+}
+
 /// A request about rows, as a caller with a role would send it.
 #[derive(ToSchema)]
 pub struct AccessQuestion {
@@ -106,8 +116,9 @@ pub struct AccessQuestion {
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     role: String,
     /// Tenant of the caller, or a list of tenants.
+    #[schema(value_type = TextOrList, required = false)]
     #[expect(dead_code, reason = "as above")]
-    tenant: Option<String>,
+    tenant: Option<TextOrList>,
     /// `read`, `insert`, `update`, `upsert` or `delete`.
     #[schema(example = "read")]
     #[expect(dead_code, reason = "as above")]
@@ -137,13 +148,13 @@ pub struct AccessDecision {
     #[expect(dead_code, reason = "as above")]
     grant: Option<usize>,
     /// Rule of this grant for shard keys: a pattern or a list.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = TextOrList, required = false)]
     #[expect(dead_code, reason = "as above")]
-    keys: Option<String>,
+    keys: Option<TextOrList>,
     /// Columns of this grant: `*` or a list.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = TextOrList, required = false)]
     #[expect(dead_code, reason = "as above")]
-    columns: Option<String>,
+    columns: Option<TextOrList>,
     /// Missing part of a request that is denied: `table`, `operation`, `column`, `one_grant`,
     /// `key`, `tenant` or `role`.
     #[expect(dead_code, reason = "as above")]

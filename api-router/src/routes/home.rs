@@ -81,7 +81,19 @@ pub(crate) async fn home(app: Data<App>, request: HttpRequest) -> HttpResponse {
         let place = if app.analytics.is_some() { DASHBOARD } else { PAGES };
         return HttpResponse::SeeOther().insert_header((LOCATION, place)).finish();
     }
-    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
+    let links = links(app.analytics.is_some());
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(links)
+}
+
+/// Returns the links, without those to metrics and errors if this router records none.
+fn links(has_analytics: bool) -> String {
+    let lines = LINKS.split_inclusive('\n');
+    lines.filter(|line| has_analytics || !is_recorded(line)).collect()
+}
+
+/// Returns true if a line of the links is about the metrics and errors that a router records.
+fn is_recorded(line: &str) -> bool {
+    line.contains(" /api/analytics/") || line.contains(" /metrics ")
 }
 
 /// Responds to a request that no route serves: its path is unknown, or the path does not have its

@@ -87,8 +87,8 @@ pub(crate) async fn make_index(
         return plan(&app, indexes, &table, &draft, &change).await;
     }
     match indexes.create(&table, &draft, change.deadline).await? {
-        IndexCreated::Known(record) => {
-            Ok(HttpResponse::Ok().json(IndexAnswer::of(IndexShape::of(record, &app))))
+        known @ IndexCreated::Known(_) => {
+            Ok(HttpResponse::Ok().json(IndexPlanAnswer::of(known, &[], &app)))
         }
         IndexCreated::Begun(record) => Ok(HttpResponse::Accepted()
             .insert_header((LOCATION, format!("/api/tables/{table}/indexes")))

@@ -45,7 +45,8 @@ pub struct ReadAnswer {
     data: Vec<serde_json::Value>,
     /// Number of rows.
     count: usize,
-    /// With `Prefer: count=exact`: number of rows that meet the filters.
+    /// With `Prefer: count=exact`: number of rows that meet the filters; with status 206, of those
+    /// on the shards that answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<u64>,
     /// The shards that answered.
@@ -160,7 +161,7 @@ pub(crate) async fn read_rows(
     if let Some(applied) = headers.prefer.applied(&HONOURED) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
-    if let Some(total) = read.rows.total {
+    if let (Some(first), Some(total)) = (first, read.rows.total) {
         response.insert_header((CONTENT_RANGE, content_range(first, read.rows.len(), total)));
     }
     if !read.missing.is_empty() {
@@ -262,11 +263,13 @@ fn only<'k>(app: &App, table: &Table, named: Option<&'k [String]>) -> Option<Sha
 }
 
 /// Formats the header `Content-Range`, in the form that PostgREST uses: the positions of the page's
-/// rows among all rows, and the total. A response to HEAD has it as well.
-fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display) -> String {
-    match first.filter(|_| rows > 0) {
-        Some(first) => format!("{first}-{}/{total}", first as usize + rows - 1),
-        None => format!("*/{total}"),
+/// rows among all rows, and the total. A response to HEAD has it as well. A page that begins with a
+/// cursor has no such header, because its first position is unknown, and a range without positions
+/// stands for a page without rows.
+fn content_range(first: u32, rows: usize, total: impl std::fmt::Display) -> String {
+    match rows {
+        0 => format!("*/{total}"),
+        rows => format!("{first}-{}/{total}", first as usize + rows - 1),
     }
 }
 

@@ -85,7 +85,7 @@ pub struct ShardChangeAnswer {
 
 /// Lets a shard join, without slots.
 ///
-/// 201 when it serves; 200 when a shard of this name and weight serves already; 202 when the
+/// 201 when it serves; 200 when a shard of this name, weight and URL serves already; 202 when the
 /// deadline passed while it was joining, which continues: `/api/shards/{name}` shows its state.
 ///
 /// With the engine citus it adds a node to Citus: `name` is `worker` and its number, `url` is the

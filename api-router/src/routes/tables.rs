@@ -14,7 +14,7 @@ use shard_manager::engine::index_record::IndexRecord;
 use shard_manager::error::Error;
 use shard_manager::manager::{Indexes, TableCreated};
 use shard_manager::shard_map::ShardMap;
-use shard_manager::table::{Column, ColumnDefault, Table, closest, in_group};
+use shard_manager::table::{Column, ColumnDefault, DefaultFault, Table, closest, in_group};
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -376,11 +376,15 @@ fn column(at: &str, json: &RawValue) -> Result<Column, Problem> {
             return Err(Problem::new(Code::TSR101, format!("{at}.null must be true or false")));
         }
     };
-    let default = members.get("default").map(|json| ColumnDefault::parse(kind, json));
-    let default = default.transpose().map_err(|fault| {
+    let unfit = |fault| {
         refusal(DeclarationError { member: format!("{at}.default"), fault: Fault::Default(fault) })
-    })?;
-    Ok(Column { name, kind, nullable, default: default.flatten() })
+    };
+    let default = match members.get("default") {
+        Some(json) if json.get() == "null" && !nullable => return Err(unfit(DefaultFault::Null)),
+        Some(json) => ColumnDefault::parse(kind, json).map_err(unfit)?,
+        None => None,
+    };
+    Ok(Column { name, kind, nullable, default })
 }
 
 fn no_such_type(at: &str, given: &str) -> Problem {

@@ -244,12 +244,28 @@ fn named_partition(
         Problem::from(&RowError::TypeMismatch { column: name.clone(), mismatch })
     })?;
     match values.iter().find(|(given, _)| *given == column) {
-        Some((_, given)) if *given != value => {
+        Some((_, given)) if !may_replace(map, (table, column), given, &value) => {
             let changed = keyspace_of(map, table).map(Keyspace::changed_partition);
             Err(Problem::from(Error::from(changed.unwrap_or(KeyError::UnknownGroup))))
         }
         Some(_) | None => Ok(value.key_text().map(Cow::into_owned)),
     }
+}
+
+/// Returns true if a row whose partition column has the value `present` may be given the value
+/// `given`: they are equal, or both are in the same range and the value does not identify the row.
+fn may_replace(
+    map: &ShardMap,
+    (table, column): (&Table, usize),
+    given: &Value,
+    present: &Value,
+) -> bool {
+    let keyspace = keyspace_of(map, table);
+    let slots = |value: &Value| keyspace?.slots_in(&value.key_text()?).ok();
+    let is_key = table.routing() == Some(column) || table.id().contains(&column);
+    let slots_of_given = slots(given);
+    let is_in_range = slots_of_given.is_some() && slots_of_given == slots(present);
+    given == present || (!is_key && is_in_range)
 }
 
 /// Returns the shard key of a row whose request names none: the value of its routing column, which

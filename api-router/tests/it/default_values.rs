@@ -273,6 +273,7 @@ fn a_default_that_its_column_cannot_have_is_refused_by_name() {
             "cannot",
         ),
         (json!({"name": "n", "type": "text", "default": "x"}), json!("n"), "cannot be a constant"),
+        (json!({"name": "n", "type": "text", "default": null}), Value::Null, "cannot be null"),
     ];
     for (column, routing, fault) in cases {
         let reply = declare(column.clone(), routing);

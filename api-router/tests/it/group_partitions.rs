@@ -217,6 +217,9 @@ fn a_move_by_key_names_the_partition_where_the_key_alone_has_no_slot() {
     until(&router, &begun.json(), "done");
     assert_eq!(route(&router, in_partition).1, "shard3");
     // The command names the partition as well, and takes the slot back.
+    let unnamed = ["move", "start", "--key", "ada", "--table", "accounts", "--to", "shard2"];
+    let ended = ask(&router, &unnamed, "");
+    assert!(ended.code == Some(2) && ended.err.contains("--partition"), "{ended:?}");
     let command = ["move", "start", "--key", "ada", "--table", "accounts", "--partition", "eu"];
     let command = [&command[..], &["--to", "shard2", "--keep", "0"]].concat();
     let begun = ask(&router, &command, "").json(0);
@@ -237,7 +240,10 @@ fn the_partition_is_required_in_the_tables_of_its_group_only() {
     refused(&router.write("ada", &account("ada", "asia")), "TSR356");
     made(&router.write("ada", &account("ada", "eu")));
     made(&router.write("ada", &user("ada")));
-    refused(&router.get("/api/route?key=ada&table=accounts"), "TSR355");
+    let unlocated = refused(&router.get("/api/route?key=ada&table=accounts"), "TSR355");
+    assert!(unlocated.contains("add &partition=VALUE"), "{unlocated}");
+    let located = ask(&router, &["route", "ada", "--table", "accounts"], "");
+    assert!(located.code == Some(2) && located.err.contains("--partition"), "{located:?}");
     refused(&router.get("/api/route?key=ada&table=accounts&partition=asia"), "TSR356");
     refused(&router.get("/api/route?key=ada&table=users&region=eu"), "TSR100");
     refused(&router.get("/api/route?key=ada&partition=eu"), "TSR100");

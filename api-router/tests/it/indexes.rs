@@ -116,6 +116,7 @@ fn an_index_is_built_on_every_shard_and_dropped_from_every_shard() {
     assert_eq!(index["pause_ms"].is_u64(), !is_servers(), "{index}");
     let again = make(&router, &by_status());
     assert_eq!((again.status, &again.json()["index"]), (200, &index), "the same again");
+    assert_eq!(again.json()["shards"], json!([]), "it has no further effect");
     for other in [
         json!({"name": "by_status", "columns": ["amount", "status"]}),
         json!({"name": "by_status", "columns": ["status", "amount"], "unique": true}),
@@ -173,6 +174,63 @@ fn a_unique_index_refuses_a_second_row_of_a_shard_key_and_no_row_of_another() {
         read["data"],
         json!([{"order_id": "o1", "note": "a"}, {"order_id": "o2", "note": "b"}])
     );
+}
+
+#[test]
+fn a_transaction_refused_by_a_unique_index_names_the_row_whose_values_are_taken() {
+    not_on_citus!(CITUS);
+    let router = Router::start();
+    built(&router, &one_note());
+    assert_eq!(order(&router, "ada", "o1", "taken").status, 201);
+    let row = |id: &str, note: &str| json!({"order_id": id, "user_id": "ada", "amount": 1, "status": "open", "note": note});
+    let records = [row("o2", "a"), row("o3", "b"), row("o4", "taken"), row("o5", "c")];
+    let body = json!({"table": "orders", "records": records});
+    let details = |headers: &[(&str, &str)]| {
+        let reply = router.post("/api/bulk-write", headers, &body);
+        let answer = reply.json();
+        assert_eq!(answer["stored"], 0, "{}", reply.text());
+        let rows = answer["failed"].as_array().unwrap().clone();
+        assert!(rows.iter().all(|row| row["error"]["code"] == "TSR304"), "{}", reply.text());
+        rows.iter().map(|row| row["error"]["detail"].clone()).collect::<Vec<_>>()
+    };
+    let taken = "another row of this shard key has the same values in the unique index `one_note`";
+    let undone = format!("undone with row 2 of the same transaction: {taken}");
+    let whole = ("prefer", "tx=per-shard");
+    let expected = [&*undone, &*undone, taken, &*undone];
+    assert_eq!(details(&[whole]), expected);
+    // The refusal is stored under the idempotency key, and repeated from there.
+    for _ in 0..2 {
+        assert_eq!(details(&[whole, ("idempotency-key", "once")]), expected);
+    }
+    let read = router.read("ada", "table=orders&select=order_id").json();
+    assert_eq!(read["data"], json!([{"order_id": "o1"}]));
+}
+
+#[test]
+fn a_text_that_is_too_long_for_an_index_of_a_server_is_refused_with_the_name_of_the_index() {
+    not_on_citus!(CITUS);
+    let router = Router::start();
+    built(&router, &json!({"name": "by_note", "columns": ["note"]}));
+    // Different characters in no order, so that the server cannot compress them below the limit.
+    let mut state = 1_u64;
+    let long: String = (0..6_000)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'0' + (state >> 58) as u8)
+        })
+        .collect();
+    let reply = order(&router, "ada", "o1", &long);
+    if !is_servers() {
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        return;
+    }
+    assert_eq!(refusal(&reply), refused(409, "TSR304"));
+    let problem = reply.json();
+    let detail = "the values of the row for the index `by_note` are longer than about 2 700 bytes, the most that \
+        PostgreSQL indexes";
+    assert_eq!(problem["detail"], detail);
+    assert!(problem["hint"].is_string(), "{problem}");
+    assert_eq!(order(&router, "ada", "o1", "short").status, 201);
 }
 
 #[test]

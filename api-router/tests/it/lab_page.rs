@@ -116,6 +116,8 @@ fn an_option_that_cannot_be_used_is_named_in_a_problem() {
         ("keyspace=range", "keyspace"),
         ("keyspace=modulo&kind=matrix", "keyspace"),
         ("kind=names", "kind"),
+        ("keyspace=hash&placement=partitions:A=1%3Eshard1", "placement"),
+        ("keyspace=list(a):A=2,B=1&placement=even", "placement"),
         ("keys=0", "keys"),
         ("keys=20001", "keys"),
         ("keys=-1", "keys"),

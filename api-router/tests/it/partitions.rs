@@ -472,6 +472,10 @@ fn ranges_of_a_column_put_neighbours_together() {
     assert_eq!(route["slot"], users["slot"], "a table without the column");
     let route = router.get("/api/route?key=Heat&year=1995").json();
     assert_eq!(route["range"], json!({"from": "1990", "below": "2010"}));
+    let mut update = film("Heat", json!(1997));
+    update["op"] = json!("update");
+    let changed = |year| router.post(&format!("/api/write?year=eq.{year}"), &[], &update).code();
+    assert_eq!([changed(1995), changed(2021)], ["no code", "TSR357"], "only within a range");
 }
 
 #[test]

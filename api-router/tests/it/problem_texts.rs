@@ -120,7 +120,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR113 400 Bad header: x-deadline-ms must be a number of milliseconds, 100 to 60000 (-)
     TSR301 409 Exists already: the row exists already (use op upsert or update to change it)
     TSR302 404 No such row: there is no such row (check the id and the shard key; op upsert or insert makes a row)
-    TSR303 412 Version differs: the row is not of the version that If-Match names (read the row again, and send its ETag)
+    TSR303 412 Version differs: the row is not of the version that the request names (read the row again, and send its version: the ETag in If-Match, or version in if_version)
     TSR310 404 No such table: there is no table `user` (did you mean `users`?)
     TSR311 400 No such column: users has no column `nmae` (did you mean `name`?)
     TSR312 400 Value does not fit: name: expected text, got a number (-)

@@ -330,8 +330,8 @@ fn a_plan_names_each_shard_whose_replicas_do_not_follow_and_nothing_begins_until
     assert_eq!(weigh(&router, "shard1", 2).status, 200);
     let [first, second] = ["shard1", "shard2"].map(|shard| {
         format!(
-            "1 replicas of {shard} must follow its primary, and 0 do: a failover could undo the \
-             move"
+            "replicas of {shard} must follow its primary, and 0 of 1 do: a failover could undo \
+             the move"
         )
     });
     set(&router, "shard2-replica1", "cut");

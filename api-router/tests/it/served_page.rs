@@ -76,4 +76,7 @@ fn a_router_without_metrics_redirects_browsers_to_its_documentation() {
     }
     let led = router.send("GET", "/", &[("accept", "text/html")], None);
     assert_eq!((led.status, led.header("location")), (303, Some("/swagger-ui/")));
+    let links = router.get("/").text();
+    assert!(links.contains("/api/write") && links.contains("/swagger-ui/"), "{links}");
+    assert!(!links.contains("/metrics") && !links.contains("/api/analytics"), "{links}");
 }

@@ -164,6 +164,7 @@ fn refused_changes_of_shards_name_the_reason_and_change_nothing() {
         (post(json!({"name": "east", "weight": -1})), 400, "TSR321"),
         (post(json!({"name": "east", "weight": 1.5})), 400, "TSR321"),
         (post(json!({"name": "east", "url": "postgres://db:5432/app"})), 400, "TSR321"),
+        (post(json!({"name": "shard1", "url": "postgres://db:5432/app"})), 400, "TSR321"),
         (post(json!({"weight": 1})), 400, "TSR101"),
         (patch("/api/shards/shard9", json!({"weight": 2})), 404, "TSR320"),
         (patch("/api/shards/shard1", json!({"weight": "2"})), 400, "TSR321"),

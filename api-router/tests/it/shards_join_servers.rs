@@ -43,12 +43,20 @@ fn a_database_joins_through_one_router_and_the_other_follows() {
     let data = folder.path().join("data");
     let routers = [Router::start_in(&data, FLAGS), Router::start_in(&data, FLAGS)];
     assert_eq!(routers[0].write_user("ada", "Ada").status, 201);
+    let before = routers[1].get("/api/shards").json()["epoch"].clone();
     let database = NewDatabase::create();
     for status in [201, 200] {
         let joined = join(&routers[0], "east", &database.url());
         assert_eq!(joined.status, status, "{}", joined.text());
         assert_eq!(joined.json()["state"], "serving");
     }
+    eventually("the other router lists the shard", || {
+        let shown = routers[1].get("/api/shards").json();
+        let shards = shown["shards"].as_array().unwrap();
+        let is_listed = shards.iter().any(|shard| shard["shard"] == "east");
+        assert!(is_listed || shown["epoch"] == before, "the epoch is that of the list: {shown}");
+        is_listed.then_some(())
+    });
     for (router, status) in routers.iter().zip([201, 200]) {
         eventually("the shard is known", || {
             listed(router, "east").filter(|shard| shard["state"] == "serving")
@@ -67,6 +75,30 @@ fn a_database_joins_through_one_router_and_the_other_follows() {
         });
         assert_eq!(router.get("/api/read?table=users").json()["count"], 2);
     }
+}
+
+#[test]
+fn a_request_for_a_shard_that_serves_is_a_repetition_only_with_the_url_of_its_database() {
+    not_on_citus!("Citus distributes rows itself");
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let (router, database) = with_east(&folder.path().join("data"));
+    let before = router.get("/api/shards").json()["epoch"].clone();
+    let repeated = join(&router, "east", &database.url());
+    assert_eq!((repeated.status, &repeated.json()["epoch"]), (200, &before));
+    let nowhere = format!("postgres://{}/nowhere", host());
+    for (url, status, code) in [
+        (json!(nowhere), 409, "TSR326"),
+        (json!("postgres://127.0.0.1:9/zzz"), 409, "TSR326"),
+        (json!("garbage"), 400, "TSR321"),
+        (Value::Null, 400, "TSR321"),
+    ] {
+        let body = json!({"name": "east", "url": url}).to_string();
+        let reply = router.send("POST", "/api/shards", &HEADERS, Some(body.as_bytes()));
+        let (found, said, _) = refusal(&reply);
+        assert_eq!((found, &*said), (status, code), "{url}: {}", reply.text());
+    }
+    assert_eq!(router.get("/api/shards").json()["epoch"], before);
 }
 
 #[test]

@@ -263,6 +263,10 @@ fn a_table_may_have_a_composite_id_and_every_type_and_no_routing_column() {
 fn when_a_shard_does_not_come_the_table_is_made_nowhere_and_later_it_can_be() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
+    set(&router, "shard2-primary", "cut");
+    let reply = make(&router, &students("students"));
+    assert_eq!(refusal(&reply), refused(503, "TSR201"), "{}", reply.text());
+    assert_eq!((&reply.json()["shard"], names(&router)), (&json!("shard2"), built_in()));
     set(&router, "shard2-primary", "paused");
     let soon = [("x-deadline-ms", "150")];
     let reply = router.post("/api/tables", &soon, &students("students"));

@@ -65,6 +65,9 @@ fn a_row_is_changed_only_if_it_is_of_the_version_that_is_named() {
     let reply = router.post("/api/bulk-write", &[], &users(&rows));
     assert_eq!(reply.status, 207, "{}", reply.text());
     assert_eq!(failed(&reply), rejected(&[(1, "TSR303"), (2, "TSR303")]));
+    let error = reply.json()["failed"][0]["error"].clone();
+    assert!(error["hint"].as_str().unwrap().contains("if_version"), "{error}");
+    assert!(!error["detail"].as_str().unwrap().contains("If-Match"), "{error}");
     let now = [("a".to_owned(), "new".to_owned()), ("b".to_owned(), "old".to_owned())];
     assert_eq!(names(&router), now);
     let bad = [json!("1"), json!(1.5), json!(null), json!([1]), json!(true), json!(1e30)];

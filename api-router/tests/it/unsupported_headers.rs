@@ -283,6 +283,8 @@ fn the_number_of_rows_can_be_requested_without_a_body() {
     let page = router.get("/api/read?table=users&limit=2").json();
     let next = page["next_cursor"].as_str().unwrap();
     let path = format!("/api/read?table=users&limit=2&cursor={next}");
-    let reply = router.send("HEAD", &path, &count, None);
-    assert_eq!(reply.header("content-range"), Some("*/5"), "a cursor knows no position");
+    for method in ["HEAD", "GET"] {
+        let reply = router.send(method, &path, &count, None);
+        assert_eq!(reply.header("content-range"), None, "{method}: a cursor has no position");
+    }
 }

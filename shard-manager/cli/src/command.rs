@@ -247,6 +247,18 @@ pub(crate) enum CommandError {
     Unread,
 }
 
+impl CommandError {
+    /// Adds a remedy to the message of a refusal that contains `part`.
+    fn with_remedy(self, part: &str, remedy: &str) -> Self {
+        match self {
+            Self::Refused(line) if line.contains(part) => {
+                Self::Refused(format!("{line}: {remedy}"))
+            }
+            Self::Found(_) | Self::Refused(_) | Self::Unread => self,
+        }
+    }
+}
+
 impl From<OpenError> for CommandError {
     fn from(error: OpenError) -> Self {
         Self::Refused(error.to_string())

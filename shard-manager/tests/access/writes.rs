@@ -97,9 +97,12 @@ fn a_caller_reaches_the_keys_of_its_grants() {
     let one = r#"{"tables":["users"],"may":["insert"],"keys":"$tenant"}"#;
     let other = r#"{"tables":["kv"],"may":["read"],"keys":["pub"]}"#;
     let rights = caller(&format!("{one},{other}"), &["acme"]);
-    let reaches = |key| rights.reach().has_key(ShardKey::parse(key).expect("a key"));
+    let reaches = |key| rights.reach().has_key(ShardKey::parse(key).expect("a key"), None);
     assert!(reaches("acme") && reaches("pub"));
     assert!(!reaches("acme2") && !reaches("ACME"));
+    let acme = ShardKey::parse("acme").expect("a key");
+    let of_table = |table| rights.reach().has_key(acme, Some(table));
+    assert!(of_table("users") && !of_table("kv") && !of_table("orders"));
 }
 
 #[tokio::test]

@@ -6,10 +6,13 @@ use std::io::Read;
 use std::process::Stdio;
 
 use serde_json::Value;
+use shard_manager::engine::move_record::move_name;
+use shard_manager::topology::ShardNumber;
 
 use crate::cluster::{
-    Cluster, file, meddle, program, run_in, write, write_long_users, write_users,
+    Cluster, block_on, file, meddle, program, run_in, write, write_long_users, write_users,
 };
+use crate::moves::planned;
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
@@ -106,6 +109,25 @@ fn an_export_that_fails_keeps_the_previous_file() {
     run_in(dir.path(), &args).refused("missing or empty");
     assert_eq!(fs::read_to_string(&users).unwrap(), "of yesterday");
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1, "no part is left");
+}
+
+#[test]
+fn an_export_of_a_stopped_cluster_names_the_move_that_rests_and_the_remedy() {
+    let cluster = Cluster::filled();
+    let name = move_name(block_on(planned(&cluster.manager)));
+    let map = cluster.manager.map();
+    let slot = map.slots_of(ShardNumber(0)).next().unwrap();
+    let dir = cluster.stop();
+    meddle(
+        &file(dir.path(), "shard1-primary"),
+        &format!("UPDATE tessera_slots SET state = 'moved' WHERE slot = {slot}"),
+    );
+    let run = |args: &[&str]| run_in(dir.path(), &[&["export", "--table"], args].concat());
+    run(&["users"]).refused(&format!("the slots {slot} are changing hands in the move {name}"));
+    let remedy = format!("`shard-manager move wait {name} --data-dir {}`", dir.path().display());
+    run(&["users"]).refused(&remedy);
+    run(&["usres"]).refused("there is no table `usres`");
+    run(&["users", "--output", "/nowhere/x"]).refused("/nowhere/x");
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn moves_of_a_stopped_cluster_are_carried_out_by_the_command_that_waits_for_them
 }
 
 /// Begins a move that no mover carries out, once the replicas follow; returns its id.
-async fn planned(manager: &Manager) -> MoveId {
+pub(crate) async fn planned(manager: &Manager) -> MoveId {
     let (source, target) = (ShardNumber(0), ShardNumber(1));
     let slots: SlotSet = manager.map().slots_of(source).take(1).filter_map(Slot::new).collect();
     let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
@@ -182,6 +182,13 @@ fn a_process_that_serves_no_requests_begins_no_moves() {
     let cluster = Cluster::filled();
     let refused = run_in(cluster.path(), &["move", "start", "--slots", "0", "--to", "shard2"]);
     refused.refused("serves no requests");
+}
+
+#[test]
+fn a_move_of_a_slot_that_no_cluster_has_is_refused_with_the_last_slot_of_this_one() {
+    let cluster = Cluster::filled();
+    let refused = run_in(cluster.path(), &["move", "start", "--slots", "99999", "--to", "shard2"]);
+    refused.refused("slots are 0 to 16383");
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn a_wrong_command_line_is_refused_in_one_line_that_names_the_help_of_the_comman
             "`shard-manager --help`",
         ),
         (&["generate", "--users", "x"], "it is not a number", "`shard-manager generate --help`"),
+        (&["check", "--threads", "0"], "0 is not in 1..", "`shard-manager check --help`"),
         (&["restore"], "--from <DIR>", "`shard-manager restore --help`"),
     ] {
         let ended = program(args).output().unwrap();

@@ -162,19 +162,24 @@ impl<'a> Author<'a> {
         tenants: Option<&Tenants>,
     ) -> Result<(), Problem> {
         self.caller.rights.covers(role, tenants).map_err(|excess: Excess| {
-            let detail = format!("the role {} exceeds your rights: {excess}", role.name());
-            Problem::new(Code::TSR403, detail)
-                .hint("GET /api/access/me lists what this caller may do")
+            beyond(format!("the role {} exceeds your rights: {excess}", role.name()))
         })
     }
 
-    /// Checks that the author has every right.
+    /// Checks that the author has every right, which is needed to end a denial, or to make it end
+    /// earlier.
     ///
     /// # Errors
     /// TSR403 if it does not.
     pub(super) fn check_all_powerful(&self) -> Result<(), Problem> {
         let [admin, ..] = AccessRole::built_in();
-        self.check_covers(&admin, None)
+        self.caller.rights.covers(&admin, None).map_err(|_: Excess| {
+            let role = AccessRole::ADMIN;
+            beyond(format!(
+                "only a caller with every right, such as one with the role {role}, may end a denial \
+                 or make it end earlier"
+            ))
+        })
     }
 
     /// Stores a change in the catalog, and brings it into force in this router.
@@ -208,6 +213,11 @@ fn present_caller(
     let credentials = gate.sessions.keep_credentials(request);
     let certificate = gate.certificate(request).map(Arc::as_ref);
     gate.recheck(credentials.borrow(), certificate, need)
+}
+
+/// Returns the problem of an author that lacks a right.
+fn beyond(detail: String) -> Problem {
+    Problem::new(Code::TSR403, detail).hint("GET /api/access/me lists what this caller may do")
 }
 
 /// Returns the name with which an author is recorded; it contains no secret.

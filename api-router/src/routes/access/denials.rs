@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::author::Author;
 use super::roles::RemovalAnswer;
+use crate::access::clock::unix_now;
 use crate::app::App;
 use crate::body_reader::Members;
 use crate::problem::{Code, Problem};
@@ -64,7 +65,7 @@ pub struct DenialRequest {
     /// Time before which the tokens were issued: RFC 3339.
     #[expect(dead_code, reason = "as above")]
     issued_before: Option<String>,
-    /// Time at which the denial ends; without it, the denial has no end.
+    /// Time in the future at which the denial ends; without it, the denial has no end.
     #[expect(dead_code, reason = "as above")]
     until: Option<String>,
 }
@@ -103,6 +104,10 @@ pub(crate) async fn add_denial(
     let body = author.read_body(&request, payload).await?;
     Members::of_body(&body)?.check_names(&MEMBERS)?;
     let denial = parse(std::str::from_utf8(&body).unwrap_or_default())?;
+    if denial.has_ended(unix_now()) {
+        return Err(Problem::new(Code::TSR101, "until: must be a time in the future")
+            .hint("DELETE /api/access/denials ends a denial"));
+    }
     let (_, catalog) = author.known();
     let end = |denial: &Denial| denial.until.unwrap_or(UnixTime::MAX);
     let is_shorter = |known: &Denial| known.subject == denial.subject && end(&denial) < end(known);

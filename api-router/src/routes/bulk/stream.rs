@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use actix_web::error::PayloadError;
 use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
@@ -27,6 +28,7 @@ use crate::access::caller_recheck::CallerRecheck;
 use crate::access::meter::CallerMeter;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
+use crate::body_reader;
 use crate::caller_rights::CallerRights;
 use crate::problem::{Code, Problem};
 
@@ -50,6 +52,8 @@ const AHEAD_BYTES: usize = 4 * BATCH_BYTES_MAX;
 /// would keep the whole buffer in which it arrived.
 const PART_BYTES_MIN: usize = 4 << 10;
 
+/// Hint for a client whose body ends before it is complete.
+const SEND_REST: &str = "send the rest from next_index";
 /// Hint for a client whose body ends because a quota is used up.
 const REST_LATER: &str = "send the rest from next_index after Retry-After";
 
@@ -273,8 +277,7 @@ impl Body {
 }
 
 fn broke_off() -> Problem {
-    Problem::new(Code::TSR101, "the connection was closed before the body was complete")
-        .hint("send the rest from next_index")
+    body_reader::incomplete(&PayloadError::Incomplete(None)).hint(SEND_REST)
 }
 
 /// Part of a body that was received.
@@ -332,7 +335,7 @@ async fn take(
     let Ok(mut next) = tokio::time::timeout(stalled_max, payload.next()).await else {
         let detail = format!("the body had no new bytes for {} s", stalled_max.as_secs());
         let problem = Problem::new(Code::TSR004, detail);
-        return Some(Received::Failed(problem.hint("send the rest from next_index")));
+        return Some(Received::Failed(problem.hint(SEND_REST)));
     };
     let mut bytes = 0;
     loop {
@@ -341,7 +344,10 @@ async fn take(
                 bytes += part.len();
                 parts.push(part);
             }
-            Some(Err(_)) => return Some(Received::Failed(broke_off())),
+            Some(Err(error)) => {
+                let problem = body_reader::incomplete(&error);
+                return Some(Received::Failed(problem.hint(SEND_REST)));
+            }
             None => return Some(Received::End),
         }
         if bytes >= most {

@@ -63,7 +63,7 @@ pub struct IndexPlanAnswer {
     success: bool,
     /// The index as it would be listed at first, or as it exists.
     index: IndexShape,
-    /// Effect on each shard; empty if the index exists. Only with `Prefer: tx=rollback`.
+    /// Effect on each shard; empty if the index exists.
     shards: Vec<IndexPauseShape>,
 }
 

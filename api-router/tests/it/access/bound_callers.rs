@@ -80,6 +80,27 @@ fn a_write_under_a_foreign_key_is_refused_alike_whether_its_partition_exists() {
     assert!(details.iter().all(|detail| !detail.contains("zeta")), "{details:?}");
 }
 
+#[test]
+fn a_key_is_located_in_a_table_only_by_a_caller_with_a_grant_of_that_table_for_it() {
+    let guarded = Guarded::start("on", &[]);
+    let grants = json!([
+        {"tables": ["users"], "may": ["read"], "keys": "$tenant"},
+        {"tables": ["products"], "may": ["read"], "keys": "*"}]);
+    let role = json!({"role": "shopper", "grants": grants});
+    served(send(&guarded, "PUT", "/api/access/roles/shopper", Some(&role)), 200);
+    let key = create(&guarded, &json!({"role": "shopper", "tenants": ["acme"]})).1;
+    let cases = [
+        ("key=acme&table=users", 200),
+        ("key=acme2&table=users", 403),
+        ("key=acme2&table=products", 200),
+        ("key=acme2", 200),
+    ];
+    for (query, expected) in cases {
+        let route = guarded.send("GET", &format!("/api/route?{query}"), Some(&key));
+        assert_eq!(route.status, expected, "{query}: {}", route.text());
+    }
+}
+
 /// Defines a role of these columns of a table, for all keys, and returns a key of it.
 fn partial_key(guarded: &Guarded, table: &str, columns: &[&str]) -> String {
     let may = ["read", "insert", "update"];

@@ -73,6 +73,15 @@ fn a_check_names_the_grant_or_what_lacks() {
     let denied =
         check(&guarded, &json!({"role": "reader", "operation": "delete", "table": "users"}));
     assert_eq!(denied["lacks"], "operation", "{denied}");
+    let document = guarded.send("GET", "/api-docs/openapi.json", None).json();
+    let schemas = &document["components"]["schemas"];
+    for (member, value) in [("keys", &allowed["keys"]), ("columns", &allowed["columns"])] {
+        let schema = schemas["AccessDecision"]["properties"][member].to_string();
+        assert!(value.is_string() && schema.contains("schemas/TextOrList"), "{schema}");
+    }
+    let kinds = schemas["TextOrList"]["oneOf"].as_array().unwrap().iter();
+    let kinds: Vec<&Value> = kinds.map(|kind| &kind["type"]).collect();
+    assert_eq!(kinds, ["string", "array"], "{schemas}");
     let unknown = check(&guarded, &json!({"role": "none", "operation": "read", "table": "users"}));
     assert_eq!(unknown["lacks"], "role", "{unknown}");
 }

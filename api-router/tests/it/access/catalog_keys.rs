@@ -133,6 +133,13 @@ fn a_bad_body_is_refused_and_names_the_member() {
         ("POST", DENIALS, json!({"tenant": "acme", "till": "x"}), "TSR102", "till"),
         ("POST", DENIALS, json!({"jti": "1"}), "TSR101", "issuer"),
         ("POST", DENIALS, json!({"tenant": "acme", "until": "soon"}), "TSR101", "until"),
+        (
+            "POST",
+            DENIALS,
+            json!({"tenant": "a", "until": "2001-01-01T00:00:00Z"}),
+            "TSR101",
+            "future",
+        ),
     ] {
         let reply = send(&guarded, method, path, Some(&body));
         assert_eq!(&*reply.code(), code, "{body}: {}", reply.text());
@@ -224,6 +231,8 @@ fn no_caller_grants_rights_that_it_does_not_have() {
         let reply = guarded.send_with(method, path, Some(&key), &[], body.as_ref());
         let found = (reply.status, &*reply.code());
         assert_eq!(found, (403, "TSR403"), "{method} {path} {body:?}: {}", reply.text());
+        let is_of_denial = reply.text().contains("every right");
+        assert_eq!(is_of_denial, path.starts_with(DENIALS), "{method} {path}: {}", reply.text());
     }
     let own = json!({"role": "manager", "tenants": ["acme"]});
     let reply = guarded.send_with("POST", KEYS, Some(&key), &[], Some(&own));

@@ -7,6 +7,7 @@
 use model::keyspace::ShardKey;
 
 use super::Bounds;
+use crate::grant::Grant;
 use crate::operation::RowOperations;
 
 /// Tables, columns and keys to which some grant of a caller applies.
@@ -28,10 +29,14 @@ impl Reach<'_> {
         grants.any(|grant| grant.columns().contains(column))
     }
 
-    /// Returns true if some grant, for any table, admits this shard key.
-    pub fn has_key(self, key: ShardKey<'_>) -> bool {
+    /// Returns true if some grant admits this shard key: a grant for `table`, or for any table if
+    /// `table` is `None`.
+    pub fn has_key(self, key: ShardKey<'_>, table: Option<&str>) -> bool {
         let Some(Bounds { role, tenants, .. }) = self.0 else { return true };
-        let mut grants = role.role().grants().iter();
-        grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
+        let admits = |grant: &Grant| grant.keys().binding(tenants).admits(key.as_str());
+        match table {
+            Some(table) => role.grants(table).any(admits),
+            None => role.role().grants().iter().any(admits),
+        }
     }
 }

@@ -60,6 +60,16 @@ impl Target {
         Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is not a file" }))
     }
 
+    /// Checks that a file can be written. A device is not opened, because the reader of a pipe
+    /// would see its end.
+    pub(super) fn check(path: &Path) -> Result<(), CommandError> {
+        let is_device = fs::metadata(path).is_ok_and(|found| {
+            let kind = found.file_type();
+            kind.is_char_device() || kind.is_fifo()
+        });
+        if is_device { Ok(()) } else { Self::begin(path).map(drop) }
+    }
+
     /// Syncs the file to the disk, and gives it its final name. For a device, only flushes it.
     pub(super) fn finish(self) -> Result<(), CommandError> {
         match self {

@@ -37,15 +37,16 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     deep: bool,
     /// Number of shards checked concurrently [default: number of cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
 }
 
 /// Checks a cluster.
 pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let place = args.place.place()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = AuditOptions { deep: args.deep, threads: args.threads.unwrap_or(cores).max(1) };
+    let threads = args.threads.map_or(cores, usize::from);
+    let options = AuditOptions { deep: args.deep, threads };
     let began = std::time::Instant::now();
     let report = audit(&place, &options, terminal)?;
     let shown = terminal.show(&report, |terminal| text(&report, terminal));

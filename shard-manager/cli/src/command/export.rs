@@ -84,8 +84,18 @@ pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandE
         let line = "--json lists the files written: name one with --output";
         return Err(CommandError::Refused(line.into()));
     }
-    let mut export = ExportSource::open(&args.place.place()?)?;
-    let Some(output) = args.output.as_deref().filter(|_| !to_stdout) else {
+    let place = args.place.place()?;
+    let output = args.output.as_deref().filter(|_| !to_stdout);
+    // Checked first, because a snapshot may fail for a cause whose remedy takes long.
+    match (output, &args.table) {
+        (Some(file), Some(_)) => Target::check(file)?,
+        (Some(folder), None) => {
+            fs::create_dir_all(folder).map_err(|error| refused(folder, &error))?;
+        }
+        (None, _) => {}
+    }
+    let mut export = ExportSource::open(&place, args.table.as_deref())?;
+    let Some(output) = output else {
         let table = args.table.as_deref().unwrap_or_default();
         let rows = write(args, &mut export, table, &mut io::stdout().lock(), terminal)?;
         say(format_args!("{rows} rows of {table}"));
@@ -95,7 +105,6 @@ pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandE
     let tables: Vec<(String, PathBuf)> = match &args.table {
         Some(table) => vec![(table.clone(), output.to_owned())],
         None => {
-            fs::create_dir_all(output).map_err(|error| refused(output, &error))?;
             let file = |name: &str| output.join(format!("{name}.{}", args.format().ending()));
             export.tables().into_iter().map(|name| (name.clone(), file(&name))).collect()
         }
@@ -154,6 +163,7 @@ fn command_error(error: ExportError) -> CommandError {
         | ExportError::Output(_)
         | ExportError::NoSuchTable { .. }
         | ExportError::TablesDiffer { .. }
-        | ExportError::SlotsUnsettled { .. } => CommandError::Refused(error.to_string()),
+        | ExportError::SlotsUnsettled { .. }
+        | ExportError::MoveRests { .. } => CommandError::Refused(error.to_string()),
     }
 }

@@ -22,9 +22,12 @@ use serde_json::json;
 use sqlite::control::move_command::MoveCommand;
 
 use self::place::MovePlace;
+use super::route::NAME_PARTITION;
 use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
+/// Part of the refusal of a key without its partition.
+const PARTITION_MISSING: &str = "is missing: it names the partition";
 const START_EXAMPLES: &str = "\
 The command returns as soon as the move is listed; with --wait, or with `shard-manager move wait`
 afterwards, it waits until the target owns the slots. Writes of the slots wait for a few
@@ -172,7 +175,8 @@ fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let command = MoveCommand::Begin { slots, key, table, partition, from, to, rate, keep };
     let mut place = MovePlace::of(&source)?;
     place.serve_if_stopped()?;
-    let begun = place.one(command)?;
+    let begun = place.one(command);
+    let begun = begun.map_err(|error| error.with_remedy(PARTITION_MISSING, NAME_PARTITION))?;
     if wait {
         return wait::follow(&place, begun, false, terminal);
     }

@@ -4,7 +4,8 @@ use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
 use clap::Args;
-use model::keyspace::ShardKey;
+use model::keyspace::partition_column::PartitionError;
+use model::keyspace::{KeyError, ShardKey};
 use model::shard_map::partitions::{explain, location};
 use model::table::Table;
 use serde::Serialize;
@@ -14,6 +15,11 @@ use super::keys::Keys;
 use super::router::Router;
 use super::{ClusterSource, CommandError};
 use crate::terminal::{Terminal, Unwritten};
+
+/// Code with which a router refuses a key without its partition.
+const PARTITION_MISSING: &str = "(TSR355)";
+/// Remedy for a key without its partition.
+pub(super) const NAME_PARTITION: &str = "name it with --partition";
 
 /// Options of `route`.
 #[derive(Args, Debug)]
@@ -180,8 +186,12 @@ impl Map<'_> {
         match &self.view {
             View::Files(view, table) => {
                 let found = explain(&view.map, table.as_deref(), parsed, self.partition);
+                let found = found.map_err(|error| match is_partition_missing(&error) {
+                    true => failed(&format!("{error}: {NAME_PARTITION}")),
+                    false => failed(&error),
+                })?;
                 let group = table.as_ref().map(|table| view.map.groups().name_of(table.group()));
-                let place = location(&view.map, found.map_err(|error| failed(&error))?.slot);
+                let place = location(&view.map, found.slot);
                 let mut nodes = view.nodes(place.shard).into_iter().map(|file| file.node);
                 Ok(Routed {
                     key: key.to_owned(),
@@ -197,7 +207,9 @@ impl Map<'_> {
                 let mut query = vec![("key", key)];
                 query.extend(table.map(|table| ("table", table)));
                 query.extend(self.partition.map(|partition| ("partition", partition)));
-                let answer = router.get("/api/route", &query)?;
+                let answer = router.get("/api/route", &query);
+                let answer =
+                    answer.map_err(|error| error.with_remedy(PARTITION_MISSING, NAME_PARTITION))?;
                 let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
                 let named = |member: &str| text(&answer[member]).unwrap_or_default();
                 let replicas = answer["replicas"].as_array().into_iter().flatten();
@@ -213,4 +225,10 @@ impl Map<'_> {
             }
         }
     }
+}
+
+/// Returns true if a key has no slot because its partition is not given.
+fn is_partition_missing(error: &KeyError) -> bool {
+    let KeyError::Partition(error) = error else { return false };
+    matches!(**error, PartitionError::Missing { .. })
 }

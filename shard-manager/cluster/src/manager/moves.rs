@@ -111,8 +111,8 @@ pub enum MovesError {
     },
     /// Too few replicas of a shard follow its primary.
     #[error(
-        "{needed} replicas of {shard} must follow its primary, and {found} do: a failover could \
-         undo the move"
+        "replicas of {shard} must follow its primary, and {found} of {needed} do: a failover \
+         could undo the move"
     )]
     NoMajority {
         /// Name of the shard.

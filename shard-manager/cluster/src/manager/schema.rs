@@ -69,6 +69,7 @@ impl Schema<'_> {
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
+        check_reachable(self.manager).map_err(rejected)?;
         let lock = self.lock_schema(deadline).await.map_err(rejected)?;
         // Another request may have created the table in the meantime.
         if let Some(known) = self.known(&table).map_err(rejected)? {
@@ -207,6 +208,14 @@ impl Schema<'_> {
             }
         }
     }
+}
+
+/// Refuses a change of the tables while the primary of a shard is cut off, because that shard could
+/// not make it.
+fn check_reachable(manager: &Manager) -> Result<(), Error> {
+    let (shards, retired) = (manager.shards.load_full(), manager.map.open_retired());
+    let mut members = shards.iter().filter(|(number, _)| !retired.contains(number));
+    members.try_for_each(|(_, shard)| shard.primary().check_reachable())
 }
 
 /// Returns the failure for an error of the catalog. Its outcome is `if_full` if the disk was full,

@@ -89,8 +89,8 @@ impl ShardChangeError {
 }
 
 impl Shards<'_> {
-    /// Adds a shard without slots to the cluster. If a shard with this name and weight is already
-    /// joining, its join is resumed; if it already serves, nothing changes.
+    /// Adds a shard without slots to the cluster. If a shard with this name, weight and URL is
+    /// already joining, its join is resumed; if it already serves, nothing changes.
     ///
     /// Cancel safety: if this process runs [`Shards::keep_up`], the join continues after the future
     /// is dropped. Otherwise the next request with the same name, or the next start, finishes the
@@ -233,9 +233,8 @@ impl ShardJoin<'_> {
                 let (name, weight, state) = (name.clone(), *weight, *state);
                 return Err(ShardChangeError::Exists { name, weight, state });
             }
-            if *state == ShardState::Joining {
-                backend.check_new_shard(shard, *deadline).await?;
-            }
+            // The same name with another URL is not a repetition.
+            backend.check_new_shard(shard, *deadline).await?;
             return Ok((number, known));
         }
         let change = |address| {

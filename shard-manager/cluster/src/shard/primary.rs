@@ -106,7 +106,7 @@ impl Primary {
     }
 
     /// Refuses requests while an injected fault cuts off the primary.
-    pub(super) fn check_reachable(&self) -> Result<(), Error> {
+    pub(crate) fn check_reachable(&self) -> Result<(), Error> {
         if self.lanes.fault_injector().fault().mode == NodeMode::Cut {
             return Err(Error::ShardUnavailable { shard: self.shard.clone() });
         }

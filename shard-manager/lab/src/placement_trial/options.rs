@@ -6,8 +6,11 @@
 use std::fmt::Display;
 
 use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey};
-use model::placement::{Placement, PlacementError};
+use model::placement::{Placement, PlacementError, contradiction};
+use model::shard_map::ShardMap;
+use model::shard_map::partitions::divided_partition;
 use model::simulation::{Load, TopologyChange};
+use model::table_group::GroupNumber;
 use model::topology::Topology;
 
 use super::{RING_POINTS_MAX, SAMPLE_MAX, SHARDS_MAX, TRIAL_KEYS_MAX};
@@ -103,8 +106,21 @@ impl TrialOptions {
         let keyspace = keyspace(texts.keyspace.unwrap_or("hash"), &keys)?;
         let sample = sample(texts.sample.unwrap_or_default())?;
         let options = Self { keyspace, algorithm, topology, change, keys, sample };
+        options.check_fit()?;
         options.check_change()?;
         Ok(options)
+    }
+
+    /// Returns an error if no cluster could be created with this keyspace and this placement.
+    fn check_fit(&self) -> Result<(), TrialFault> {
+        let Some(placement) = &self.algorithm else { return Ok(()) };
+        let refused = |why: String| Err(TrialFault::new("placement", why));
+        if let Some(why) = contradiction(&self.keyspace, placement) {
+            return refused(why);
+        }
+        let map = ShardMap::first(self.keyspace.clone(), placement.clone(), self.topology.clone());
+        let map = map.map_err(|error| TrialFault::new("placement", error))?;
+        divided_partition(&map, GroupNumber::MAIN).map_or(Ok(()), refused)
     }
 
     /// Returns an error if there would be too many shards, or too many points of a ring, after the
@@ -270,6 +286,7 @@ mod tests {
             ("weights", TrialTexts { weights: Some(&many), ..none }),
             ("placement", TrialTexts { placement: Some("best"), ..none }),
             ("placement", TrialTexts { placement: Some("ring:10000"), weights: Some("9"), ..none }),
+            ("placement", TrialTexts { placement: Some("partitions:A=1>shard1"), ..none }),
             ("change", TrialTexts { change: Some("grow"), ..none }),
             ("change", TrialTexts { change: Some("add:x"), ..none }),
             ("change", TrialTexts { change: Some("add:0"), ..none }),

@@ -82,7 +82,7 @@ fn the_last_write_loses_changes_which_if_match_and_insert_refuse() {
         rows(&report, "Concurrent changes of one row").into_iter().map(Value::from).collect();
     let expected = [
         json!(["last write", 30, 30, 0, 20, null]),
-        json!(["If-Match", 30, 10, 20, 0, "the row is not of the version that If-Match names"]),
+        json!(["If-Match", 30, 10, 20, 0, "the row is not of the version that the request names"]),
         json!(["insert", 30, 10, 20, 0, "the row exists already"]),
     ];
     assert_eq!(found, expected);

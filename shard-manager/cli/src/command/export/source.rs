@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use engine::export::{ExportError, ExportFormat};
+use engine::export::{ExportError, ExportFormat, exported_table};
 use sqlite::offline_view::DirView;
 use tokio::runtime::Runtime;
 
@@ -21,11 +21,15 @@ pub(super) enum ExportSource {
 }
 
 impl ExportSource {
-    /// Takes a snapshot of each shard.
-    pub(super) fn open(place: &ClusterPlace) -> Result<Self, CommandError> {
+    /// Takes a snapshot of each shard. In files, first checks that the table exists, if one is
+    /// named.
+    pub(super) fn open(place: &ClusterPlace, table: Option<&str>) -> Result<Self, CommandError> {
         match place {
             ClusterPlace::Files(data_dir) => {
                 let view = DirView::open(data_dir)?;
+                if let Some(table) = table {
+                    exported_table(&view.tables()?, table).map_err(command_error)?;
+                }
                 Ok(Self::Files(sqlite::export::Export::begin(&view).map_err(command_error)?))
             }
             ClusterPlace::Servers(address) => {

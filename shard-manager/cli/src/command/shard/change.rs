@@ -16,6 +16,7 @@ use cluster::manager::{Manager, ShardChangeError};
 use engine::cluster_spec::ClusterSpec;
 use engine::new_shard::NewShard;
 use engine::refusal_code::with_code;
+use model::topology::Topology;
 use serde_json::{Value, json};
 use sqlite::control::ShardRequest;
 use sqlite::control::client::{ControlError, change_shards};
@@ -59,7 +60,7 @@ pub(super) struct AddArgs {
     /// Name of the shard: a letter, then letters, digits, - and _
     name: String,
     /// Relative share of the slots, from 0
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = parse_weight)]
     weight: u32,
     /// Empty database of a PostgreSQL server, without user and password
     #[arg(long, value_name = "URL", requires = "url")]
@@ -74,9 +75,17 @@ pub(super) struct WeightArgs {
     /// Name of the shard
     name: String,
     /// Relative share of the slots, from 0
+    #[arg(value_parser = parse_weight)]
     weight: u32,
     #[command(flatten)]
     source: ClusterSource,
+}
+
+/// Parses the weight of a shard.
+fn parse_weight(text: &str) -> Result<u32, String> {
+    let most = Topology::WEIGHT_MAX;
+    let weight = text.parse::<u32>().ok().filter(|weight| *weight <= most);
+    weight.ok_or_else(|| format!("weight must be a whole number from 0 to {most}"))
 }
 
 /// Shard that retires, on the command line.
