@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
-use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
@@ -126,21 +125,16 @@ async fn next_part(
     };
     match next {
         Ok(Some(Ok(part))) => Ok(Some(part)),
-        Ok(Some(Err(error))) => Err(incomplete(&error)),
+        Ok(Some(Err(_))) => Err(incomplete()),
         Ok(None) => Ok(None),
         Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not arrive in time")),
     }
 }
 
-/// Returns the problem of a body that did not arrive whole.
-pub fn incomplete(error: &PayloadError) -> Problem {
-    // The HTTP server also gives this error to a body whose chunks it cannot parse. No other
-    // encoding is decoded before the body is read here.
-    let detail = if matches!(error, PayloadError::EncodingCorrupted) {
-        "the chunks of the body are malformed: each begins with its length in hexadecimal digits"
-    } else {
-        "the connection was closed before the body was complete"
-    };
+/// Returns the problem of a body that did not arrive whole. The HTTP server does not always
+/// distinguish between its causes.
+pub fn incomplete() -> Problem {
+    let detail = "the connection was closed before the body was complete, or the chunks of the body are malformed";
     Problem::new(Code::TSR101, detail)
 }
 

@@ -158,7 +158,7 @@ fn the_router_lists_groups_with_their_slots_shards_and_tables() {
     assert_eq!(drained.status, 200, "{}", drained.text());
     let drained = router.post("/api/shards/shard2/drain", &[], &json!({"dry_run": true}));
     assert_eq!((drained.status, &*drained.code()), (409, "TSR326"), "{}", drained.text());
-    assert!(drained.text().contains("group ledger has no other"), "{}", drained.text());
+    assert!(drained.text().contains("group ledger has no serving shard"), "{}", drained.text());
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actix_web::error::PayloadError;
 use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
@@ -277,7 +276,7 @@ impl Body {
 }
 
 fn broke_off() -> Problem {
-    body_reader::incomplete(&PayloadError::Incomplete(None)).hint(SEND_REST)
+    body_reader::incomplete().hint(SEND_REST)
 }
 
 /// Part of a body that was received.
@@ -344,10 +343,7 @@ async fn take(
                 bytes += part.len();
                 parts.push(part);
             }
-            Some(Err(error)) => {
-                let problem = body_reader::incomplete(&error);
-                return Some(Received::Failed(problem.hint(SEND_REST)));
-            }
+            Some(Err(_)) => return Some(Received::Failed(broke_off())),
             None => return Some(Received::End),
         }
         if bytes >= most {
