@@ -185,23 +185,6 @@ fn a_client_that_leaves_half_way_through_its_body_stores_nothing() {
 }
 
 #[test]
-fn malformed_chunks_of_a_body_are_named_as_a_possible_cause() {
-    let router = Router::shared();
-    for (path, kind) in
-        [("write", "application/json"), ("bulk-write?table=users", "application/x-ndjson")]
-    {
-        let request = format!(
-            "POST /api/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n\
-             transfer-encoding: chunked\r\n\r\nzz\r\n"
-        );
-        let answer = text(&router.raw(request.as_bytes()));
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("TSR101"), "{answer}");
-        assert!(answer.contains("or the chunks of the body are malformed"), "{answer}");
-    }
-    assert_alive(&router);
-}
-
-#[test]
 fn a_client_that_does_not_wait_for_its_answer_harms_no_other() {
     let router = Router::start();
     for n in 0..50 {
